@@ -1,0 +1,230 @@
+"""The idea of JeDi: self-attention coupled across the images of a set.
+
+A stock UNet sees each image on its own: a self-attention layer gets ``[(b n) l d]`` and every image attends to its own
+``l`` tokens. JeDi (arXiv 2407.06187) lets every image of a set attend to the tokens of all ``n`` images of that set. No
+weight is added; only what the queries may look at changes.
+
+Two modes, one set of weights (METHOD: `mutual` is the paper's, `one_way` is ours)::
+
+                 references attend to      targets attend to
+    mutual       references + targets      references + targets
+    one_way      references                references + targets
+
+In `one_way` the references depend on neither the targets nor the timestep, so their keys and values can be computed
+once and reused at every step, for every prompt and every batch: that is the :class:`ReferenceCache`.
+
+Letters: ``b`` sets, ``n`` images a set, ``k`` of them references (they come first), ``l`` tokens an image, ``h`` heads,
+``d`` channels (a head's channels, where ``h`` stands beside it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from jedi.registry import Registry
+
+ATTENTION_MODES: Registry[Callable] = Registry("attention mode")
+ATTENTION_BACKENDS: Registry[Callable] = Registry("attention back end")
+MODES = ("one_way", "mutual")
+
+
+@ATTENTION_MODES.register("mutual")
+def attend_mutual(query: Tensor, key: Tensor, value: Tensor, k: int, attend: Callable) -> Tensor:
+    """Every image attends to every image of its set. All tensors ``[b n h l d]``."""
+    n = query.shape[1]
+    return unfold_set(attend(fold_set(query), fold_set(key), fold_set(value)), n)
+
+
+@ATTENTION_MODES.register("one_way")
+def attend_one_way(query: Tensor, key: Tensor, value: Tensor, k: int, attend: Callable) -> Tensor:
+    """The first ``k`` images attend among themselves, the others to all. Two plain calls, no mask. ``[b n h l d]``."""
+    n = query.shape[1]
+    if k in (0, n):
+        return attend_mutual(query, key, value, k, attend)
+    references = attend_mutual(query[:, :k], key[:, :k], value[:, :k], k, attend)
+    targets = unfold_set(attend(fold_set(query[:, k:]), fold_set(key), fold_set(value)), n - k)
+    return torch.cat([references, targets], dim=1)
+
+
+def fold_set(x: Tensor) -> Tensor:
+    """``[b n h l d] -> [b h (n l) d]``: the images of a set become one sequence."""
+    return rearrange(x, "b n h l d -> b h (n l) d")
+
+
+def unfold_set(x: Tensor, n: int) -> Tensor:
+    """``[b h (n l) d] -> [b n h l d]``, the inverse of :func:`fold_set`."""
+    return rearrange(x, "b h (n l) d -> b n h l d", n=n)
+
+
+@ATTENTION_BACKENDS.register("sdpa")
+def sdpa(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """PyTorch's kernel. ``[b h q d], [b h kv d], [b h kv d] -> [b h q d]``."""
+    return F.scaled_dot_product_attention(query, key, value)
+
+
+@ATTENTION_BACKENDS.register("xformers")
+def xformers(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """xformers' memory-efficient kernel, same shapes as :func:`sdpa`. Wants CUDA; see :func:`check_backend`."""
+    from xformers.ops import memory_efficient_attention
+
+    q, k, v = (x.transpose(1, 2).contiguous() for x in (query, key, value))  # xformers' layout is [b q h d]
+    return memory_efficient_attention(q, k, v).transpose(1, 2)
+
+
+def check_backend(name: str, device: torch.device | str) -> None:
+    """Runs the back end once on ``device``. Raises ``RuntimeError`` with the cause and the remedy if it cannot run.
+
+    A trial call, since xformers reports itself available even where its compiled part does not load.
+    """
+    probe = torch.zeros(1, 1, 8, 8, device=device)
+    try:
+        ATTENTION_BACKENDS.get(name)(probe, probe, probe)
+    except (ImportError, RuntimeError, NotImplementedError) as error:
+        cause = str(error).strip().split("\n")[0]
+        raise RuntimeError(
+            f"attention back end {name!r} does not run on {device}: {cause}. Use 'sdpa', or install a build that fits."
+        ) from error
+
+
+@dataclass
+class ReferenceCache:
+    """Keys and values of encoded references: for each self-attention layer a pair of ``[b h (k l) d]`` tensors.
+
+    Made by ``JediPipeline.encode_references`` / ``JointUNet.encode_references``; read-only afterwards. A cache of one set
+    (``b = 1``) serves any number of sets through :meth:`expand`, which copies nothing.
+    """
+
+    num_references: int
+    layers: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    @property
+    def batch(self) -> int:
+        """How many sets it holds."""
+        return next(iter(self.layers.values()))[0].shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of all keys and values, in bytes."""
+        return sum(x.numel() * x.element_size() for pair in self.layers.values() for x in pair)
+
+    def expand(self, batch: int) -> ReferenceCache:
+        """The same references for ``batch`` sets. Raises ``ValueError`` unless the cache holds one set or ``batch``."""
+        if self.batch == batch:
+            return self
+        if self.batch != 1:
+            raise ValueError(f"a reference cache of {self.batch} sets cannot serve {batch} sets: it needs 1 or {batch}")
+        return self._map(lambda x: x.expand(batch, -1, -1, -1))
+
+    def repeat(self, times: int) -> ReferenceCache:
+        """The sets, ``times`` over: ``[b ...] -> [(times b) ...]``, in the order guidance stacks its branches."""
+        return self if times == 1 else self._map(lambda x: x.repeat(times, 1, 1, 1))
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> ReferenceCache:
+        """A copy on another device or in another dtype."""
+        return self._map(lambda x: x.to(device=device, dtype=dtype))
+
+    def _map(self, f: Callable[[Tensor], Tensor]) -> ReferenceCache:
+        return ReferenceCache(self.num_references, {name: (f(k), f(v)) for name, (k, v) in self.layers.items()})
+
+
+@dataclass
+class JointContext:
+    """What one UNet call tells its attention layers. Lives as long as the call, and is passed, never stored.
+
+    ``record`` and ``cache`` exclude one another: a call either fills a cache with its images or reads one in front of
+    them.
+    """
+
+    num_images: int
+    """n: images a set in this call, references in ``cache`` not counted."""
+    num_references: int = 0
+    """k: how many of them are references."""
+    mode: str = "one_way"
+    cache: ReferenceCache | None = None
+    record: ReferenceCache | None = None
+
+
+class JointAttnProcessor:
+    """diffusers attention processor for self- and cross-attention. Without a :class:`JointContext` it is the stock one.
+
+    ``name`` identifies the layer in a :class:`ReferenceCache`. Coupling has no parameters: nothing here is saved.
+    """
+
+    def __init__(self, name: str, backend: str = "sdpa") -> None:
+        self.name = name
+        self.attend = ATTENTION_BACKENDS.get(backend)
+
+    def __call__(
+        self,
+        attn: nn.Module,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+        joint: JointContext | None = None,
+    ) -> Tensor:
+        """``[(b n) l d] -> [(b n) l d]``. ``joint`` arrives through the UNet's ``cross_attention_kwargs``."""
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        heads = attn.heads
+        query, key, value = (
+            rearrange(x, "bn l (h d) -> bn h l d", h=heads)
+            for x in (attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context))
+        )
+        if encoder_hidden_states is not None or joint is None:
+            # Each image cross-attends to its own prompt (and, uncoupled, to itself alone).
+            if attention_mask is None:
+                out = self.attend(query, key, value)
+            else:
+                mask = attn.prepare_attention_mask(attention_mask, key.shape[2], query.shape[0])
+                out = F.scaled_dot_product_attention(query, key, value, mask.view(query.shape[0], heads, -1, key.shape[2]))
+        else:
+            out = self._coupled(query, key, value, joint)
+        out = attn.to_out[0](rearrange(out, "bn h l d -> bn l (h d)"))
+        return attn.to_out[1](out) / attn.rescale_output_factor
+
+    def _coupled(self, query: Tensor, key: Tensor, value: Tensor, joint: JointContext) -> Tensor:
+        n, k = joint.num_images, joint.num_references
+        query, key, value = (rearrange(x, "(b n) h l d -> b n h l d", n=n) for x in (query, key, value))
+        if joint.record is not None:
+            joint.record.layers[self.name] = (fold_set(key), fold_set(value))
+        if joint.cache is None:
+            out = ATTENTION_MODES.get(joint.mode)(query, key, value, k, self.attend)
+        else:
+            cached_key, cached_value = joint.cache.layers[self.name]
+            out = self.attend(
+                fold_set(query),
+                torch.cat([cached_key, fold_set(key)], dim=2),
+                torch.cat([cached_value, fold_set(value)], dim=2),
+            )
+            out = unfold_set(out, n)
+        return rearrange(out, "b n h l d -> (b n) h l d")
+
+
+def install_joint_attention(unet: nn.Module, backend: str = "sdpa") -> None:
+    """Puts :class:`JointAttnProcessor` on every attention of a diffusers ``UNet2DConditionModel`` of SD-1.x/2.x shape.
+
+    Raises ``ValueError`` for attention that is not plain (added key/value projections, query/key norms, group norm,
+    residual inside): such layers exist in other model families and would be computed wrongly.
+    """
+    modules = dict(unet.named_modules())
+    processors = {}
+    for name in unet.attn_processors:
+        attn = modules[name.removesuffix(".processor")]
+        odd = [
+            part
+            for part in ("group_norm", "norm_q", "norm_k", "norm_cross", "spatial_norm", "add_k_proj")
+            if getattr(attn, part, None) is not None
+        ]
+        if odd or attn.residual_connection:
+            raise ValueError(
+                f"{name}: this attention has {', '.join(odd) or 'a residual inside'}; joint attention is written for "
+                "UNets of SD 1.x / 2.x shape (UNet2DConditionModel with Transformer2DModel blocks)"
+            )
+        processors[name] = JointAttnProcessor(name.removesuffix(".processor"), backend)
+    unet.set_attn_processor(processors)

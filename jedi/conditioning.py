@@ -1,0 +1,144 @@
+"""What is given and what is to be generated: references, boxes, captions, and the network's input made of them.
+
+Polarity as in diffusers' inpainting: mask 1 = to be generated, 0 = given.
+
+Draws are keyed by the global step (how many references, the mode: all ranks must agree, and a batch needs no padding) or
+by a set's global position (boxes, dropped captions, timestep, noise): never by rank, worker or optimiser step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from jedi.registry import Registry
+from jedi.rng import keyed_generator
+
+CONDITIONING_POLICIES: Registry = Registry("conditioning policy")
+
+
+@dataclass
+class ConditioningConfig:
+    """Probabilities of what is given during training. METHOD.md: the paper is silent, all of them are ours."""
+
+    policy: str = "uniform"
+    """Draws k and the mode of a step; a name of ``CONDITIONING_POLICIES``."""
+    mutual: float = 0.5
+    """Share of the steps in mode `mutual`; the others are `one_way`."""
+    min_references: int = 0
+    """Least k (k is uniform from here to n - 1)."""
+    drop_references: float = 0.1
+    """Share of the steps in which the references are removed and the set shrinks to its targets."""
+    drop_target_caption: float = 0.1
+    drop_reference_caption: float = 0.5
+    partly_given: float = 0.2
+    """Share of the targets of which a box is given."""
+    min_free: float = 0.1
+    """Least share of a partly given target that stays to be generated."""
+
+    def __post_init__(self) -> None:
+        for name in ("mutual", "drop_references", "drop_target_caption", "drop_reference_caption", "partly_given"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"conditioning.{name} is a probability, 0 to 1, got {getattr(self, name)}")
+        if not 0 < self.min_free <= 1:
+            raise ValueError(f"conditioning.min_free is a share above 0 and up to 1, got {self.min_free}")
+        if self.min_references < 0:
+            raise ValueError(f"conditioning.min_references is 0 or more, got {self.min_references}")
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """What all sets of one global step have in common."""
+
+    num_references: int
+    mode: str
+    drop_references: bool = False
+
+
+@CONDITIONING_POLICIES.register("uniform")
+def draw_step(seed: int, step: int, n: int, config: ConditioningConfig) -> StepPlan:
+    """k uniform in ``min_references .. n - 1``, the mode a biased coin, references removed now and then.
+
+    The draw is keyed by the global step, so that every rank and every accumulated batch of a step agrees.
+    """
+    u = torch.rand(3, generator=keyed_generator(seed, "step", step), dtype=torch.float64).tolist()
+    low = min(config.min_references, n - 1)
+    k = low + int(u[0] * (n - low))
+    return StepPlan(k, "mutual" if u[1] < config.mutual else "one_way", k > 0 and u[2] < config.drop_references)
+
+
+@dataclass(frozen=True)
+class SetDraws:
+    """The random choices of ``b`` sets, ``n`` images each; references come first."""
+
+    timestep: Tensor
+    """``[b]``, 0 to T - 1: one for the targets of a set."""
+    noise: Tensor
+    """``[b n c h w]``."""
+    mask: Tensor
+    """``[b n 1 h w]``: references 0, targets 1 but for given boxes."""
+    drop_caption: Tensor
+    """``[b n]`` bool."""
+
+
+def draw_sets(
+    seed: int,
+    positions: Sequence[int] | Tensor,
+    plan: StepPlan,
+    shape: tuple[int, int, int, int],
+    num_timesteps: int,
+    config: ConditioningConfig,
+) -> SetDraws:
+    """Draws for the sets at these global positions. ``shape`` is ``(n, c, h, w)`` of a set's latents."""
+    n, _, h, w = shape
+    k = plan.num_references
+    timesteps, noises, masks, drops = [], [], [], []
+    for position in torch.as_tensor(positions).tolist():
+        generator = keyed_generator(seed, "set", position)
+        timesteps.append(torch.randint(num_timesteps, (), generator=generator))
+        noises.append(torch.randn(shape, generator=generator))
+        u = torch.rand(n, 2, generator=generator)
+        mask = torch.ones(n, 1, h, w)
+        mask[:k] = 0
+        for i in range(n):  # boxes are drawn for references too: a draw must not depend on k
+            box = draw_box(h, w, config.min_free, generator)
+            if i >= k and u[i, 0] < config.partly_given:
+                mask[i] = box
+        masks.append(mask)
+        is_reference = torch.arange(n) < k
+        drops.append(u[:, 1] < torch.where(is_reference, config.drop_reference_caption, config.drop_target_caption))
+    return SetDraws(torch.stack(timesteps), torch.stack(noises), torch.stack(masks), torch.stack(drops))
+
+
+def draw_box(h: int, w: int, min_free: float, generator: torch.Generator) -> Tensor:
+    """A mask ``[1 h w]`` with a rectangle of one polarity on the other: a given box, or all given but a box.
+
+    At least ``min_free`` of the pixels are free (1).
+    """
+    u = torch.rand(5, generator=generator).tolist()
+    # A side is at least one pixel; with `ceil` a free box keeps its promised share after rounding.
+    least = min_free**0.5
+    bh, bw = (max(1, -int(-(least + x * (1 - least)) * size // 1)) for x, size in ((u[0], h), (u[1], w)))
+    top, left = int(u[2] * (h - bh + 1)), int(u[3] * (w - bw + 1))
+    mask = torch.zeros(1, h, w)
+    mask[:, top : top + bh, left : left + bw] = 1
+    if u[4] < 0.5 and (1 - mask).mean() >= min_free:
+        mask = 1 - mask
+    return mask
+
+
+def network_input(noisy: Tensor, mask: Tensor, given: Tensor) -> Tensor:
+    """``[x_t, mask, given latents]`` along the channels, the layout of diffusers' inpainting UNets.
+
+    Args:
+        noisy: ``[b n c h w]``, the noisy slot.
+        mask: ``[b n 1 h w]``, 1 = to be generated, 0 = given.
+        given: ``[b n c h w]`` clean latents; what the mask does not give is hidden (set to zero).
+
+    Returns:
+        ``[b n 2c+1 h w]``.
+    """
+    return torch.cat([noisy, mask.to(noisy.dtype), given * (1 - mask.to(given.dtype))], dim=2)

@@ -1,0 +1,77 @@
+"""Guidance by text and by references: pure functions of the predictions of up to four branches.
+
+A branch is a network call ``e(references, text)``; names say what it is given:
+
+==========  =============  ==========================================================================
+``full``    e(refs, text)
+``refs``    e(refs, 0)     the empty caption
+``text``    e(0, text)     the references are removed from the set: a call of its own (other key length)
+``none``    e(0, 0)
+==========  =============  ==========================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import Tensor
+
+from jedi.registry import Registry
+
+GUIDANCE: Registry[Guidance] = Registry("guidance")
+
+
+class Guidance(NamedTuple):
+    """A rule: the branches it needs, and ``combine(branches, text_scale, reference_scale)``.
+
+    With ``text_scale = reference_scale = 1`` every rule gives ``full``.
+    """
+
+    branches: tuple[str, ...]
+    combine: Callable[[dict[str, Tensor], float, float], Tensor]
+
+
+def two_branch(e: dict[str, Tensor], text_scale: float, reference_scale: float) -> Tensor:
+    """e(refs,0) + s_text [e(refs,text) - e(refs,0)]; the reference scale is not used."""
+    return e["refs"] + text_scale * (e["full"] - e["refs"])
+
+
+def plain(e: dict[str, Tensor], text_scale: float, reference_scale: float) -> Tensor:
+    """e(0,0) + s [e(refs,text) - e(0,0)]: one scale for both; the reference scale is not used."""
+    return e["none"] + text_scale * (e["full"] - e["none"])
+
+
+def three_branch(e: dict[str, Tensor], text_scale: float, reference_scale: float) -> Tensor:
+    """e(0,0) + s_image [e(refs,0) - e(0,0)] + s_text [e(refs,text) - e(refs,0)] (as InstructPix2Pix, arXiv 2211.09800)."""
+    return e["none"] + reference_scale * (e["refs"] - e["none"]) + text_scale * (e["full"] - e["refs"])
+
+
+def three_branch_rescaled(e: dict[str, Tensor], text_scale: float, reference_scale: float) -> Tensor:
+    """Like ``three_branch``, both differences shortened to the norm of the smaller one (SynCD, arXiv 2502.01720).
+
+    Against over-exposure at high reference scales. The norm is an image's, over ``c h w``. Where the scales are 1 and the
+    norms differ this is not ``full``: the shortening is the point.
+    """
+    by_reference, by_text = e["refs"] - e["none"], e["full"] - e["refs"]
+    norms = [x.flatten(-3).norm(dim=-1)[..., None, None, None] for x in (by_reference, by_text)]
+    least = norms[0].minimum(norms[1])
+    by_reference, by_text = (
+        x * least / norm.clamp(min=1e-8) for x, norm in zip((by_reference, by_text), norms, strict=True)
+    )
+    return e["none"] + reference_scale * by_reference + text_scale * by_text
+
+
+GUIDANCE.register("two_branch")(Guidance(("refs", "full"), two_branch))
+GUIDANCE.register("plain")(Guidance(("none", "full"), plain))
+GUIDANCE.register("three_branch")(Guidance(("none", "refs", "full"), three_branch))
+GUIDANCE.register("three_branch_rescaled")(Guidance(("none", "refs", "full"), three_branch_rescaled))
+
+
+def in_interval(index: int, num_steps: int, interval: tuple[float, float]) -> bool:
+    """Whether step ``index`` of ``num_steps`` lies in an interval given in shares of the run: ``(0, 1)`` is all of it.
+
+    Guidance that is on in a part of the steps only: arXiv 2404.07724.
+    """
+    start, end = interval
+    return start <= (index + 0.5) / num_steps <= end

@@ -1,0 +1,77 @@
+"""The joint denoising loss: predict the targets of a set, given its references."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from jedi.conditioning import SetDraws, StepPlan, network_input
+from jedi.diffusion import LOSS_WEIGHTINGS, NoiseSchedule
+
+
+@dataclass(frozen=True)
+class JointLoss:
+    """``loss`` is what is minimised; the others are for the logs, detached."""
+
+    loss: Tensor
+    """Scalar: weighted mean over the targets."""
+    per_target: Tensor
+    """``[b m]``: unweighted mean squared error over the free pixels of each of the ``m = n - k`` targets."""
+    timestep: Tensor
+    """``[b]``."""
+
+
+def noisy_slot(schedule: NoiseSchedule, latents: Tensor, draws: SetDraws, plan: StepPlan) -> Tensor:
+    """What stands in the noisy channels, ``[b n c h w]``: q(x_t | x_0), but in `one_way` references stay clean."""
+    noisy = schedule.add_noise(latents, draws.noise, draws.timestep)
+    if plan.mode == "one_way":
+        k = plan.num_references
+        noisy = torch.cat([latents[:, :k], noisy[:, k:]], dim=1)
+    return noisy
+
+
+def joint_loss(
+    unet: nn.Module,
+    schedule: NoiseSchedule,
+    latents: Tensor,
+    text: Tensor,
+    draws: SetDraws,
+    plan: StepPlan,
+    weighting: str = "uniform",
+    gamma: float = 5.0,
+) -> JointLoss:
+    """Per target: squared error over its free pixels divided by their number (all ours; METHOD.md, Training).
+
+    Args:
+        unet: a ``JointUNet`` (or a wrapped one).
+        latents: ``[b n c h w]``, clean, scaled; references first.
+        text: ``[b n l d]`` with the dropped captions already empty.
+        draws: noise, timesteps and masks of these sets (:func:`jedi.conditioning.draw_sets`).
+        plan: k, the mode, and whether the references are removed.
+        weighting: a name of ``LOSS_WEIGHTINGS``.
+
+    Raises:
+        ValueError: a target has no free pixel, or there is no target.
+    """
+    k = plan.num_references
+    mask = draws.mask.to(latents)
+    noisy = noisy_slot(schedule, latents, draws, plan)
+    network = network_input(noisy, mask, latents)
+    target = schedule.target(latents, draws.noise, draws.timestep)[:, k:]
+    free = mask[:, k:]
+    if free.shape[1] == 0:
+        raise ValueError(f"a set of {latents.shape[1]} images with {k} references has no target")
+    area = free.flatten(2).sum(-1)
+    if not bool((area > 0).all()):
+        raise ValueError("a target is given as a whole: nothing is left to be generated")
+
+    if plan.drop_references:
+        prediction = unet(network[:, k:], draws.timestep, text[:, k:], 0, plan.mode)
+    else:
+        prediction = unet(network, draws.timestep, text, k, plan.mode)[:, k:]
+    squared = (prediction.float() - target.float()).square().mean(2, keepdim=True) * free  # mean over c: a pixel's error
+    per_target = squared.flatten(2).sum(-1) / area
+    weight = LOSS_WEIGHTINGS.get(weighting)(schedule, draws.timestep, gamma)
+    return JointLoss((weight[:, None] * per_target).mean(), per_target.detach(), draws.timestep)
