@@ -1,0 +1,144 @@
+"""Fixtures shared by all tests: small models of the real classes, a small folder of shards, random state."""
+
+import copy
+import io
+import json
+import os
+import sys
+import tarfile
+from hashlib import sha256
+from pathlib import Path
+
+# Before torch is imported: no test may look for a model hub, and tensors this small want few threads.
+os.environ.update({"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "DIFFUSERS_VERBOSITY": "error"})
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests import tiny
+
+ROOT = Path(__file__).resolve().parent.parent
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+@pytest.fixture(autouse=True)
+def equal_random_state():
+    """Each test starts from the same random state, whatever ran before it."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The checkout."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def environment() -> dict[str, str]:
+    """Environment for subprocesses: the checkout first, one thread, no hub."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="session")
+def python() -> str:
+    """The interpreter that runs the tests."""
+    return sys.executable
+
+
+@pytest.fixture(scope="session")
+def _tiny_components() -> dict:
+    return tiny.components()
+
+
+@pytest.fixture
+def tiny_components(_tiny_components) -> dict:
+    """vae, text_encoder, tokenizer, unet (plain, in_channels 4) and scheduler: a fresh copy for each test."""
+    return copy.deepcopy(_tiny_components)
+
+
+@pytest.fixture(scope="session")
+def tiny_base(_tiny_components, tmp_path_factory) -> Path:
+    """A plain StableDiffusionPipeline folder (in_channels = c). Read only."""
+    return tiny.save_base(_tiny_components, tmp_path_factory.mktemp("tiny_base"))
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> Path:
+    """A JediPipeline folder (in_channels = 2c + 1), random weights, both modes. Read only."""
+    from jedi.pipeline import JediPipeline
+
+    folder = tmp_path_factory.mktemp("tiny_model")
+    parts = tiny.components(in_channels=2 * tiny.LATENT_CHANNELS + 1)
+    pipe = JediPipeline(**parts, trained_modes=["one_way", "mutual"], max_trained_references=3)
+    pipe.save_pretrained(folder)
+    return folder
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    tar.addfile(member, io.BytesIO(data))
+
+
+def _png(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_shard(folder: Path, name: str, sizes: list[int], pixels: int, seed: int) -> Path:
+    """One shard of the public format, written without data_gen: an independent reading of that format.
+
+    Each set shows a square of the subject's colour, on a background that differs from image to image.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(seed)
+    with tarfile.open(folder / f"{name}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+        for index, size in enumerate(sizes):
+            key = f"{name}-{index:04d}"
+            colour = random.integers(64, 256, 3)
+            record = {
+                "key": key,
+                "subject": {
+                    "id": key, "name": "cup", "class": "object", "code_point": "1F375", "recolouring": index,
+                },
+                "captions": [f"a cup number {i} on the beach" for i in range(size)],
+                "images": [{"background": "beach", "member": i} for i in range(size)],
+                "source": "test",
+                "seed": seed,
+                "licence": "CC0-1.0",
+            }
+            _add(tar, f"{key}.json", json.dumps(record).encode())
+            for i in range(size):
+                mask = np.zeros((pixels, pixels), np.uint8)
+                top, left = random.integers(0, pixels // 2, 2)
+                mask[top : top + pixels // 2, left : left + pixels // 2] = 255
+                background = random.integers(0, 256, 3)
+                picture = np.where(mask[..., None] == 255, colour, background).astype(np.uint8)
+                _add(tar, f"{key}.{i}.png", _png(picture))
+                _add(tar, f"{key}.{i}.mask.png", _png(mask))
+    data = (folder / f"{name}.tar").read_bytes()
+    manifest = {
+        "format": 1, "shard": f"{name}.tar", "bytes": len(data), "sha256": sha256(data).hexdigest(),
+        "split": folder.name, "config_hash": "0" * 16,
+        "counts": {"sets": len(sizes), "images": sum(sizes), "dropped": {}},
+        "sets": [
+            {"key": f"{name}-{i:04d}", "n": n, "width": pixels, "height": pixels} for i, n in enumerate(sizes)
+        ],
+    }
+    (folder / f"{name}.json").write_text(json.dumps(manifest, indent=1))
+    return folder / f"{name}.tar"
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory) -> Path:
+    """DIR/train (2 shards, 20 sets of 3 or 4 images) and DIR/heldout (1 shard, 6 sets of 4). Read only."""
+    folder = tmp_path_factory.mktemp("shards")
+    write_shard(folder / "train", "00000", [4, 3] * 5, tiny.PIXELS, seed=1)
+    write_shard(folder / "train", "00001", [3, 4] * 5, tiny.PIXELS, seed=2)
+    write_shard(folder / "heldout", "00000", [4] * 6, tiny.PIXELS, seed=3)
+    return folder
