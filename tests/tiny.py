@@ -16,7 +16,7 @@ LATENT_CHANNELS = 4
 LATENT_SIDE = PIXELS // 4
 TEXT_WIDTH = 32
 TEXT_LENGTH = 16
-WORDS = ("a", "an", "the", "red", "blue", "cat", "dog", "bird", "cup", "on", "in", "with", "and", "grass", "beach")
+WORDS = ("a", "the", "red", "blue", "cat", "dog", "bird", "cup", "on", "in", "with", "and", "grass", "beach")
 
 
 def tokenizer() -> CLIPTokenizer:
@@ -76,7 +76,7 @@ def scheduler() -> DDIMScheduler:
 
 
 def components(seed: int = 0, in_channels: int = LATENT_CHANNELS) -> dict:
-    """vae, text_encoder, tokenizer, unet and scheduler under `seed`; leaves torch's random state as it was."""
+    """vae, text_encoder, tokenizer, unet, scheduler under `seed`; torch's random state stays as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         words = tokenizer()

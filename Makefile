@@ -1,0 +1,57 @@
+# make demo   pictures of an unseen subject with the model that ships, in out/demo
+# make test   the test suite, on a fresh clone too: what CI runs
+# make tiny   the whole loop on a CPU: make data, train a small model for minutes, sample (in out/tiny)
+# make lint   ruff
+# make clean  removes build leftovers, not .venv, data or runs
+#
+# Needs Python >= 3.10 (PYTHON=/path/to/python3 picks one), make and git. Each step is skipped when it is done.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Extra key=value overrides for `make tiny`, for instance TINY_TRAIN="trainer.max_steps=100".
+TINY_DATA ?=
+TINY_TRAIN ?=
+
+.PHONY: demo test tiny lint clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.demo
+	$(BIN)/python sample.py --model models/jedi-tiny --references assets/references/demo \
+		--prompt "a photo on a beach" --prompt "a photo in the snow" --out out/demo
+	@echo "Pictures: $(CURDIR)/out/demo (grid.png shows the references beside the results)"
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+tiny: $(VENV)/.data
+	$(BIN)/python -m data_gen run --config configs/data_gen/tiny.yaml $(TINY_DATA)
+	test -f out/tiny/base/model_index.json || \
+		$(BIN)/python -m jedi.tiny_base --data data/tiny --out out/tiny/base
+	$(BIN)/python train.py --config configs/train/tiny.yaml $(TINY_TRAIN)
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
+
+# One stamp for each set of extras: pip runs again only when setup.py or pyproject.toml is newer.
+$(VENV)/.demo: EXTRAS =
+$(VENV)/.data: EXTRAS = [data]
+$(VENV)/.test: EXTRAS = [test]
+$(VENV)/.demo $(VENV)/.data $(VENV)/.test: $(VENV)/.created setup.py pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".$(EXTRAS)"
+	@touch $@
+
+$(VENV)/.created:
+	@command -v $(PYTHON) > /dev/null || \
+		{ echo "error: no '$(PYTHON)' on the PATH; install Python >= 3.10 or run: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "error: $$($(PYTHON) --version) is too old, 3.10 is needed; run: make PYTHON=/path/to/newer/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || \
+		{ echo "error: $(PYTHON) lacks the venv module; on Debian or Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@echo "Creating $(VENV) and installing PyTorch and the rest (about 6 GB, once; minutes on a fast line)"
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
