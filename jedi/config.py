@@ -1,8 +1,7 @@
 """Typed configuration: a dataclass schema, a YAML file, `key=value` overrides.
 
-Every mistake (an unknown key, a wrong type, a missing value, a number out of range) is a `ConfigError` that names the
-key and what would be right. This is the only module that knows OmegaConf; it loads neither torch nor lightning, so that
-`--help` and a mistyped key are answered at once.
+Every mistake (an unknown key, a wrong type, a missing value, a number out of range) is a `ConfigError` that
+names the key and what would be right. This is the only module that knows OmegaConf; it does not load torch.
 """
 
 from __future__ import annotations
@@ -26,13 +25,14 @@ T = TypeVar("T")
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be used; the message names the key, what was found, and what would be right."""
+    """A configuration that cannot be used; the message names the key and says what would be right."""
 
 
 def load(schema: type[T], path: str | Path | None, overrides: Sequence[str] = ()) -> T:
-    """Builds a `schema` (a dataclass) from its defaults, then the YAML file at `path`, then `key.sub=value` overrides.
+    """Builds a `schema`, a dataclass: its defaults, then the YAML file at `path`, then the overrides.
 
-    Fields without a default must be given. A schema checks its own ranges in `__post_init__`, raising `ConfigError`.
+    An override is `key=value` or `section.key=value`. Fields without a default must be given. A schema checks
+    ranges in its `__post_init__`, raising `ValueError`.
     """
     layers = [] if path is None else [(str(path), _read_yaml(Path(path)))]
     for override in overrides:
@@ -40,7 +40,8 @@ def load(schema: type[T], path: str | Path | None, overrides: Sequence[str] = ()
         if not equals or not key.strip():
             raise ConfigError(f"override {override!r}: expected key=value, for instance seed=1")
         try:
-            layers.append((f"override {override!r}", OmegaConf.to_container(OmegaConf.from_dotlist([override]))))
+            values = OmegaConf.to_container(OmegaConf.from_dotlist([override]))
+            layers.append((f"override {override!r}", values))
         except (OmegaConfBaseException, yaml.YAMLError) as error:
             raise ConfigError(f"override {override!r}: {_first_line(error)}") from None
     config = OmegaConf.structured(schema)
@@ -57,6 +58,8 @@ def load(schema: type[T], path: str | Path | None, overrides: Sequence[str] = ()
         raise ConfigError(f"{key} is required: put it into the YAML file or pass {key}=...") from None
     except OmegaConfBaseException as error:
         raise ConfigError(_describe(error)) from None
+    except ValueError as error:  # a range check in some __post_init__
+        raise ConfigError(str(error)) from None
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -70,20 +73,22 @@ def save(config: Any, path: str | Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True))
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def import_extensions(config: Any) -> list[types.ModuleType]:
     """Imports the modules named in `config.extensions`; what they register can then be chosen by name."""
-    modules = []
-    for name in config.extensions:
-        try:
-            modules.append(importlib.import_module(name))
-        except ModuleNotFoundError as error:
-            if error.name is None or not (name == error.name or name.startswith(f"{error.name}.")):
-                raise  # the extension exists, something that it imports does not
-            raise ConfigError(f"extensions: no module {name!r} on the Python path ({', '.join(sys.path[:2])}, ...)") from None
-    return modules
+    return [_import(name) for name in config.extensions]
+
+
+def _import(name: str) -> types.ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (name == error.name or name.startswith(f"{error.name}.")):
+            raise  # the extension exists, something that it imports does not
+        where = ", ".join(sys.path[:2])
+        raise ConfigError(f"extensions: no module {name!r} on the Python path ({where}, ...)") from None
 
 
 def _read_yaml(path: Path) -> dict:
@@ -115,11 +120,12 @@ def _check_keys(schema: type, values: Mapping, origin: str) -> None:
         fields = _fields(part)
         for key, value in values.items():
             if key not in fields:
-                raise ConfigError(f"{origin}: unknown key {prefix + str(key)!r}; {nearest(prefix, str(key), fields)}")
+                hint = nearest(prefix, str(key), fields)
+                raise ConfigError(f"{origin}: unknown key {prefix + str(key)!r}; {hint}")
             if dataclasses.is_dataclass(fields[key]):
                 if not isinstance(value, Mapping):
                     inner = f"{prefix}{key}.{next(iter(_fields(fields[key])))}"
-                    raise ConfigError(f"{origin}: {prefix}{key} is a section, found {value!r}; its keys look like {inner}")
+                    raise ConfigError(f"{origin}: {prefix}{key} is a section ({inner}=...), found {value!r}")
                 check(fields[key], value, f"{prefix}{key}.")
             elif typing.get_origin(fields[key]) is list and not isinstance(value, list):
                 raise ConfigError(f"{origin}: {prefix}{key} is a list, found {value!r}; write [{value}]")

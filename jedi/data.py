@@ -1,0 +1,367 @@
+"""Shards -> an index -> a batch plan -> batches of sets.
+
+The one rule for order and chance: what a batch holds is a pure function of (index, seed, step). `SetIndex`
+reads manifests; `BatchPlan` says which sets make up a global step; `StepSampler` deals a step's sets to ranks
+and accumulated micro batches; `SetDataset` reads one set from a tar by offset. Resuming is starting at a step,
+there is no state to save; nothing depends on the number of ranks or workers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import os
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from jedi.images import to_tensor
+from jedi.rng import keyed_generator
+
+log = logging.getLogger(__name__)
+
+
+class DataError(ValueError):
+    """Data that cannot be used; the message names the shard and, where there is one, the set."""
+
+
+class SetRecord(NamedTuple):
+    """What a manifest says of one set."""
+
+    shard: int
+    key: str
+    n: int
+    width: int
+    height: int
+
+
+class Bucket(NamedTuple):
+    """Sets that can stand in one batch: ``n`` images each, all of one size in pixels."""
+
+    n: int
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class SetIndex:
+    """All sets of one split, in the order of the shards' names and of the tars."""
+
+    shards: tuple[Path, ...]
+    sets: tuple[SetRecord, ...]
+    fingerprint: str
+    """sha256 over the shards' sha256: equal when the data are equal, wherever the folder lies."""
+
+    @classmethod
+    def read(cls, folder: str | Path, split: str = "train", verify: bool = False) -> SetIndex:
+        """Reads the manifests in ``folder/split``; a tar counts when its manifest stands beside it.
+
+        The size of each tar is compared with its manifest, with ``verify`` its sha256 too (reads every byte).
+
+        Raises:
+            DataError: nothing there, a manifest without its tar, or a tar that differs from its manifest.
+        """
+        folder = Path(folder) / split
+        if not folder.is_dir():
+            raise DataError(f"no data folder {folder}; `python -m data_gen run --config ...` makes one")
+        tars, manifests = sorted(folder.glob("*.tar")), sorted(folder.glob("*.json"))
+        unfinished = [tar.name for tar in tars if not tar.with_suffix(".json").exists()]
+        if not manifests:
+            found = f"{len(tars)} tars without a manifest (run the generation again)" if tars else "no shards"
+            raise DataError(f"{folder}: {found} (a shard is X.tar with X.json beside it)")
+        if unfinished:
+            names = ", ".join(unfinished[:5])
+            log.warning("%s: %d tars without a manifest are not read: %s", folder, len(unfinished), names)
+        shards, sets, digest = [], [], hashlib.sha256()
+        for path in manifests:
+            tar, manifest = path.with_suffix(".tar"), _read_manifest(path)
+            if not tar.exists():
+                raise DataError(f"{path}: {tar.name} is missing; remove the manifest or make the shard again")
+            size = tar.stat().st_size
+            if size != manifest["bytes"]:
+                raise DataError(f"{tar}: {size} bytes, its manifest says {manifest['bytes']}; copy it again")
+            if verify and (found := _sha256(tar)) != manifest["sha256"]:
+                expected = manifest["sha256"]
+                raise DataError(f"{tar}: sha256 {found}, its manifest says {expected}; copy it again")
+            digest.update(manifest["sha256"].encode())
+            number = len(shards)
+            sets += [SetRecord(number, s["key"], s["n"], s["width"], s["height"]) for s in manifest["sets"]]
+            shards.append(tar)
+        if not sets:
+            raise DataError(f"{folder}: {len(shards)} shards hold no sets")
+        return cls(tuple(shards), tuple(sets), digest.hexdigest())
+
+    def buckets(self, set_size: int | None = None) -> dict[Bucket, list[int]]:
+        """Positions in ``sets`` by bucket; a set of more than ``set_size`` images counts as that many."""
+        buckets: dict[Bucket, list[int]] = {}
+        for position, record in enumerate(self.sets):
+            n = record.n if set_size is None else min(record.n, set_size)
+            buckets.setdefault(Bucket(n, record.width, record.height), []).append(position)
+        return dict(sorted(buckets.items()))
+
+
+class BatchPlan:
+    """Which sets make up a global step: a pure function of (index, seed, step).
+
+    Each epoch shuffles every bucket and cuts it into batches of ``batch_size`` sets; what remains of a bucket
+    (less than one batch) is left out, another remainder each epoch; the batches of all buckets are shuffled
+    together.
+    """
+
+    def __init__(self, index: SetIndex, batch_size: int, seed: int, set_size: int | None = None) -> None:
+        self.index, self.batch_size, self.seed = index, batch_size, seed
+        self.buckets = index.buckets(set_size)
+        sizes = {bucket: len(sets) for bucket, sets in self.buckets.items()}
+        self.steps_per_epoch = sum(size // batch_size for size in sizes.values())
+        self.dropped_per_epoch = sum(size % batch_size for size in sizes.values())
+        small = [
+            f"{size} sets of {bucket.n} images, {bucket.width} x {bucket.height}"
+            for bucket, size in sizes.items()
+            if size < batch_size
+        ]
+        if not self.steps_per_epoch:
+            raise DataError(
+                f"batch_size={batch_size} is larger than every bucket ({'; '.join(small)}): "
+                "lower batch_size, make more sets, or set data.set_size so that buckets join"
+            )
+        if small:
+            log.warning("never used, being fewer than batch_size=%d: %s", batch_size, "; ".join(small))
+        self._epoch: tuple[int, list[tuple[Bucket, list[int]]]] = (-1, [])
+
+    def step(self, step: int) -> tuple[Bucket, list[int]]:
+        """The bucket of a global step and its ``batch_size`` sets, as positions in ``index.sets``."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        if self._epoch[0] != epoch:
+            self._epoch = (epoch, self._shuffled(epoch))
+        return self._epoch[1][position]
+
+    def _shuffled(self, epoch: int) -> list[tuple[Bucket, list[int]]]:
+        batches = []
+        for bucket, sets in self.buckets.items():
+            generator = keyed_generator(self.seed, "sets", epoch, *bucket)
+            order = torch.randperm(len(sets), generator=generator).tolist()
+            for start in range(0, len(sets) - self.batch_size + 1, self.batch_size):
+                batches += [(bucket, [sets[i] for i in order[start : start + self.batch_size]])]
+        order = torch.randperm(len(batches), generator=keyed_generator(self.seed, "batches", epoch)).tolist()
+        return [batches[i] for i in order]
+
+
+class Draw(NamedTuple):
+    """One set, asked for: which, of how many images, and its place in the whole run."""
+
+    step: int
+    position: int
+    """Global sample position, ``step * batch_size + place in the batch``: the key of all its chances."""
+    index: int
+    n: int
+
+
+class StepSampler:
+    """A batch sampler: micro batches of `Draw` for one rank, from step ``start`` to before ``stop`` (or on).
+
+    A step's batch is cut into ``world_size`` slices, each slice into ``accumulate`` micro batches.
+    """
+
+    def __init__(
+        self,
+        plan: BatchPlan,
+        rank: int = 0,
+        world_size: int = 1,
+        accumulate: int = 1,
+        start: int = 0,
+        stop: int | None = None,
+    ) -> None:
+        if plan.batch_size % (world_size * accumulate):
+            raise DataError(
+                f"batch_size={plan.batch_size} sets cannot be dealt to {world_size} processes x {accumulate} "
+                f"accumulated micro batches: make it a multiple of {world_size * accumulate}"
+            )
+        self.plan, self.rank, self.world_size, self.accumulate = plan, rank, world_size, accumulate
+        self.start, self.stop = start, stop
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        size, step = self.plan.batch_size, self.start
+        micro = size // (self.world_size * self.accumulate)
+        while self.stop is None or step < self.stop:
+            bucket, sets = self.plan.step(step)
+            draws = [Draw(step, step * size + i, index, bucket.n) for i, index in enumerate(sets)]
+            first = self.rank * size // self.world_size
+            for part in range(self.accumulate):
+                yield draws[first + part * micro : first + (part + 1) * micro]
+            step += 1
+
+
+@dataclass
+class JointBatch:
+    """``b`` sets of ``n`` images. Either ``images`` or ``latents`` is there."""
+
+    images: Tensor | None
+    """``[b n 3 H W]`` in -1 to 1."""
+    latents: Tensor | None
+    """``[b n c h w]``, scaled as the UNet wants them; where latents are cached."""
+    captions: list[list[str]]
+    subject_ids: list[str]
+    positions: Tensor
+    """int64 ``[b]``, global sample positions."""
+    step: int
+    """The global step that all these sets belong to."""
+
+    @property
+    def n(self) -> int:
+        """Images per set."""
+        return len(self.captions[0])
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def to(self, *args, **kwargs) -> JointBatch:
+        """The batch with its tensors moved, as ``Tensor.to`` does."""
+        return self._map(lambda tensor: tensor.to(*args, **kwargs))
+
+    def pin_memory(self) -> JointBatch:
+        """The batch in pinned memory (a DataLoader calls this)."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> JointBatch:
+        images = None if self.images is None else function(self.images)
+        latents = None if self.latents is None else function(self.latents)
+        return replace(self, images=images, latents=latents)
+
+
+class JointSet(NamedTuple):
+    """One set as it is trained on: ``n`` images in an order drawn anew each time."""
+
+    images: Tensor | None
+    latents: Tensor | None
+    captions: list[str]
+    subject_id: str
+    position: int
+    step: int
+
+
+class LatentStore(Protocol):
+    """Where a set's latents can be read (`jedi.latents.LatentCache`)."""
+
+    def read(self, index: int) -> Tensor:
+        """``[n c h w]`` of the set at that position of the index."""
+        ...
+
+
+class SetDataset(Dataset):
+    """Reads sets by offset from plain tars: ``dataset[draw]``, or ``dataset[i]``: set ``i`` as it lies."""
+
+    def __init__(self, index: SetIndex, seed: int = 0, latents: LatentStore | None = None) -> None:
+        self.index, self.seed, self.latents = index, seed, latents
+        self._members: dict[int, dict[str, tuple[int, int]]] = {}
+
+    def __len__(self) -> int:
+        return len(self.index.sets)
+
+    def __getitem__(self, draw: Draw | int) -> JointSet:
+        """The set; for a `Draw`, ``draw.n`` of its images in an order keyed by (seed, position)."""
+        if isinstance(draw, int):
+            draw, order = Draw(0, draw, draw, self.index.sets[draw].n), range(self.index.sets[draw].n)
+        else:
+            generator = keyed_generator(self.seed, "members", draw.position)
+            order = torch.randperm(self.index.sets[draw.index].n, generator=generator).tolist()[: draw.n]
+        record = self.record(draw.index)
+        captions = [record["captions"][i] for i in order]
+        latents = images = None
+        if self.latents is not None:
+            latents = self.latents.read(draw.index)[list(order)]
+        else:
+            images = self.images(draw.index, order)
+        return JointSet(images, latents, captions, record["subject"]["id"], draw.position, draw.step)
+
+    def record(self, index: int) -> dict:
+        """KEY.json of a set."""
+        data, where = self._read(index, "json")
+        try:
+            record = json.loads(data)
+            if len(record["captions"]) != self.index.sets[index].n or "id" not in record["subject"]:
+                raise ValueError(f"{len(record['captions'])} captions for {self.index.sets[index].n} images")
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{where}: not the record of a set ({error!r}); make the shard again") from None
+        return record
+
+    def images(self, index: int, members: Sequence[int]) -> Tensor:
+        """``[len(members) 3 H W]`` in -1 to 1."""
+        return to_tensor([self.image(index, member) for member in members])
+
+    def image(self, index: int, member: int) -> Image.Image:
+        """One image of a set, RGB."""
+        record = self.index.sets[index]
+        data, where = self._read(index, f"{member}.png")
+        try:
+            image = Image.open(io.BytesIO(data)).convert("RGB")
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise DataError(f"{where}: not a readable image ({error}); make the shard again") from None
+        if image.size != (record.width, record.height):
+            expected = (record.width, record.height)
+            raise DataError(f"{where}: {image.size} pixels, its manifest says {expected}")
+        return image
+
+    def _read(self, index: int, suffix: str) -> tuple[bytes, str]:
+        record = self.index.sets[index]
+        shard, name = self.index.shards[record.shard], f"{record.key}.{suffix}"
+        if record.shard not in self._members:
+            self._members[record.shard] = _tar_members(shard)
+        if name not in self._members[record.shard]:
+            raise DataError(f"{shard}: no member {name}, which its manifest has; make the shard again")
+        offset, size = self._members[record.shard][name]
+        file = os.open(shard, os.O_RDONLY)
+        try:
+            return os.pread(file, size, offset), f"{shard}: {name}"
+        finally:
+            os.close(file)
+
+
+def collate(sets: Sequence[JointSet]) -> JointBatch:
+    """Sets of one bucket -> a batch."""
+    return JointBatch(
+        images=None if sets[0].images is None else torch.stack([s.images for s in sets]),
+        latents=None if sets[0].latents is None else torch.stack([s.latents for s in sets]),
+        captions=[s.captions for s in sets],
+        subject_ids=[s.subject_id for s in sets],
+        positions=torch.tensor([s.position for s in sets]),
+        step=sets[0].step,
+    )
+
+
+def _read_manifest(path: Path) -> dict:
+    try:
+        manifest = json.loads(path.read_text())
+        if manifest["format"] != 1:
+            raise DataError(f"{path}: format {manifest['format']}, this version reads format 1")
+        for key in ("bytes", "sha256", "sets"):
+            manifest[key]
+    except DataError:
+        raise
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: not the manifest of a shard ({error!r}); make the shard again") from None
+    return manifest
+
+
+def _tar_members(path: Path) -> dict[str, tuple[int, int]]:
+    try:
+        with tarfile.open(path, "r:") as tar:
+            return {member.name: (member.offset_data, member.size) for member in tar if member.isfile()}
+    except (tarfile.TarError, OSError) as error:
+        raise DataError(f"{path}: not a readable tar ({error}); copy or make it again") from None
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
