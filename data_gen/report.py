@@ -1,0 +1,121 @@
+"""What a data set holds, read back from its shards: `statistics.json` and a contact sheet."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont
+
+from data_gen.config import DataConfig
+from data_gen.shards import write_json
+from data_gen.sources import SPLITS
+from data_gen.stage import manifest_of, shard_path, units
+
+_CELL, _GAP, _FONT = 128, 8, 11
+
+
+def write_report(config: DataConfig) -> None:
+    """Writes DIR/statistics.json and DIR/report/contact_sheet.png from the shards that are done."""
+    out = Path(config.out)
+    write_json(out / "statistics.json", statistics(config))
+    (out / "report").mkdir(exist_ok=True)
+    partial = out / "report" / ".contact_sheet.png.partial"
+    contact_sheet(config).save(partial, "PNG")
+    partial.replace(out / "report" / "contact_sheet.png")
+
+
+def statistics(config: DataConfig) -> dict[str, Any]:
+    """Counts of subjects, classes, attributes, caption words and drops, by split; a pure function of the shards."""
+    result: dict[str, Any] = {"splits": {}}
+    vocabulary: set[str] = set()
+    for split in SPLITS:
+        manifests = [m for unit in units(config) if unit.split == split and (m := manifest_of(config, unit))]
+        dropped, attributes, classes, subjects, coarse, longest = Counter(), {}, Counter(), set(), 0, 0
+        for manifest in manifests:
+            dropped.update(manifest["counts"]["dropped"])
+        for sample in read_descriptions(config, split):
+            subjects.add(sample["subject"]["id"])
+            classes[sample["subject"]["class"]] += 1
+            for text in sample["captions"]:
+                words = text.replace(",", "").split()
+                vocabulary.update(words)
+                longest = max(longest, len(words))
+            for image in sample["images"]:
+                coarse += "name" not in image.get("caption_says", ())
+                for key, value in image.items():
+                    if isinstance(value, str) or value is None:
+                        attributes.setdefault(key, Counter())[value or "none"] += 1
+        images = sum(manifest["counts"]["images"] for manifest in manifests)
+        result["splits"][split] = {
+            "shards": len(manifests),
+            "bytes": sum(manifest["bytes"] for manifest in manifests),
+            "sets": sum(manifest["counts"]["sets"] for manifest in manifests),
+            "images": images,
+            "dropped": dict(sorted(dropped.items())),
+            "subjects": len(subjects),
+            "coarse_captions": round(coarse / images, 4) if images else None,
+            "longest_caption_words": longest,
+            "classes": dict(sorted(classes.items())),
+            "attributes": {key: dict(sorted(counts.items())) for key, counts in sorted(attributes.items())},
+        }
+    result["vocabulary_size"] = len(vocabulary)
+    result["vocabulary"] = sorted(vocabulary)
+    return result
+
+
+def read_descriptions(config: DataConfig, split: str) -> Iterator[dict[str, Any]]:
+    """The JSON of every set of a split, in order."""
+    for _, tar, member in _members(config, split, ".json"):
+        yield json.load(tar.extractfile(member))
+
+
+def contact_sheet(config: DataConfig) -> Image.Image:
+    """Sets as rows, with captions: `contact_sheet_rows` rows, a third of them held-out subjects."""
+    heldout_rows = min(config.contact_sheet_rows // 3, config.heldout_sets)
+    rows = []
+    for split, count in (("train", config.contact_sheet_rows - heldout_rows), ("heldout", heldout_rows)):
+        for _, (key, tar, member) in zip(range(count), _members(config, split, ".json"), strict=False):
+            sample = json.load(tar.extractfile(member))
+            pictures = [tar.extractfile(f"{key}.{i}.png").read() for i in range(len(sample["captions"]))]
+            rows.append((sample, [Image.open(io.BytesIO(picture)).convert("RGB") for picture in pictures]))
+    font = ImageFont.load_default(_FONT)
+    height = _CELL + 4 * (_FONT + 2) + _GAP
+    width = 90 + max((len(pictures) for _, pictures in rows), default=1) * (_CELL + _GAP)
+    sheet = Image.new("RGB", (width, max(1, len(rows)) * height + _GAP), "white")
+    draw = ImageDraw.Draw(sheet)
+    for row, (sample, pictures) in enumerate(rows):
+        top, subject = _GAP + row * height, sample["subject"]
+        label = [subject["name"], subject["class"], subject["id"], sample["key"].split("-")[0]]
+        draw.multiline_text((_GAP, top), "\n".join(_wrap(draw, " / ".join(label), 80, font)), "black", font)
+        for i, (picture, caption) in enumerate(zip(pictures, sample["captions"], strict=True)):
+            left = 90 + i * (_CELL + _GAP)
+            enlarge = Image.Resampling.NEAREST if picture.width < _CELL else Image.Resampling.LANCZOS
+            sheet.paste(picture.resize((_CELL, _CELL), enlarge), (left, top))
+            draw.multiline_text((left, top + _CELL + 1), "\n".join(_wrap(draw, caption, _CELL, font)[:4]), "black", font)
+    return sheet
+
+
+def _members(config: DataConfig, split: str, ending: str) -> Iterator[tuple[str, tarfile.TarFile, tarfile.TarInfo]]:
+    for unit in units(config):
+        if unit.split == split and manifest_of(config, unit):
+            with tarfile.open(shard_path(config, unit)) as tar:
+                for member in tar.getmembers():
+                    if member.name.endswith(ending):
+                        yield member.name.removesuffix(ending), tar, member
+
+
+def _wrap(draw: ImageDraw.ImageDraw, text: str, width: int, font: Any) -> list[str]:
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and draw.textlength(longer, font) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines

@@ -1,0 +1,102 @@
+"""Shards: plain webdataset tars of sets, each with a manifest beside it that is written last, by rename.
+
+A shard counts when its manifest stands there. Tars hold no times, so the same sets give the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from webdataset import TarWriter
+
+from data_gen.sources import Dropped, SubjectSet
+
+FORMAT = 1
+
+
+def write_shard(
+    path: Path, sets: Iterable[tuple[str, SubjectSet | Dropped]], *, split: str, config_hash: str, source: str, seed: int
+) -> dict[str, Any]:
+    """Writes `path` (X.tar) and its manifest (X.json), and returns the manifest.
+
+    `sets` yields (key, set); keys have no dots. Until both files are whole, nothing stands under their names that a reader would
+    take: a killed writer leaves at most a hidden partial file, which the next one replaces.
+    """
+    rows, dropped = [], Counter()
+    partial = path.with_name(f".{path.name}.partial")
+    with open(partial, "wb") as file:
+        with TarWriter(file, encoder=False, mtime=0) as tar:
+            for key, subject_set in sets:
+                if isinstance(subject_set, Dropped):
+                    dropped[subject_set.reason] += 1
+                    continue
+                tar.write(_members(key, subject_set, source, seed))
+                width, height = subject_set.images[0].size
+                rows.append({"key": key, "n": len(subject_set.images), "width": width, "height": height})
+        file.flush()
+        os.fsync(file.fileno())
+    manifest = {
+        "format": FORMAT,
+        "shard": path.name,
+        "bytes": partial.stat().st_size,
+        "sha256": file_sha256(partial),
+        "split": split,
+        "config_hash": config_hash,
+        "counts": {"sets": len(rows), "images": sum(row["n"] for row in rows), "dropped": dict(sorted(dropped.items()))},
+        "sets": rows,
+    }
+    os.replace(partial, path)
+    write_json(path.with_suffix(".json"), manifest)
+    return manifest
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON; the file appears whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    with open(partial, "w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1, ensure_ascii=False)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def file_sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=4)
+    return buffer.getvalue()
+
+
+def _members(key: str, subject_set: SubjectSet, source: str, seed: int) -> dict[str, Any]:
+    if "." in key:
+        raise ValueError(f"set key {key!r} has a dot; webdataset would cut it there")
+    description = {
+        "key": key,
+        "subject": subject_set.subject,
+        "captions": subject_set.captions,
+        "images": subject_set.attributes,
+        "source": source,
+        "seed": seed,
+        "licence": subject_set.licence,
+    }
+    members: dict[str, Any] = {"__key__": key, "json": json.dumps(description, ensure_ascii=False).encode()}
+    for i, (image, mask) in enumerate(zip(subject_set.images, subject_set.masks, strict=True)):
+        members[f"{i}.png"] = png(image)
+        if mask is not None:
+            members[f"{i}.mask.png"] = png(mask)
+    return members

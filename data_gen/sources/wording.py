@@ -1,0 +1,87 @@
+"""What captions say: varied wording over a small vocabulary. Captions are exact: they say nothing that is not in the picture."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+NOUNS = {
+    "animal": ("animal", "creature"),
+    "food": ("piece of food", "snack"),
+    "drink": ("drink", "vessel"),
+    "plant": ("plant",),
+    "vehicle": ("vehicle",),
+    "building": ("building", "structure"),
+    "face": ("face", "head"),
+    "monster": ("monster", "figure"),
+    "person": ("person", "figure"),
+    "hand": ("hand",),
+    "garment": ("piece of clothing", "garment"),
+    "instrument": ("instrument",),
+    "machine": ("machine", "device"),
+    "tool": ("tool",),
+    "toy": ("toy", "plaything"),
+    "thing": ("thing", "object"),
+}
+_POSES = {
+    "tilted left": ("leaning to the left", "tilted to the left"),
+    "tilted right": ("leaning to the right", "tilted to the right"),
+    "lying": ("lying on its side", "fallen over"),
+    "upside down": ("upside down", "standing on its head"),
+    "mirrored": ("turned around", "facing the other way"),
+}
+_PLACES = {
+    "left": ("on the left",),
+    "right": ("on the right",),
+    "top": ("at the top",),
+    "bottom": ("at the bottom",),
+    "middle": ("in the middle",),
+}
+_SIZES = {"small": ("small", "little"), "large": ("large", "big")}
+_OPENINGS = ("", "", "", "a picture of ", "a drawing of ", "this is ", "here is ")
+_PLURALS = ("s",)
+_SINGULAR_ENDINGS = ("ss", "us", "is", "ctus", "ntis")
+
+
+def with_article(noun: str) -> str:
+    """"fox" -> "a fox", "apple" -> "an apple", "grapes" -> "grapes"."""
+    head = noun.split()[0] if " of " in noun else noun
+    if head.endswith(_PLURALS) and not head.endswith(_SINGULAR_ENDINGS):
+        return noun
+    sounds_like_consonant = noun.startswith(("uni", "ute", "one", "eu"))
+    return f"{'an' if noun[0] in 'aeiou' and not sounds_like_consonant else 'a'} {noun}"
+
+
+def caption(
+    chance: random.Random,
+    noun: str,
+    background: Sequence[str],
+    *,
+    size: str | None = None,
+    pose: str | None = None,
+    place: str | None = None,
+    companion: str | None = None,
+    accessory: str | None = None,
+) -> str:
+    """One caption, lower case, without a full stop. `background` holds phrases to choose from; None stays unsaid."""
+    if size in _SIZES:
+        noun = f"{chance.choice(_SIZES[size])} {noun}"
+    subject = with_article(noun)
+    if accessory:
+        subject += chance.choice((f" wearing {with_article(accessory)}", f" with {with_article(accessory)} on"))
+    details = [chance.choice(words[key]) for key, words in ((pose, _POSES), (place, _PLACES)) if key in words]
+    chance.shuffle(details)
+    if companion:
+        beside = with_article(companion)
+        details.append(chance.choice((f"next to {beside}", f"with {beside} beside it", f"beside {beside}")))
+    scene = chance.choice(background)
+    subject = " ".join([subject, *details])
+    opening = chance.choice(_OPENINGS)
+    form = chance.randrange(4)
+    if form == 0:
+        return f"{scene}, {subject}"
+    if form == 1:
+        return f"{opening}{subject}, {scene}" if details else f"{opening}{subject} {scene}"
+    if form == 2 and not opening:
+        return f"{scene} there is {subject}"
+    return f"{opening}{subject} {scene}"

