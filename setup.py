@@ -1,9 +1,9 @@
 """Builds the distribution `jedi-diffusion` (import names `jedi` and `data_gen`).
 
-Another library has the import name `jedi`: the completion engine of IPython. A plain wheel would overwrite that
-library's files. So a wheel keeps its packages in a folder of its own, `jedi_diffusion_path`, and a .pth file puts
-that folder first on `sys.path`; an editable install puts the checkout first in the same way. jedi/__init__.py then
-passes on to the other library what belongs to it.
+Another library has the import name `jedi`: the completion engine of IPython. A plain wheel would overwrite
+that library's files. So a wheel keeps its packages in a folder of its own, `jedi_diffusion_path`, and a .pth
+file puts that folder first on `sys.path`; an editable install puts the checkout first in the same way.
+jedi/__init__.py then passes on to the other library what belongs to it.
 """
 
 import re
@@ -28,7 +28,7 @@ class BuildFirstOnPath(build_py):
             self.build_lib = str(site_packages / FOLDER)
             super().run()
         site_packages.mkdir(parents=True, exist_ok=True)
-        # `site` appends the first line's folder to sys.path; the sort is stable and moves nothing but that folder.
+        # `site` appends the first line's folder to sys.path; the sort is stable and moves only that folder.
         move = f"import sys; sys.path.sort(key=lambda path: not path.endswith({first!r}))"
         (site_packages / "jedi_diffusion.pth").write_text(f"{first}\n{move}\n", encoding="utf-8")
 
@@ -46,7 +46,7 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["jedi", "jedi.*", "data_gen", "data_gen.*"]),
     cmdclass={"build_py": BuildFirstOnPath},
-    # The ranges that the test suite has passed with. lightning 2.6.2 and 2.6.3 were withdrawn (compromised uploads).
+    # Ranges that the test suite has passed with. lightning 2.6.2 and 2.6.3 were withdrawn: compromised uploads.
     install_requires=[
         "torch>=2.14,<2.16",
         "torchvision>=0.29,<0.30",

@@ -1,4 +1,4 @@
-"""The wheel and the editable install, in an environment that also holds IPython's library of the same import name."""
+"""The wheel and the editable install, in an environment that also holds IPython's library of that import name."""
 
 import importlib.metadata
 import os
@@ -43,7 +43,7 @@ def room(tmp_path) -> tuple[Path, Path]:
 
 
 def install(python: str, checkout: Path, packages: Path, kind: str) -> None:
-    """Builds a wheel ("wheel" or "editable") as pip would and unpacks it into site-packages, all that pip does."""
+    """Builds as pip would (`kind` is "wheel" or "editable") and unpacks the result into site-packages."""
     build = f"from setuptools import build_meta; build_meta.build_{kind}('dist')"
     (checkout / "dist").mkdir(exist_ok=True)
     done = subprocess.run([python, "-c", build], cwd=checkout, capture_output=True, text=True, check=False)

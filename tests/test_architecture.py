@@ -1,0 +1,157 @@
+"""DESIGN.md's rules about imports, read from the sources, and what an import or `--help` may cost."""
+
+import ast
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+STDLIB = sys.stdlib_module_names
+CORE = ("attention", "diffusion", "conditioning", "guidance", "loss", "rng", "registry")
+# IPython's completion library shares our import name: a module of ours with one of these names would hide its own.
+OTHER_LIBRARY = {
+    "api", "cache", "common", "debug", "file_io", "inference", "parser_utils", "plugins", "settings",
+    "third_party", "utils", "_compatibility",
+}  # fmt: skip
+
+
+def imports(file: Path) -> set[str]:
+    """Dotted names of the modules that `file` imports, at any depth; relative imports are made absolute."""
+    package = file.relative_to(ROOT).parent.parts
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join((*base, *(node.module.split(".") if node.module else ())))
+            # `from jedi import x` may name a module: both are recorded.
+            found.update((module, *(f"{module}.{alias.name}" for alias in node.names)))
+    return found
+
+
+def sources() -> list[Path]:
+    """The product's own files: not the tests, not the benchmarks."""
+    return [
+        *ROOT.glob("*.py"),
+        *(file for folder in ("jedi", "data_gen") for file in (ROOT / folder).rglob("*.py")),
+    ]
+
+
+def users(library: str) -> set[str]:
+    """Files (relative, without .py) that import `library` or a part of it."""
+    return {
+        file.relative_to(ROOT).with_suffix("").as_posix()
+        for file in sources()
+        if any(name == library or name.startswith(f"{library}.") for name in imports(file))
+    }
+
+
+def test_the_import_reader_sees_all_forms(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    file = tmp_path / "jedi" / "x.py"
+    file.parent.mkdir()
+    file.write_text("import a.b\ndef f():\n    from c import d\nfrom . import e\nfrom .g import h\n")
+    assert imports(file) == {"a.b", "c", "c.d", "jedi", "jedi.e", "jedi.g", "jedi.g.h"}
+
+
+@pytest.mark.parametrize("module", CORE)
+def test_the_core_imports_torch_and_einops_only(module):
+    allowed_ours = {"jedi", *(f"jedi.{name}" for name in CORE)}
+    for name in imports(ROOT / "jedi" / f"{module}.py"):
+        top = name.split(".")[0]
+        optional = module == "attention" and top == "xformers"  # a back end, behind a trial call
+        ours = name in allowed_ours or name.rpartition(".")[0] in allowed_ours - {"jedi"}
+        assert top in STDLIB or top in ("torch", "einops") or ours or optional, f"jedi.{module} imports {name}"
+
+
+@pytest.mark.parametrize(
+    ("library", "allowed"),
+    [
+        ("lightning", {"jedi/training", "train"}),
+        ("pytorch_lightning", set()),
+        ("webdataset", {"data_gen/shards", "jedi/data"}),
+        ("omegaconf", {"jedi/config"}),
+        ("xformers", {"jedi/attention"}),
+        ("wandb", {"jedi/training"}),
+    ],
+)
+def test_a_library_stays_in_its_place(library, allowed):
+    assert users(library) <= allowed
+
+
+def test_jedi_never_imports_data_gen():
+    assert not {user for user in users("data_gen") if user.startswith("jedi/")}
+
+
+def test_nothing_imports_the_tests_or_the_front_ends():
+    for module in ("tests", "benchmarks", "train", "sample", "setup"):
+        assert not users(module), module
+
+
+def test_no_module_hides_one_of_the_other_jedi_library():
+    ours = {path.stem for path in (ROOT / "jedi").iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert {"attention", "pipeline"} <= ours
+    assert not ours & OTHER_LIBRARY
+
+
+def test_modules_stay_short():
+    lengths = {file.relative_to(ROOT).as_posix(): len(file.read_text().splitlines()) for file in sources()}
+    assert lengths["jedi/attention.py"] > 100
+    assert not {name: lines for name, lines in lengths.items() if lines > 500}
+
+
+def loaded_by(python: str, environment: dict[str, str], code: str) -> set[str]:
+    """Top-level modules in sys.modules after `code` has run in a new interpreter."""
+    done = subprocess.run(
+        [python, "-c", f"{code}\nimport sys\nprint('LOADED', *sys.modules)"],
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return {name.split(".")[0] for name in done.stdout.split("LOADED")[1].split()}
+
+
+@pytest.mark.parametrize("code", ["import jedi", "import jedi.config", "import data_gen"])
+def test_light_imports_load_no_torch(python, environment, code):
+    heavy = {"torch", "diffusers", "transformers", "lightning", "numpy", "parso"}
+    if code == "import jedi":
+        heavy.add("omegaconf")
+    assert not loaded_by(python, environment, code) & heavy
+
+
+def test_public_names_are_loaded_when_used(python, environment):
+    modules = loaded_by(python, environment, "import jedi; jedi.ReferenceCache")
+    assert "torch" in modules
+    assert "lightning" not in modules
+    import jedi
+
+    for name in jedi.__all__:
+        assert getattr(jedi, name) is not None
+
+
+def help_seconds(python: str, environment: dict[str, str], *command: str) -> float:
+    """Best of three: a busy machine is no reason to fail."""
+    best = float("inf")
+    for _ in range(3):
+        start = time.perf_counter()
+        done = subprocess.run([python, *command, "--help"], cwd=ROOT, env=environment, capture_output=True, text=True)
+        best = min(best, time.perf_counter() - start)
+        assert done.returncode == 0, done.stderr
+        assert "usage" in done.stdout.lower()
+    return best
+
+
+@pytest.mark.parametrize(
+    "command", [("sample.py",), ("train.py",), ("-m", "data_gen"), ("-m", "jedi.export"), ("-m", "jedi.tiny_base")],
+    ids=" ".join,
+)  # fmt: skip
+def test_help_answers_at_once(python, environment, command):
+    assert help_seconds(python, environment, *command) < 1.0
+
+
+def test_sample_help_loads_no_torch(python, environment):
+    code = "import runpy, sys, contextlib\nsys.argv = ['sample.py', '--help']\n"
+    code += "with contextlib.suppress(SystemExit): runpy.run_path('sample.py', run_name='__main__')"
+    assert not loaded_by(python, environment, code) & {"torch", "diffusers", "transformers", "lightning"}
