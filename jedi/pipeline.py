@@ -1,0 +1,376 @@
+"""JediPipeline: pictures of the subject that the references show, wherever the prompt puts it.
+
+Reads as ``prepare -> schedule -> denoise -> decode``. Letters: ``b`` sets, ``k`` references and ``m`` targets
+of a set, ``c h w`` latents, ``H W`` pixels, ``l d`` tokens of a caption. The ``n = b m`` targets are the
+pictures; between network calls they lie flat, ``[(b m) c h w]``, in the order of the pictures that come out.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.image_processor import VaeImageProcessor
+from diffusers.utils import BaseOutput, logging
+from diffusers.utils.torch_utils import randn_tensor
+from einops import rearrange
+from PIL import Image
+from torch import Tensor
+
+from jedi import checks
+from jedi import images as pictures
+from jedi.attention import MODES, ReferenceCache, check_backend
+from jedi.conditioning import network_input
+from jedi.denoiser import Conditions, Denoiser, References
+from jedi.editing import Edit
+from jedi.guidance import GUIDANCE, Guidance, in_interval
+from jedi.unet import JointUNet
+
+logger = logging.get_logger(__name__)
+
+SAMPLING_DEFAULTS = {
+    "num_inference_steps": 30,
+    "guidance": "two_branch",
+    "guidance_scale": 5.0,
+    "reference_scale": 1.5,
+}
+"""For what neither the caller nor the model (``sampling_defaults`` in its config) sets."""
+
+@dataclass
+class JediPipelineOutput(BaseOutput):
+    """``images``: list of PIL pictures, array ``[n H W 3]`` or tensor ``[n 3 H W]`` in [0, 1], or latents."""
+
+    images: Any
+
+
+def image_generators(seed: int, count: int, device: torch.device | str = "cpu") -> list[torch.Generator]:
+    """One generator a picture: picture i gets ``seed + i``. On the CPU by default: a GPU draws others."""
+    return [torch.Generator(device).manual_seed(seed + i) for i in range(count)]
+
+
+def encode_captions(tokenizer: Any, text_encoder: Any, captions: Sequence[str]) -> Tensor:
+    """Captions ``[n]`` -> the text encoder's last hidden state ``[n l d]``, padded to the tokenizer's length.
+
+    Training and sampling share this. A caption longer than the tokenizer allows is cut, with a warning.
+    """
+    captions, limit = list(captions), tokenizer.model_max_length
+    lengths = [len(ids) for ids in tokenizer(captions).input_ids]
+    if too_long := [x for x, length in zip(captions, lengths, strict=True) if length > limit]:
+        logger.warning(f"cut to {limit} tokens: {too_long}")
+    tokens = tokenizer(captions, padding="max_length", max_length=limit, truncation=True, return_tensors="pt")
+    return text_encoder(tokens.input_ids.to(text_encoder.device))[0]
+
+
+class JediPipeline(DiffusionPipeline):
+    """Personalised text-to-image generation by joint-image diffusion, without tuning.
+
+    ``unet`` is a stock ``UNet2DConditionModel`` with ``2c + 1`` input channels; joint attention is installed
+    at each call and has no parameters. ``save_pretrained`` writes a plain diffusers folder.
+
+    Args:
+        trained_modes: modes that the model was trained in, the default first; others are refused.
+        max_trained_references: more references than this give a warning; ``None`` if unknown.
+        prediction_type: what the network predicts (diffusers' names); ``None`` takes it from ``scheduler``.
+            A scheduler of another prediction type is refused when it is used.
+        sampling_defaults: what of ``SAMPLING_DEFAULTS`` is better otherwise for this model.
+
+    Raises:
+        ValueError: parts that do not fit one another, an unknown mode or default.
+
+    Example::
+
+        pipe = JediPipeline.from_pretrained("models/jedi-tiny")
+        cache = pipe.encode_references([Image.open("a.png"), Image.open("b.png")])
+        for prompt in prompts:
+            pipe(prompt=prompt, cache=cache, generator=image_generators(0, 1)).images[0].show()
+    """
+
+    model_cpu_offload_seq = "text_encoder->unet->vae"
+    _callback_tensor_inputs = ["latents"]  # noqa: RUF012 (diffusers' form)
+
+    def __init__(
+        self,
+        vae: Any,
+        text_encoder: Any,
+        tokenizer: Any,
+        unet: Any,
+        scheduler: Any,
+        trained_modes: Any = MODES,
+        max_trained_references: Any = None,
+        prediction_type: Any = None,
+        sampling_defaults: Any = None,
+    ) -> None:
+        super().__init__()
+        c = vae.config.latent_channels
+        if (unet.config.in_channels, unet.config.out_channels) != (2 * c + 1, c):
+            raise ValueError(
+                f"unet takes {unet.config.in_channels} and gives {unet.config.out_channels} channels; for a vae "
+                f"of c = {c} latent channels a joint UNet takes 2c + 1 = {2 * c + 1} and gives {c} (a plain base "
+                "becomes one by JointUNet.from_base() and training)"
+            )
+        if not trained_modes or set(trained_modes) - set(MODES):
+            raise ValueError(f"trained_modes {list(trained_modes)}: take some of {', '.join(MODES)}")
+        if odd := sorted(set(sampling_defaults or {}) - set(SAMPLING_DEFAULTS)):
+            raise ValueError(f"sampling_defaults has {odd}; known are {', '.join(SAMPLING_DEFAULTS)}")
+        self.register_modules(
+            vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler
+        )
+        self.register_to_config(
+            trained_modes=list(trained_modes),
+            max_trained_references=max_trained_references,
+            prediction_type=prediction_type or checks.prediction_type(scheduler),
+            sampling_defaults=dict(sampling_defaults or {}),
+        )
+        self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
+        self.attention_backend = "sdpa"
+        self._interrupt = False
+        self._num_timesteps = 0
+
+    @property
+    def image_size(self) -> int:
+        """Side of the model's square pictures in pixels."""
+        side = self.unet.config.sample_size
+        return (side if isinstance(side, int) else side[0]) * self.vae_scale_factor
+
+    @property
+    def sampling_defaults(self) -> dict[str, Any]:
+        """Steps, guidance and scales of this model."""
+        return SAMPLING_DEFAULTS | dict(self.config.sampling_defaults)
+
+    @property
+    def interrupt(self) -> bool:
+        """Set ``pipe._interrupt = True`` in a callback to skip the steps that are left."""
+        return self._interrupt
+
+    @property
+    def num_timesteps(self) -> int:
+        """Scheduler steps of the latest call."""
+        return self._num_timesteps
+
+    def set_attention_backend(self, name: str) -> None:
+        """`sdpa` (the default) or `xformers`. Raises ``RuntimeError`` if it cannot run here."""
+        check_backend(name, self._execution_device)
+        self.attention_backend = name
+
+    @torch.no_grad()
+    def encode_references(
+        self,
+        references: Sequence[Image.Image],
+        reference_prompts: str | Sequence[str] | None = None,
+        reference_masks: Sequence[Image.Image | None] | None = None,
+    ) -> ReferenceCache:
+        """Keys and values of the references, for ``pipe(..., cache=cache)`` with any prompt and batch.
+
+        Arguments as in ``__call__``, at least one reference. Raises ``ValueError`` also if the model was not
+        trained in mode `one_way`.
+        """
+        checks.check_mode("one_way", self.config.trained_modes)
+        self._check_references(references, reference_prompts, reference_masks)
+        if not references:
+            raise ValueError("references is empty: there is nothing to encode")
+        cache = self._encode_references(references, reference_prompts, reference_masks)
+        self.maybe_free_model_hooks()
+        return cache
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        references: Sequence[Image.Image] | None = None,
+        reference_prompts: str | Sequence[str] | None = None,
+        reference_masks: Sequence[Image.Image | None] | None = None,
+        *,
+        num_images: int = 1,
+        joint: bool = False,
+        num_inference_steps: int | None = None,
+        guidance: str | None = None,
+        guidance_scale: float | None = None,
+        reference_scale: float | None = None,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
+        reference_interval: tuple[float, float] = (0.0, 1.0),
+        mode: str | None = None,
+        image: Image.Image | None = None,
+        mask: Image.Image | None = None,
+        cache: ReferenceCache | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: Tensor | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callable[[Any, int, Tensor, dict], dict | None] | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+    ) -> JediPipelineOutput | tuple:
+        """Pictures of the references' subject, one prompt after another, ``num_images`` each.
+
+        Args:
+            prompt: one prompt or several.
+            references: ``k`` pictures of the subject, of any size, mode and aspect. They are fitted as a
+                whole into the model's square (:func:`jedi.images.fit_square`). None: plain text-to-image.
+            reference_prompts: one caption for all references or one each; ``None`` is the empty caption. The
+                same in every guidance branch.
+            reference_masks: for each reference ``None`` or a mask of the subject (white); the rest is hidden.
+            num_images: pictures a prompt; with ``joint``, stories.
+            joint: sample all prompts as one set, so that they agree with one another; the pictures come story
+                after story. By default each picture is a set of its own, with the references.
+            num_inference_steps, guidance, guidance_scale, reference_scale: ``None`` takes the model's
+                defaults. ``guidance`` names a rule of :mod:`jedi.guidance`; a ``reference_scale`` chooses
+                `three_branch` where the default rule has no use for one. Scales of 1 switch guidance off.
+            guidance_interval, reference_interval: shares of the run (0 to 1) between which each is on.
+            mode: `one_way` (references are encoded once) or `mutual`; by default the first trained one.
+            image, mask: a picture, and what of it is to be generated (white). The result has the picture's
+                size and, outside of the mask, its pixels. Let the mask cover all of what has to go.
+            cache: from :meth:`encode_references`, in place of ``references``; mode `one_way`.
+            generator: a list with one generator a picture (:func:`image_generators`; a picture is then the
+                same alone and in a batch), or a single one for all.
+            latents: ``[n c h w]``: the initial noise, of variance 1.
+            output_type: "pil", "np" ``[n H W 3]``, "pt" ``[n 3 H W]`` in [0, 1], or "latent" ``[n c h w]``.
+            return_dict: ``False`` gives a tuple.
+            callback_on_step_end: ``callback(pipe, step, timestep, tensors)``; the tensors that it returns are
+                taken over.
+            callback_on_step_end_tensor_inputs: tensors for the callback: "latents", ``[n c h w]``.
+
+        Raises:
+            ValueError: arguments that are senseless or do not fit one another, or a mode or scheduler that
+                the model was not trained for.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        checks.check_prompts(prompts, num_images)
+        mode = mode or ("one_way" if cache is not None else self.config.trained_modes[0])
+        checks.check_mode(mode, self.config.trained_modes)
+        checks.check_scheduler(self.scheduler, self.config.prediction_type)
+        self._check_references(references, reference_prompts, reference_masks, cache, mode)
+        checks.check_edit(image, mask)
+        device = self._execution_device
+        shape = (self.unet.config.out_channels, *[self.image_size // self.vae_scale_factor] * 2)  # c h w
+        n = num_images * len(prompts)
+        checks.check_noise(generator, latents, (n, *shape))
+        checks.check_interval("guidance_interval", guidance_interval)
+        checks.check_interval("reference_interval", reference_interval)
+        checks.check_outputs(output_type, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
+        rule, scales = self._guidance(guidance, guidance_scale, reference_scale)
+        if num_inference_steps is None:
+            num_inference_steps = self.sampling_defaults["num_inference_steps"]
+        checks.check_steps(num_inference_steps)
+
+        # prepare: b sets of m targets
+        b, m = (num_images, len(prompts)) if joint else (n, 1)
+        captions = prompts * num_images if joint else [x for x in prompts for _ in range(num_images)]
+        noise = self._noise(n, shape, generator) if latents is None else latents.to(device, torch.float32)
+        if cache is not None:
+            members = References(cache.num_references, cache.to(device, self.unet.dtype))
+        elif not references:
+            members = References(0)
+        elif mode == "one_way":
+            cache = self._encode_references(references, reference_prompts, reference_masks)
+            members = References(len(references), cache)
+        else:
+            given, text = self._reference_inputs(references, reference_prompts, reference_masks)
+            # A set's first picture draws for its references: a set is the same alone and in a batch.
+            first = generator[::m] if isinstance(generator, list) else generator
+            members = References(len(references), None, given, text, self._noise(b, given.shape, first))
+        text = rearrange(self._encode_text(captions), "(b m) l d -> b m l d", b=b)
+        edit = None if image is None else Edit.prepare(image, mask, self.image_size, self.vae, device)
+        conditions = Conditions(mode, text, self._encode_text([""]), members, edit)
+
+        # schedule
+        timesteps = self._schedule(num_inference_steps)
+        latents = noise * self.scheduler.init_noise_sigma
+        accepted = inspect.signature(self.scheduler.step).parameters
+        options = {"generator": generator} if "generator" in accepted else {}
+
+        # denoise
+        denoise = Denoiser(self._joint_unet(), self.scheduler, conditions)
+        self._interrupt = False
+        with self.progress_bar(total=len(timesteps)) as progress:
+            for i, t in enumerate(timesteps):
+                if self.interrupt:
+                    continue
+                if edit is not None:  # given pixels follow the noise level, with one fixed noise
+                    latents = edit.hold(latents, denoise.add_noise(edit.latents.expand_as(noise), noise, t))
+                s_text, s_refs = (
+                    scale if in_interval(i, len(timesteps), interval) else 1.0
+                    for scale, interval in zip(scales, (guidance_interval, reference_interval), strict=True)
+                )
+                prediction = denoise(latents, t, rule, s_text, s_refs)
+                latents = self.scheduler.step(prediction, t, latents, **options, return_dict=False)[0]
+                if callback_on_step_end is not None:
+                    tensors = dict.fromkeys(callback_on_step_end_tensor_inputs, latents)
+                    latents = (callback_on_step_end(self, i, t, tensors) or {}).get("latents", latents)
+                progress.update()
+
+        # decode
+        if edit is not None:
+            latents = edit.hold(latents, edit.latents.expand_as(latents))
+        result = latents
+        if output_type != "latent":
+            pixels = pictures.decode_latents(self.vae, latents).float().clamp(-1, 1)
+            pixels = pixels if edit is None else edit.paste(pixels)
+            result = self.image_processor.postprocess(pixels, output_type=output_type)
+        self.maybe_free_model_hooks()
+        return JediPipelineOutput(images=result) if return_dict else (result,)
+
+    # The steps of __call__, in its order.
+
+    def _check_references(self, references: Any, *others: Any) -> None:
+        checks.check_references(references, *others)
+        limit = self.config.max_trained_references
+        if limit is not None and len(references or ()) > limit:
+            logger.warning(f"{len(references)} references; this model was trained with at most {limit}")
+
+    def _guidance(
+        self, name: str | None, text_scale: float | None, reference_scale: float | None
+    ) -> tuple[Guidance, tuple[float, float]]:
+        """The rule, and its scales for text and references: the arguments, else the model's defaults."""
+        defaults = self.sampling_defaults
+        rule = name or defaults["guidance"]
+        if reference_scale is not None and not checks.uses_reference_scale(rule):
+            if name is not None:
+                raise ValueError(f"guidance {name!r} has no use for reference_scale; 'three_branch' has")
+            rule = "three_branch"
+        scales = (
+            checks.check_scale(key, defaults[key] if value is None else value)
+            for key, value in (("guidance_scale", text_scale), ("reference_scale", reference_scale))
+        )
+        return GUIDANCE.get(rule), tuple(scales)
+
+    def _noise(self, count: int, shape: Sequence[int], generator: Any) -> Tensor:
+        """``[count *shape]``; picture i draws from its own generator, or all in turn from a single one."""
+        generators = generator if isinstance(generator, list) else [generator] * count
+        draw = lambda g: randn_tensor((1, *shape), g, self._execution_device, torch.float32)
+        return torch.cat([draw(g) for g in generators])
+
+    def _encode_text(self, captions: Sequence[str]) -> Tensor:
+        text = encode_captions(self.tokenizer, self.text_encoder, captions)
+        return text.to(self._execution_device, self.unet.dtype)
+
+    def _reference_inputs(self, references: Any, prompts: Any, masks: Any) -> tuple[Tensor, Tensor]:
+        """Clean latents ``[k c h w]`` and text ``[k l d]`` of the references."""
+        squares = []
+        for image, mask in zip(references, masks or [None] * len(references), strict=True):
+            image = pictures.to_rgb(image)
+            image = image if mask is None else pictures.cut_out(image, pictures.to_mask(mask))
+            squares.append(pictures.fit_square(image, self.image_size)[0])
+        pixels = pictures.to_tensor(squares).to(self._execution_device)
+        prompts = prompts or ""
+        captions = [prompts] * len(squares) if isinstance(prompts, str) else prompts
+        return pictures.encode_pixels(self.vae, pixels).float(), self._encode_text(captions)
+
+    def _encode_references(self, *references: Any) -> ReferenceCache:
+        latents, text = self._reference_inputs(*references)
+        latents = latents[None].to(self.unet.dtype)  # b = 1
+        sample = network_input(latents, torch.zeros_like(latents[:, :, :1]), latents)
+        return self._joint_unet().encode_references(sample, text[None])
+
+    def _schedule(self, steps: int) -> Tensor:
+        self.scheduler.set_timesteps(steps, device=self._execution_device)
+        if hasattr(self.scheduler, "set_begin_index"):
+            self.scheduler.set_begin_index(0)
+        self._num_timesteps = len(self.scheduler.timesteps)
+        return self.scheduler.timesteps
+
+    def _joint_unet(self) -> JointUNet:
+        return JointUNet(self.unet, self.attention_backend)
