@@ -9,7 +9,7 @@ by a set's global position (boxes, dropped captions, timestep, noise): never by 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -24,12 +24,12 @@ CONDITIONING_POLICIES: Registry = Registry("conditioning policy")
 class ConditioningConfig:
     """Probabilities of what is given during training. METHOD.md: the paper is silent, all of them are ours."""
 
-    policy: str = "uniform"
+    policy: str = "weighted"
     """Draws k and the mode of a step; a name of ``CONDITIONING_POLICIES``."""
     mutual: float = 0.5
     """Share of the steps in mode `mutual`; the others are `one_way`."""
-    min_references: int = 0
-    """Least k (k is uniform from here to n - 1)."""
+    reference_weights: list[float] = field(default_factory=list)
+    """Relative frequency of k = 0, 1, 2, ... references; empty: uniform over 0 to n - 1."""
     drop_references: float = 0.1
     """Share of the steps in which the references are removed and the set shrinks to its targets."""
     drop_target_caption: float = 0.1
@@ -45,8 +45,10 @@ class ConditioningConfig:
                 raise ValueError(f"conditioning.{name} is a probability, 0 to 1, got {getattr(self, name)}")
         if not 0 < self.min_free <= 1:
             raise ValueError(f"conditioning.min_free is a share above 0 and up to 1, got {self.min_free}")
-        if self.min_references < 0:
-            raise ValueError(f"conditioning.min_references is 0 or more, got {self.min_references}")
+        if self.reference_weights and (min(self.reference_weights) < 0 or sum(self.reference_weights) == 0):
+            raise ValueError(
+                f"conditioning.reference_weights are 0 or more, and not all 0, got {self.reference_weights}"
+            )
 
 
 @dataclass(frozen=True)
@@ -58,15 +60,20 @@ class StepPlan:
     drop_references: bool = False
 
 
-@CONDITIONING_POLICIES.register("uniform")
+@CONDITIONING_POLICIES.register("weighted")
 def draw_step(seed: int, step: int, n: int, config: ConditioningConfig) -> StepPlan:
-    """k uniform in ``min_references .. n - 1``, the mode a biased coin, references removed now and then.
+    """k by its weights (cut to ``0 .. n - 1``), the mode a biased coin, references removed now and then.
 
-    The draw is keyed by the global step, so that every rank and every accumulated batch of a step agrees.
+    The draw is keyed by the global step, so that every rank and every accumulated batch of a step agrees. Raises
+    ``ValueError`` if all weight lies on k >= n.
     """
     u = torch.rand(3, generator=keyed_generator(seed, "step", step), dtype=torch.float64).tolist()
-    low = min(config.min_references, n - 1)
-    k = low + int(u[0] * (n - low))
+    weights = torch.tensor(config.reference_weights[:n] or [1.0] * n, dtype=torch.float64)
+    if weights.sum() == 0:
+        raise ValueError(
+            f"conditioning.reference_weights {config.reference_weights} leave no k below the set size n = {n}"
+        )
+    k = int((weights.cumsum(0) <= u[0] * weights.sum()).sum())
     return StepPlan(k, "mutual" if u[1] < config.mutual else "one_way", k > 0 and u[2] < config.drop_references)
 
 
