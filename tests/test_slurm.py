@@ -1,0 +1,103 @@
+"""The Slurm scripts: they parse, ask for what STACK-level experience requires, and pass exit codes on."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = ("train.sbatch", "data_gen.sbatch")
+
+
+def directives(script: Path) -> dict[str, str]:
+    return dict(re.findall(r"^#SBATCH --([a-z-]+)(?:=(\S+))?", script.read_text(), re.M))
+
+
+@pytest.fixture
+def cluster(tmp_path, root) -> dict[str, str]:
+    """A folder with stand-ins for srun, scontrol and the interpreter; each srun call is written to `called`."""
+    programs = {
+        "srun": 'echo "$@" > called\nenv > environment\nexit 7\n',
+        "scontrol": "echo localhost\necho second\n",
+        ".venv/bin/python": "exit 1\n",
+    }
+    for name, body in programs.items():
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"#!/bin/bash\n{body}")
+        file.chmod(0o755)
+    (tmp_path / "my.yaml").touch()
+    return {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_SUBMIT_DIR": str(tmp_path),
+        "SLURM_JOB_NODELIST": "localhost,second", "SLURM_NNODES": "2", "SLURM_NTASKS_PER_NODE": "4",
+        "SLURM_CPUS_PER_TASK": "16",
+    }  # fmt: skip
+
+
+def submit(root, cluster, script, *arguments) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        ["bash", str(root / "slurm" / script), *arguments],
+        cwd=cluster["SLURM_SUBMIT_DIR"], env=cluster, capture_output=True, text=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_syntax_and_directives(root, script):
+    path = root / "slurm" / script
+    assert subprocess.run(["bash", "-n", str(path)], capture_output=True, text=True, check=True).stderr == ""
+    found = directives(path)
+    assert {"job-name", "nodes", "ntasks-per-node", "cpus-per-task", "time", "requeue"} <= set(found)
+    assert found["job-name"] not in ("bash", "interactive")  # these switch Lightning's Slurm support off
+    assert found["open-mode"] == "append"  # a requeued job must not erase its log
+    # Slurm stops reading directives at the first command.
+    lines = path.read_text().splitlines()
+    first_command = next(i for i, line in enumerate(lines) if line and not line.startswith("#"))
+    assert not any(line.startswith("#SBATCH") for line in lines[first_command:])
+
+
+def test_training_asks_for_the_signal_on_all_steps(root):
+    found = directives(root / "slurm" / "train.sbatch")
+    assert found["signal"] == "USR1@120"  # not "B:USR1": the training processes must get it
+    assert found["gpus-per-node"] == found["ntasks-per-node"]
+
+
+def test_training_command(root, cluster):
+    done = submit(root, cluster, "train.sbatch", "my.yaml", "seed=3", "name=a b")
+    called = Path(cluster["SLURM_SUBMIT_DIR"], "called").read_text().strip()
+    assert called == (
+        "-K1 .venv/bin/python train.py --config my.yaml trainer.num_nodes=2 trainer.devices=4 seed=3 name=a b"
+    )
+    assert "MASTER_ADDR=localhost\n" in Path(cluster["SLURM_SUBMIT_DIR"], "environment").read_text()
+    assert done.returncode == 7  # srun's
+
+
+def test_data_command(root, cluster):
+    done = submit(root, cluster, "data_gen.sbatch", "my.yaml", "seed=3")
+    called = Path(cluster["SLURM_SUBMIT_DIR"], "called").read_text().strip()
+    assert called == ".venv/bin/python -m data_gen run --config my.yaml workers=16 seed=3"
+    assert done.returncode == 7
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("arguments", [[], ["absent.yaml"]])
+def test_a_missing_config_is_refused(root, cluster, script, arguments):
+    done = submit(root, cluster, script, *arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: usage: sbatch slurm/")
+    assert not Path(cluster["SLURM_SUBMIT_DIR"], "called").exists()
+
+
+def test_a_name_that_does_not_resolve_is_refused(root, cluster):
+    Path(cluster["SLURM_SUBMIT_DIR"], "scontrol").write_text("#!/bin/bash\necho no-such-node.invalid\n")
+    done = submit(root, cluster, "train.sbatch", "my.yaml")
+    assert done.returncode == 2
+    assert "'no-such-node.invalid', does not resolve" in done.stderr
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_missing_environment_is_refused(root, cluster, script):
+    Path(cluster["SLURM_SUBMIT_DIR"], ".venv/bin/python").unlink()
+    done = submit(root, cluster, script, "my.yaml")
+    assert done.returncode == 2
+    assert "no .venv/bin/python" in done.stderr
