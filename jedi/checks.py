@@ -83,18 +83,16 @@ def check_outputs(output_type: str, tensor_inputs: Sequence[str], known: Sequenc
         raise ValueError(f"callback_on_step_end_tensor_inputs {odd}: known are {list(known)}")
 
 
-def check_steps(steps: Any) -> int:
+def check_steps(steps: Any) -> None:
     """Number of steps: a whole number above 0."""
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ValueError(f"num_inference_steps must be a whole number above 0, got {steps!r}")
-    return steps
 
 
-def check_scale(name: str, scale: Any) -> float:
+def check_scale(name: str, scale: Any) -> None:
     """A guidance scale: finite, 0 or more."""
     if not isinstance(scale, (int, float)) or not math.isfinite(scale) or scale < 0:
         raise ValueError(f"{name} must be a number of 0 or more, got {scale!r}")
-    return float(scale)
 
 
 def uses_reference_scale(guidance: str) -> bool:

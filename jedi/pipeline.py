@@ -27,7 +27,7 @@ from jedi.attention import MODES, ReferenceCache, check_backend
 from jedi.conditioning import network_input
 from jedi.denoiser import Conditions, Denoiser, References
 from jedi.editing import Edit
-from jedi.guidance import GUIDANCE, Guidance, in_interval
+from jedi.guidance import GUIDANCE, in_interval
 from jedi.unet import JointUNet
 
 logger = logging.get_logger(__name__)
@@ -108,9 +108,9 @@ class JediPipeline(DiffusionPipeline):
         c = vae.config.latent_channels
         if (unet.config.in_channels, unet.config.out_channels) != (2 * c + 1, c):
             raise ValueError(
-                f"unet takes {unet.config.in_channels} and gives {unet.config.out_channels} channels; for a vae "
-                f"of c = {c} latent channels a joint UNet takes 2c + 1 = {2 * c + 1} and gives {c} (a plain base "
-                "becomes one by JointUNet.from_base() and training)"
+                f"unet takes {unet.config.in_channels} and gives {unet.config.out_channels} channels; for a "
+                f"vae of c = {c} channels a joint UNet takes 2c + 1 = {2 * c + 1} and gives {c} (a plain "
+                "base becomes one by JointUNet.from_base() and training)"
             )
         if not trained_modes or set(trained_modes) - set(MODES):
             raise ValueError(f"trained_modes {list(trained_modes)}: take some of {', '.join(MODES)}")
@@ -151,6 +151,31 @@ class JediPipeline(DiffusionPipeline):
     def num_timesteps(self) -> int:
         """Scheduler steps of the latest call."""
         return self._num_timesteps
+
+    def sampling_settings(
+        self,
+        num_inference_steps: int | None = None,
+        guidance: str | None = None,
+        guidance_scale: float | None = None,
+        reference_scale: float | None = None,
+    ) -> dict[str, Any]:
+        """What a call with these arguments uses: they themselves, else the model's defaults.
+
+        Raises ``ValueError`` for senseless numbers, an unknown rule, and a rule that is named together with a
+        ``reference_scale`` that it has no use for.
+        """
+        given = {"num_inference_steps": num_inference_steps, "guidance": guidance}
+        given |= {"guidance_scale": guidance_scale, "reference_scale": reference_scale}
+        settings = self.sampling_defaults | {key: value for key, value in given.items() if value is not None}
+        if reference_scale is not None and not checks.uses_reference_scale(settings["guidance"]):
+            if guidance is not None:
+                raise ValueError(f"guidance {guidance!r} has no use for reference_scale; 'three_branch' has")
+            settings["guidance"] = "three_branch"
+        GUIDANCE.get(settings["guidance"])
+        checks.check_steps(settings["num_inference_steps"])
+        for key in ("guidance_scale", "reference_scale"):
+            checks.check_scale(key, settings[key])
+        return settings
 
     def set_attention_backend(self, name: str) -> None:
         """`sdpa` (the default) or `xformers`. Raises ``RuntimeError`` if it cannot run here."""
@@ -251,10 +276,9 @@ class JediPipeline(DiffusionPipeline):
         checks.check_interval("guidance_interval", guidance_interval)
         checks.check_interval("reference_interval", reference_interval)
         checks.check_outputs(output_type, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
-        rule, scales = self._guidance(guidance, guidance_scale, reference_scale)
-        if num_inference_steps is None:
-            num_inference_steps = self.sampling_defaults["num_inference_steps"]
-        checks.check_steps(num_inference_steps)
+        settings = self.sampling_settings(num_inference_steps, guidance, guidance_scale, reference_scale)
+        rule = GUIDANCE.get(settings["guidance"])
+        scales = (settings["guidance_scale"], settings["reference_scale"])
 
         # prepare: b sets of m targets
         b, m = (num_images, len(prompts)) if joint else (n, 1)
@@ -277,7 +301,7 @@ class JediPipeline(DiffusionPipeline):
         conditions = Conditions(mode, text, self._encode_text([""]), members, edit)
 
         # schedule
-        timesteps = self._schedule(num_inference_steps)
+        timesteps = self._schedule(settings["num_inference_steps"])
         latents = noise * self.scheduler.init_noise_sigma
         accepted = inspect.signature(self.scheduler.step).parameters
         options = {"generator": generator} if "generator" in accepted else {}
@@ -320,22 +344,6 @@ class JediPipeline(DiffusionPipeline):
         limit = self.config.max_trained_references
         if limit is not None and len(references or ()) > limit:
             logger.warning(f"{len(references)} references; this model was trained with at most {limit}")
-
-    def _guidance(
-        self, name: str | None, text_scale: float | None, reference_scale: float | None
-    ) -> tuple[Guidance, tuple[float, float]]:
-        """The rule, and its scales for text and references: the arguments, else the model's defaults."""
-        defaults = self.sampling_defaults
-        rule = name or defaults["guidance"]
-        if reference_scale is not None and not checks.uses_reference_scale(rule):
-            if name is not None:
-                raise ValueError(f"guidance {name!r} has no use for reference_scale; 'three_branch' has")
-            rule = "three_branch"
-        scales = (
-            checks.check_scale(key, defaults[key] if value is None else value)
-            for key, value in (("guidance_scale", text_scale), ("reference_scale", reference_scale))
-        )
-        return GUIDANCE.get(rule), tuple(scales)
 
     def _noise(self, count: int, shape: Sequence[int], generator: Any) -> Tensor:
         """``[count *shape]``; picture i draws from its own generator, or all in turn from a single one."""

@@ -1,0 +1,65 @@
+"""A folder of results that appears whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+
+class ResultFolder:
+    """``with ResultFolder("out", ["0000.png", "samples.json"]) as temporary:`` write these files there.
+
+    At the end of the block the files move to ``path``, the last of them (the record, JSON) last; if the block
+    raises, nothing is left. A new folder arrives by one rename. A folder that is there already keeps what is
+    in it, but for the files that its record lists under "files": those are replaced, so the same command
+    works again.
+
+    Raises:
+        FileExistsError: ``path`` is a file, or holds a file of one of these names that its record does not
+        name. OSError: the place cannot be written to.
+    """
+
+    def __init__(self, path: str | Path, names: Sequence[str]) -> None:
+        self.path, self.names = Path(path), list(names)
+        if self.path.exists() and not self.path.is_dir():
+            raise FileExistsError(f"{self.path} is a file; a folder is wanted")
+        self.old = self._recorded()
+        if foreign := [name for name in self.names if name not in self.old and (self.path / name).exists()]:
+            raise FileExistsError(f"{self.path} holds a {foreign[0]} that no earlier run wrote")
+        # Beside the new folder, or inside the old one: on the same file system, so that a rename is enough.
+        place = next(x for x in (self.path, *self.path.absolute().parents) if x.exists())
+        self.temporary = place / f".{self.path.name or 'results'}.{secrets.token_hex(4)}.tmp"
+
+    def __enter__(self) -> Path:
+        self.temporary.mkdir()
+        return self.temporary
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            if kind is None:
+                self._publish()
+        finally:
+            shutil.rmtree(self.temporary, ignore_errors=True)
+
+    def _recorded(self) -> set[str]:
+        """Names of the files that an earlier run wrote, its record included."""
+        record = self.path / self.names[-1]
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            files = json.loads(record.read_text(encoding="utf-8"))["files"]
+            return {record.name, *(name for name in files if Path(name).name == name)}
+        return set()
+
+    def _publish(self) -> None:
+        if not self.path.exists():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.temporary.rename(self.path)
+            return
+        for name in self.names:
+            (self.temporary / name).replace(self.path / name)
+        for name in self.old - set(self.names):
+            (self.path / name).unlink(missing_ok=True)

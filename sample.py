@@ -1,0 +1,345 @@
+"""References and prompts -> pictures.
+
+python sample.py --references photos/ --prompt "a dog on the beach" --out out/beach
+
+Writes 0000.png, 0001.png, ... (prompt after prompt), grid.png (references beside results) and samples.json
+(what is needed to make the same pictures again). The folder appears when all is done: an error or Ctrl-C
+leaves nothing behind. Exit code 0: done, 2: a mistake in the request, in one line on stderr, 130:
+interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.metadata
+import itertools
+import json
+import math
+import platform
+import re
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # torch and diffusers are loaded after the request is known to make sense
+    from PIL import Image
+
+    from jedi.pipeline import JediPipeline
+
+HERE = Path(__file__).resolve().parent
+SCHEDULERS = {
+    "ddim": "DDIMScheduler",
+    "ddpm": "DDPMScheduler",
+    "dpm++": "DPMSolverMultistepScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "unipc": "UniPCMultistepScheduler",
+}
+
+
+@dataclass
+class Settings:
+    """What is asked for; the keys of ``--config``, each also an option. ``None``: the model's default."""
+
+    model: str = str(HERE / "models" / "jedi-tiny")
+    references: list[str] = field(default_factory=list)
+    prompts: list[str] = field(default_factory=list)
+    prompts_file: str | None = None
+    num_images: int = 1
+    steps: int | None = None
+    guidance: str | None = None
+    guidance_scale: float | None = None
+    reference_scale: float | None = None
+    mode: str | None = None
+    joint: bool = False
+    seed: int = 0
+    image: str | None = None
+    mask: str | None = None
+    scheduler: str | None = None
+    device: str | None = None
+    dtype: str = "float32"
+    batch_size: int = 8
+    out: str | None = None
+
+    @property
+    def captions(self) -> list[str]:
+        """The prompt of each picture: prompt after prompt, or with ``joint`` story after story."""
+        if self.joint:
+            return self.prompts * self.num_images
+        return [prompt for prompt in self.prompts for _ in range(self.num_images)]
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> None:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options; only those that are given appear in the result."""
+    text = "References and prompts -> pictures."
+    p = Parser(prog="sample.py", description=text, argument_default=argparse.SUPPRESS)
+    add = p.add_argument
+    add("--references", nargs="+", metavar="DIR_OR_FILES", help="pictures of the subject, or folders of them")
+    add("--prompt", action="append", dest="prompts", metavar="TEXT", help="what to show; may be repeated")
+    add("--prompts-file", metavar="F", help="more prompts, one a line; lines with # in front do not count")
+    add("--out", metavar="DIR", help="the folder to write")
+    add("--model", metavar="M", help="a model folder, a training run, or a hub name (models/jedi-tiny)")
+    add("--num-images", type=int, metavar="N", help="pictures a prompt; with --joint, stories (1)")
+    add("--steps", type=int, metavar="S", help="denoising steps (the model's)")
+    add("--guidance-scale", type=float, metavar="G", help="weight of the prompt, 1 is off (the model's)")
+    add("--reference-scale", type=float, metavar="R", help="weight of the references, 1 is off (the model's)")
+    rules = "two_branch, plain, three_branch, three_branch_rescaled"
+    add("--guidance", metavar="RULE", help=f"{rules} (the model's)")
+    add("--mode", metavar="M", help="one_way (references are encoded once) or mutual (the model's)")
+    add("--joint", action="store_true", help="all prompts are one set, a story, and agree with one another")
+    add("--seed", type=int, metavar="N", help="picture i is made with seed N + i (0)")
+    add("--image", metavar="F", help="a picture to edit")
+    add("--mask", metavar="F", help="what of it is to be made anew (white)")
+    add("--scheduler", metavar="NAME", help=f"{', '.join(SCHEDULERS)} (the model's)")
+    add("--device", metavar="D", help="cpu, cuda, cuda:1, mps, ... (cuda if there is one)")
+    add("--dtype", metavar="T", help="float32, float16 or bfloat16 (float32)")
+    add("--batch-size", type=int, metavar="N", help="pictures at once (8); the pictures do not depend on it")
+    add("--config", metavar="F", help="a YAML file with these options as keys; options win over it")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    try:
+        arguments = vars(parser().parse_args(argv))
+        run(settings_from(arguments))
+    except KeyboardInterrupt:
+        print("sample.py: interrupted, nothing was written", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:  # of a mistaken request; whatever else comes is a fault of ours
+        print(f"sample.py: {' '.join(message_of(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def message_of(error: Exception) -> str:
+    """The message without Python's error number."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
+
+
+def settings_from(arguments: dict[str, Any]) -> Settings:
+    """Defaults, then ``--config``, then the options. Raises ``ValueError`` for what makes no sense."""
+    config = arguments.pop("config", None)
+    settings = Settings()
+    if config is not None:
+        from jedi.config import load
+
+        settings = load(Settings, config)
+    settings = replace(settings, **arguments)
+    if settings.prompts_file is not None:
+        settings = replace(settings, prompts=[*settings.prompts, *read_prompts(Path(settings.prompts_file))])
+    check(settings)
+    return settings
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The prompts in a file. Raises ``OSError`` or ``ValueError`` if it cannot be read as text."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise ValueError(f"--prompts-file {path}: not a text file in UTF-8") from None
+    return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+
+
+def check(settings: Settings) -> None:
+    """Raises ``ValueError`` for numbers and names that make no sense."""
+    if not any(prompt.strip() for prompt in settings.prompts):
+        raise ValueError("no prompt: give --prompt TEXT (may be repeated) or --prompts-file F with a line")
+    if settings.out is None:
+        raise ValueError("no place to write to: give --out DIR")
+    for name in ("num_images", "steps", "batch_size"):
+        value = getattr(settings, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be 1 or more, got {value}")
+    for name in ("guidance_scale", "reference_scale"):
+        value = getattr(settings, name)
+        if value is not None and not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"--{name.replace('_', '-')} must be a number of 0 or more, got {value}")
+    if not 0 <= settings.seed < 2**63:
+        raise ValueError(f"--seed must be 0 to 2^63 - 1, got {settings.seed}")
+    for name, known in (("scheduler", SCHEDULERS), ("dtype", ("float32", "float16", "bfloat16"))):
+        value = getattr(settings, name)
+        if value is not None and value not in known:
+            raise ValueError(f"--{name} {value!r}: known are {', '.join(known)}")
+    if (settings.image is None) != (settings.mask is None):
+        raise ValueError("--image and --mask go together: a picture, and what of it to make anew (white)")
+
+
+def run(settings: Settings) -> None:
+    """From settings to the finished folder."""
+    from jedi.folders import ResultFolder
+    from jedi.images import find_images, load_image, load_mask
+
+    files, ignored = find_images(settings.references)
+    if ignored:
+        print(f"sample.py: left out, no pictures: {', '.join(x.name for x in ignored)}", file=sys.stderr)
+    references = [load_image(file) for file in files]
+    image = None if settings.image is None else load_image(settings.image)
+    mask = None if settings.mask is None else load_mask(settings.mask)
+    origin = find_model(settings.model)
+    names = [f"{i:04d}.png" for i in range(len(settings.captions))]
+    with ResultFolder(settings.out, [*names, "grid.png", "samples.json"]) as folder:
+        pipe = load_model(settings, origin)
+        results = []
+        for name, result in zip(names, sample(pipe, settings, references, image, mask), strict=True):
+            result.save(folder / name)
+            results.append(result)
+        given = [(picture, file.name) for picture, file in zip(references, files, strict=True)]
+        given += [(image, "to be edited")] if image else []
+        sheet(settings, given, results).save(folder / "grid.png")
+        record = json.dumps(describe(pipe, settings, files, names), indent=2, ensure_ascii=False)
+        (folder / "samples.json").write_text(record + "\n", encoding="utf-8")
+    plural = "s" * (len(names) > 1)
+    print(f"{len(names)} picture{plural}; beside the references: {Path(settings.out) / 'grid.png'}")
+
+
+def find_model(name: str) -> str:
+    """Where the model is: "folder", "run" (of train.py) or "hub". Raises ``ValueError`` if nowhere."""
+    path = Path(name)
+    if path.is_dir():
+        return "folder" if (path / "model_index.json").is_file() else "run"
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not path.parent.is_dir():
+        return "hub"
+    raise ValueError(f"--model {name}: no such folder (a model, a training run, or OWNER/NAME on the hub)")
+
+
+def load_model(settings: Settings, origin: str) -> JediPipeline:
+    """The pipeline, on its device. Raises ``ValueError`` for a model or a device that cannot be used."""
+    import diffusers
+    import torch
+    import transformers
+
+    from jedi.pipeline import JediPipeline
+
+    for library in (diffusers, transformers):
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()
+    device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {device}: {str(error).splitlines()[0]}") from error
+    try:
+        if origin == "run":
+            from jedi.export import load_run
+
+            pipe = load_run(settings.model)
+        else:
+            pipe = JediPipeline.from_pretrained(settings.model)
+    except Exception as error:  # a broken or foreign folder fails in many ways, none of them a fault of ours
+        reason = (str(error) or type(error).__name__).strip().splitlines()[0]
+        raise ValueError(f"--model {settings.model}: cannot be loaded: {reason}") from error
+    if settings.scheduler is not None:
+        pipe.scheduler = getattr(diffusers, SCHEDULERS[settings.scheduler]).from_config(pipe.scheduler.config)
+    return pipe.to(device, getattr(torch, settings.dtype))
+
+
+def sample(
+    pipe: JediPipeline,
+    settings: Settings,
+    references: list[Image.Image],
+    image: Image.Image | None = None,
+    mask: Image.Image | None = None,
+) -> Iterator[Image.Image]:
+    """The pictures one after another, in batches; picture i does not depend on the batch it is in."""
+    from jedi.pipeline import image_generators
+
+    options = {
+        "num_inference_steps": settings.steps,
+        "guidance": settings.guidance,
+        "guidance_scale": settings.guidance_scale,
+        "reference_scale": settings.reference_scale,
+        "mode": settings.mode or pipe.config.trained_modes[0],
+        "image": image,
+        "mask": mask,
+        "joint": settings.joint,
+    }
+    if references and options["mode"] == "one_way":
+        options["cache"] = pipe.encode_references(references)
+    else:
+        options["references"] = references
+    size = len(settings.prompts) if settings.joint else settings.batch_size
+    batches = [settings.captions[i : i + size] for i in range(0, len(settings.captions), size)]
+    first = 0
+    for batch in batches:
+        pipe.set_progress_bar_config(desc=f"pictures {first} to {first + len(batch) - 1}", leave=False)
+        generators = image_generators(settings.seed + first, len(batch))
+        yield from pipe(batch, generator=generators, **options).images
+        first += len(batch)
+
+
+def sheet(
+    settings: Settings, given: list[tuple[Image.Image, str]], results: list[Image.Image]
+) -> Image.Image:
+    """Results in rows (a prompt or a story each), to the right of what was given."""
+    from jedi.images import contact_sheet
+
+    cells = list(zip(results, settings.captions, strict=True))
+    width = len(settings.prompts) if settings.joint else settings.num_images
+    right = [cells[i : i + width] for i in range(0, len(cells), width)]
+    columns = min(len(given), 4)
+    left = [given[i : i + columns] for i in range(0, len(given), columns or 1)]
+    rows = [
+        [*beside, *[(None, "")] * (columns - len(beside)), *row]
+        for beside, row in itertools.zip_longest(left, right, fillvalue=[])
+    ]
+    return contact_sheet(rows, tile=min(max(160, *results[0].size), 320))
+
+
+def describe(pipe: JediPipeline, settings: Settings, files: list[Path], names: list[str]) -> dict[str, Any]:
+    """Everything that the pictures depend on."""
+    import torch
+
+    import jedi
+
+    digest = lambda file: {"file": str(file), "sha256": hashlib.sha256(Path(file).read_bytes()).hexdigest()}
+    weights = hashlib.sha256()
+    for _, tensor in sorted(pipe.unet.state_dict().items()):
+        weights.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    used = pipe.sampling_settings(
+        settings.steps, settings.guidance, settings.guidance_scale, settings.reference_scale
+    )
+    libraries = ("torch", "diffusers", "transformers", "numpy", "pillow")
+    return {
+        "format": 1,
+        "files": [*names, "grid.png"],
+        "images": [
+            {"file": name, "prompt": prompt, "seed": settings.seed + i}
+            for i, (name, prompt) in enumerate(zip(names, settings.captions, strict=True))
+        ],
+        "references": [digest(file) for file in files],
+        "edit": {key: digest(getattr(settings, key)) for key in ("image", "mask") if getattr(settings, key)},
+        "settings": {
+            **used,
+            "mode": settings.mode or pipe.config.trained_modes[0],
+            "joint": settings.joint,
+            "num_images": settings.num_images,
+            "scheduler": dict(pipe.scheduler.config),
+            "device": str(pipe.device),
+            "dtype": settings.dtype,
+            "batch_size": settings.batch_size,
+        },
+        "model": {"name": settings.model, "unet_sha256": weights.hexdigest()},
+        "versions": {
+            "jedi": jedi.__version__,
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in libraries},
+        },
+    }
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception: `with` cleans up
+    sys.exit(main())
