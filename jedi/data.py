@@ -2,7 +2,7 @@
 
 The one rule for order and chance: what a batch holds is a pure function of (index, seed, step). `SetIndex`
 reads manifests; `BatchPlan` says which sets make up a global step; `StepSampler` deals a step's sets to ranks
-and accumulated micro batches; `SetDataset` reads one set from a tar by offset. Resuming is starting at a step,
+and accumulated micro batches; `SetDataset` reads one set from a tar by offset. Resuming is to start at a step,
 there is no state to save; nothing depends on the number of ranks or workers.
 """
 

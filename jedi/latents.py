@@ -32,6 +32,16 @@ class LatentCache:
             self._count[size] = self._start[-1] + record.n
         self._arrays: dict[tuple[int, int], np.ndarray] = {}
 
+    @property
+    def count(self) -> int:
+        """Images in all."""
+        return sum(self._count.values())
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything has been computed, by this run or an earlier one."""
+        return all(self.path(*size).exists() for size in self._count)
+
     def path(self, width: int, height: int) -> Path:
         """The file for images of that size."""
         return self.folder / f"latents-{self.name}-{width}x{height}.npy"
@@ -40,13 +50,13 @@ class LatentCache:
         self,
         encode: Callable[[Tensor], Tensor],
         batch_size: int = 64,
-        report: Callable[[int, int], None] | None = None,
+        report: Callable[[int], None] = lambda done: None,
     ) -> None:
         """Computes what is missing. ``encode``: ``[b 3 H W]`` in -1 to 1 -> ``[b c h w]``.
 
-        ``report`` is called with the images done and all of them.
+        ``report`` is called with the number of images done.
         """
-        dataset, total, done = SetDataset(self.index), sum(self._count.values()), 0
+        dataset, done = SetDataset(self.index), 0
         for (width, height), count in self._count.items():
             path = self.path(width, height)
             if path.exists():
@@ -69,8 +79,7 @@ class LatentCache:
                     array = np.lib.format.open_memmap(temporary, "w+", np.float16, shape)
                 array[row : row + len(latents)] = latents
                 row += len(latents)
-                if report is not None:
-                    report(done + row, total)
+                report(done + row)
             array.flush()
             temporary.replace(path)
             done += count

@@ -1,0 +1,120 @@
+"""A training run -> a diffusers folder: ``python -m jedi.export RUN OUT``.
+
+The folder holds the averaged weights and everything else that sampling needs; `JediPipeline.from_pretrained` reads it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+
+from jedi import config as configs
+from jedi.base import check_prediction_type, load_base
+from jedi.pipeline import JediPipeline
+from jedi.recipe import TrainConfig
+
+_AVERAGED = "ema.module.unet."
+
+
+def is_run(folder: str | Path) -> bool:
+    """Whether this is the folder of a training run."""
+    return (Path(folder) / "config.yaml").is_file() and (Path(folder) / "checkpoints").is_dir()
+
+
+def load_run(run: str | Path, checkpoint: str = "last") -> JediPipeline:
+    """The pipeline of a run's averaged weights.
+
+    Args:
+        run: the run's folder.
+        checkpoint: `last`, or `best` (by the held-out loss).
+
+    Raises:
+        ValueError: not a run, or one without that checkpoint.
+    """
+    config, state = _read(run, checkpoint)
+    base = load_base(config.base)
+    return JediPipeline(
+        vae=base.vae,
+        text_encoder=base.text_encoder,
+        tokenizer=base.tokenizer,
+        unet=_unet(state),
+        scheduler=base.scheduler,
+        trained_modes=config.trained_modes,
+        max_trained_references=state["jedi"]["max_references"],
+        sampling_defaults=config.sampling_defaults,
+    )
+
+
+def load_run_unet(run: str | Path, prediction_type: str) -> UNet2DConditionModel:
+    """The averaged UNet of a run's last checkpoint. Raises ``ValueError`` if it predicts something else."""
+    _, state = _read(run, "last")
+    check_prediction_type(state["jedi"]["prediction_type"], prediction_type, run)
+    return _unet(state)
+
+
+def export(run: str | Path, out: str | Path, checkpoint: str = "last") -> Path:
+    """Writes the averaged weights of ``run`` as a diffusers folder, safetensors only; whole or not at all.
+
+    Raises:
+        ValueError: ``out`` exists and is not an empty folder, or the run cannot be read.
+    """
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} exists already: remove it, or choose another name")
+    pipe = load_run(run, checkpoint)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f".{out.name}.new")
+    shutil.rmtree(temporary, ignore_errors=True)
+    pipe.save_pretrained(temporary, safe_serialization=True)
+    temporary.replace(out)
+    return out
+
+
+def _read(run: str | Path, checkpoint: str) -> tuple[TrainConfig, dict[str, Any]]:
+    run = Path(run)
+    if not is_run(run):
+        raise ValueError(f"{run} is not the folder of a training run (config.yaml and checkpoints/ make one)")
+    path = run / "checkpoints" / f"{checkpoint}.ckpt"
+    if not path.is_file():
+        there = ", ".join(sorted(p.stem for p in path.parent.glob("*.ckpt"))) or "none yet"
+        raise ValueError(f"{run} has no checkpoint {checkpoint!r}; there: {there}")
+    config = configs.load(TrainConfig, run / "config.yaml")
+    return config, torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+
+
+def _unet(state: dict[str, Any]) -> UNet2DConditionModel:
+    weights = {
+        name.removeprefix(_AVERAGED): value
+        for name, value in state["state_dict"].items()
+        if name.startswith(_AVERAGED)
+    }
+    unet = UNet2DConditionModel.from_config(state["jedi"]["unet"])
+    unet.load_state_dict(weights)
+    return unet.eval()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; 2 and one line on stderr when something is wrong with the arguments."""
+    parser = argparse.ArgumentParser(prog="python -m jedi.export", description=__doc__.splitlines()[0])
+    parser.add_argument("run", help="folder of a training run")
+    parser.add_argument("out", help="folder to write; must not exist")
+    parser.add_argument("--checkpoint", choices=("last", "best"), default="last")
+    args = parser.parse_args(argv)
+    try:
+        out = export(args.run, args.out, args.checkpoint)
+    except (ValueError, OSError) as error:
+        print(f"jedi.export: {error}", file=sys.stderr)
+        return 2
+    print(f"wrote {out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

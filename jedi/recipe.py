@@ -1,0 +1,219 @@
+"""What a training run is: every setting of `train.py`, with its default and its reason.
+
+The numbers here suit fine-tuning a Stable Diffusion 1.x UNet; `configs/train/` holds whole recipes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from jedi.conditioning import ConditioningConfig
+
+
+@dataclass
+class DataConfig:
+    """Which sets are trained on, and how they are read."""
+
+    path: str
+    """Folder with ``train/`` and ``heldout/`` shards."""
+    set_size: int | None = None
+    """At most so many images of each set are used (drawn anew each time); all of them if not given."""
+    workers: int = 2
+    """Processes that read and decode, per rank; 0 reads in the training process."""
+    cache_latents: bool = False
+    """Encode all images once and keep the latents on disk, instead of encoding at every step."""
+    latents_folder: str | None = None
+    """Where cached latents lie; ``path/latents`` if not given."""
+    verify: bool = False
+    """Check each shard's sha256 at the start."""
+
+
+@dataclass
+class LossConfig:
+    """What is minimised."""
+
+    weighting: str = "min_snr"
+    """A name of ``jedi.diffusion.LOSS_WEIGHTINGS``."""
+    gamma: float = 5.0
+
+
+@dataclass
+class OptimizerConfig:
+    """AdamW, its learning rate over time, clipping."""
+
+    name: Literal["adamw"] = "adamw"
+    lr: float = 1e-5
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    eps: float = 1e-8
+    weight_decay: float = 0.01
+    """Decays matrices and kernels only, never biases and gains."""
+    warmup_steps: int = 1000
+    """The learning rate rises linearly over so many steps."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How it falls afterwards, up to ``max_steps``."""
+    decay_steps: int | None = None
+    """The fall takes the last so many steps (constant before); all after the warm-up if not given."""
+    final_lr: float = 0.0
+    """Where the fall ends, as a share of ``lr``."""
+    clip_grad_norm: float = 1.0
+    """Gradients are shortened to this norm; 0 leaves them."""
+
+    def __post_init__(self) -> None:
+        if self.lr < 0:
+            raise ValueError(f"optimizer.lr is 0 or more, got {self.lr}")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"optimizer.betas are two numbers from 0 to below 1, got {self.betas}")
+        if not 0 <= self.final_lr <= 1:
+            raise ValueError(f"optimizer.final_lr is a share of lr, 0 to 1, got {self.final_lr}")
+
+
+@dataclass
+class EmaConfig:
+    """The averaged weights: what is validated, sampled and exported."""
+
+    decay: float = 0.9999
+    """Share of the old average kept at each step; it rises to this as (1 + step) / (10 + step)."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.decay < 1:
+            raise ValueError(f"ema.decay is from 0 to below 1, got {self.decay}")
+
+
+@dataclass
+class NetworkConfig:
+    """How the UNet is run; none of it changes what is computed."""
+
+    attention: str = "sdpa"
+    """`sdpa` (PyTorch) or `xformers`."""
+    gradient_checkpointing: bool = False
+    """Less memory, about a third more time."""
+    compile: bool = False
+    """torch.compile; pays off on GPUs and long runs."""
+
+
+@dataclass
+class ValidationConfig:
+    """Held-out loss and reference gain, always with the same sets, noise and timesteps."""
+
+    every_steps: int = 1000
+    """0 switches it off (and `best.ckpt` with it)."""
+    sets: int = 32
+    references: int | None = None
+    """k; one less than the images of a set if not given."""
+    bins: int = 4
+    """Timestep bins; each set is scored once in each."""
+    batch_size: int = 8
+
+
+@dataclass
+class SamplesConfig:
+    """Pictures of held-out subjects, always with the same seeds."""
+
+    every_steps: int = 1000
+    """0 switches them off."""
+    subjects: int = 4
+    prompts: int = 2
+    """Pictures of each subject."""
+    references: int | None = None
+    """k; what the set has beyond the prompts' images if not given."""
+    steps: int = 30
+    guidance_scale: float | None = None
+    """The pipeline's default if not given; so the next."""
+    reference_scale: float | None = None
+
+
+@dataclass
+class LogConfig:
+    """Where numbers go."""
+
+    loggers: list[str] = field(default_factory=lambda: ["tensorboard"])
+    """Any of tensorboard, csv, wandb."""
+    every_steps: int = 20
+    project: str = "jedi"
+    """W&B's project."""
+
+    def __post_init__(self) -> None:
+        if odd := sorted(set(self.loggers) - {"tensorboard", "csv", "wandb"}):
+            raise ValueError(f"log.loggers: {', '.join(odd)} is unknown; known are tensorboard, csv, wandb")
+        if self.every_steps < 1:
+            raise ValueError(f"log.every_steps is 1 or more, got {self.every_steps}")
+
+
+@dataclass
+class HardwareConfig:
+    """What Lightning's Trainer is told of the machines; the result does not depend on it but for rounding."""
+
+    accelerator: str = "auto"
+    devices: str = "auto"
+    """How many per node, or `auto`."""
+    nodes: int = 1
+    strategy: str = "auto"
+    """`auto`, `ddp`, `fsdp`, ..."""
+    precision: str = "auto"
+    """`auto`: bf16-mixed where the hardware has it, else 32-true; or any of Lightning's."""
+
+
+@dataclass
+class TrainConfig:
+    """One training run. The same command again goes on where the run in ``output`` stands."""
+
+    base: str
+    """A diffusers folder or hub name: unet (plain or inpainting), vae, text_encoder, tokenizer, scheduler."""
+    output: str
+    """The run's folder: config.yaml, checkpoints/, logs/, samples/."""
+    data: DataConfig
+    init_from: str | None = None
+    """Start from the UNet weights of a model folder or of another run (its averaged weights)."""
+    seed: int = 0
+    max_steps: int = 100_000
+    batch_size: int = 128
+    """Sets per optimiser step, over all processes."""
+    micro_batch_size: int | None = None
+    """Sets per forward pass of one process; the rest is accumulated. One pass if not given."""
+    checkpoint_every_steps: int = 1000
+    conditioning: ConditioningConfig = field(default_factory=ConditioningConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    ema: EmaConfig = field(default_factory=EmaConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    samples: SamplesConfig = field(default_factory=SamplesConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+    hardware: HardwareConfig = field(default_factory=HardwareConfig)
+    sampling_defaults: dict[str, Any] = field(default_factory=dict)
+    """guidance_scale and the like (``jedi.pipeline.SAMPLING_DEFAULTS``) that suit the model; exported."""
+    extensions: list[str] = field(default_factory=list)
+    """Modules to import: they register loss weightings, conditioning policies, ... by name."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "batch_size", "checkpoint_every_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is 1 or more, got {getattr(self, name)}")
+        if self.data.set_size is not None and self.data.set_size < 1:
+            raise ValueError(f"data.set_size is 1 or more, got {self.data.set_size}")
+        if self.data.workers < 0:
+            raise ValueError(f"data.workers is 0 or more, got {self.data.workers}")
+
+    def accumulate(self, world_size: int) -> int:
+        """Micro batches per optimiser step of one process; ``ValueError`` if the batch cannot be cut so."""
+        micro = self.micro_batch_size or -(-self.batch_size // world_size)
+        if micro < 1 or self.batch_size % (world_size * micro):
+            raise ValueError(
+                f"batch_size={self.batch_size} sets cannot be cut into micro batches of {micro} on "
+                f"{world_size} processes: make it a multiple of {world_size * max(micro, 1)}, or change micro_batch_size"
+            )
+        return self.batch_size // (world_size * micro)
+
+    @property
+    def run(self) -> Path:
+        """``output`` as a path."""
+        return Path(self.output)
+
+    @property
+    def trained_modes(self) -> list[str]:
+        """The attention modes that occur in this run, the commoner first."""
+        mutual = self.conditioning.mutual
+        modes = [mode for mode, share in (("one_way", 1 - mutual), ("mutual", mutual)) if share > 0]
+        return modes[::-1] if mutual > 0.5 else modes

@@ -1,0 +1,74 @@
+"""Trains a joint-image diffusion model: config -> base -> data -> model -> Trainer.fit.
+
+    python train.py --config configs/train/tiny.yaml output=runs/tiny seed=1
+
+The same command again goes on where the run stands. Ctrl-C saves and stops.
+"""
+
+import signal
+
+# Before anything slow is imported: Slurm's warning (--signal=USR1@...) must not kill a job that is still starting.
+signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+import argparse
+import json
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+
+STOPPED = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Trains as the command line says.
+
+    Returns 0 when the run is complete or was put back into Slurm's queue, 2 when something is wrong with the arguments or
+    the data (one line on stderr), 130 or 143 when SIGINT or SIGTERM stopped it (saved; the same command goes on).
+    """
+    parser = argparse.ArgumentParser(
+        prog="train.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", required=True, metavar="FILE", help="a recipe, such as configs/train/tiny.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings that differ: optimizer.lr=1e-4")
+    args = parser.parse_args(argv)
+    try:
+        return train(args.config, args.overrides)
+    except (ValueError, OSError, FloatingPointError) as error:
+        if os.environ.get("JEDI_TRACEBACK"):
+            raise
+        print(f"train.py: {error}", file=sys.stderr)
+        return 2
+
+
+def train(path: str, overrides: Sequence[str]) -> int:
+    """Loads the configuration, builds the parts, fits. Returns the exit status."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # data workers fork after the tokenizer has been used
+    from jedi import config as configs
+    from jedi.recipe import TrainConfig
+
+    config = configs.load(TrainConfig, path, overrides)
+    configs.import_extensions(config)
+    done = config.run / "done"
+    if done.exists() and json.loads(done.read_text())["step"] >= config.max_steps:
+        print(f"{config.run} is complete ({done.read_text().strip()}); raise max_steps to go on")
+        return 0
+
+    from jedi import training
+    from jedi.base import load_base
+
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    base = load_base(config.base)
+    data = training.JointData(config, base)
+    model = training.JointTraining(config, base)
+    trainer = training.make_trainer(config)
+    checkpoint = training.open_run(config, training.identity(config, data, base))
+    trainer.fit(model, data, ckpt_path=checkpoint, weights_only=True)
+    if trainer.global_step >= config.max_steps:
+        return 0
+    print(f"stopped and saved at step {trainer.global_step} of {config.max_steps}: the same command goes on")
+    return STOPPED.get(training.stop_signal(trainer), 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
