@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 STDLIB = sys.stdlib_module_names
 CORE = ("attention", "diffusion", "conditioning", "guidance", "loss", "rng", "registry")
-# IPython's completion library shares our import name: a module of ours with one of these names would hide its own.
+# IPython's completion library shares our import name: a module of ours of such a name would hide its own.
 OTHER_LIBRARY = {
     "api", "cache", "common", "debug", "file_io", "inference", "parser_utils", "plugins", "settings",
     "third_party", "utils", "_compatibility",
@@ -19,7 +19,7 @@ OTHER_LIBRARY = {
 
 
 def imports(file: Path) -> set[str]:
-    """Dotted names of the modules that `file` imports, at any depth; relative imports are made absolute."""
+    """Dotted names of the modules that `file` imports, at any depth; relative ones are made absolute."""
     package = file.relative_to(ROOT).parent.parts
     found = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
@@ -65,7 +65,8 @@ def test_the_core_imports_torch_and_einops_only(module):
         top = name.split(".")[0]
         optional = module == "attention" and top == "xformers"  # a back end, behind a trial call
         ours = name in allowed_ours or name.rpartition(".")[0] in allowed_ours - {"jedi"}
-        assert top in STDLIB or top in ("torch", "einops") or ours or optional, f"jedi.{module} imports {name}"
+        fits = top in STDLIB or top in ("torch", "einops") or ours or optional
+        assert fits, f"jedi.{module} imports {name}"
 
 
 @pytest.mark.parametrize(
@@ -131,24 +132,20 @@ def test_public_names_are_loaded_when_used(python, environment):
         assert getattr(jedi, name) is not None
 
 
-def help_seconds(python: str, environment: dict[str, str], *command: str) -> float:
-    """Best of three: a busy machine is no reason to fail."""
-    best = float("inf")
+@pytest.mark.parametrize("command", ["sample.py", "train.py", "-m data_gen", "-m jedi.export"])
+def test_help_answers_within_a_second(python, environment, command):
+    """Best of three tries: a busy machine is no reason to fail."""
+    arguments = [python, *command.split(), "--help"]
+    seconds = []
     for _ in range(3):
         start = time.perf_counter()
-        done = subprocess.run([python, *command, "--help"], cwd=ROOT, env=environment, capture_output=True, text=True)
-        best = min(best, time.perf_counter() - start)
+        done = subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True, text=True)
+        seconds.append(time.perf_counter() - start)
         assert done.returncode == 0, done.stderr
         assert "usage" in done.stdout.lower()
-    return best
-
-
-@pytest.mark.parametrize(
-    "command", [("sample.py",), ("train.py",), ("-m", "data_gen"), ("-m", "jedi.export"), ("-m", "jedi.tiny_base")],
-    ids=" ".join,
-)  # fmt: skip
-def test_help_answers_at_once(python, environment, command):
-    assert help_seconds(python, environment, *command) < 1.0
+        if seconds[-1] < 1.0:
+            break
+    assert min(seconds) < 1.0
 
 
 def test_sample_help_loads_no_torch(python, environment):

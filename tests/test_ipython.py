@@ -65,5 +65,5 @@ def test_all_of_the_other_library_s_public_names(python, tmp_path):
 def test_an_unknown_name_is_an_attribute_error():
     import jedi
 
-    with pytest.raises(AttributeError, match="'JediPipelin'.*it offers .*JediPipeline"):
+    with pytest.raises(AttributeError, match=r"'JediPipelin'; it offers .*JediPipeline"):
         getattr(jedi, "JediPipelin")  # noqa: B009

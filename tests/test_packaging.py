@@ -1,4 +1,4 @@
-"""The wheel and the editable install, in an environment that also holds IPython's library of that import name."""
+"""The wheel and the editable install, where IPython's library of that import name is installed too."""
 
 import importlib.metadata
 import os
@@ -56,7 +56,7 @@ def install(python: str, checkout: Path, packages: Path, kind: str) -> None:
 def probe(room_python: Path, folder: Path) -> list[str]:
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(
-        [str(room_python), "-c", PROBE], cwd=folder, env=environment, capture_output=True, text=True, check=False
+        [str(room_python), "-c", PROBE], cwd=folder, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.split()

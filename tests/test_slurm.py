@@ -1,4 +1,4 @@
-"""The Slurm scripts: they parse, ask for what STACK-level experience requires, and pass exit codes on."""
+"""The Slurm scripts: they parse, ask for what Lightning and Slurm need, and pass exit codes on."""
 
 import os
 import re
@@ -16,7 +16,7 @@ def directives(script: Path) -> dict[str, str]:
 
 @pytest.fixture
 def cluster(tmp_path, root) -> dict[str, str]:
-    """A folder with stand-ins for srun, scontrol and the interpreter; each srun call is written to `called`."""
+    """A folder with stand-ins for srun, scontrol and the interpreter; srun's arguments land in `called`."""
     programs = {
         "srun": 'echo "$@" > called\nenv > environment\nexit 7\n',
         "scontrol": "echo localhost\necho second\n",
@@ -29,7 +29,8 @@ def cluster(tmp_path, root) -> dict[str, str]:
         file.chmod(0o755)
     (tmp_path / "my.yaml").touch()
     return {
-        "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_SUBMIT_DIR": str(tmp_path),
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "SLURM_SUBMIT_DIR": str(tmp_path),
         "SLURM_JOB_NODELIST": "localhost,second", "SLURM_NNODES": "2", "SLURM_NTASKS_PER_NODE": "4",
         "SLURM_CPUS_PER_TASK": "16",
     }  # fmt: skip
