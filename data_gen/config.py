@@ -17,12 +17,14 @@ PLACES = ("middle", "left", "right", "top", "bottom")
 VARIABLE = ("background", "pose", "size", "place", "companion", "accessory")
 # The settings that change no byte of the data: another value goes on in the same folder.
 FREE_KEYS = ("out", "workers", "contact_sheet_rows")
+GENERATION = 2  # raised whenever the same settings begin to give other bytes, so that no folder mixes both
 
 
 @dataclass
 class EmojiConfig:
-    """Scenes of the `emoji` source. Lists are drawn from evenly; sizes are the longer side of the (dressed) subject as a fraction
-    of the picture's side; `vary` names what may differ between the images of one set, all else is drawn once for a set."""
+    """Scenes of the `emoji` source. Lists are drawn from evenly (repeat a word to see it more often). Sizes
+    are the longer side of the dressed subject as a fraction of the picture's side. `vary` names what may
+    differ between the images of a set; all else is drawn once for the set."""
 
     classes: list[str] = field(default_factory=lambda: list(CLASSES))
     recolourings: int = 8  # 1 keeps the drawing's own colours only
@@ -41,9 +43,9 @@ class EmojiConfig:
     accessories: list[str] = field(default_factory=lambda: list(ACCESSORIES))
     accessory_probability: float = 0.2
     vary: list[str] = field(default_factory=lambda: list(VARIABLE))
-    name_probability: float = 0.4  # of a caption saying "a fox", not "an animal"; never more than half of a set's captions do
-    mention_probability: float = 0.5  # of saying pose, size, place; companions and accessories are said with 0.9
-    min_visible: float = 0.5  # sets with an image that shows less of its subject are dropped, and counted
+    name_probability: float = 0.4  # of saying "a fox", not "an animal"; at most half of a set's captions do
+    mention_probability: float = 0.5  # of saying pose, size, place; companions, accessories are said with 0.9
+    min_visible: float = 0.5  # a set with an image that shows less of its subject is dropped, and counted
 
     def __post_init__(self) -> None:
         for key, known in (
@@ -64,11 +66,14 @@ class EmojiConfig:
         for key in SIZES:
             _check_range(f"emoji.{key}", getattr(self, key), 0.05, 1.0)
         _check_range("emoji.tilt", self.tilt, 0.0, 90.0)
-        for key in ("companion_probability", "accessory_probability", "name_probability", "mention_probability", "min_visible"):
-            _check_number(f"emoji.{key}", getattr(self, key), 0.0, 1.0)
-        for probability, key in (("companion_probability", "companions"), ("accessory_probability", "accessories")):
-            if getattr(self, probability) > 0 and not getattr(self, key):
-                raise ConfigError(f"emoji.{key} is empty: name at least one, or set emoji.{probability}=0")
+        for kind, choices in (("companion", self.companions), ("accessory", self.accessories)):
+            if getattr(self, f"{kind}_probability") > 0 and not choices:
+                raise ConfigError(
+                    f"there is no {kind} to choose from: name one, or set emoji.{kind}_probability=0"
+                )
+        for kind in ("companion", "accessory", "name", "mention"):
+            _check_number(f"emoji.{kind}_probability", getattr(self, f"{kind}_probability"), 0.0, 1.0)
+        _check_number("emoji.min_visible", self.min_visible, 0.0, 1.0)
         _check_number("emoji.jitter", self.jitter, 0.0, 0.5)
         _check_number("emoji.recolourings", self.recolourings, 1, 64)
         _check_number("emoji.background_variants", self.background_variants, 1, 10_000)
@@ -76,8 +81,8 @@ class EmojiConfig:
 
 @dataclass
 class DataConfig:
-    """One data set: `sets` training and `heldout_sets` held-out sets of `images_per_set` square pictures of `resolution` pixels,
-    in shards of `sets_per_shard`. `workers` 0 means one process a core."""
+    """One data set: `sets` training and `heldout_sets` held-out sets of `images_per_set` square pictures of
+    `resolution` pixels, in shards of `sets_per_shard`. `workers` 0 means one process a core."""
 
     out: str
     source: str = "emoji"
@@ -94,6 +99,8 @@ class DataConfig:
     emoji: EmojiConfig = field(default_factory=EmojiConfig)
 
     def __post_init__(self) -> None:
+        if not self.out:
+            raise ConfigError("out is empty; give the folder to write to, for instance out=data/mine")
         _check_number("seed", self.seed, 0, 2**63 - 1)
         _check_number("sets", self.sets, 1, 10**9)
         _check_number("heldout_sets", self.heldout_sets, 0, 10**9)
@@ -106,7 +113,8 @@ class DataConfig:
 
 def content(config: DataConfig) -> dict[str, Any]:
     """The settings that decide the data's bytes."""
-    return {key: value for key, value in to_dict(config).items() if key not in FREE_KEYS}
+    settings = {key: value for key, value in to_dict(config).items() if key not in FREE_KEYS}
+    return {"generation": GENERATION, **settings}
 
 
 def config_hash(config: DataConfig) -> str:

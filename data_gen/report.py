@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from data_gen.config import DataConfig
-from data_gen.shards import write_json
+from data_gen.shards import whole_file, write_json
 from data_gen.sources import SPLITS
 from data_gen.stage import manifest_of, shard_path, units
 
@@ -25,21 +25,22 @@ def write_report(config: DataConfig) -> None:
     out = Path(config.out)
     write_json(out / "statistics.json", statistics(config))
     (out / "report").mkdir(exist_ok=True)
-    partial = out / "report" / ".contact_sheet.png.partial"
-    contact_sheet(config).save(partial, "PNG")
-    partial.replace(out / "report" / "contact_sheet.png")
+    with whole_file(out / "report" / "contact_sheet.png") as partial:
+        contact_sheet(config).save(partial, "PNG")
 
 
 def statistics(config: DataConfig) -> dict[str, Any]:
-    """Counts of subjects, classes, attributes, caption words and drops, by split; a pure function of the shards."""
+    """Counts of subjects, classes, attributes, words and drops, by split; a pure function of the shards."""
     result: dict[str, Any] = {"splits": {}}
     vocabulary: set[str] = set()
+    licences: set[str] = set()
     for split in SPLITS:
         manifests = [m for unit in units(config) if unit.split == split and (m := manifest_of(config, unit))]
         dropped, attributes, classes, subjects, coarse, longest = Counter(), {}, Counter(), set(), 0, 0
         for manifest in manifests:
             dropped.update(manifest["counts"]["dropped"])
         for sample in read_descriptions(config, split):
+            licences.add(sample["licence"])
             subjects.add(sample["subject"]["id"])
             classes[sample["subject"]["class"]] += 1
             for text in sample["captions"]:
@@ -64,6 +65,7 @@ def statistics(config: DataConfig) -> dict[str, Any]:
             "classes": dict(sorted(classes.items())),
             "attributes": {key: dict(sorted(counts.items())) for key, counts in sorted(attributes.items())},
         }
+    result["licences"] = sorted(licences)
     result["vocabulary_size"] = len(vocabulary)
     result["vocabulary"] = sorted(vocabulary)
     return result
@@ -97,11 +99,14 @@ def contact_sheet(config: DataConfig) -> Image.Image:
             left = 90 + i * (_CELL + _GAP)
             enlarge = Image.Resampling.NEAREST if picture.width < _CELL else Image.Resampling.LANCZOS
             sheet.paste(picture.resize((_CELL, _CELL), enlarge), (left, top))
-            draw.multiline_text((left, top + _CELL + 1), "\n".join(_wrap(draw, caption, _CELL, font)[:4]), "black", font)
+            lines = _wrap(draw, caption, _CELL, font)[:4]
+            draw.multiline_text((left, top + _CELL + 1), "\n".join(lines), "black", font)
     return sheet
 
 
-def _members(config: DataConfig, split: str, ending: str) -> Iterator[tuple[str, tarfile.TarFile, tarfile.TarInfo]]:
+def _members(
+    config: DataConfig, split: str, ending: str
+) -> Iterator[tuple[str, tarfile.TarFile, tarfile.TarInfo]]:
     for unit in units(config):
         if unit.split == split and manifest_of(config, unit):
             with tarfile.open(shard_path(config, unit)) as tar:

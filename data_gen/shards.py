@@ -5,12 +5,13 @@ A shard counts when its manifest stands there. Tars hold no times, so the same s
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,57 +21,83 @@ from webdataset import TarWriter
 from data_gen.sources import Dropped, SubjectSet
 
 FORMAT = 1
+PARTIAL = ".partial"  # ending of files that are being written
 
 
 def write_shard(
-    path: Path, sets: Iterable[tuple[str, SubjectSet | Dropped]], *, split: str, config_hash: str, source: str, seed: int
+    path: Path,
+    sets: Iterable[tuple[str, SubjectSet | Dropped]],
+    *,
+    split: str,
+    config_hash: str,
+    source: str,
+    seed: int,
 ) -> dict[str, Any]:
     """Writes `path` (X.tar) and its manifest (X.json), and returns the manifest.
 
-    `sets` yields (key, set); keys have no dots. Until both files are whole, nothing stands under their names that a reader would
-    take: a killed writer leaves at most a hidden partial file, which the next one replaces.
+    `sets` yields (key, set); keys have no dots. A killed writer leaves at most a hidden partial file, or a
+    whole tar without its manifest. A manifest that stands there is removed first: it must never describe
+    another tar.
     """
     rows, dropped = [], Counter()
-    partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "wb") as file:
-        with TarWriter(file, encoder=False, mtime=0) as tar:
-            for key, subject_set in sets:
-                if isinstance(subject_set, Dropped):
-                    dropped[subject_set.reason] += 1
-                    continue
-                tar.write(_members(key, subject_set, source, seed))
-                width, height = subject_set.images[0].size
-                rows.append({"key": key, "n": len(subject_set.images), "width": width, "height": height})
-        file.flush()
-        os.fsync(file.fileno())
-    manifest = {
-        "format": FORMAT,
-        "shard": path.name,
-        "bytes": partial.stat().st_size,
-        "sha256": file_sha256(partial),
-        "split": split,
-        "config_hash": config_hash,
-        "counts": {"sets": len(rows), "images": sum(row["n"] for row in rows), "dropped": dict(sorted(dropped.items()))},
-        "sets": rows,
-    }
-    os.replace(partial, path)
+    path.with_suffix(".json").unlink(missing_ok=True)
+    with whole_file(path) as partial:
+        with partial.open("wb") as file:
+            with TarWriter(file, encoder=False, mtime=0) as tar:
+                for key, subject_set in sets:
+                    if isinstance(subject_set, Dropped):
+                        dropped[subject_set.reason] += 1
+                        continue
+                    tar.write(_members(key, subject_set, source, seed))
+                    width, height = subject_set.images[0].size
+                    rows.append({"key": key, "n": len(subject_set.images), "width": width, "height": height})
+            file.flush()
+            os.fsync(file.fileno())
+        manifest = {
+            "format": FORMAT,
+            "shard": path.name,
+            "bytes": partial.stat().st_size,
+            "sha256": file_sha256(partial),
+            "split": split,
+            "config_hash": config_hash,
+            "counts": {
+                "sets": len(rows),
+                "images": sum(row["n"] for row in rows),
+                "dropped": dict(sorted(dropped.items())),
+            },
+            "sets": rows,
+        }
     write_json(path.with_suffix(".json"), manifest)
     return manifest
 
 
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A hidden path to write to, renamed to `path` when the block ends well, removed when it fails.
+
+    Its name holds the process id, so that a writer that is about to die never mixes with the one that
+    replaces it.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
+    try:
+        yield partial
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON; the file appears whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "w", encoding="utf-8") as file:
+    with whole_file(path) as partial, partial.open("w", encoding="utf-8") as file:
         json.dump(value, file, indent=1, ensure_ascii=False)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def file_sha256(path: Path) -> str:
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

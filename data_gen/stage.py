@@ -1,7 +1,8 @@
 """The plan of a data set and its execution: units, done-or-not, resume, parallel work.
 
-A unit is one shard. `plan.json` freezes the settings and the division; a unit is done when its manifest stands beside its tar and
-fits. Running the same command again does what is missing, nothing else; the number of workers changes no byte.
+A unit is one shard. `plan.json` freezes the settings and the division; a unit is done when its manifest
+stands beside its tar and fits. Running the same command again does what is missing, nothing else; the
+number of workers changes no byte.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ import contextlib
 import fcntl
 import json
 import multiprocessing
+import os
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from os import cpu_count
 from pathlib import Path
 from typing import Any
 
@@ -75,38 +77,38 @@ def make_source(config: DataConfig) -> Source:
 
 
 def prepare(config: DataConfig) -> None:
-    """Freezes the plan in the output folder. Raises ConfigError where the folder holds another configuration's data."""
+    """Freezes the plan in the output folder. Raises ConfigError where the folder holds another
+    configuration's data."""
     from data_gen.shards import write_json
 
     make_source(config)  # an impossible configuration is refused before anything is written
     out = Path(config.out)
     plan_path = out / "plan.json"
-    if plan_path.exists():
+    if plan_path.is_file():
         try:
             plan = json.loads(plan_path.read_text(encoding="utf-8"))
             found, frozen = plan["config_hash"], plan["config"]
         except (ValueError, KeyError, TypeError):
-            raise ConfigError(f"{plan_path} is not a plan of data_gen; remove it, or choose another out=") from None
+            raise ConfigError(f"{plan_path} is no plan of data_gen; choose another out=") from None
         if found != config_hash(config):
             changed = ", ".join(_differences(frozen, content(config))) or "the format"
-            raise ConfigError(f"{out} holds data of another configuration ({changed}); choose another out=, or remove the folder")
+            raise ConfigError(
+                f"{out} holds other data ({changed}); choose another out=, or remove the folder"
+            )
         return
+    if any((out / split).is_dir() and any((out / split).iterdir()) for split in SPLITS):
+        raise ConfigError(f"{out} holds shards but no plan.json; choose another out=")
+    plan = {
+        "format": 1,
+        "config_hash": config_hash(config),
+        "config": content(config),
+        "units": [asdict(unit) for unit in units(config)],
+        "versions": {name: version(name) for name in _PACKAGES},
+    }
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        if any((out / split).exists() for split in SPLITS):
-            raise ConfigError(f"{out} holds shards but no plan.json; choose another out=")
-        write_json(
-            plan_path,
-            {
-                "format": 1,
-                "config_hash": config_hash(config),
-                "config": content(config),
-                "units": [asdict(unit) for unit in units(config)],
-                "versions": {name: version(name) for name in _PACKAGES},
-            },
-        )
         for split in SPLITS:
-            (out / split).mkdir(exist_ok=True)
+            (out / split).mkdir(parents=True, exist_ok=True)
+        write_json(plan_path, plan)
     except OSError as error:
         raise ConfigError(f"out={out}: cannot write there: {error.strerror}") from None
 
@@ -148,41 +150,48 @@ def run(config: DataConfig) -> Status:
 
     prepare(config)
     with _locked(Path(config.out)):
+        _remove_partial_files(Path(config.out))
         missing = [unit for unit in units(config) if manifest_of(config, unit) is None]
         try:
             _make(config, missing)
             if missing or not (Path(config.out) / "statistics.json").exists():
                 write_report(config)
         except OSError as error:
-            raise RunError(f"{error.filename or config.out}: {error.strerror}; run the same command again to go on") from None
-        for partial in Path(config.out).rglob(".*.partial"):
-            partial.unlink()
+            place = error.filename or config.out
+            raise RunError(f"{place}: {error.strerror}; run the same command again to go on") from None
     return status(config)
 
 
-def make_unit(config: DataConfig, unit: Unit, source: Source | None = None) -> dict[str, Any]:
-    """Makes one shard and returns its manifest."""
+def make_unit(
+    config: DataConfig, unit: Unit, source: Source, progress: Callable[[], Any] = lambda: None
+) -> dict[str, Any]:
+    """Makes one shard and returns its manifest; `progress` is called after each set."""
     from data_gen.shards import write_shard
-
-    source = source or make_source(config)
 
     def sets() -> Iterator[tuple[str, SubjectSet | Dropped]]:
         for index in range(unit.start, unit.start + unit.count):
             yield f"{unit.split}-{index:08d}", source.make(unit.split, index)
+            progress()
 
     return write_shard(
-        shard_path(config, unit), sets(), split=unit.split, config_hash=config_hash(config), source=config.source, seed=config.seed
+        shard_path(config, unit),
+        sets(),
+        split=unit.split,
+        config_hash=config_hash(config),
+        source=config.source,
+        seed=config.seed,
     )
 
 
 def _make(config: DataConfig, missing: list[Unit]) -> None:
-    workers = min(config.workers or cpu_count() or 1, max(1, len(missing)))
+    if not missing:
+        return
+    workers = min(config.workers or len(os.sched_getaffinity(0)), len(missing))
     with tqdm(total=sum(unit.count for unit in missing), unit="set", desc="data_gen", file=sys.stderr) as bar:
         if workers == 1:
             source = make_source(config)
             for unit in missing:
-                make_unit(config, unit, source)
-                bar.update(unit.count)
+                make_unit(config, unit, source, bar.update)
             return
         pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker, (config,))
         try:
@@ -191,7 +200,7 @@ def _make(config: DataConfig, missing: list[Unit]) -> None:
                 future.result()
                 bar.update(futures[future].count)
         except BrokenProcessPool:
-            raise RunError("a worker process died (out of memory?); run the same command again to go on") from None
+            raise RunError("a worker process died; run the same command again to go on") from None
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -202,6 +211,13 @@ _worker: tuple[DataConfig, Source] | None = None  # a worker process' own; set o
 def _start_worker(config: DataConfig) -> None:
     global _worker
     _worker = config, make_source(config)
+    threading.Thread(target=_follow_parent, daemon=True).start()
+
+
+def _follow_parent() -> None:
+    """Ends this worker when the main process is gone: without it, the pool's workers would wait for ever."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _work(unit: Unit) -> None:
@@ -211,12 +227,19 @@ def _work(unit: Unit) -> None:
 
 @contextlib.contextmanager
 def _locked(out: Path) -> Iterator[None]:
-    with open(out / ".lock", "w") as file:
+    with (out / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise RunError(f"another run is at work in {out}; wait for it or end it") from None
         yield
+
+
+def _remove_partial_files(out: Path) -> None:
+    from data_gen.shards import PARTIAL
+
+    for partial in out.rglob(f".*{PARTIAL}"):
+        partial.unlink(missing_ok=True)
 
 
 def _differences(old: dict, new: dict, prefix: str = "") -> Iterator[str]:

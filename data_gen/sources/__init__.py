@@ -1,7 +1,8 @@
-"""Where same-subject pictures come from. A source is chosen by name (`source: emoji`) and registers itself here.
+"""Where same-subject pictures come from. A source is chosen by name (`source: emoji`) and registers itself
+here.
 
-To add one: write `make_source(config) -> Source`, decorate it with `@SOURCES.register("name")`, and name its module under
-`extensions:` in the configuration.
+To add one: write `make_source(config) -> Source`, decorate it with `@SOURCES.register("name")`, and name
+its module under `extensions:` in the configuration.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ SPLITS = ("train", "heldout")
 
 @dataclass(frozen=True)
 class SubjectSet:
-    """n pictures of one subject: `images` RGB, `masks` L of the same sizes (255 = visible subject) or None, one caption and one
-    dict of attributes each. `subject` holds at least id, name and class."""
+    """n pictures of one subject: `images` RGB, `masks` L of the same sizes (255 = visible subject) or None,
+    with one caption and one dict of attributes each. `subject` holds at least id, name and class."""
 
     subject: dict[str, Any]
     captions: list[str]
@@ -39,8 +40,8 @@ class Dropped:
 
 class Source(Protocol):
     def make(self, split: str, index: int) -> SubjectSet | Dropped:
-        """Set number `index` of a split: a pure function of the configuration and the two arguments. A held-out subject
-        (and any variant of it) appears in "heldout" only."""
+        """Set number `index` of a split: a pure function of the configuration and the two arguments. A
+        held-out subject (and any variant of it) appears in "heldout" only."""
         ...
 
 

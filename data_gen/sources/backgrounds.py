@@ -1,7 +1,8 @@
-"""Procedural backgrounds, each with the words that say it: `BACKGROUNDS` maps a name to a painter and its phrases.
+"""Procedural backgrounds, each with the words that say it: `BACKGROUNDS` maps a name to a painter and its
+phrases.
 
-A painter draws at `SCALE` times the final size on a square canvas whose coordinates run from 0 to 1, with a little random
-variation; `background` shrinks the result. Add one with `@painter("name", "in a cave", ...)`.
+A painter draws at `SCALE` times the final size on a square canvas whose coordinates run from 0 to 1, with a
+little random variation; `background` shrinks the result. Add one with `@painter("name", "in a cave", ...)`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ BACKGROUNDS: Registry[Background] = Registry("background")
 
 
 def background(name: str, variant: int, size: int) -> Image.Image:
-    """An RGB picture of `size` pixels a side; a pure function of its arguments. Raises ValueError for an unknown name."""
+    """An RGB picture of `size` pixels a side, a pure function of the arguments. ValueError for an unknown
+    name."""
     return _paint(name, variant, size).copy()
 
 
@@ -51,7 +53,8 @@ class Canvas:
     def gradient(self, top: Colour, bottom: Colour, y0: float = 0.0, y1: float = 1.0) -> None:
         first, last = round(y0 * self.pixels), round(y1 * self.pixels)
         for row in range(first, last):
-            self.draw.line([(0, row), (self.pixels, row)], fill=mix(top, bottom, (row - first) / max(1, last - first - 1)))
+            colour = mix(top, bottom, (row - first) / max(1, last - first - 1))
+            self.draw.line([(0, row), (self.pixels, row)], fill=colour)
 
     def box(self, x0: float, y0: float, x1: float, y1: float, colour: Colour) -> None:
         corners = [round(v * self.pixels) for v in (x0, y0, x1, y1)]
@@ -242,18 +245,23 @@ def studio(canvas: Canvas, chance: random.Random) -> None:
 @painter("mountains", "in the mountains", "high in the mountains")
 def mountains(canvas: Canvas, chance: random.Random) -> None:
     canvas.gradient(near(chance, (126, 182, 232)), (216, 232, 244), 0, 0.8)
-    for x, height, shade in ((0.2, 0.58, (112, 116, 140)), (0.8, 0.64, (98, 102, 128)), (0.5, 0.46, (126, 130, 152))):
+    for x, height, shade in (
+        (0.2, 0.58, (112, 116, 140)),
+        (0.8, 0.64, (98, 102, 128)),
+        (0.5, 0.46, (126, 130, 152)),
+    ):
         x, width, top = x + chance.uniform(-0.08, 0.08), height * 0.8, 0.8 - height
         canvas.polygon([(x - width, 0.8), (x, top), (x + width, 0.8)], shade)
-        canvas.polygon([(x - width * 0.3, top + height * 0.3), (x, top), (x + width * 0.3, top + height * 0.3)], (250, 252, 255))
+        white, foot = width * 0.3, top + height * 0.3
+        canvas.polygon([(x - white, foot), (x, top), (x + white, foot)], (250, 252, 255))
     canvas.box(0, 0.8, 1, 1, near(chance, (88, 128, 84)))
 
 
 @painter("striped wallpaper", "in front of striped wallpaper", "by a striped wall")
 def striped_wallpaper(canvas: Canvas, chance: random.Random) -> None:
-    first, second = chance.choice((((246, 214, 220), (226, 150, 172)), ((214, 236, 222), (140, 196, 164)), ((232, 224, 246), (176, 156, 214))))
+    stripe = chance.choice(((226, 150, 172), (140, 196, 164), (176, 156, 214)))
     for i in range(10):
-        canvas.box(i / 10, 0, (i + 1) / 10, 1, first if i % 2 else second)
+        canvas.box(i / 10, 0, (i + 1) / 10, 1, mix(stripe, (255, 250, 252), 0.7) if i % 2 else stripe)
     canvas.box(0, 0.9, 1, 1, (240, 234, 224))
 
 
@@ -262,7 +270,8 @@ def kitchen(canvas: Canvas, chance: random.Random) -> None:
     tile = near(chance, (150, 206, 214), 12)
     for row in range(4):
         for column in range(6):
-            canvas.box(column / 6, row / 6, (column + 1) / 6 - 0.012, (row + 1) / 6 - 0.012, near(chance, tile, 6))
+            x, y = column / 6, row / 6
+            canvas.box(x, y, x + 1 / 6 - 0.012, y + 1 / 6 - 0.012, near(chance, tile, 6))
     canvas.box(0, 0.66, 1, 1, (228, 204, 168))
     canvas.box(0, 0.66, 1, 0.7, (150, 112, 76))
 
@@ -273,7 +282,9 @@ def garden(canvas: Canvas, chance: random.Random) -> None:
     canvas.box(0, 0.5, 1, 0.78, (70, 138, 66))
     for i in range(8):
         x = i / 8 + 0.02
-        canvas.polygon([(x, 0.3), (x + 0.04, 0.24), (x + 0.08, 0.3), (x + 0.08, 0.8), (x, 0.8)], (248, 246, 240))
+        canvas.polygon(
+            [(x, 0.3), (x + 0.04, 0.24), (x + 0.08, 0.3), (x + 0.08, 0.8), (x, 0.8)], (248, 246, 240)
+        )
     canvas.box(0, 0.38, 1, 0.42, (230, 228, 222))
     canvas.box(0, 0.62, 1, 0.66, (230, 228, 222))
     canvas.box(0, 0.78, 1, 1, near(chance, (112, 184, 78)))

@@ -1,4 +1,5 @@
-"""What captions say: varied wording over a small vocabulary. Captions are exact: they say nothing that is not in the picture."""
+"""What captions say: varied wording over a small vocabulary. Captions are exact: they say nothing that is
+not in the picture."""
 
 from __future__ import annotations
 
@@ -8,12 +9,12 @@ from collections.abc import Sequence
 NOUNS = {
     "animal": ("animal", "creature"),
     "food": ("piece of food", "snack"),
-    "drink": ("drink", "vessel"),
+    "drink": ("drink", "beverage"),
     "plant": ("plant",),
     "vehicle": ("vehicle",),
     "building": ("building", "structure"),
     "face": ("face", "head"),
-    "monster": ("monster", "figure"),
+    "monster": ("monster",),
     "person": ("person", "figure"),
     "hand": ("hand",),
     "garment": ("piece of clothing", "garment"),
@@ -39,14 +40,18 @@ _PLACES = {
 }
 _SIZES = {"small": ("small", "little"), "large": ("large", "big")}
 _OPENINGS = ("", "", "", "a picture of ", "a drawing of ", "this is ", "here is ")
-_PLURALS = ("s",)
-_SINGULAR_ENDINGS = ("ss", "us", "is", "ctus", "ntis")
+_VERBLESS = ("", "a picture of ", "a drawing of ")
+
+
+def is_plural(noun: str) -> bool:
+    """Whether a noun takes no article: "grapes" does not, "pile of books" and "bus" do."""
+    head = noun.split(" of ")[0]
+    return head.endswith("s") and not head.endswith(("ss", "us", "is"))
 
 
 def with_article(noun: str) -> str:
-    """"fox" -> "a fox", "apple" -> "an apple", "grapes" -> "grapes"."""
-    head = noun.split()[0] if " of " in noun else noun
-    if head.endswith(_PLURALS) and not head.endswith(_SINGULAR_ENDINGS):
+    """The noun as captions say it: "a fox", "an apple", "grapes"."""
+    if is_plural(noun):
         return noun
     sounds_like_consonant = noun.startswith(("uni", "ute", "one", "eu"))
     return f"{'an' if noun[0] in 'aeiou' and not sounds_like_consonant else 'a'} {noun}"
@@ -63,25 +68,29 @@ def caption(
     companion: str | None = None,
     accessory: str | None = None,
 ) -> str:
-    """One caption, lower case, without a full stop. `background` holds phrases to choose from; None stays unsaid."""
+    """One caption, lower case, without a full stop. `background` holds phrases to choose from; None stays
+    unsaid."""
     if size in _SIZES:
         noun = f"{chance.choice(_SIZES[size])} {noun}"
     subject = with_article(noun)
     if accessory:
-        subject += chance.choice((f" wearing {with_article(accessory)}", f" with {with_article(accessory)} on"))
+        subject += chance.choice(
+            (f" wearing {with_article(accessory)}", f" with {with_article(accessory)} on")
+        )
     details = [chance.choice(words[key]) for key, words in ((pose, _POSES), (place, _PLACES)) if key in words]
     chance.shuffle(details)
     if companion:
         beside = with_article(companion)
-        details.append(chance.choice((f"next to {beside}", f"with {beside} beside it", f"beside {beside}")))
+        details.append(chance.choice((f"next to {beside}", f"with {beside} nearby", f"beside {beside}")))
     scene = chance.choice(background)
     subject = " ".join([subject, *details])
-    opening = chance.choice(_OPENINGS)
+    plural = is_plural(noun)
+    opening = chance.choice(_VERBLESS if plural else _OPENINGS)
     form = chance.randrange(4)
     if form == 0:
         return f"{scene}, {subject}"
     if form == 1:
         return f"{opening}{subject}, {scene}" if details else f"{opening}{subject} {scene}"
     if form == 2 and not opening:
-        return f"{scene} there is {subject}"
+        return f"{scene} there {'are' if plural else 'is'} {subject}"
     return f"{opening}{subject} {scene}"
