@@ -1,0 +1,300 @@
+"""A whole text-to-image base in Stable Diffusion's form, small enough for a CPU: ``python -m jedi.tiny_base``.
+
+Where no hub can be reached, this makes the folder that ``train.py`` takes as ``base``: a trained VAE, a tokenizer with its
+own vocabulary, a small CLIP text encoder, an untrained UNet and a scheduler, all stock classes of diffusers and
+transformers. With a real Stable Diffusion at hand none of this is needed.
+
+The VAE's latents are chosen for diffusion at this scale: they imitate the first principal components of f x f pixel
+patches (smooth, ordered from colour to detail, so that a small UNet learns to copy colours and shapes early), and the
+decoder learns to turn them into sharp pictures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from einops import rearrange
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from jedi.config import load
+from jedi.data import SetDataset, SetIndex
+from jedi.rng import keyed_generator
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class VaeConfig:
+    """AutoencoderKL with ``2 ** (levels - 1)`` pixels a latent, and its training."""
+
+    block_out_channels: list[int] = field(default_factory=lambda: [32, 64, 64])
+    latent_channels: int = 8
+    whitening: float = 0.5
+    """0: latents keep their variances (mostly colour), 1: all channels have the same."""
+    steps: int = 1500
+    batch_size: int = 16
+    learning_rate: float = 2e-3
+    bf16: bool = False
+    """Mixed precision: worth it on CPUs with AVX512-BF16 or AMX, very slow on others."""
+    latent_noise: float = 0.1
+    """Standard deviation of noise added before decoding, so that the decoder forgives a sampler's small errors."""
+
+
+@dataclass
+class UNetConfig:
+    """UNet2DConditionModel; ``attention[i]`` says whether level i has attention."""
+
+    block_out_channels: list[int] = field(default_factory=lambda: [64, 128])
+    attention: list[bool] = field(default_factory=lambda: [False, True])
+    layers_per_block: int = 1
+    attention_heads: int = 4
+
+
+@dataclass
+class TextConfig:
+    """CLIPTokenizer and CLIPTextModel. The encoder is random and stays so: word codes that the UNet learns to read."""
+
+    vocabulary: int = 1500
+    length: int = 40
+    width: int = 128
+    layers: int = 2
+    heads: int = 4
+
+
+@dataclass
+class TinyBaseConfig:
+    """What ``python -m jedi.tiny_base --config FILE`` takes."""
+
+    data: str
+    """Folder of shards (``python -m data_gen run``); its training split is used."""
+    out: str
+    seed: int = 0
+    images: int = 8192
+    """Pictures used to train the VAE."""
+    vae: VaeConfig = field(default_factory=VaeConfig)
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+
+
+def patch_components(images: Tensor, factor: int, channels: int, whitening: float) -> tuple[Tensor, Tensor]:
+    """Mean ``[p]`` and projection ``[p c]`` of the pixel patches' first ``c`` principal components, ``p = 3 f f``.
+
+    ``images`` ``[i 3 H W]``. Projected patches have overall standard deviation 1; ``whitening`` evens out the channels.
+    """
+    patches = rearrange(images, "i c (h f) (w g) -> (i h w) (c f g)", f=factor, g=factor)
+    mean = patches.mean(0)
+    _, basis = torch.linalg.eigh((patches - mean).T @ (patches - mean))  # ascending eigenvalues
+    basis = basis.flip(1)[:, :channels]
+    basis = basis / ((patches - mean) @ basis).std(0) ** whitening
+    return mean, basis / ((patches - mean) @ basis).std()
+
+
+def train_vae(images: Tensor, config: VaeConfig, seed: int) -> AutoencoderKL:
+    """Encoder towards the principal components, decoder towards the pictures. ``images`` ``[i 3 H W]`` in [-1, 1]."""
+    levels = len(config.block_out_channels)
+    factor = 2 ** (levels - 1)
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=tuple(config.block_out_channels),
+        layers_per_block=1,
+        latent_channels=config.latent_channels,
+        norm_num_groups=8,
+        sample_size=images.shape[-1],
+        mid_block_add_attention=False,
+    )
+    with torch.no_grad():  # the posterior's log-variance: as good as deterministic, and not trained
+        vae.quant_conv.weight[config.latent_channels :] = 0
+        vae.quant_conv.bias[config.latent_channels :] = -30
+    generator = keyed_generator(seed, "vae")
+    sample = images[torch.randperm(len(images), generator=generator)[:1024]]
+    mean, projection = patch_components(sample, factor, config.latent_channels, config.whitening)
+    optimiser = torch.optim.AdamW(vae.parameters(), config.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.learning_rate, total_steps=config.steps)
+    progress = tqdm(range(config.steps), desc="VAE", unit="step", dynamic_ncols=True)
+    for step in progress:
+        batch = images[torch.randint(len(images), (config.batch_size,), generator=generator)]
+        patches = rearrange(batch, "b c (h f) (w g) -> b h w (c f g)", f=factor, g=factor)
+        wanted = rearrange((patches - mean) @ projection, "b h w c -> b c h w")
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
+            latents = vae.encode(batch).latent_dist.mean.float()
+            noise = torch.randn(latents.shape, generator=generator) * config.latent_noise
+            decoded = vae.decode(latents + noise).sample.float()
+        loss = F.mse_loss(latents, wanted) + F.mse_loss(decoded, batch) + 0.5 * F.l1_loss(decoded, batch)
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        if step % 20 == 0:
+            progress.set_postfix_str(f"{psnr(decoded.detach(), batch):.1f} dB")
+    vae.eval().requires_grad_(False)
+    vae.register_to_config(scaling_factor=1 / float(vae.encode(sample[:256]).latent_dist.mean.std()))
+    return vae
+
+
+def psnr(decoded: Tensor, images: Tensor) -> float:
+    """Peak signal-to-noise ratio in dB of pictures in [-1, 1]."""
+    return float(10 * torch.log10(4 / F.mse_loss(decoded.clamp(-1, 1), images)))
+
+
+def train_tokenizer(captions: Iterable[str], config: TextConfig) -> CLIPTokenizer:
+    """A CLIPTokenizer (byte-pair encoding, lower case, words ended by ``</w>``) with a vocabulary learnt from captions."""
+    special = ["<|startoftext|>", "<|endoftext|>"]
+    bpe = Tokenizer(models.BPE(unk_token="<|endoftext|>", continuing_subword_prefix="", end_of_word_suffix="</w>"))
+    bpe.normalizer = normalizers.Lowercase()
+    bpe.pre_tokenizer = pre_tokenizers.Whitespace()
+    bpe.decoder = decoders.BPEDecoder(suffix="</w>")
+    alphabet = [chr(code) for code in range(ord("!"), ord("~") + 1)]
+    bpe.train_from_iterator(
+        captions,
+        trainers.BpeTrainer(
+            vocab_size=config.vocabulary,
+            special_tokens=special,
+            initial_alphabet=alphabet,
+            end_of_word_suffix="</w>",
+            show_progress=False,
+        ),
+    )
+    learnt = json.loads(bpe.to_str())["model"]
+    vocabulary = dict(learnt["vocab"])
+    for letter in alphabet:  # any word can be spelt, those no caption ends with a given letter included
+        vocabulary.setdefault(letter + "</w>", len(vocabulary))
+    merges = [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in learnt["merges"]]
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=config.length)
+
+
+def make_text_encoder(tokenizer: CLIPTokenizer, config: TextConfig) -> CLIPTextModel:
+    """A small random CLIPTextModel that fits the tokenizer."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=config.width,
+            intermediate_size=2 * config.width,
+            projection_dim=config.width,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            max_position_embeddings=config.length,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    ).eval()
+
+
+def make_unet(config: UNetConfig, latent_channels: int, latent_side: int, text_width: int) -> UNet2DConditionModel:
+    """An untrained text-to-image UNet whose self-attention starts as a comparison of contents.
+
+    Mimetic initialisation (arXiv 2305.09828, simplified): queries and keys share one orthogonal matrix, values and outputs
+    are inverse to each other. A token then looks at tokens like itself from the first step on and takes over what they
+    hold, which is where copying from a reference begins.
+    """
+    down = {True: "CrossAttnDownBlock2D", False: "DownBlock2D"}
+    up = {True: "CrossAttnUpBlock2D", False: "UpBlock2D"}
+    unet = UNet2DConditionModel(
+        sample_size=latent_side,
+        in_channels=latent_channels,
+        out_channels=latent_channels,
+        block_out_channels=tuple(config.block_out_channels),
+        down_block_types=tuple(down[a] for a in config.attention),
+        up_block_types=tuple(up[a] for a in reversed(config.attention)),
+        layers_per_block=config.layers_per_block,
+        cross_attention_dim=text_width,
+        attention_head_dim=config.attention_heads,  # diffusers' name for the number of heads (its issue 2011)
+        norm_num_groups=16,
+    )
+    for name, module in unet.named_modules():
+        if name.endswith("attn1"):
+            nn.init.orthogonal_(module.to_q.weight)
+            module.to_k.weight.data.copy_(module.to_q.weight)
+            nn.init.orthogonal_(module.to_v.weight, gain=0.7)
+            module.to_out[0].weight.data.copy_(module.to_v.weight.T)
+    return unet
+
+
+def read_pictures(data: str, count: int, seed: int) -> tuple[Tensor, list[str]]:
+    """``count`` training pictures ``[i 3 H W]`` (a member of each of as many sets) and the captions of those sets."""
+    index = SetIndex.read(data)
+    sets = SetDataset(index)
+    order = torch.randperm(len(index.sets), generator=keyed_generator(seed, "pictures")).tolist()
+    pictures, captions, member = [], [], 0
+    while len(pictures) < count and member < max(record.n for record in index.sets):
+        for i in order[: count - len(pictures)]:
+            if member < index.sets[i].n:
+                pictures.append(sets.images(i, [member])[0])
+        member += 1
+    for i in order[:4000]:
+        captions.extend(sets.record(i)["captions"])
+    return torch.stack(pictures), captions
+
+
+def make(config: TinyBaseConfig) -> Path:
+    """Trains and writes the base; returns its folder. Nothing is written under the final name before all is done."""
+    out = Path(config.out)
+    if (out / "model_index.json").exists():
+        log.info("%s is there already", out)
+        return out
+    torch.manual_seed(config.seed)
+    images, captions = read_pictures(config.data, config.images, config.seed)
+    tokenizer = train_tokenizer(captions, config.text)
+    text_encoder = make_text_encoder(tokenizer, config.text)
+    vae = train_vae(images, config.vae, config.seed)
+    factor = 2 ** (len(config.vae.block_out_channels) - 1)
+    unet = make_unet(config.unet, config.vae.latent_channels, images.shape[-1] // factor, config.text.width)
+    scheduler = DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,  # the last step is pure noise (arXiv 2305.08891): flat pictures need it
+        timestep_spacing="trailing",
+        clip_sample=False,
+        set_alpha_to_one=True,
+        steps_offset=1,
+    )
+    base = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    partial = out.with_name(out.name + ".partial")
+    base.save_pretrained(partial)
+    partial.rename(out)
+    return out
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line: ``--config FILE key=value ...``. Returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m jedi.tiny_base", description=__doc__.split("\n")[0])
+    parser.add_argument("--config", help="a YAML file, for instance configs/base/tiny.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, for instance out=models/tiny-base")
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        folder = make(load(TinyBaseConfig, arguments.config, arguments.overrides))
+    except (ValueError, OSError) as error:
+        print(f"tiny_base: {error}", file=sys.stderr)
+        return 2
+    log.info("base model: %s", folder)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
