@@ -46,7 +46,7 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["jedi", "jedi.*", "data_gen", "data_gen.*"]),
     cmdclass={"build_py": BuildFirstOnPath},
-    # Ranges that the test suite has passed with. lightning 2.6.2 and 2.6.3 were withdrawn: compromised uploads.
+    # Ranges that the test suite has passed with. lightning 2.6.2 and 2.6.3 were withdrawn (compromised).
     install_requires=[
         "torch>=2.14,<2.16",
         "torchvision>=0.29,<0.30",

@@ -104,7 +104,11 @@ def write_shard(folder: Path, name: str, sizes: list[int], pixels: int, seed: in
             record = {
                 "key": key,
                 "subject": {
-                    "id": key, "name": "cup", "class": "object", "code_point": "1F375", "recolouring": index,
+                    "id": key,
+                    "name": "cup",
+                    "class": "object",
+                    "code_point": "1F375",
+                    "recolouring": index,
                 },
                 "captions": [f"a cup number {i} on the beach" for i in range(size)],
                 "images": [{"background": "beach", "member": i} for i in range(size)],
@@ -123,8 +127,12 @@ def write_shard(folder: Path, name: str, sizes: list[int], pixels: int, seed: in
                 _add(tar, f"{key}.{i}.mask.png", _png(mask))
     data = (folder / f"{name}.tar").read_bytes()
     manifest = {
-        "format": 1, "shard": f"{name}.tar", "bytes": len(data), "sha256": sha256(data).hexdigest(),
-        "split": folder.name, "config_hash": "0" * 16,
+        "format": 1,
+        "shard": f"{name}.tar",
+        "bytes": len(data),
+        "sha256": sha256(data).hexdigest(),
+        "split": folder.name,
+        "config_hash": "0" * 16,
         "counts": {"sets": len(sizes), "images": sum(sizes), "dropped": {}},
         "sets": [
             {"key": f"{name}-{i:04d}", "n": n, "width": pixels, "height": pixels} for i, n in enumerate(sizes)

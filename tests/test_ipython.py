@@ -27,7 +27,11 @@ def test_ipython_completes_in_the_checkout(python, root, tmp_path):
     environment.pop("PYTHONPATH", None)
     done = subprocess.run(
         [python, "-m", "IPython", "--no-banner", "--colors=NoColor", "-c", SESSION],
-        cwd=root, env=environment, capture_output=True, text=True, check=False,
+        cwd=root,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert "ANSWER" in done.stdout, done.stdout + done.stderr
     answer = json.loads(done.stdout.split("ANSWER")[1])

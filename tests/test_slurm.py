@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from data_gen.config import DataConfig
+from jedi.config import load
+from jedi.recipe import TrainConfig
+
 SCRIPTS = ("train.sbatch", "data_gen.sbatch")
 
 
@@ -67,10 +71,18 @@ def test_training_command(root, cluster):
     done = submit(root, cluster, "train.sbatch", "my.yaml", "seed=3", "name=a b")
     called = Path(cluster["SLURM_SUBMIT_DIR"], "called").read_text().strip()
     assert called == (
-        "-K1 .venv/bin/python train.py --config my.yaml trainer.num_nodes=2 trainer.devices=4 seed=3 name=a b"
+        "-K1 .venv/bin/python train.py --config my.yaml hardware.nodes=2 hardware.devices=4 seed=3 name=a b"
     )
     assert "MASTER_ADDR=localhost\n" in Path(cluster["SLURM_SUBMIT_DIR"], "environment").read_text()
     assert done.returncode == 7  # srun's
+
+
+def test_the_keys_exist():
+    """The settings that the scripts pass on are ones that the programs know."""
+    train = ["base=b", "output=o", "data.path=d", "hardware.nodes=2", "hardware.devices=4"]
+    config = load(TrainConfig, None, train)
+    assert (config.hardware.nodes, config.hardware.devices) == (2, "4")
+    assert load(DataConfig, None, ["out=o", "workers=16"]).workers == 16
 
 
 def test_data_command(root, cluster):

@@ -41,9 +41,16 @@ def tokenizer() -> CLIPTokenizer:
 def text_encoder(vocabulary: int) -> CLIPTextModel:
     """A two-layer CLIP text encoder; token ids run to `vocabulary`, the end token being the last one."""
     config = CLIPTextConfig(
-        vocab_size=vocabulary, hidden_size=TEXT_WIDTH, intermediate_size=64, projection_dim=TEXT_WIDTH,
-        num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=TEXT_LENGTH,
-        bos_token_id=vocabulary - 2, eos_token_id=vocabulary - 1, pad_token_id=vocabulary - 1,
+        vocab_size=vocabulary,
+        hidden_size=TEXT_WIDTH,
+        intermediate_size=64,
+        projection_dim=TEXT_WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=TEXT_LENGTH,
+        bos_token_id=vocabulary - 2,
+        eos_token_id=vocabulary - 1,
+        pad_token_id=vocabulary - 1,
     )
     return CLIPTextModel(config).eval()
 
@@ -51,27 +58,43 @@ def text_encoder(vocabulary: int) -> CLIPTextModel:
 def vae() -> AutoencoderKL:
     """An f4 autoencoder: [b 3 H W] pixels to [b 4 H/4 W/4] latents."""
     return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(8, 8, 16), layers_per_block=1, norm_num_groups=4,
-        latent_channels=LATENT_CHANNELS, sample_size=PIXELS, scaling_factor=0.5,
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(8, 8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        latent_channels=LATENT_CHANNELS,
+        sample_size=PIXELS,
+        scaling_factor=0.5,
     ).eval()
 
 
 def unet(in_channels: int = LATENT_CHANNELS) -> UNet2DConditionModel:
     """A stock two-level UNet, attention at both; `in_channels` is c (plain) or 2c + 1 (inpainting)."""
     return UNet2DConditionModel(
-        sample_size=LATENT_SIDE, in_channels=in_channels, out_channels=LATENT_CHANNELS,
-        down_block_types=("CrossAttnDownBlock2D",) * 2, up_block_types=("CrossAttnUpBlock2D",) * 2,
-        block_out_channels=(32, 64), layers_per_block=1, norm_num_groups=8,
-        cross_attention_dim=TEXT_WIDTH, attention_head_dim=2,  # diffusers' name for the number of heads
+        sample_size=LATENT_SIDE,
+        in_channels=in_channels,
+        out_channels=LATENT_CHANNELS,
+        down_block_types=("CrossAttnDownBlock2D",) * 2,
+        up_block_types=("CrossAttnUpBlock2D",) * 2,
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        norm_num_groups=8,
+        cross_attention_dim=TEXT_WIDTH,
+        attention_head_dim=2,  # diffusers' name for the number of heads
     ).eval()
 
 
 def scheduler() -> DDIMScheduler:
     """Stable Diffusion's betas, v-prediction, no clipping."""
     return DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type="v_prediction",
-        clip_sample=False, set_alpha_to_one=False, steps_offset=1,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
     )
 
 
@@ -81,8 +104,11 @@ def components(seed: int = 0, in_channels: int = LATENT_CHANNELS) -> dict:
         torch.manual_seed(seed)
         words = tokenizer()
         return {
-            "vae": vae(), "text_encoder": text_encoder(len(words)), "tokenizer": words,
-            "unet": unet(in_channels), "scheduler": scheduler(),
+            "vae": vae(),
+            "text_encoder": text_encoder(len(words)),
+            "tokenizer": words,
+            "unet": unet(in_channels),
+            "scheduler": scheduler(),
         }
 
 

@@ -1,0 +1,116 @@
+"""Every command in README.md runs, as written, in a copy of the checkout; long ones run shortened.
+
+The copy is what a fresh clone would hold, with the environment of this test run in place of its `.venv`. The
+commands run in the README's order, since later ones use what earlier ones made.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+TINY_DATA = "sets=24 heldout_sets=8 sets_per_shard=12 resolution=32 workers=1"
+TINY_BASE = "vae.steps=3 images=64"
+TINY_TRAIN = (
+    "max_steps=2 batch_size=2 data.workers=0 checkpoint_every_steps=1 validation.every_steps=2 "
+    "validation.sets=2 samples.every_steps=2 samples.subjects=1 samples.steps=2"
+)
+# README command -> what is run in its place. None: not run, for the reason given.
+SHORTER = {
+    "make test": None,  # this very suite
+    "make tiny": f'make tiny TINY_DATA="{TINY_DATA}" TINY_BASE="{TINY_BASE}" TINY_TRAIN="{TINY_TRAIN}"',
+}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.M | re.S)
+
+
+def commands() -> list[str]:
+    """The commands of all bash blocks: lines, continued ones joined, comments left out."""
+    lines = "\n".join(blocks("bash")).replace("\\\n", " ").splitlines()
+    return [" ".join(line.split()) for line in lines if line.strip() and not line.lstrip().startswith("#")]
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("clone")
+    listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in listed.splitlines():
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    # An environment that is this one, with stamps of its own: make finds everything installed.
+    (folder / ".venv").mkdir()
+    for name in ("bin", "lib", "pyvenv.cfg"):
+        if Path(sys.prefix, name).exists():
+            (folder / ".venv" / name).symlink_to(Path(sys.prefix, name))
+    for name in (".created", ".demo", ".data", ".test"):
+        (folder / ".venv" / name).touch()
+    return folder
+
+
+def run(command: list[str], clone: Path) -> str:
+    inherited = ("MAKE", "PYTHONPATH", "MFLAGS")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(inherited)}
+    environment["PATH"] = f"{clone / '.venv' / 'bin'}:{environment['PATH']}"
+    done = subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", commands())
+def test_command(command, clone):
+    shorter = SHORTER.get(command, command)
+    if shorter is None:
+        pytest.skip("not run from here, see SHORTER")
+    run(["bash", "-c", shorter], clone)
+    for folder in re.findall(r"--out[ =](\S+)", command):
+        assert any((clone / folder).iterdir()), f"{folder} is empty"
+    if command == "make demo":
+        made = {path.name for path in (clone / "out" / "demo").iterdir()}
+        assert {"0000.png", "grid.png", "samples.json"} <= made
+
+
+@pytest.mark.slow
+def test_python_blocks(clone):
+    """The Python examples, one after the other in one session."""
+    if examples := "\n".join(blocks("python")):
+        run(["python", "-c", examples], clone)
+
+
+def test_the_two_commands_come_first():
+    assert commands()[:2] == ["make demo", "make test"]
+
+
+def test_the_table_holds_only_commands_of_the_readme():
+    assert set(SHORTER) <= set(commands())
+
+
+def test_links_lead_somewhere():
+    links = [link.split("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", README)]
+    inner = [link for link in links if link and not link.startswith(("http://", "https://"))]
+    assert "LICENSE" in inner
+    assert not [link for link in inner if not (ROOT / link).exists()]
+
+
+def test_sections():
+    """What issue 2 asks of the README."""
+    headings = [heading.lower() for heading in re.findall(r"^## (.*)", README, re.M)]
+    wanted = "idea", "two commands", "sampling", "training", "data", "file map", "limits", "licen", "citation"
+    for word in wanted:
+        assert any(word in heading for heading in headings), f"no section on {word}"
+    idea = re.search(r"^## [^\n]*idea[^\n]*\n(.*?)^## ", README, re.M | re.S | re.I)[1]
+    text = [line for line in idea.splitlines() if line.strip() and not line.startswith(("!", "<"))]
+    assert len(text) <= 10, "the idea in ten lines"
+    assert re.search(r"!\[.*\]\(.+\)|<img", idea), "with a picture"
+    assert not re.findall(r"^(## .*)\n+(?=## |\Z)", README, re.M), "an empty section"
