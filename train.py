@@ -7,11 +7,12 @@ The same command again goes on where the run stands. Ctrl-C saves and stops.
 
 import signal
 
-# Before anything slow is imported: Slurm's warning (--signal=USR1@...) must not kill a job that is still starting.
+# Before anything slow is imported: Slurm's warning (--signal=USR1@...) must not kill a job that is starting.
 signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 import argparse
 import json
+import logging
 import os
 import sys
 import warnings
@@ -23,14 +24,15 @@ STOPPED = {signal.SIGINT: 130, signal.SIGTERM: 143}
 def main(argv: Sequence[str] | None = None) -> int:
     """Trains as the command line says.
 
-    Returns 0 when the run is complete or was put back into Slurm's queue, 2 when something is wrong with the arguments or
-    the data (one line on stderr), 130 or 143 when SIGINT or SIGTERM stopped it (saved; the same command goes on).
+    Returns 0 when the run is complete or was put back into Slurm's queue, 2 when something is wrong with the
+    arguments or the data (one line on stderr), 130 or 143 when SIGINT or SIGTERM stopped it (saved; the same
+    command goes on).
     """
     parser = argparse.ArgumentParser(
         prog="train.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config", required=True, metavar="FILE", help="a recipe, such as configs/train/tiny.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings that differ: optimizer.lr=1e-4")
+    parser.add_argument("--config", required=True, metavar="FILE", help="a recipe: configs/train/tiny.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="what differs: optimizer.lr=1e-4")
     args = parser.parse_args(argv)
     try:
         return train(args.config, args.overrides)
@@ -43,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train(path: str, overrides: Sequence[str]) -> int:
     """Loads the configuration, builds the parts, fits. Returns the exit status."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # data workers fork after the tokenizer has been used
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # data workers fork after its first use
     from jedi import config as configs
     from jedi.recipe import TrainConfig
 
@@ -57,17 +59,21 @@ def train(path: str, overrides: Sequence[str]) -> int:
     from jedi import training
     from jedi.base import load_base
 
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for needless in ("does not have many workers", r"module\(s\) in eval mode", "LeafSpec"):
+        warnings.filterwarnings("ignore", f".*{needless}.*")
     base = load_base(config.base)
     data = training.JointData(config, base)
     model = training.JointTraining(config, base)
-    trainer = training.make_trainer(config)
+    stop = training.StopOnSignal(config)
+    trainer = training.make_trainer(config, stop)
     checkpoint = training.open_run(config, training.identity(config, data, base))
-    trainer.fit(model, data, ckpt_path=checkpoint, weights_only=True)
+    with stop:
+        trainer.fit(model, data, ckpt_path=checkpoint, weights_only=True)
     if trainer.global_step >= config.max_steps:
         return 0
     print(f"stopped and saved at step {trainer.global_step} of {config.max_steps}: the same command goes on")
-    return STOPPED.get(training.stop_signal(trainer), 0)
+    return STOPPED.get(stop.received, 0)
 
 
 if __name__ == "__main__":

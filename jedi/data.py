@@ -2,8 +2,8 @@
 
 The one rule for order and chance: what a batch holds is a pure function of (index, seed, step). `SetIndex`
 reads manifests; `BatchPlan` says which sets make up a global step; `StepSampler` deals a step's sets to ranks
-and accumulated micro batches; `SetDataset` reads one set from a tar by offset. Resuming is to start at a step,
-there is no state to save; nothing depends on the number of ranks or workers.
+and accumulated micro batches; `SetDataset` reads one set from a tar by offset. Resuming is to start at a
+step, there is no state to save; nothing depends on the number of ranks or workers.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """A training run -> a diffusers folder: ``python -m jedi.export RUN OUT``.
 
-The folder holds the averaged weights and everything else that sampling needs; `JediPipeline.from_pretrained` reads it.
+The folder holds the averaged weights and all else that sampling needs; `JediPipeline.from_pretrained` reads
+it.
 """
 
 from __future__ import annotations

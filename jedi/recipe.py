@@ -201,8 +201,8 @@ class TrainConfig:
         micro = self.micro_batch_size or -(-self.batch_size // world_size)
         if micro < 1 or self.batch_size % (world_size * micro):
             raise ValueError(
-                f"batch_size={self.batch_size} sets cannot be cut into micro batches of {micro} on "
-                f"{world_size} processes: make it a multiple of {world_size * max(micro, 1)}, or change micro_batch_size"
+                f"batch_size={self.batch_size} cannot be cut into micro batches of {micro} on {world_size} "
+                f"processes: make it a multiple of {world_size * max(micro, 1)}, or change micro_batch_size"
             )
         return self.batch_size // (world_size * micro)
 

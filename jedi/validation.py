@@ -1,7 +1,7 @@
 """Does the coupling work? The held-out loss with the right references, with another subject's, and with none.
 
-The *reference gain* is the relative drop of that loss. Nothing else shows whether a model has learnt to look at
-its references: neither its pictures nor its total loss do at first.
+The *reference gain* is the relative drop of that loss. Nothing else shows early whether a model has learnt
+to look at its references: neither its pictures nor its total loss do.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from jedi.conditioning import SetDraws, StepPlan
+from jedi.data import SetIndex
 from jedi.diffusion import NoiseSchedule
 from jedi.loss import joint_loss
 from jedi.rng import keyed_generator
@@ -35,6 +36,28 @@ class HeldOutSets:
 
     def __len__(self) -> int:
         return len(self.latents)
+
+
+def choose_sets(index: SetIndex, count: int, references: int | None, targets: int) -> tuple[list[int], int]:
+    """``count`` held-out sets that have ``k`` references and ``targets`` more images, of one size; and ``k``.
+
+    ``k`` is ``references`` or, if not given, what the largest sets leave. The sets are spread over the split.
+
+    Raises:
+        ValueError: no set is large enough.
+    """
+    largest = max(record.n for record in index.sets)
+    k = largest - targets if references is None else references
+    if k < 1 or k + targets > largest:
+        raise ValueError(
+            f"held-out sets have at most {largest} images, too few for {max(k, 1)} references and {targets} "
+            "more: lower validation.references, samples.references or samples.prompts, or make larger sets"
+        )
+    sizes = [(record.width, record.height) for record in index.sets]
+    commonest = max(set(sizes), key=sizes.count)
+    fit = [i for i, record in enumerate(index.sets) if record.n >= k + targets and sizes[i] == commonest]
+    count = min(count, len(fit))
+    return [fit[i * len(fit) // count] for i in range(count)], k
 
 
 def wrong_partners(subjects: Sequence[str]) -> Tensor:
@@ -68,8 +91,8 @@ def reference_losses(
 ) -> Tensor:
     """Unweighted loss of every held-out target, ``[b modes 3 bins]`` in the order of ``CONDITIONS``.
 
-    Noise and timesteps are functions of (seed, set, bin), the same for all conditions, modes and models. ``only``
-    names the sets to score (the others stay 0): ranks share the work and add up.
+    Noise and timesteps are functions of (seed, set, bin), the same for all conditions, modes and models.
+    ``only`` names the sets to score (the others stay 0): ranks share the work and add up.
     """
     b, n, *shape = sets.latents.shape
     device = sets.latents.device
@@ -105,8 +128,9 @@ def reference_losses(
 def reference_gain(losses: Tensor, modes: Sequence[str]) -> dict[str, float]:
     """Metrics from :func:`reference_losses`, each overall and per timestep bin (0 = the cleanest).
 
-    ``heldout/loss`` (right references, mean over modes), ``heldout/loss/MODE``, ``gain/wrong`` and ``gain/none``:
-    how much lower the loss is with the right references than with another subject's or none, as a share of that.
+    ``heldout/loss`` (right references, mean over modes), ``heldout/loss/MODE``, ``gain/wrong``,
+    ``gain/none``: how much lower the loss is with the right references than with another subject's or none,
+    as a share of that.
     """
     mean = losses.double().mean(0)  # [modes 3 bins]
     right, wrong, none = mean.mean(0).unbind(0)
