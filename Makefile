@@ -9,26 +9,30 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Extra key=value overrides for `make tiny`, for instance TINY_TRAIN="trainer.max_steps=100".
+# Extra key=value overrides for the steps of `make tiny`, for instance TINY_TRAIN="max_steps=2000".
 TINY_DATA ?=
+TINY_BASE ?=
 TINY_TRAIN ?=
 
 .PHONY: demo test tiny lint clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
-	$(BIN)/python sample.py --model models/jedi-tiny --references assets/references/demo \
-		--prompt "a photo on a beach" --prompt "a photo in the snow" --out out/demo
-	@echo "Pictures: $(CURDIR)/out/demo (grid.png shows the references beside the results)"
+	$(BIN)/python sample.py --model models/jedi-tiny --references assets/references/teddy_bear \
+		--prompt "a toy on the beach" --prompt "a toy in the snow" --prompt "a toy in the city" --out out/demo
+	@echo "The pictures are in $(CURDIR)/out/demo; grid.png shows them beside the references."
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
 
+# Each step ends at once when it is done and goes on where it was interrupted.
 tiny: $(VENV)/.data
 	$(BIN)/python -m data_gen run --config configs/data_gen/tiny.yaml $(TINY_DATA)
-	test -f out/tiny/base/model_index.json || \
-		$(BIN)/python -m jedi.tiny_base --data data/tiny --out out/tiny/base
+	$(BIN)/python -m jedi.tiny_base --config configs/base/tiny.yaml $(TINY_BASE)
 	$(BIN)/python train.py --config configs/train/tiny.yaml $(TINY_TRAIN)
+	$(BIN)/python sample.py --model runs/tiny --references assets/references/teddy_bear \
+		--prompt "a toy on the beach" --prompt "a toy in the snow" --out out/tiny
+	@echo "Data: data/tiny/report, training: runs/tiny, pictures: $(CURDIR)/out/tiny/grid.png"
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -16,7 +16,7 @@ README.md Makefile setup.py pyproject.toml LICENSE CITATION.cff CHANGELOG.md tra
 jedi/attention.py jedi/unet.py jedi/diffusion.py jedi/conditioning.py jedi/guidance.py jedi/loss.py
 jedi/pipeline.py jedi/data.py jedi/training.py jedi/config.py jedi/export.py jedi/images.py jedi/rng.py
 data_gen/__main__.py data_gen/stage.py data_gen/shards.py data_gen/sources/emoji.py data_gen/report.py
-configs/data_gen/tiny.yaml configs/train/tiny.yaml configs/train/jedi_tiny.yaml
+configs/data_gen/tiny.yaml configs/base/tiny.yaml configs/train/tiny.yaml configs/train/jedi_tiny.yaml
 slurm/train.sbatch slurm/data_gen.sbatch slurm/README.md benchmarks/README.md
 models/jedi-tiny/model_index.json assets/references
 """
