@@ -1,0 +1,265 @@
+"""Shards -> index -> plan -> batches: exact contents, order as a pure function, and clear errors."""
+
+import json
+import shutil
+import tarfile
+from io import BytesIO
+
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from jedi.data import BatchPlan, Bucket, DataError, Draw, SetDataset, SetIndex, StepSampler, collate
+from jedi.images import encode_pixels, to_tensor
+from jedi.latents import LatentCache
+from tests import tiny
+from tests.conftest import write_shard
+
+
+@pytest.fixture(scope="module")
+def index(shards) -> SetIndex:
+    return SetIndex.read(shards, "train", verify=True)
+
+
+def test_the_index_lists_every_set_in_order(index, shards):
+    assert [path.name for path in index.shards] == ["00000.tar", "00001.tar"]
+    assert [record.n for record in index.sets] == [4, 3] * 5 + [3, 4] * 5
+    assert index.sets[11].key == "00001-0001"
+    assert index.buckets() == {
+        Bucket(3, tiny.PIXELS, tiny.PIXELS): [1, 3, 5, 7, 9, 10, 12, 14, 16, 18],
+        Bucket(4, tiny.PIXELS, tiny.PIXELS): [0, 2, 4, 6, 8, 11, 13, 15, 17, 19],
+    }
+    assert index.buckets(set_size=3) == {Bucket(3, tiny.PIXELS, tiny.PIXELS): list(range(20))}
+
+
+def test_the_fingerprint_follows_the_data_not_the_place(index, shards, tmp_path):
+    shutil.copytree(shards, tmp_path / "copy")
+    assert SetIndex.read(tmp_path / "copy").fingerprint == index.fingerprint
+    write_shard(tmp_path / "copy" / "train", "00001", [3, 4] * 5, tiny.PIXELS, seed=9)
+    assert SetIndex.read(tmp_path / "copy").fingerprint != index.fingerprint
+
+
+def test_members_are_read_as_they_were_written(index, shards):
+    dataset = SetDataset(index)
+    with tarfile.open(shards / "train" / "00001.tar") as tar:
+        data = tar.extractfile("00001-0003.2.png").read()
+        record = json.load(tar.extractfile("00001-0003.json"))
+    assert torch.equal(dataset.images(13, [2])[0], to_tensor([Image.open(BytesIO(data))])[0])
+    read = dataset[13]
+    assert read.images.shape == (4, 3, tiny.PIXELS, tiny.PIXELS)
+    assert -1 <= read.images.min() < -0.2 < 0.2 < read.images.max() <= 1
+    assert (read.captions, read.subject_id) == (record["captions"], record["subject"]["id"])
+
+
+def test_a_draw_orders_images_and_captions_alike(index):
+    dataset = SetDataset(index, seed=3)
+    plain, drawn = dataset[13], dataset[Draw(step=0, position=5, index=13, n=3)]
+    order = [plain.captions.index(caption) for caption in drawn.captions]
+    assert len(set(order)) == 3
+    assert torch.equal(drawn.images, plain.images[order])
+    others = [dataset[Draw(0, position, 13, 3)].captions for position in range(8)]
+    assert len({tuple(captions) for captions in others}) > 3
+    assert SetDataset(index, seed=3)[Draw(9, 5, 13, 3)].captions == drawn.captions
+
+
+def test_an_epoch_has_each_set_at_most_once_and_drops_another_remainder_each_time(index):
+    plan = BatchPlan(index, batch_size=4, seed=0)
+    assert (plan.steps_per_epoch, plan.dropped_per_epoch) == (4, 4)
+    epochs = []
+    for epoch in range(3):
+        steps = [plan.step(epoch * 4 + i) for i in range(4)]
+        seen = [position for _, sets in steps for position in sets]
+        assert len(set(seen)) == 16
+        assert all({index.sets[i].n for i in sets} == {bucket.n} for bucket, sets in steps)
+        epochs.append(seen)
+    assert len({frozenset(seen) for seen in epochs}) > 1
+    again = BatchPlan(index, batch_size=4, seed=0)
+    assert again.step(9) == plan.step(9)  # asked out of order: the plan has no state
+    assert [BatchPlan(index, 4, seed=1).step(i) for i in range(4)] != [plan.step(i) for i in range(4)]
+
+
+def positions(sampler) -> list[list[int]]:
+    return [[draw.position for draw in part] for part in sampler]
+
+
+def test_ranks_and_micro_batches_share_a_step_without_overlap(index):
+    plan = BatchPlan(index, batch_size=8, seed=0, set_size=3)
+    whole = list(StepSampler(plan, stop=3))
+    assert positions(whole) == [list(range(i, i + 8)) for i in (0, 8, 16)]
+    for world, accumulate in ((2, 1), (1, 4), (2, 2), (4, 2)):
+        ranks = [list(StepSampler(plan, rank, world, accumulate, stop=3)) for rank in range(world)]
+        for step in range(3):
+            parts = [ranks[r][step * accumulate + a] for r in range(world) for a in range(accumulate)]
+            assert [draw for part in parts for draw in part] == whole[step]
+    with pytest.raises(DataError, match="batch_size=8 sets cannot be dealt to 3 processes"):
+        StepSampler(plan, 0, 3)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_loader_that_starts_later_yields_the_same_batches(index, workers):
+    plan = BatchPlan(index, batch_size=4, seed=0)
+
+    def batches(start, workers):
+        sampler = StepSampler(plan, accumulate=2, start=start, stop=6)
+        return list(
+            DataLoader(SetDataset(index), batch_sampler=sampler, num_workers=workers, collate_fn=collate)
+        )
+
+    for expected, batch in zip(batches(0, 0)[2 * 3 :], batches(3, workers), strict=True):
+        assert batch.step == expected.step >= 3
+        assert batch.positions.tolist() == expected.positions.tolist()
+        assert batch.captions == expected.captions
+        assert batch.subject_ids == expected.subject_ids
+        assert torch.equal(batch.images, expected.images)
+        assert batch.images.shape[:2] == (2, batch.n)
+
+
+def test_cached_latents_equal_encoded_ones(index, tmp_path, tiny_components, monkeypatch):
+    vae = tiny_components["vae"]
+    encode = torch.no_grad()(lambda images: encode_pixels(vae, images))
+    cache = LatentCache(index, tmp_path, "v1")
+    assert not cache.complete
+    done = []
+    cache.fill(encode, batch_size=16, report=done.append)
+    assert cache.complete and done[-1] == cache.count == 70
+    expected = encode(SetDataset(index).images(13, range(4)))
+    torch.testing.assert_close(cache.read(13), expected, atol=1e-3, rtol=1e-3)
+
+    images, latents = SetDataset(index, seed=3), SetDataset(index, seed=3, latents=cache)
+    draw = Draw(0, 5, 13, 3)
+    batch = collate([latents[draw], latents[draw._replace(index=8)]])
+    assert batch.images is None and batch.captions[0] == images[draw].captions
+    torch.testing.assert_close(batch.latents[0], encode(images[draw].images), atol=1e-3, rtol=1e-3)
+
+    # Another VAE is another file; a kill while filling leaves nothing that counts.
+    other = LatentCache(index, tmp_path, "v2")
+    calls = []
+
+    def killed(images):
+        calls.append(images)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return encode(images)
+
+    with pytest.raises(KeyboardInterrupt):
+        other.fill(killed, batch_size=16)
+    assert not other.complete and cache.complete
+
+
+def test_a_batch_moves_as_a_whole(index):
+    batch = collate([SetDataset(index)[0], SetDataset(index)[2]])
+    moved = batch.to(torch.float64)
+    assert moved.images.dtype == torch.float64 and moved.captions == batch.captions and len(moved) == 2
+
+
+# --- bad input: the shard is named, and what to do ---
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_shard(tmp_path / "train", "00000", [3] * 4, tiny.PIXELS, seed=1)
+    return tmp_path
+
+
+def edit_manifest(folder, **changes):
+    path = folder / "train" / "00000.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_missing_or_empty_folders(tmp_path):
+    with pytest.raises(DataError, match="no data folder .*train; `python -m data_gen run"):
+        SetIndex.read(tmp_path)
+    (tmp_path / "train").mkdir()
+    with pytest.raises(DataError, match="no shards"):
+        SetIndex.read(tmp_path)
+
+
+def test_a_tar_without_manifest_does_not_count(folder, caplog):
+    shutil.copy(folder / "train" / "00000.tar", folder / "train" / "00001.tar")
+    assert len(SetIndex.read(folder).sets) == 4
+    assert "1 tars without a manifest are not read: 00001.tar" in caplog.text
+    (folder / "train" / "00000.json").unlink()
+    with pytest.raises(DataError, match="2 tars without a manifest"):
+        SetIndex.read(folder)
+
+
+def test_a_tar_that_differs_from_its_manifest(folder):
+    edit_manifest(folder, sha256="0" * 64)
+    SetIndex.read(folder)
+    with pytest.raises(DataError, match=r"00000.tar: sha256 .* its manifest says 0000"):
+        SetIndex.read(folder, verify=True)
+    tar = folder / "train" / "00000.tar"
+    tar.write_bytes(tar.read_bytes()[:-1024])
+    with pytest.raises(DataError, match=r"00000.tar: \d+ bytes, its manifest says"):
+        SetIndex.read(folder)
+    tar.unlink()
+    with pytest.raises(DataError, match=r"00000.tar is missing"):
+        SetIndex.read(folder)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"format": 1}', '{"format": 2}'])
+def test_a_manifest_that_is_none(folder, text):
+    (folder / "train" / "00000.json").write_text(text)
+    with pytest.raises(DataError, match=r"00000.json: (not the manifest of a shard|format 2)"):
+        SetIndex.read(folder)
+
+
+def test_no_sets(folder):
+    edit_manifest(folder, sets=[])
+    with pytest.raises(DataError, match="1 shards hold no sets"):
+        SetIndex.read(folder)
+
+
+def spoil(folder, member: str, data: bytes):
+    """Overwrites the beginning of a member; the size of the tar stays."""
+    tar = folder / "train" / "00000.tar"
+    with tarfile.open(tar) as opened:
+        offset = opened.getmember(member).offset_data
+    content = bytearray(tar.read_bytes())
+    content[offset : offset + len(data)] = data
+    tar.write_bytes(bytes(content))
+
+
+def test_a_corrupt_image_is_named_through_the_workers_too(folder):
+    spoil(folder, "00000-0002.1.png", b"\0" * 40)
+    index = SetIndex.read(folder)
+    assert SetDataset(index)[1].images is not None
+    message = r"00000.tar: 00000-0002.1.png: not a readable image"
+    with pytest.raises(DataError, match=message):
+        SetDataset(index)[2]
+    plan = BatchPlan(index, 4, 0)
+    loader = DataLoader(
+        SetDataset(index), batch_sampler=StepSampler(plan, stop=1), num_workers=1, collate_fn=collate
+    )
+    with pytest.raises(DataError, match=message):
+        list(loader)
+
+
+def test_a_corrupt_record_is_named(folder):
+    spoil(folder, "00000-0001.json", b"[[[")
+    with pytest.raises(DataError, match=r"00000.tar: 00000-0001.json: not the record of a set"):
+        SetDataset(SetIndex.read(folder))[1]
+
+
+def test_a_manifest_that_promises_what_the_tar_has_not(folder):
+    manifest = json.loads((folder / "train" / "00000.json").read_text())
+    edit_manifest(folder, sets=[{**record, "key": "none"} for record in manifest["sets"]])
+    with pytest.raises(DataError, match="no member none.json"):
+        SetDataset(SetIndex.read(folder))[0]
+    edit_manifest(folder, sets=[{**record, "width": 999} for record in manifest["sets"]])
+    with pytest.raises(DataError, match=r"its manifest says \(999"):
+        SetDataset(SetIndex.read(folder))[0]
+
+
+def test_a_batch_larger_than_every_bucket(index, caplog):
+    with pytest.raises(DataError, match=r"batch_size=11 is larger than every bucket \(10 sets of 3 images"):
+        BatchPlan(index, 11, 0)
+    assert BatchPlan(index, 11, 0, set_size=3).steps_per_epoch == 1
+
+
+def test_a_bucket_that_is_never_used_is_reported(folder, caplog):
+    write_shard(folder / "train", "00001", [4] * 2, tiny.PIXELS, seed=2)
+    plan = BatchPlan(SetIndex.read(folder), 4, 0)
+    assert plan.steps_per_epoch == 1
+    assert "never used, being fewer than batch_size=4: 2 sets of 4 images" in caplog.text
