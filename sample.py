@@ -73,10 +73,10 @@ class Settings:
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
+    """Leaves it to ``main`` to say what is wrong, in one line."""
 
     def error(self, message: str) -> None:
-        self.exit(2, f"{self.prog}: {message}\n")
+        raise ValueError(message)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -1,0 +1,528 @@
+"""JediPipeline on random weights: against a sampler written out by hand, and against itself under changes."""
+
+import copy
+import logging
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from jedi import images as pictures
+from jedi.conditioning import network_input
+from jedi.denoiser import Conditions, Denoiser, References
+from jedi.guidance import GUIDANCE
+from jedi.pipeline import JediPipeline, encode_captions, image_generators
+from jedi.unet import JointUNet
+from tests import tiny
+
+STEPS = 3
+SHAPE = (tiny.LATENT_CHANNELS, tiny.LATENT_SIDE, tiny.LATENT_SIDE)
+
+
+@pytest.fixture(scope="module")
+def parts() -> dict:
+    return tiny.components(in_channels=2 * tiny.LATENT_CHANNELS + 1)
+
+
+@pytest.fixture
+def pipe(parts) -> JediPipeline:
+    pipe = JediPipeline(**parts, trained_modes=["one_way", "mutual"], max_trained_references=3)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def picture(seed: int, size: tuple[int, int] = (32, 32)) -> Image.Image:
+    random = np.random.default_rng(seed)
+    return Image.fromarray(random.integers(0, 256, (size[1], size[0], 3), np.uint8))
+
+
+REFERENCES = [picture(1, (48, 20)), picture(2)]
+
+
+def latents(pipe, prompt="a cat", references=REFERENCES, n=1, seed=0, **options) -> torch.Tensor:
+    """``[n c h w]`` of a short run."""
+    options = {"num_inference_steps": STEPS, "generator": image_generators(seed, n)} | options
+    return pipe(prompt, references, output_type="latent", **options).images
+
+
+def close(a: torch.Tensor, b: torch.Tensor, tolerance: float = 1e-4) -> bool:
+    return torch.allclose(a, b, rtol=0, atol=tolerance)
+
+
+# --- against a sampler by hand
+
+
+@torch.no_grad()
+def by_hand(pipe, prompt, mode, rule, text_scale, reference_scale, seed=0):
+    """One picture: every branch its own uncached call of the network, DDIM's formulas written out."""
+    unet, c = JointUNet(pipe.unet), SHAPE[0]
+    squares = [pictures.fit_square(x, tiny.PIXELS)[0] for x in REFERENCES]
+    given = pictures.encode_pixels(pipe.vae, pictures.to_tensor(squares))[None]  # 1 k c h w
+    k = given.shape[1]
+    words = lambda text: encode_captions(pipe.tokenizer, pipe.text_encoder, [text])[None]
+    empty, full = words(""), words(prompt)
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(1, 1, *SHAPE, generator=generator)
+    fixed = torch.randn(1, k, *SHAPE, generator=generator)
+    alphas = pipe.scheduler.alphas_cumprod
+    gap = 1000 // STEPS
+    for t in reversed([i * gap + 1 for i in range(STEPS)]):
+        a, before = alphas[t], (alphas[t - gap] if t >= gap else alphas[0])
+        noisy = given if mode == "one_way" else a.sqrt() * given + (1 - a).sqrt() * fixed
+        references = network_input(noisy, torch.zeros(1, k, 1, *SHAPE[1:]), given)
+        target = network_input(x, torch.ones(1, 1, 1, *SHAPE[1:]), torch.zeros_like(x))
+        e = {}
+        for name in GUIDANCE.get(rule).branches:
+            text = full if name in ("full", "text") else empty
+            if name in ("full", "refs"):
+                sample = torch.cat([references, target], 1)
+                text = torch.cat([empty.expand(1, k, -1, -1), text], 1)
+                e[name] = unet(sample, torch.tensor([t]), text, k, mode)[0, k:]
+            else:
+                e[name] = unet(target, torch.tensor([t]), text, 0, mode)[0]
+        v = GUIDANCE.get(rule).combine(e, text_scale, reference_scale)[None]
+        x0, noise = a.sqrt() * x - (1 - a).sqrt() * v, a.sqrt() * v + (1 - a).sqrt() * x
+        assert x0.shape[2] == c
+        x = before.sqrt() * x0 + (1 - before).sqrt() * noise
+    return x[0]
+
+
+@pytest.mark.parametrize("mode", ["one_way", "mutual"])
+@pytest.mark.parametrize("rule", ["two_branch", "plain", "three_branch", "three_branch_rescaled"])
+def test_sampling_equals_the_formulas_written_out(pipe, mode, rule):
+    scale = {"reference_scale": 1.7} if "three" in rule else {}
+    found = latents(pipe, "a red cat", mode=mode, guidance=rule, guidance_scale=2.5, **scale)
+    assert close(found, by_hand(pipe, "a red cat", mode, rule, 2.5, 1.7))
+
+
+def test_the_cache_gives_what_the_whole_set_gives_in_every_branch(pipe):
+    """Property 4 of METHOD.md."""
+    unet = JointUNet(pipe.unet)
+    given, text = torch.randn(3, *SHAPE), torch.randn(2, 2, tiny.TEXT_LENGTH, tiny.TEXT_WIDTH)
+    of_references, empty = torch.randn(3, tiny.TEXT_LENGTH, tiny.TEXT_WIDTH), torch.randn(1, *text.shape[2:])
+    clean = network_input(given[None], torch.zeros(1, 3, 1, *SHAPE[1:]), given[None])
+    x, t = torch.randn(4, *SHAPE), torch.tensor(500)
+    with torch.no_grad():
+        cache = unet.encode_references(clean, of_references[None])
+        denoiser = Denoiser(unet, pipe.scheduler, Conditions("one_way", text, empty, References(3, cache)))
+        found = denoiser.predict(("none", "refs", "full", "text"), x, t)
+        free = torch.ones(2, 2, 1, *SHAPE[1:])
+        target = network_input(x.view(2, 2, *SHAPE), free, torch.zeros(2, 2, *SHAPE))
+        for name, caption in (("refs", empty.expand_as(text)), ("full", text)):
+            whole = torch.cat([clean.expand(2, -1, -1, -1, -1), target], 1)
+            captions = torch.cat([of_references.expand(2, -1, -1, -1), caption], 1)
+            assert close(found[name], unet(whole, t.expand(2), captions, 3)[:, 3:].flatten(0, 1), 1e-5)
+        for name, caption in (("none", empty.expand_as(text)), ("text", text)):
+            assert close(found[name], unet(target, t.expand(2), caption).flatten(0, 1), 1e-5)
+    assert len({round(float(x.sum()), 3) for x in found.values()}) == 4  # the branches differ at all
+
+
+def test_one_cache_serves_prompts_and_batches(pipe):
+    cache = pipe.encode_references(REFERENCES, reference_prompts="a cat")
+    before = {name: (k.clone(), v.clone()) for name, (k, v) in cache.layers.items()}
+    for prompt, n in (("a cat", 1), (["a dog", "a bird on grass"], 4)):
+        count = n // (1 if isinstance(prompt, str) else 2)
+        direct = latents(pipe, prompt, n=n, num_images=count, reference_prompts="a cat")
+        assert close(direct, latents(pipe, prompt, None, n=n, num_images=count, cache=cache), 1e-5)
+    for name, (k, v) in cache.layers.items():
+        assert torch.equal(k, before[name][0]) and torch.equal(v, before[name][1])
+
+
+def test_references_are_encoded_once(pipe, monkeypatch):
+    calls = []
+    original = JointUNet.encode_references
+    monkeypatch.setattr(JointUNet, "encode_references", lambda *a: calls.append(1) or original(*a))
+    latents(pipe, ["a cat", "a dog"], n=4, num_images=2)
+    assert len(calls) == 1
+
+
+# --- what a picture depends on, and what not
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("scheduler", ["DDIMScheduler", "DDPMScheduler", "EulerAncestralDiscreteScheduler"])
+@pytest.mark.parametrize("mode", ["one_way", "mutual"])
+def test_a_picture_is_the_same_alone_and_in_a_batch(pipe, mode, scheduler):
+    """Property 5 of METHOD.md, with schedulers that draw noise in every step too."""
+    pipe.scheduler = getattr(diffusers, scheduler).from_config(pipe.scheduler.config)
+    batch = latents(pipe, ["a cat", "a dog"], n=4, num_images=2, mode=mode)
+    for i, prompt in enumerate(["a cat", "a cat", "a dog", "a dog"]):
+        assert close(batch[i : i + 1], latents(pipe, prompt, seed=i, mode=mode)), i
+    assert not close(batch[0], batch[1], 1e-2)
+
+
+@pytest.mark.parametrize("mode", ["one_way", "mutual"])
+def test_a_story_is_the_same_alone_and_in_a_batch(pipe, mode):
+    prompts = ["a cat", "a dog", "a bird"]
+    both = latents(pipe, prompts, n=6, num_images=2, joint=True, mode=mode)
+    assert close(both[3:], latents(pipe, prompts, n=3, seed=3, joint=True, mode=mode))
+
+
+@pytest.mark.parametrize("references", [REFERENCES, None])
+def test_pictures_of_a_story_see_one_another(pipe, references):
+    prompts = ["a cat", "a dog"]
+    single, story = (latents(pipe, prompts, references, n=2, joint=x) for x in (False, True))
+    assert not close(single, story, 1e-3)
+    turned = latents(pipe, prompts[::-1], references, joint=True, generator=image_generators(0, 2)[::-1])
+    assert close(turned.flip(0), story)  # property 2: targets are unordered
+
+
+@pytest.mark.parametrize("mode", ["one_way", "mutual"])
+def test_references_count_and_their_order_does_not(pipe, mode):
+    with_both = latents(pipe, mode=mode)
+    assert not close(with_both, latents(pipe, references=REFERENCES[:1], mode=mode), 1e-3)
+    assert not close(with_both, latents(pipe, references=None, mode=mode), 1e-3)
+    if mode == "one_way":  # in `mutual` each reference has its own fixed noise
+        assert close(with_both, latents(pipe, references=REFERENCES[::-1], mode=mode))
+
+
+def test_reference_prompts(pipe):
+    default = latents(pipe)
+    assert close(default, latents(pipe, reference_prompts=["", ""]), 0)
+    assert close(default, latents(pipe, reference_prompts=""), 0)
+    one, other = (latents(pipe, reference_prompts=x) for x in ("a cat", ["a cat", "a dog"]))
+    assert not close(default, one, 1e-4) and not close(one, other, 1e-4)
+
+
+def test_what_a_reference_mask_hides_does_not_count(pipe):
+    mask = Image.new("L", (32, 32))
+    mask.paste(255, (8, 8, 24, 24))
+    changed = REFERENCES[1].copy()
+    changed.paste("green", (0, 0, 32, 6))
+    results = [latents(pipe, references=[x], reference_masks=[mask]) for x in (REFERENCES[1], changed)]
+    assert close(*results, 0)
+    assert not close(results[0], latents(pipe, references=[REFERENCES[1]], reference_masks=[None]), 1e-3)
+
+
+@pytest.mark.parametrize("form", ["RGBA", "L", "CMYK", "P"])
+def test_references_of_any_mode_and_aspect(pipe, form):
+    assert torch.isfinite(latents(pipe, references=[picture(3, (90, 7)).convert(form)])).all()
+
+
+def test_initial_noise_can_be_given(pipe):
+    noise = torch.cat([torch.randn(1, *SHAPE, generator=g) for g in image_generators(5, 2)])
+    drawn = latents(pipe, n=2, num_images=2, seed=5)
+    assert close(drawn, latents(pipe, num_images=2, generator=None, latents=noise), 0)
+    assert close(drawn, latents(pipe, num_images=2, generator=image_generators(5, 2)), 0)
+    single = latents(pipe, num_images=2, generator=torch.Generator().manual_seed(5))
+    assert close(single[:1], drawn[:1], 1e-4) and not close(single[1:], drawn[1:], 1e-2)
+
+
+# --- guidance
+
+
+def record_calls(monkeypatch, look) -> list:
+    """What ``look`` says of the sample ``[b n 2c+1 h w]`` of each network call to come."""
+    seen, original = [], JointUNet.forward
+
+    def forward(self, sample, *args, **kwargs):
+        seen.append(look(sample))
+        return original(self, sample, *args, **kwargs)
+
+    monkeypatch.setattr(JointUNet, "forward", forward)
+    return seen
+
+
+@pytest.fixture
+def calls(monkeypatch) -> list[int]:
+    """How many sets each network call of the test had."""
+    return record_calls(monkeypatch, len)
+
+
+def test_branches_of_one_set_size_share_a_call_and_scale_1_is_off(pipe, calls):
+    latents(pipe, guidance="three_branch", guidance_scale=3.0, reference_scale=2.0)
+    assert calls == [1, 2] * STEPS  # e(0,0); e(refs,0) with e(refs,text)
+    calls.clear()
+    latents(pipe, guidance="three_branch", guidance_scale=1.0, reference_scale=1.0)
+    assert calls == [1] * STEPS
+    calls.clear()
+    latents(pipe, references=None, guidance="three_branch", guidance_scale=3.0, reference_scale=2.0)
+    assert calls == [2] * STEPS  # without references: e(0,0) and e(0,text)
+
+
+def test_intervals(pipe, calls):
+    options = {"guidance": "three_branch", "guidance_scale": 3.0, "reference_scale": 2.0}
+    options["num_inference_steps"] = 4
+    latents(pipe, **options, guidance_interval=(0.5, 1), reference_interval=(0.75, 1))
+    assert calls == [1, 1, 1, 2, 1, 2]
+    always = latents(pipe, **options)
+    assert close(always, latents(pipe, **options, guidance_interval=(0, 1), reference_interval=(0.0, 1.0)), 0)
+    no_text = latents(pipe, **options, guidance_interval=(0, 0))
+    assert close(no_text, latents(pipe, **options | {"guidance_scale": 1.0}), 0)
+
+
+def test_settings_come_from_the_arguments_then_the_model_then_us(parts):
+    own = {"num_inference_steps": 2, "guidance": "plain", "guidance_scale": 7.0}
+    pipe = JediPipeline(**parts, sampling_defaults=own)
+    assert pipe.sampling_settings() == own | {"reference_scale": 1.5}
+    assert pipe.sampling_settings(guidance_scale=2)["guidance_scale"] == 2
+    assert pipe.sampling_settings(reference_scale=2)["guidance"] == "three_branch"
+    assert pipe.sampling_settings(guidance="two_branch")["guidance"] == "two_branch"
+    with pytest.raises(ValueError, match="no use for reference_scale"):
+        pipe.sampling_settings(guidance="plain", reference_scale=2)
+    with pytest.raises(ValueError, match="sampling_defaults"):
+        JediPipeline(**parts, sampling_defaults={"guidance_sale": 1})
+
+
+# --- editing
+
+
+def box_mask(size, box) -> Image.Image:
+    mask = Image.new("L", size)
+    mask.paste(255, box)
+    return mask
+
+
+@pytest.mark.parametrize(
+    ("size", "box"), [((32, 32), (8, 8, 20, 16)), ((70, 41), (30, 5, 50, 30)), ((9, 20), (0, 0, 9, 4))]
+)
+@pytest.mark.parametrize("mode", ["one_way", "mutual"])
+def test_an_edit_keeps_the_size_and_the_pixels_outside_its_mask(pipe, mode, size, box):
+    image = picture(7, size)
+    for result in pipe(
+        ["a cat", "a dog"], REFERENCES, image=image, mask=box_mask(size, box), mode=mode,
+        num_inference_steps=STEPS, generator=image_generators(0, 2),
+    ).images:  # fmt: skip
+        assert result.size == size
+        before, after = np.asarray(image).astype(int), np.asarray(result).astype(int)
+        inside = np.asarray(box_mask(size, box)) > 0
+        np.testing.assert_array_equal(after[~inside], before[~inside])
+        assert abs(after[inside] - before[inside]).mean() > 10
+
+
+def test_the_network_is_told_what_is_given(pipe, monkeypatch):
+    inputs = record_calls(monkeypatch, lambda sample: sample)
+    image, mask = picture(7), box_mask((32, 32), (9, 8, 20, 16))
+    result = latents(pipe, image=image, mask=mask)
+    c = SHAPE[0]
+    wanted = torch.zeros(SHAPE[1:])
+    wanted[2:4, 2:5] = 1  # latent pixels (4 x 4 pixels) that the mask touches
+    clean = pictures.encode_pixels(pipe.vae, pictures.to_tensor([image])).detach()
+    noise = torch.randn(1, *SHAPE, generator=image_generators(0, 1)[0])
+    pipe.scheduler.set_timesteps(STEPS)
+    for x, t in zip(inputs, pipe.scheduler.timesteps, strict=True):
+        assert torch.equal(x[0, 0, c], wanted)
+        assert close(x[0, 0, c + 1 :], clean[0] * (1 - wanted), 1e-6)
+        noisy = pipe.scheduler.add_noise(clean, noise, t[None])
+        assert close(x[0, 0, :c] * (1 - wanted), noisy[0] * (1 - wanted), 1e-5)
+    assert close(result[0] * (1 - wanted), clean[0] * (1 - wanted), 1e-6)
+
+
+def test_a_soft_mask_blends(pipe):
+    image, mask = picture(7), Image.new("L", (32, 32), 128)
+    options = {"num_inference_steps": STEPS, "output_type": "pt", "image": image}
+    hard, soft = (
+        pipe("a cat", mask=x, generator=image_generators(0, 1), **options).images
+        for x in (Image.new("L", (32, 32), 255), mask)
+    )
+    original = (pictures.to_tensor([image]) + 1) / 2
+    assert close(soft, original.lerp(hard, 128 / 255), 1e-5)
+
+
+# --- schedulers
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("mode", ["one_way", "mutual"])
+@pytest.mark.parametrize("edit", [False, True])
+def test_euler_takes_the_steps_of_ddim(pipe, mode, edit):
+    """Both solve one equation by one rule, in other scales: whoever scales the wrong slot fails here."""
+    options = {"mode": mode, "n": 2, "num_images": 2, "num_inference_steps": 5}
+    if edit:
+        options |= {"image": picture(7), "mask": box_mask((32, 32), (0, 0, 16, 32))}
+    pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config, set_alpha_to_one=True)
+    ddim = latents(pipe, **options)
+    pipe.scheduler = diffusers.EulerDiscreteScheduler.from_config(
+        pipe.scheduler.config, timestep_spacing="leading", steps_offset=1
+    )
+    assert float(pipe.scheduler.init_noise_sigma) > 2
+    assert close(ddim, latents(pipe, **options), 1e-3)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    "name",
+    "DDPM DPMSolverMultistep DPMSolverSinglestep UniPCMultistep HeunDiscrete PNDM LMSDiscrete DEISMultistep "
+    "KDPM2Discrete EulerAncestralDiscrete".split(),
+)
+def test_any_scheduler_that_fits(pipe, name):
+    if name == "LMSDiscrete":
+        pytest.importorskip("scipy")
+    pipe.scheduler = getattr(diffusers, f"{name}Scheduler").from_config(pipe.scheduler.config)
+    edit = {"mode": "mutual", "image": picture(7), "mask": box_mask((32, 32), (0, 0, 16, 32))}
+    for options in ({}, edit):
+        options = options | {"num_inference_steps": 4 if name == "PNDM" else 2}  # PNDM begins with four
+        first, second = (latents(pipe, **options) for _ in range(2))
+        assert torch.isfinite(first).all() and first.abs().max() < 100
+        assert close(first, second, 0)  # no state is left over
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "sample"])
+def test_prediction_types(parts, kind):
+    scheduler = diffusers.DDIMScheduler.from_config(parts["scheduler"].config, prediction_type=kind)
+    pipe = JediPipeline(**parts | {"scheduler": scheduler})
+    pipe.set_progress_bar_config(disable=True)
+    assert pipe.config.prediction_type == kind
+    assert torch.isfinite(latents(pipe)).all()
+
+
+def test_schedulers_that_do_not_fit_are_refused(pipe):
+    config = pipe.scheduler.config
+    pipe.scheduler = diffusers.DDIMScheduler.from_config(config, prediction_type="epsilon")
+    with pytest.raises(ValueError, match="trained with 'v_prediction'"):
+        latents(pipe)
+    for scheduler in (diffusers.FlowMatchEulerDiscreteScheduler(), diffusers.EDMEulerScheduler()):
+        pipe.scheduler = scheduler
+        with pytest.raises(ValueError, match=f"{type(scheduler).__name__} is no discrete-time"):
+            latents(pipe)
+
+
+# --- the diffusers side
+
+
+def test_output_types_agree(pipe):
+    run = lambda kind: pipe(
+        "a cat", num_images=2, num_inference_steps=2, output_type=kind, generator=image_generators(0, 2)
+    ).images
+    pil, array, tensor, latent = (run(kind) for kind in ("pil", "np", "pt", "latent"))
+    assert [x.size for x in pil] == [(32, 32)] * 2 and array.shape == (2, 32, 32, 3)
+    assert tensor.shape == (2, 3, 32, 32) and latent.shape == (2, *SHAPE)
+    np.testing.assert_allclose(array, tensor.permute(0, 2, 3, 1).numpy())
+    np.testing.assert_array_equal(np.asarray(pil[1]), (array[1] * 255).round().astype(np.uint8))
+    with torch.no_grad():
+        decoded = pictures.decode_latents(pipe.vae, latent).clamp(-1, 1) / 2 + 0.5
+    assert close(decoded, tensor, 1e-5)
+    output = pipe("a cat", num_inference_steps=1, return_dict=False)
+    assert isinstance(output, tuple) and isinstance(output[0][0], Image.Image)
+
+
+def test_callbacks_see_change_and_stop(pipe):
+    seen = []
+
+    def look(pipe, i, t, tensors):
+        seen.append((i, int(t), tensors["latents"].shape))
+
+    latents(pipe, callback_on_step_end=look)
+    assert seen == [(i, int(t), (1, *SHAPE)) for i, t in enumerate(pipe.scheduler.timesteps)]
+    assert pipe.num_timesteps == STEPS
+
+    blank = latents(pipe, callback_on_step_end=lambda p, i, t, x: {"latents": torch.zeros_like(x["latents"])})
+    assert not blank.any()
+
+    def stop(pipe, i, t, tensors):
+        pipe._interrupt = True
+        return {"latents": torch.full_like(tensors["latents"], 7.0)}
+
+    assert (latents(pipe, callback_on_step_end=stop) == 7).all()
+    assert torch.isfinite(latents(pipe)).all() and not pipe.interrupt  # the next call starts anew
+
+
+def test_the_progress_bar_counts_steps(pipe, capsys):
+    pipe.set_progress_bar_config(disable=False)
+    latents(pipe)
+    assert f"{STEPS}/{STEPS}" in capsys.readouterr().err
+
+
+def test_saving_and_loading(pipe, tmp_path):
+    pipe.register_to_config(sampling_defaults={"num_inference_steps": 2, "guidance_scale": 3.0})
+    pipe.save_pretrained(tmp_path)
+    assert {x.suffix for x in tmp_path.rglob("*") if x.is_file()} <= {".json", ".safetensors", ".txt"}
+    loaded = JediPipeline.from_pretrained(tmp_path)
+    loaded.set_progress_bar_config(disable=True)
+    assert loaded.config.trained_modes == ["one_way", "mutual"] and loaded.config.max_trained_references == 3
+    assert loaded.config.prediction_type == "v_prediction"
+    assert loaded.sampling_settings() == pipe.sampling_settings()
+    for mode in ("one_way", "mutual"):
+        assert close(latents(pipe, mode=mode), latents(loaded, mode=mode), 0)
+    stock = diffusers.UNet2DConditionModel.from_pretrained(tmp_path, subfolder="unet")
+    for name, value in stock.state_dict().items():
+        assert torch.equal(value, pipe.unet.state_dict()[name])
+
+
+def test_half_precision(parts):
+    pipe = JediPipeline(**copy.deepcopy(parts)).to(torch.bfloat16)
+    pipe.set_progress_bar_config(disable=True)
+    cache = pipe.encode_references(REFERENCES)
+    assert {x.dtype for pair in cache.layers.values() for x in pair} == {torch.bfloat16}
+    assert torch.isfinite(latents(pipe, references=None, cache=cache, num_inference_steps=1)).all()
+    edit = {"image": picture(7), "mask": box_mask((32, 32), (0, 0, 9, 9))}
+    assert torch.isfinite(latents(pipe, mode="mutual", num_inference_steps=1, **edit)).all()
+
+
+def test_offloading_knows_the_order_of_the_parts(pipe):
+    order = pipe.model_cpu_offload_seq.split("->")
+    assert order == ["text_encoder", "unet", "vae"]
+    modules = {name for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
+    assert modules == set(order)
+    assert set(pipe.components) == {"vae", "text_encoder", "tokenizer", "unet", "scheduler"}
+
+
+# --- refusals
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prompt": []}, "prompt must be"),
+        ({"prompt": ["a", 1]}, "prompt must be"),
+        ({"num_images": 0}, "num_images must be"),
+        ({"num_images": 1.5}, "num_images must be"),
+        ({"num_inference_steps": 0}, "num_inference_steps must be"),
+        ({"num_inference_steps": 2.0}, "num_inference_steps must be"),
+        ({"guidance_scale": float("nan")}, "guidance_scale must be"),
+        ({"guidance_scale": -1}, "guidance_scale must be"),
+        ({"reference_scale": float("inf")}, "reference_scale must be"),
+        ({"guidance": "tree_branch"}, "did you mean 'three_branch'"),
+        ({"guidance_interval": (0.8, 0.2)}, "guidance_interval must be"),
+        ({"reference_interval": (0.0, 2.0)}, "reference_interval must be"),
+        ({"mode": "both"}, "trained in one_way, mutual"),
+        ({"references": picture(1)}, "must be a list of PIL"),
+        ({"references": ["a.png"]}, "must be a list of PIL"),
+        ({"references": REFERENCES, "reference_prompts": ["a"]}, "1 given for 2"),
+        ({"references": REFERENCES, "reference_masks": [None] * 3}, "3 given for 2"),
+        ({"references": REFERENCES[:1], "reference_masks": [Image.new("L", (2, 2))]}, "must agree"),
+        ({"image": picture(1)}, "go together"),
+        ({"mask": Image.new("L", (2, 2))}, "go together"),
+        ({"image": picture(1), "mask": Image.new("L", (2, 2), 255)}, "must agree"),
+        ({"image": picture(1), "mask": Image.new("L", (32, 32))}, "mask is black"),
+        ({"num_images": 2, "generator": image_generators(0, 3)}, "3 given for 2"),
+        ({"latents": torch.zeros(1, 3, 8, 8)}, r"\[n c h w\]"),
+        ({"output_type": "jpg"}, "output_type 'jpg'"),
+        ({"callback_on_step_end_tensor_inputs": ["noise"]}, "known are"),
+    ],
+)
+def test_senseless_arguments_are_named(pipe, options, message):
+    with pytest.raises(ValueError, match=message):
+        pipe(**{"prompt": "a cat"} | options)
+
+
+def test_a_cache_stands_alone(pipe):
+    cache = pipe.encode_references(REFERENCES)
+    for options in ({"references": REFERENCES}, {"mode": "mutual"}, {"reference_prompts": "a"}):
+        with pytest.raises(ValueError, match="cache stands for"):
+            pipe("a cat", cache=cache, **options)
+    with pytest.raises(ValueError, match="nothing to encode"):
+        pipe.encode_references([])
+
+
+def test_a_model_does_what_it_was_trained_for(parts, caplog):
+    pipe = JediPipeline(**parts, trained_modes=["mutual"], max_trained_references=1)
+    pipe.set_progress_bar_config(disable=True)
+    assert close(latents(pipe, num_inference_steps=1), latents(pipe, num_inference_steps=1, mode="mutual"), 0)
+    for call in (lambda: pipe("a cat", mode="one_way"), lambda: pipe.encode_references(REFERENCES)):
+        with pytest.raises(ValueError, match="trained in mutual"):
+            call()
+    with caplog.at_level(logging.WARNING, "jedi.pipeline"):
+        latents(pipe, "a " * 40, num_inference_steps=1)
+    assert "2 references; this model was trained with at most 1" in caplog.text
+    assert f"cut to {tiny.TEXT_LENGTH} tokens" in caplog.text
+
+
+def test_parts_that_do_not_fit_are_refused(parts):
+    with pytest.raises(ValueError, match=r"2c \+ 1 = 9.*from_base"):
+        JediPipeline(**parts | {"unet": tiny.unet(4)})
+    for modes in ([], ["one_way", "three_way"]):
+        with pytest.raises(ValueError, match="trained_modes"):
+            JediPipeline(**parts, trained_modes=modes)
