@@ -53,6 +53,7 @@ setup(
         "lightning>=2.6.4,<2.7",
         "diffusers>=0.41,<0.43",
         "transformers>=5.20,<6",
+        "accelerate>=1.12,<2",
         "webdataset>=1.0.2,<1.1",
         "omegaconf>=2.4,<2.5",
         "einops>=0.8,<0.9",
