@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     from data_gen.config import DataConfig
-    from data_gen.stage import RunError, prepare, run, status
+    from data_gen.stage import RunError, has_plan, run, status
     from jedi.config import ConfigError, load
 
     try:
@@ -42,13 +42,12 @@ def main(arguments: list[str] | None = None) -> int:
         if options.verb == "run":
             state = run(config)
         else:
+            if not has_plan(config):
+                raise ConfigError(f"out={config.out} holds no data set yet: no plan.json")
             state = status(config)
             if options.verb == "report":
                 from data_gen.report import write_report
 
-                if state.done == 0:
-                    raise ConfigError(f"out={config.out} holds no finished shard of this configuration")
-                prepare(config)
                 write_report(config)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -17,7 +17,7 @@ PLACES = ("middle", "left", "right", "top", "bottom")
 VARIABLE = ("background", "pose", "size", "place", "companion", "accessory")
 # The settings that change no byte of the data: another value goes on in the same folder.
 FREE_KEYS = ("out", "workers", "contact_sheet_rows")
-GENERATION = 2  # raised whenever the same settings begin to give other bytes, so that no folder mixes both
+GENERATION = 3  # raised whenever the same settings begin to give other bytes, so that no folder mixes both
 
 
 @dataclass

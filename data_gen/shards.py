@@ -10,13 +10,13 @@ import hashlib
 import io
 import json
 import os
+import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from webdataset import TarWriter
 
 from data_gen.sources import Dropped, SubjectSet
 
@@ -43,12 +43,15 @@ def write_shard(
     path.with_suffix(".json").unlink(missing_ok=True)
     with whole_file(path) as partial:
         with partial.open("wb") as file:
-            with TarWriter(file, encoder=False, mtime=0) as tar:
+            with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
                 for key, subject_set in sets:
                     if isinstance(subject_set, Dropped):
                         dropped[subject_set.reason] += 1
                         continue
-                    tar.write(_members(key, subject_set, source, seed))
+                    for ending, data in _members(key, subject_set, source, seed):
+                        member = tarfile.TarInfo(f"{key}.{ending}")  # no time, no owner: equal bytes
+                        member.size = len(data)
+                        tar.addfile(member, io.BytesIO(data))
                     width, height = subject_set.images[0].size
                     rows.append({"key": key, "n": len(subject_set.images), "width": width, "height": height})
             file.flush()
@@ -109,9 +112,9 @@ def png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _members(key: str, subject_set: SubjectSet, source: str, seed: int) -> dict[str, Any]:
+def _members(key: str, subject_set: SubjectSet, source: str, seed: int) -> Iterator[tuple[str, bytes]]:
     if "." in key:
-        raise ValueError(f"set key {key!r} has a dot; webdataset would cut it there")
+        raise ValueError(f"set key {key!r} has a dot; readers of webdataset would cut it there")
     description = {
         "key": key,
         "subject": subject_set.subject,
@@ -121,9 +124,8 @@ def _members(key: str, subject_set: SubjectSet, source: str, seed: int) -> dict[
         "seed": seed,
         "licence": subject_set.licence,
     }
-    members: dict[str, Any] = {"__key__": key, "json": json.dumps(description, ensure_ascii=False).encode()}
+    yield "json", json.dumps(description, ensure_ascii=False).encode()
     for i, (image, mask) in enumerate(zip(subject_set.images, subject_set.masks, strict=True)):
-        members[f"{i}.png"] = png(image)
+        yield f"{i}.png", png(image)
         if mask is not None:
-            members[f"{i}.mask.png"] = png(mask)
-    return members
+            yield f"{i}.mask.png", png(mask)

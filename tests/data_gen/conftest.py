@@ -1,0 +1,46 @@
+"""One small data set, made once for all tests here, and a reader of it that needs no code of ours."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from data_gen import stage
+from data_gen.config import DataConfig
+
+
+def small_config(out, **changes) -> DataConfig:
+    settings = {"sets": 90, "heldout_sets": 30, "sets_per_shard": 40, "workers": 1, "contact_sheet_rows": 6}
+    return DataConfig(out=str(out), **{**settings, **changes})
+
+
+def read_sets(folder: Path) -> list[dict]:
+    """All sets of one split's folder, in order: the JSON, with `pictures` and `masks` added."""
+    samples = []
+    for path in sorted(folder.glob("*.tar")):
+        with tarfile.open(path) as tar:
+            files = {member.name: tar.extractfile(member).read() for member in tar.getmembers()}
+        for name in [name for name in files if name.endswith(".json")]:
+            sample, key = json.loads(files[name]), name.removesuffix(".json")
+            numbers = range(len(sample["captions"]))
+            sample["pictures"] = [Image.open(io.BytesIO(files[f"{key}.{i}.png"])) for i in numbers]
+            sample["masks"] = [Image.open(io.BytesIO(files[f"{key}.{i}.mask.png"])) for i in numbers]
+            samples.append(sample)
+    return samples
+
+
+def all_bytes(folder: Path) -> dict[str, bytes]:
+    """Everything in a folder, by relative path; the lock file aside."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != ".lock")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory) -> DataConfig:
+    """A finished data set: 90 training and 30 held-out sets of 4 in 4 shards. Read only."""
+    config = small_config(tmp_path_factory.mktemp("data_gen") / "small")
+    stage.run(config)
+    return config

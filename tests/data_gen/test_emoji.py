@@ -1,0 +1,162 @@
+"""The emoji source: exact captions, masks and attributes, and what its settings do."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from data_gen.config import EmojiConfig
+from data_gen.sources import Dropped
+from data_gen.sources.backgrounds import BACKGROUNDS, background
+from data_gen.sources.drawings import catalogue, is_held_out, sprite
+from data_gen.sources.emoji import EmojiSource, Scene, compose
+from data_gen.sources.wording import with_article
+from jedi.config import ConfigError
+from tests.data_gen.conftest import read_sets, small_config
+
+# Written out here on purpose: a word that slips out of the module's own list must not slip past the test.
+_COLOURS = """
+red green blue yellow orange purple violet pink brown black white grey gray gold golden silver dark light
+coloured colourful cyan teal turquoise beige rose olive peach lime coral tangerine chestnut cream pale
+"""
+COLOURS = set(_COLOURS.split())
+
+
+def scene(**changes) -> Scene:
+    plain = Scene(
+        "studio", 0, "upright", 0.0, False, "large", 0.7, "middle", (0.0, 0.0), None, "left", 0.3, None
+    )
+    return replace(plain, **changes)
+
+
+def source(**changes) -> EmojiSource:
+    return EmojiSource(small_config("unused", emoji=EmojiConfig(**changes)))
+
+
+def test_no_caption_says_a_colour_and_half_say_only_the_class(small, tmp_path):
+    names = {drawing.name for drawing in catalogue()} - {None}
+    samples = [sample for split in ("train", "heldout") for sample in read_sets(tmp_path / small.out / split)]
+    coarse = total = 0
+    for sample in samples:
+        named = 0
+        for text, image in zip(sample["captions"], sample["images"], strict=True):
+            words = text.replace(",", "").split()
+            assert text == text.lower() and 3 <= len(words) <= 30
+            assert not set(words) & COLOURS, text
+            assert any(phrase in text for phrase in BACKGROUNDS.get(image["background"]).phrases), text
+            if "name" in image["caption_says"]:
+                named += 1
+                assert sample["subject"]["name"] in names and sample["subject"]["name"] in text
+            for key in ("companion", "accessory"):
+                if image[key] and key in image["caption_says"]:
+                    assert with_article(image[key]) in text
+        assert named <= len(sample["captions"]) // 2
+        coarse, total = coarse + len(sample["captions"]) - named, total + len(sample["captions"])
+    assert total == 480 and coarse / total >= 0.5
+
+
+def test_captions_stay_coarse_and_true_whatever_is_asked_for():
+    samples = [source(name_probability=1.0, mention_probability=1.0).make("train", i) for i in range(30)]
+    named = ["name" in image["caption_says"] for sample in samples for image in sample.attributes]
+    assert 0.3 < np.mean(named) <= 0.5
+    for sample in samples:
+        for text, image in zip(sample.captions, sample.attributes, strict=True):
+            if "place" in image["caption_says"]:
+                x, y = image["centre"]
+                where = {"left": 0.5 - x, "right": x - 0.5, "top": 0.5 - y, "bottom": y - 0.5}
+                assert where.get(image["place"], 0.1) >= 0.1 and image["place"] in text
+            said_small = bool({"small", "little"} & set(text.replace(",", "").split()))
+            assert said_small == (image["size"] == "small")
+
+
+def test_the_mask_is_the_visible_subject():
+    figure = sprite("1F98A")
+    with_subject = compose(scene(), figure, 96)
+    empty = background("studio", 0, 96)
+    changed = np.abs(np.asarray(with_subject.image).astype(int) - np.asarray(empty)).max(-1) > 0
+    mask = np.asarray(with_subject.mask) == 255
+    assert set(np.unique(with_subject.mask)) == {0, 255}
+    assert changed[mask].mean() > 0.98  # inside, the subject is seen
+    rim = changed & ~mask
+    assert rim.sum() < 0.2 * mask.sum()  # outside, only its soft edge
+    assert with_subject.visible == 1.0
+    box = with_subject.mask.getbbox()
+    assert abs(max(box[2] - box[0], box[3] - box[1]) - 0.7 * 96) <= 2
+
+
+def test_what_stands_in_front_is_not_in_the_mask():
+    figure = sprite("1F98A")
+    alone = np.asarray(compose(scene(fraction=0.9), figure, 96).mask) == 255
+    picture = compose(scene(fraction=0.9, companion="gift"), figure, 96)
+    hidden = alone & ~(np.asarray(picture.mask) == 255)
+    assert hidden.sum() > 20 and not ((np.asarray(picture.mask) == 255) & ~alone).any()
+    assert picture.visible == pytest.approx(1 - hidden.sum() / alone.sum(), abs=1e-3)
+    assert hidden[:, 48:].sum() == 0 and hidden[:48].sum() == 0  # the gift stands at the lower left
+    bare, dressed = (compose(scene(accessory=name), figure, 96) for name in (None, "sunglasses"))
+    assert dressed.visible < 0.97 < bare.visible
+
+
+def test_poses_sizes_and_places_move_the_subject():
+    figure = sprite("1F40A")  # a crocodile: longer than high, and not symmetric
+    upright, lying = (compose(scene(angle=angle), figure, 64).mask.getbbox() for angle in (0.0, 90.0))
+    assert upright[2] - upright[0] > upright[3] - upright[1] and lying[2] - lying[0] < lying[3] - lying[1]
+    masks = [np.asarray(compose(scene(mirrored=m), figure, 64).mask) == 255 for m in (False, True)]
+    flipped = masks[1][:, ::-1]
+    assert (masks[0] != masks[1]).sum() > 5 * (masks[0] != flipped).sum()
+    small, large = (compose(scene(fraction=f), figure, 64).mask.getbbox() for f in (0.4, 0.8))
+    assert (large[2] - large[0]) > 1.8 * (small[2] - small[0])
+    for place, axis, sign in (("left", 0, -1), ("right", 0, 1), ("top", 1, -1), ("bottom", 1, 1)):
+        centre = compose(scene(fraction=0.4, place=place), figure, 64).centre
+        assert sign * (centre[axis] - 0.5) > 0.2 and abs(centre[1 - axis] - 0.5) < 0.05
+
+
+def test_backgrounds_are_many_and_distinct():
+    names = list(BACKGROUNDS)
+    assert len(names) >= 12
+    means = {
+        name: np.mean([np.asarray(background(name, v, 64), float) for v in range(4)], 0) for name in names
+    }
+    for i, first in enumerate(names):
+        for second in names[i + 1 :]:
+            assert np.abs(means[first] - means[second]).mean() > 10, (first, second)
+        assert background(first, 0, 64).tobytes() != background(first, 1, 64).tobytes()
+
+
+def test_only_what_varies_differs_within_a_set():
+    fixed = source(vary=["background"], jitter=0.03)
+    for index in range(10):
+        images = fixed.make("train", index).attributes
+        same = ("pose", "angle", "size_fraction", "centre", "companion", "accessory")
+        assert len({str([image[key] for key in same]) for image in images}) == 1
+        assert len({image["background"] for image in images}) == 4
+
+
+def test_subjects_are_kept_apart_and_recoloured():
+    both = source(recolourings=3)
+    for split in ("train", "heldout"):
+        subjects = [both.make(split, index).subject for index in range(40)]
+        assert all(is_held_out(subject["code_point"]) == (split == "heldout") for subject in subjects)
+        assert {subject["recolouring"] for subject in subjects} == {0, 1, 2}
+        assert len({subject["id"] for subject in subjects}) == 40
+
+
+def test_a_hidden_subject_drops_the_set():
+    strict = source(min_visible=1.0, accessory_probability=1.0, accessories=["goggles"])
+    assert strict.make("train", 0) == Dropped("subject hidden")
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"poses": ["standing"]}, "emoji.poses: unknown 'standing'; known are upright"),
+        ({"classes": []}, "emoji.classes is empty"),
+        ({"large": [0.9, 0.2]}, "emoji.large is [0.9, 0.2]; expected [least, most]"),
+        ({"companions": []}, "set emoji.companion_probability=0"),
+        ({"name_probability": 1.5}, "emoji.name_probability is 1.5; it must lie between 0.0 and 1.0"),
+        ({"backgrounds": ["beech"]}, "did you mean 'beach'?"),
+    ],
+)
+def test_senseless_settings_are_refused(changes, part):
+    with pytest.raises(ConfigError) as error:
+        source(**changes)
+    assert part in str(error.value)

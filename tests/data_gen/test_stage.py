@@ -1,0 +1,286 @@
+"""Shards and manifests, resuming, kills, and the command line."""
+
+import errno
+import hashlib
+import json
+import os
+import signal
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+import webdataset
+
+from data_gen import shards, stage
+from data_gen.__main__ import main
+from data_gen.config import DataConfig, config_hash
+from data_gen.references import SUBJECTS, write_references
+from data_gen.sources.drawings import catalogue, is_held_out
+from jedi.config import ConfigError, load
+from tests.data_gen.conftest import all_bytes, read_sets, small_config
+
+
+def test_no_held_out_subject_is_in_the_training_shards(small):
+    train, heldout = (read_sets(Path(small.out) / split) for split in ("train", "heldout"))
+    assert len(train) == 90 and len(heldout) == 30
+    known = {drawing.code_point for drawing in catalogue()}
+    for sample in train:
+        code_point = sample["subject"]["code_point"]
+        assert code_point in known and not is_held_out(code_point)
+        assert sample["subject"]["base"] == code_point.split("-")[0]
+    assert all(is_held_out(sample["subject"]["code_point"]) for sample in heldout)
+
+
+def test_manifests_describe_their_shards(small):
+    seen = []
+    for path in sorted(Path(small.out).glob("*/*.tar")):
+        manifest = json.loads(path.with_suffix(".json").read_text())
+        data = path.read_bytes()
+        assert manifest["format"] == 1 and manifest["shard"] == path.name
+        assert manifest["bytes"] == len(data) and manifest["sha256"] == hashlib.sha256(data).hexdigest()
+        assert manifest["split"] == path.parent.name and manifest["config_hash"] == config_hash(small)
+        samples = [s for s in read_sets(path.parent) if s["key"] in {row["key"] for row in manifest["sets"]}]
+        rows = [
+            {"key": s["key"], "n": len(s["captions"]), "width": s["pictures"][0].width, "height": 64}
+            for s in samples
+        ]
+        assert manifest["sets"] == rows
+        assert manifest["counts"] == {"sets": len(rows), "images": 4 * len(rows), "dropped": {}}
+        seen += [row["key"] for row in rows]
+    assert len(seen) == len(set(seen)) == 120 and not any("." in key for key in seen)
+
+
+def test_a_set_holds_pictures_masks_captions_and_provenance(small):
+    sample = read_sets(Path(small.out) / "train")[3]
+    assert {"key", "subject", "captions", "images", "source", "seed", "licence"} <= set(sample)
+    assert {"id", "name", "class", "code_point", "recolouring"} <= set(sample["subject"])
+    assert len(sample["captions"]) == len(sample["images"]) == 4 and sample["source"] == "emoji"
+    assert "CC BY-SA 4.0" in sample["licence"]
+    for picture, mask, image in zip(sample["pictures"], sample["masks"], sample["images"], strict=True):
+        assert (picture.mode, mask.mode, picture.size, mask.size) == ("RGB", "L", (64, 64), (64, 64))
+        assert list(mask.getbbox()) == image["box"]
+
+
+def test_plain_webdataset_reads_the_shards(small):
+    pattern = str(Path(small.out) / "train" / "train-{000000..000002}.tar")
+    samples = list(webdataset.WebDataset(pattern, shardshuffle=False))
+    assert len(samples) == 90
+    members = {f"{i}.{kind}" for i in range(4) for kind in ("png", "mask.png")}
+    assert members | {"json", "__key__"} <= set(samples[0]) and samples[7]["__key__"] == "train-00000007"
+    assert json.loads(samples[7]["json"])["key"] == "train-00000007"
+
+
+def test_statistics_and_contact_sheet(small):
+    statistics = json.loads((Path(small.out) / "statistics.json").read_text())
+    train = statistics["splits"]["train"]
+    assert (train["sets"], train["images"], train["shards"]) == (90, 360, 3)
+    assert sum(train["classes"].values()) == 90 and train["coarse_captions"] >= 0.5
+    assert sum(train["attributes"]["background"].values()) == 360
+    assert statistics["vocabulary_size"] == len(statistics["vocabulary"]) < 1000
+    assert (Path(small.out) / "report" / "contact_sheet.png").stat().st_size > 20_000
+
+
+def test_the_same_command_again_does_nothing(small):
+    before = {path: path.stat().st_mtime_ns for path in Path(small.out).rglob("*") if path.is_file()}
+    state = stage.run(small)
+    after = {path: path.stat().st_mtime_ns for path in Path(small.out).rglob("*") if path.is_file()}
+    lock = Path(small.out) / ".lock"
+    assert {**before, lock: 0} == {**after, lock: 0} and (state.done, state.units) == (4, 4)
+
+
+def test_another_seed_gives_other_pictures(small, tmp_path):
+    other = small_config(tmp_path / "other", seed=1, sets=2, heldout_sets=0)
+    stage.run(other)
+    assert (
+        read_sets(tmp_path / "other" / "train")[0]["subject"]
+        != read_sets(Path(small.out) / "train")[0]["subject"]
+    )
+
+
+def _killed_in(config: DataConfig, unit: stage.Unit, step: int) -> None:
+    """Makes a unit in a child that kills itself with SIGKILL: after its set number `step` or, for negative
+    steps, before the first (-1) or second (-2) of its two renames."""
+    child = os.fork()
+    if child:
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        return
+    renames, plain_replace = [], Path.replace
+
+    def replace(self, target):
+        renames.append(target)
+        if len(renames) == -step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return plain_replace(self, target)
+
+    made = []
+
+    def progress():
+        made.append(1)
+        if len(made) == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    try:
+        Path.replace = replace
+        stage.make_unit(config, unit, stage.make_source(config), progress)
+    finally:
+        os._exit(1)  # whatever happened, the child never returns into pytest
+
+
+def test_a_kill_at_any_moment_leaves_nothing_half_visible(small, tmp_path):
+    config = small_config(tmp_path / "killed")
+    stage.prepare(config)
+    unit = stage.units(config)[1]
+    for step in (7, 40, -1, -2):
+        _killed_in(config, unit, step)
+        assert stage.manifest_of(config, unit) is None
+        assert stage.status(config).done == 0
+        assert not list(tmp_path.rglob("train-000001.json"))
+    assert (tmp_path / "killed" / "train" / "train-000001.tar").exists()  # killed between the two renames
+    assert list(tmp_path.rglob("*.partial"))
+    stage.run(config)
+    assert all_bytes(Path(config.out)) == all_bytes(Path(small.out))
+
+
+def test_a_damaged_shard_is_made_again(small, tmp_path):
+    config = small_config(tmp_path / "damaged", sets=20, heldout_sets=0, sets_per_shard=10)
+    stage.run(config)
+    whole = all_bytes(tmp_path / "damaged")
+    tar = tmp_path / "damaged" / "train" / "train-000001.tar"
+    tar.write_bytes(tar.read_bytes()[:-512])
+    (tmp_path / "damaged" / "train" / "train-000000.json").write_text("{")
+    assert stage.status(config).done == 0
+    stage.run(config)
+    assert all_bytes(tmp_path / "damaged") == whole
+
+
+def test_a_full_disk_is_a_clear_error_and_the_run_goes_on_later(tmp_path, monkeypatch, capsys):
+    arguments = [
+        "run",
+        f"out={tmp_path / 'full'}",
+        "sets=6",
+        "heldout_sets=0",
+        "sets_per_shard=3",
+        "workers=1",
+    ]
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    assert main([*arguments, "emoji.jitter=0.01"]) == 0
+    (tmp_path / "full" / "train" / "train-000001.json").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(shards.os, "fsync", full)
+        assert main([*arguments, "emoji.jitter=0.01"]) == 1
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith("error: ") and "No space left on device" in message and "again" in message
+    assert not list(tmp_path.rglob("*.partial"))
+    assert main([*arguments, "emoji.jitter=0.01"]) == 0
+    assert "2 of 2 shards, 6 sets, 24 images" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_workers_change_no_byte_and_a_killed_run_goes_on(small, tmp_path, python, environment):
+    """Two spawned workers, the main process killed in the middle, the same command again."""
+    import subprocess
+
+    command = [python, "-m", "data_gen", "run", f"out={tmp_path / 'parallel'}", "workers=2", "sets=90"]
+    command += ["heldout_sets=30", "sets_per_shard=40", "contact_sheet_rows=6"]
+    first = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("parallel/train/*")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    first.kill()
+    first.wait()
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    assert all_bytes(tmp_path / "parallel") == all_bytes(Path(small.out))
+
+
+def test_a_second_run_in_the_same_folder_is_refused(small):
+    with stage._locked(Path(small.out)), pytest.raises(stage.RunError, match="another run is at work"):
+        stage.run(small)
+
+
+def test_an_extension_adds_a_source(tmp_path, monkeypatch, capsys):
+    (tmp_path / "grey_squares.py").write_text(
+        textwrap.dedent(
+            """
+            from PIL import Image
+            from data_gen.sources import SOURCES, Dropped, SubjectSet
+
+            @SOURCES.register("grey_squares")
+            class GreySquares:
+                def __init__(self, config):
+                    self.config, self.shade = config, config.options["shade"]
+
+                def make(self, split, index):
+                    if index == 1:
+                        return Dropped("dull")
+                    size, n = (self.config.resolution,) * 2, self.config.images_per_set
+                    images = [Image.new("RGB", size, (self.shade,) * 3)] * n
+                    subject = {"id": f"{split}{index}", "name": "square", "class": "shape"}
+                    return SubjectSet(subject, ["a square"] * n, images, [None] * n, [{}] * n, "CC0-1.0")
+            """
+        )
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    out = tmp_path / "out"
+    arguments = ["extensions=[grey_squares]", "source=grey_squares", "options.shade=90", "images_per_set=2"]
+    assert main(["run", f"out={out}", *arguments, "sets=3", "heldout_sets=1", "workers=1"]) == 0
+    assert "3 sets, 6 images, 1 sets dropped" in capsys.readouterr().out
+    manifest = json.loads((out / "train" / "train-000000.json").read_text())
+    assert manifest["counts"] == {"sets": 2, "images": 4, "dropped": {"dull": 1}}
+    sys.modules.pop("grey_squares")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["run"], "out is required"),
+        (
+            ["run", "--config", "configs/data_gen/none.yaml"],
+            "no configuration file configs/data_gen/none.yaml",
+        ),
+        (["run", "out={tmp}/x", "set=3"], "did you mean 'sets'?"),
+        (["run", "out={tmp}/x", "sets=0"], "sets is 0; it must lie between 1"),
+        (["run", "out={tmp}/x", "source=emojis"], "unknown source 'emojis': did you mean 'emoji'?"),
+        (["run", "out={tmp}/x", "emoji.poses=[flying]"], "emoji.poses: unknown 'flying'"),
+        (["run", "out={tmp}/x", "extensions=[no_such_module]"], "no module 'no_such_module'"),
+        (["run", "out={tmp}/file/x"], "cannot write there"),
+        (["status", "out={tmp}/x"], "holds no data set yet"),
+        (["run", "out={small}", "seed=7"], "seed was 0, is 7"),
+    ],
+)
+def test_bad_input_is_one_clear_line(arguments, part, small, tmp_path, capsys):
+    (tmp_path / "file").write_text("not a folder")
+    assert main([argument.format(tmp=tmp_path, small=small.out) for argument in arguments]) == 2
+    captured = capsys.readouterr()
+    assert part in captured.err and captured.err.startswith("error: ") and captured.err.count("\n") == 1
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("name", ["tiny", "jedi_tiny", "easy"])
+def test_shipped_configurations_load_and_draw(root, name):
+    config = load(DataConfig, root / "configs" / "data_gen" / f"{name}.yaml", [])
+    sample = stage.make_source(config).make("train", 0)
+    assert len(sample.images) == config.images_per_set == 4 and sample.images[0].size == (64, 64)
+
+
+def test_reference_pictures_are_held_out_and_up_to_date(root, tmp_path):
+    from PIL import Image, ImageChops
+
+    assert all(is_held_out(code_point) for code_point, _ in SUBJECTS.values())
+    made = write_references(tmp_path)
+    shipped = root / "assets" / "references"
+    assert len(made) == 9 and "CC BY-SA 4.0" in (shipped / "LICENSE.md").read_text()
+    for path in made:
+        with Image.open(path) as new, Image.open(shipped / path.relative_to(tmp_path)) as old:
+            worst = max(high for _, high in ImageChops.difference(new, old).getextrema())
+            assert new.size == (256, 256) and worst <= 8
+
+
+def test_a_plan_that_is_none_is_refused(tmp_path):
+    (tmp_path / "plan.json").write_text("[]")
+    with pytest.raises(ConfigError, match="is no plan of data_gen"):
+        stage.prepare(small_config(tmp_path))
