@@ -12,6 +12,7 @@ from jedi.attention import (
     check_backend,
     fold_set,
     install_joint_attention,
+    matmul,
     sdpa,
     unfold_set,
 )
@@ -100,6 +101,11 @@ def test_refuses_attention_of_other_families(tiny_components):
     unet.mid_block.attentions[0].transformer_blocks[0].attn1.norm_q = torch.nn.LayerNorm(8)
     with pytest.raises(ValueError, match="mid_block.*norm_q"):
         install_joint_attention(unet)
+
+
+def test_matmul_is_attention():
+    query, key, value = (torch.randn(2, 3, length, 8) for length in (5, 9, 9))
+    torch.testing.assert_close(matmul(query, key, value), sdpa(query, key, value), rtol=1e-5, atol=1e-6)
 
 
 def test_back_ends():
