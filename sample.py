@@ -239,8 +239,9 @@ def load_model(settings: Settings, origin: str) -> JediPipeline:
         else:
             pipe = JediPipeline.from_pretrained(settings.model)
     except Exception as error:  # a broken or foreign folder fails in many ways, none of them a fault of ours
-        reason = (str(error) or type(error).__name__).strip().splitlines()[0]
-        raise ValueError(f"--model {settings.model}: cannot be loaded: {reason}") from error
+        reason = (str(error) or type(error).__name__).strip().splitlines()[0][:300]
+        where = " from the hub (there is no such folder here)" if origin == "hub" else ""
+        raise ValueError(f"--model {settings.model}: cannot be loaded{where}: {reason}") from error
     if settings.scheduler is not None:
         pipe.scheduler = getattr(diffusers, SCHEDULERS[settings.scheduler]).from_config(pipe.scheduler.config)
     return pipe.to(device, getattr(torch, settings.dtype))

@@ -120,14 +120,20 @@ def to_pil(pixels: Tensor) -> list[Image.Image]:
 
 def encode_pixels(vae: Any, pixels: Tensor) -> Tensor:
     """``[n 3 H W]`` in [-1, 1] -> scaled latents ``[n c h w]``: the posterior's mode, nothing random."""
-    latents = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.mode()
+    latents = vae.encode(_ready_for(vae, pixels)).latent_dist.mode()
     return (latents - (vae.config.shift_factor or 0)) * vae.config.scaling_factor
 
 
 def decode_latents(vae: Any, latents: Tensor) -> Tensor:
     """Scaled latents ``[n c h w]`` -> ``[n 3 H W]``, about [-1, 1]."""
     latents = latents / vae.config.scaling_factor + (vae.config.shift_factor or 0)
-    return vae.decode(latents.to(vae.device, vae.dtype)).sample
+    return vae.decode(_ready_for(vae, latents)).sample
+
+
+def _ready_for(vae: Any, x: Tensor) -> Tensor:
+    from diffusers.utils.torch_utils import get_module_execution_device
+
+    return x.to(get_module_execution_device(vae), vae.dtype)  # with offloading its weights may lie elsewhere
 
 
 def contact_sheet(

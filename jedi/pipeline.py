@@ -16,7 +16,7 @@ import torch
 from diffusers import DiffusionPipeline
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import BaseOutput, logging
-from diffusers.utils.torch_utils import randn_tensor
+from diffusers.utils.torch_utils import get_module_execution_device, randn_tensor
 from einops import rearrange
 from PIL import Image
 from torch import Tensor
@@ -62,7 +62,7 @@ def encode_captions(tokenizer: Any, text_encoder: Any, captions: Sequence[str]) 
     if too_long := [x for x, length in zip(captions, lengths, strict=True) if length > limit]:
         logger.warning(f"cut to {limit} tokens: {too_long}")
     tokens = tokenizer(captions, padding="max_length", max_length=limit, truncation=True, return_tensors="pt")
-    return text_encoder(tokens.input_ids.to(text_encoder.device))[0]
+    return text_encoder(tokens.input_ids.to(get_module_execution_device(text_encoder)))[0]
 
 
 class JediPipeline(DiffusionPipeline):

@@ -344,9 +344,11 @@ def test_euler_takes_the_steps_of_ddim(pipe, mode, edit):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize(
     "name",
-    "DDPM DPMSolverMultistep DPMSolverSinglestep UniPCMultistep HeunDiscrete PNDM LMSDiscrete DEISMultistep "
-    "KDPM2Discrete EulerAncestralDiscrete".split(),
-)
+    [
+        "DDPM", "DPMSolverMultistep", "DPMSolverSinglestep", "UniPCMultistep", "HeunDiscrete", "PNDM",
+        "LMSDiscrete", "DEISMultistep", "KDPM2Discrete", "EulerAncestralDiscrete",
+    ],
+)  # fmt: skip
 def test_any_scheduler_that_fits(pipe, name):
     if name == "LMSDiscrete":
         pytest.importorskip("scipy")
@@ -451,12 +453,25 @@ def test_half_precision(parts):
     assert torch.isfinite(latents(pipe, mode="mutual", num_inference_steps=1, **edit)).all()
 
 
-def test_offloading_knows_the_order_of_the_parts(pipe):
-    order = pipe.model_cpu_offload_seq.split("->")
-    assert order == ["text_encoder", "unet", "vae"]
-    modules = {name for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
-    assert modules == set(order)
+def test_offloading(parts):
+    """With the CPU as the device to move parts to: the hooks run all the same."""
+    pytest.importorskip("accelerate")
+    pipe = JediPipeline(**copy.deepcopy(parts))
+    pipe.set_progress_bar_config(disable=True)
+    before = {mode: latents(pipe, mode=mode) for mode in ("one_way", "mutual")}
+    pipe.enable_model_cpu_offload(device="cpu")
+    edit = {"image": picture(7), "mask": box_mask((32, 32), (0, 0, 9, 9))}
+    for mode, expected in before.items():
+        assert close(latents(pipe, mode=mode), expected, 0)
+        assert pipe("a cat", REFERENCES, mode=mode, num_inference_steps=1, **edit).images[0].size == (32, 32)
+    cached = latents(pipe, references=None, cache=pipe.encode_references(REFERENCES))
+    assert close(cached, before["one_way"], 0)
+
+
+def test_parts(pipe):
     assert set(pipe.components) == {"vae", "text_encoder", "tokenizer", "unet", "scheduler"}
+    modules = {name for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
+    assert modules == set(pipe.model_cpu_offload_seq.split("->"))
 
 
 # --- refusals

@@ -1,0 +1,87 @@
+"""jedi.folders: all or nothing."""
+
+import json
+import os
+
+import pytest
+
+from jedi.folders import ResultFolder
+
+NAMES = ["0000.png", "grid.png", "samples.json"]
+
+
+def write(path, names=NAMES, text="new") -> None:
+    with ResultFolder(path, names) as folder:
+        for name in names[:-1]:
+            (folder / name).write_text(text)
+        (folder / names[-1]).write_text(json.dumps({"files": names[:-1]}))
+
+
+def tree(path) -> set[str]:
+    return {x.relative_to(path).as_posix() for x in path.rglob("*")}
+
+
+def test_a_new_folder_appears_whole_at_the_end(tmp_path):
+    with ResultFolder(tmp_path / "deep" / "out", NAMES) as folder:
+        (folder / "0000.png").write_text("x")
+        assert not (tmp_path / "deep").exists()
+        assert len(list(tmp_path.iterdir())) == 1  # the temporary one, hidden
+    assert tree(tmp_path) == {"deep", "deep/out", "deep/out/0000.png"}
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("exists", [False, True])
+def test_an_error_leaves_what_was_there(tmp_path, error, exists):
+    if exists:
+        write(tmp_path / "out", text="old")
+    before = tree(tmp_path)
+
+    def fail() -> None:
+        with ResultFolder(tmp_path / "out", NAMES) as folder:
+            (folder / "0000.png").write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        fail()
+    assert tree(tmp_path) == before
+    if exists:
+        assert (tmp_path / "out" / "0000.png").read_text() == "old"
+
+
+def test_the_same_again_replaces_what_it_wrote_and_nothing_else(tmp_path):
+    write(tmp_path / "out", ["0000.png", "0001.png", *NAMES[1:]], "old")
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    write(tmp_path / "out")
+    assert tree(tmp_path / "out") == {*NAMES, "notes.txt"}
+    assert (tmp_path / "out" / "0000.png").read_text() == "new"
+    write(tmp_path / "out", ["0000.png", "0001.png", *NAMES[1:]])
+    assert tree(tmp_path / "out") == {*NAMES, "0001.png", "notes.txt"}
+
+
+@pytest.mark.parametrize("record", [None, "no json", "[]", '{"files": 3}', '{"files": ["../0000.png"]}'])
+def test_files_of_others_are_never_overwritten(tmp_path, record):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "0000.png").write_text("mine")
+    if record is not None:
+        (tmp_path / "out" / "samples.json").write_text(record)
+    with pytest.raises(FileExistsError, match="no earlier run wrote"):
+        ResultFolder(tmp_path / "out", NAMES)
+
+
+def test_an_empty_or_foreign_folder_is_filled(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    write(tmp_path)
+    assert tree(tmp_path) == {*NAMES, "notes.txt"}
+
+
+def test_places_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(FileExistsError, match="is a file"):
+        ResultFolder(tmp_path / "file", NAMES)
+    with pytest.raises(OSError), ResultFolder(tmp_path / "file" / "out", NAMES):
+        pass
+    if os.geteuid():
+        (tmp_path / "locked").mkdir(mode=0o500)
+        with pytest.raises(PermissionError), ResultFolder(tmp_path / "locked" / "out", NAMES):
+            pass
+    assert tree(tmp_path) - {"locked"} == {"file"}

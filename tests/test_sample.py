@@ -1,0 +1,345 @@
+"""sample.py: from the command line to a folder, or to one clear line."""
+
+import io
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import sample
+
+DREAMBOOTH = Path(__file__).resolve().parents[2] / "shared" / "dreambooth"
+
+
+def picture(path, seed=0, size=(40, 30)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)).save(path)
+    return path
+
+
+@pytest.fixture
+def request_in(tmp_path, tiny_model, monkeypatch):
+    """A folder to work in, with references; gives a function that runs sample.py there with good defaults."""
+    monkeypatch.chdir(tmp_path)
+    picture(tmp_path / "photos" / "a.png", 1)
+    picture(tmp_path / "photos" / "b.jpg", 2, (20, 50))
+
+    def run(*arguments, references=("photos",), **changed) -> int:
+        given = {"model": tiny_model, "prompt": "a cat", "out": "out", "steps": 2} | changed
+        command = [x for key, value in given.items() if value is not None for x in (f"--{key}", value)]
+        command += ["--references", *references] if references else []
+        return sample.main([str(x) for x in (*command, *arguments)])
+
+    return run
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(x.name for x in folder.iterdir())
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path)).astype(int)
+
+
+# --- what it writes
+
+def test_pictures_a_grid_and_a_record(request_in, tmp_path, capsys):
+    assert request_in("--prompt", "a dog", "--num-images", "2", "--seed", "5") == 0
+    out = tmp_path / "out"
+    assert names(out) == ["0000.png", "0001.png", "0002.png", "0003.png", "grid.png", "samples.json"]
+    assert names(tmp_path) == ["out", "photos"]
+    assert Image.open(out / "0000.png").size == (32, 32)
+    assert "4 pictures" in capsys.readouterr().out
+    record = json.loads((out / "samples.json").read_text())
+    assert [x["prompt"] for x in record["images"]] == ["a cat", "a cat", "a dog", "a dog"]
+    assert [x["seed"] for x in record["images"]] == [5, 6, 7, 8]
+    assert [Path(x["file"]).name for x in record["references"]] == ["a.png", "b.jpg"]
+    assert record["settings"]["num_inference_steps"] == 2 and record["settings"]["guidance"] == "two_branch"
+    assert record["settings"]["scheduler"]["_class_name"] == "DDIMScheduler"
+    assert set(record["versions"]) >= {"torch", "diffusers", "jedi", "python"}
+    grid = Image.open(out / "grid.png")
+    assert grid.width > 4 * 160 and grid.height > 2 * 160  # two references and two results in a row
+
+
+def test_the_record_is_enough_to_make_one_of_the_pictures_again(request_in, tmp_path):
+    scales = ("--reference-scale", "2", "--guidance-scale", "3")
+    assert request_in("--prompt", "a dog", "--num-images", "2", *scales) == 0
+    record = json.loads((tmp_path / "out" / "samples.json").read_text())
+    used, made = record["settings"], record["images"][3]
+    assert sample.main([
+        "--references", *(x["file"] for x in record["references"]), "--model", record["model"]["name"],
+        "--prompt", made["prompt"], "--seed", str(made["seed"]), "--steps", str(used["num_inference_steps"]),
+        "--guidance", used["guidance"], "--guidance-scale", str(used["guidance_scale"]),
+        "--reference-scale", str(used["reference_scale"]), "--mode", used["mode"], "--out", "again",
+    ]) == 0  # fmt: skip
+    difference = pixels(tmp_path / "again" / "0000.png") - pixels(tmp_path / "out" / made["file"])
+    assert abs(difference).max() <= 1
+    again = json.loads((tmp_path / "again" / "samples.json").read_text())
+    assert again["model"] == record["model"] and again["references"] == record["references"]
+
+
+def test_the_same_command_again_gives_the_same_bytes(request_in, tmp_path):
+    assert request_in("--num-images", "3") == 0
+    before = {x.name: x.read_bytes() for x in (tmp_path / "out").iterdir()}
+    assert request_in("--num-images", "3") == 0
+    assert {x.name: x.read_bytes() for x in (tmp_path / "out").iterdir()} == before
+    assert request_in("--num-images", "1") == 0
+    assert names(tmp_path / "out") == ["0000.png", "grid.png", "samples.json"]
+
+
+@pytest.mark.parametrize("mode", ["one_way", "mutual"])
+def test_batches_do_not_show(request_in, tmp_path, mode):
+    for size in ("1", "2"):
+        options = ("--num-images", "3", "--mode", mode, "--batch-size", size)
+        assert request_in(*options, out=f"out{size}") == 0
+    for i in range(3):
+        one, two = (pixels(tmp_path / f"out{size}" / f"{i:04d}.png") for size in (1, 2))
+        assert abs(one - two).max() <= 1
+
+
+def test_a_story(request_in, tmp_path):
+    assert request_in("--prompt", "a dog", "--joint", "--num-images", "2") == 0
+    record = json.loads((tmp_path / "out" / "samples.json").read_text())
+    assert [x["prompt"] for x in record["images"]] == ["a cat", "a dog", "a cat", "a dog"]
+    assert request_in("--prompt", "a dog", out="alone") == 0
+    assert (pixels(tmp_path / "out" / "0000.png") != pixels(tmp_path / "alone" / "0000.png")).any()
+
+
+def test_an_edit(request_in, tmp_path):
+    before = pixels(picture(tmp_path / "room.png", 3, (48, 36)))
+    mask = Image.new("L", (48, 36))
+    mask.paste(255, (10, 8, 30, 30))
+    mask.save(tmp_path / "mask.png")
+    assert request_in("--image", "room.png", "--mask", "mask.png") == 0
+    after = pixels(tmp_path / "out" / "0000.png")
+    inside = np.asarray(mask) > 0
+    np.testing.assert_array_equal(after[~inside], before[~inside])
+    assert (after[inside] != before[inside]).mean() > 0.5
+    assert set(json.loads((tmp_path / "out" / "samples.json").read_text())["edit"]) == {"image", "mask"}
+
+
+def test_prompts_from_a_file_and_settings_from_a_config(request_in, tmp_path):
+    (tmp_path / "prompts.txt").write_text("﻿a cat on grass\n\n# not this\n  a bird  \n", encoding="utf-8")
+    (tmp_path / "sample.yaml").write_text("prompts: [a dog]\nsteps: 5\nguidance_scale: 2.5\nmode: mutual\n")
+    assert request_in("--config", "sample.yaml", "--prompts-file", "prompts.txt", prompt=None) == 0
+    record = json.loads((tmp_path / "out" / "samples.json").read_text())
+    assert [x["prompt"] for x in record["images"]] == ["a dog", "a cat on grass", "a bird"]
+    assert record["settings"]["mode"] == "mutual" and record["settings"]["guidance_scale"] == 2.5
+    assert record["settings"]["num_inference_steps"] == 2  # the option wins
+
+
+def test_no_references_and_another_scheduler(request_in, tmp_path):
+    assert request_in("--scheduler", "dpm++", references=None) == 0
+    record = json.loads((tmp_path / "out" / "samples.json").read_text())
+    assert record["settings"]["scheduler"]["_class_name"] == "DPMSolverMultistepScheduler"
+    assert record["references"] == []
+
+
+def test_references_of_all_kinds(request_in, tmp_path):
+    folder = tmp_path / "zoo"
+    folder.mkdir()
+    image = Image.open(picture(tmp_path / "photos" / "a.png", 1))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(folder / "turned.jpg", exif=exif)
+    image.convert("RGBA").save(folder / "alpha.png")
+    image.convert("L").save(folder / "grey.png")
+    image.convert("CMYK").save(folder / "cmyk.jpg")
+    image.quantize(8).save(folder / "palette.gif")
+    Image.fromarray(np.full((9, 70), 40_000, np.uint16)).save(folder / "deep.png")
+    Image.new("RGB", (1, 1), "red").save(folder / "dot.png")
+    assert request_in(references=["zoo"]) == 0
+
+
+@pytest.mark.skipif(not DREAMBOOTH.is_dir(), reason="needs the DreamBooth photographs in ../shared")
+def test_real_photographs(request_in):
+    assert request_in(references=[DREAMBOOTH / "teapot", DREAMBOOTH / "cat" / "00.jpg"]) == 0
+
+
+def test_a_note_on_what_is_left_out(request_in, tmp_path, capsys):
+    (tmp_path / "photos" / "notes.txt").write_text("x")
+    assert request_in() == 0
+    assert "notes.txt" in capsys.readouterr().err
+
+
+# --- what it refuses
+
+
+def junk(content: bytes, name: str = "junk.png") -> str:
+    Path(name).write_bytes(content)
+    return name
+
+
+def half_a_jpeg() -> bytes:
+    buffer = io.BytesIO()
+    Image.effect_noise((64, 64), 90).save(buffer, "JPEG")
+    return buffer.getvalue()[:900]
+
+
+def huge() -> str:
+    Image.new("1", (10_000, 9_000)).save("huge.png")
+    return "huge.png"
+
+
+def black_mask() -> tuple[str, ...]:
+    picture(Path("room.png"))
+    Image.new("L", (40, 30)).save("mask.png")
+    return "--image", "room.png", "--mask", "mask.png"
+
+
+def without_weights(tiny_model: Path) -> str:
+    folder = Path("broken")
+    folder.mkdir()
+    (folder / "model_index.json").write_text((tiny_model / "model_index.json").read_text())
+    return "broken"
+
+
+BAD = {
+    "not a picture": ({"references": lambda: [junk(b"hello")]}, (), "junk.png: not a picture"),
+    "truncated": ({"references": lambda: [junk(half_a_jpeg(), "x.jpg")]}, (), "x.jpg: broken or cut short"),
+    "bomb": ({"references": lambda: [huge()]}, (), "huge.png: too many pixels"),
+    "empty folder": ({"references": lambda: [Path("void").mkdir() or "void"]}, (), "void: a folder without"),
+    "missing reference": ({"references": lambda: ["nowhere"]}, (), "nowhere: no such file"),
+    "missing model": ({"model": lambda: "nowhere"}, (), "--model nowhere: no such folder"),
+    "misspelt model": ({"model": lambda: "photos/nowhere"}, (), "--model photos/nowhere: no such folder"),
+    "no model": ({"model": lambda: "photos"}, (), "--model photos: cannot be loaded"),
+    "no prompt": ({"prompt": lambda: None}, (), "no prompt"),
+    "blank prompt": ({"prompt": lambda: "  "}, (), "no prompt"),
+    "empty prompts": ({"prompt": lambda: None}, ("--prompts-file", "photos/empty.txt"), "no prompt"),
+    "missing prompts": ({}, ("--prompts-file", "nowhere.txt"), "nowhere.txt: No such file"),
+    "binary prompts": ({}, ("--prompts-file", "photos/b.jpg"), "not a text file"),
+    "no out": ({"out": lambda: None}, (), "--out"),
+    "out is a file": ({"out": lambda: "photos/a.png"}, (), "photos/a.png is a file"),
+    "out below a file": ({"out": lambda: "photos/a.png/out"}, (), "photos/a.png"),
+    "zero steps": ({"steps": lambda: "0"}, (), "--steps must be 1 or more"),
+    "negative steps": ({"steps": lambda: "-4"}, (), "--steps must be 1 or more"),
+    "steps of text": ({"steps": lambda: "many"}, (), "--steps: invalid int value"),
+    "too many steps": ({"steps": lambda: "100000"}, (), "num_inference_steps"),
+    "no pictures": ({}, ("--num-images", "0"), "--num-images must be 1 or more"),
+    "nan": ({}, ("--guidance-scale", "nan"), "--guidance-scale must be a number of 0 or more"),
+    "inf": ({}, ("--reference-scale", "inf"), "--reference-scale must be a number of 0 or more"),
+    "negative scale": ({}, ("--guidance-scale", "-2"), "--guidance-scale must be"),
+    "negative seed": ({}, ("--seed", "-1"), "--seed must be"),
+    "large seed": ({}, ("--seed", str(2**63)), "--seed must be"),
+    "batch": ({}, ("--batch-size", "0"), "--batch-size must be"),
+    "mode": ({}, ("--mode", "both"), "trained in one_way, mutual"),
+    "guidance": ({}, ("--guidance", "plane"), "did you mean 'plain'"),
+    "unused scale": ({}, ("--guidance", "plain", "--reference-scale", "2"), "no use for reference_scale"),
+    "scheduler": ({}, ("--scheduler", "eulr"), "--scheduler 'eulr': known are ddim"),
+    "dtype": ({}, ("--dtype", "int8"), "--dtype 'int8': known are float32"),
+    "device": ({}, ("--device", "gpu7"), "--device gpu7"),
+    "image alone": ({}, ("--image", "photos/a.png"), "--image and --mask go together"),
+    "mask alone": ({}, ("--mask", "photos/a.png"), "--image and --mask go together"),
+    "mask of another size": ({}, ("--image", "photos/a.png", "--mask", "photos/b.jpg"), "must agree"),
+    "black mask": ({}, black_mask, "mask is black"),
+    "unknown option": ({}, ("--promt", "x"), "unrecognized arguments: --promt"),
+    "missing config": ({}, ("--config", "none.yaml"), "none.yaml"),
+    "unknown key": ({}, ("--config", "photos/bad.yaml"), "did you mean 'steps'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_one_clear_line_and_nothing_written(request_in, tmp_path, capsys, case):
+    (tmp_path / "photos" / "empty.txt").write_text("\n# nothing\n")
+    (tmp_path / "photos" / "bad.yaml").write_text("step: 3\n")
+    changed, arguments, message = BAD[case]
+    changed = {key: value() for key, value in changed.items()}
+    arguments = arguments() if callable(arguments) else arguments
+    before = sorted(tmp_path.rglob("*"))
+    assert request_in(*arguments, **changed) == 2
+    said = capsys.readouterr()
+    lines = [x for x in said.err.splitlines() if "left out" not in x]
+    assert len(lines) == 1 and lines[0].startswith("sample.py: ") and message in lines[0], said.err
+    assert len(lines[0]) < 400 and not said.out
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_broken_and_plain_models(request_in, tmp_path, tiny_model, tiny_base, capsys):
+    assert request_in(model=without_weights(tiny_model)) == 2
+    assert "--model broken: cannot be loaded" in capsys.readouterr().err
+    assert request_in(model=tiny_base) == 2
+    assert "becomes one by JointUNet.from_base() and training" in capsys.readouterr().err
+    assert names(tmp_path) == ["broken", "photos"]
+
+
+def test_a_hub_name_without_a_network(request_in, tmp_path, capsys):
+    assert request_in(model="some-one/some-model") == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1 and "--model some-one/some-model: cannot be loaded" in error
+    assert "hub" in error
+    assert names(tmp_path) == ["photos"]
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc, where not even root may write")
+def test_no_permission_to_write(request_in, capsys):
+    assert request_in(out="/proc/out") == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1 and "/proc" in error
+
+
+def test_what_is_not_ours_is_not_overwritten(request_in, tmp_path, capsys):
+    picture(tmp_path / "out" / "grid.png")
+    before = (tmp_path / "out" / "grid.png").read_bytes()
+    assert request_in() == 2
+    assert "grid.png that no earlier run wrote" in capsys.readouterr().err
+    assert (tmp_path / "out" / "grid.png").read_bytes() == before and names(tmp_path / "out") == ["grid.png"]
+
+
+def test_an_interrupt_in_the_middle(request_in, tmp_path, monkeypatch, capsys):
+    from jedi.pipeline import JediPipeline
+
+    original, calls = JediPipeline.__call__, []
+
+    def stop(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(JediPipeline, "__call__", stop)
+    assert request_in("--num-images", "3", "--batch-size", "1") == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert names(tmp_path) == ["photos"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_to_the_real_command(python, environment, root, tiny_model, tmp_path, sent, code):
+    picture(tmp_path / "a.png")
+    command = [python, root / "sample.py", "--model", tiny_model, "--references", "a.png"]
+    process = subprocess.Popen(
+        [*command, "--prompt", "a cat", "--steps", "1000", "--num-images", "50", "--out", "out"],
+        cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 60
+        while not any(x.name.endswith(".tmp") for x in tmp_path.iterdir()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(sent)
+        error = process.communicate(timeout=60)[1]
+    finally:
+        process.kill()
+    assert process.returncode == code, error
+    assert "Traceback" not in error
+    assert names(tmp_path) == ["a.png"]
+
+
+@pytest.mark.slow
+def test_the_real_command_from_another_folder(python, environment, root, tiny_model, tmp_path):
+    """A fresh process loads the folder without a network, and says nothing but what matters."""
+    picture(tmp_path / "a.png")
+    ours = ("PYTHONPATH", "DIFFUSERS_VERBOSITY")
+    clean = {key: value for key, value in environment.items() if key not in ours}
+    command = [python, root / "sample.py", "--model", tiny_model, "--references", "a.png", "--prompt", "cat"]
+    done = subprocess.run(
+        [*command, "--out", "o", "--steps", "1"], cwd=tmp_path, env=clean, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert names(tmp_path / "o") == ["0000.png", "grid.png", "samples.json"]
+    lines = [x for x in done.stderr.replace("\r", "\n").splitlines() if x.strip()]
+    assert all("pictures 0 to 0" in x for x in lines), lines  # the progress bar
