@@ -26,6 +26,16 @@ TINY_TRAIN = (
 SHORTER = {
     "make test": None,  # this very suite
     "make tiny": f'make tiny TINY_DATA="{TINY_DATA}" TINY_BASE="{TINY_BASE}" TINY_TRAIN="{TINY_TRAIN}"',
+    # What `make tiny` made goes on under the same settings.
+    "python -m data_gen run --config configs/data_gen/tiny.yaml": (
+        f"python -m data_gen run --config configs/data_gen/tiny.yaml {TINY_DATA}"
+    ),
+    "python -m jedi.tiny_base --config configs/base/tiny.yaml": (
+        f"python -m jedi.tiny_base --config configs/base/tiny.yaml {TINY_BASE}"
+    ),
+    "python train.py --config configs/train/tiny.yaml": (
+        f"python train.py --config configs/train/tiny.yaml {TINY_TRAIN}"
+    ),
 }
 
 
