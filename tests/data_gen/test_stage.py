@@ -260,7 +260,7 @@ def test_bad_input_is_one_clear_line(arguments, part, small, tmp_path, capsys):
     assert not (tmp_path / "x").exists()
 
 
-@pytest.mark.parametrize("name", ["tiny", "jedi_tiny", "easy"])
+@pytest.mark.parametrize("name", ["tiny", "jedi_tiny", "jedi_tiny_start"])
 def test_shipped_configurations_load_and_draw(root, name):
     config = load(DataConfig, root / "configs" / "data_gen" / f"{name}.yaml", [])
     sample = stage.make_source(config).make("train", 0)
