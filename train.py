@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 
@@ -34,46 +35,57 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", required=True, metavar="FILE", help="a recipe: configs/train/tiny.yaml")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="what differs: optimizer.lr=1e-4")
     args = parser.parse_args(argv)
-    try:
-        return train(args.config, args.overrides)
-    except (ValueError, OSError, FloatingPointError) as error:
-        if os.environ.get("JEDI_TRACEBACK"):
-            raise
-        print(f"train.py: {error}", file=sys.stderr)
-        return 2
 
-
-def train(path: str, overrides: Sequence[str]) -> int:
-    """Loads the configuration, builds the parts, fits. Returns the exit status."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # data workers fork after its first use
     from jedi import config as configs
     from jedi.recipe import TrainConfig
 
-    config = configs.load(TrainConfig, path, overrides)
-    configs.import_extensions(config)
-    done = config.run / "done"
-    if done.exists() and json.loads(done.read_text())["step"] >= config.max_steps:
-        print(f"{config.run} is complete ({done.read_text().strip()}); raise max_steps to go on")
-        return 0
+    try:
+        config = configs.load(TrainConfig, args.config, args.overrides)
+        configs.import_extensions(config)
+        done = config.run / "done"
+        if done.exists() and (step := json.loads(done.read_text())["step"]) >= config.max_steps:
+            print(f"{config.run} is complete at step {step}; raise max_steps to go on")
+            return 0
+        from transformers.utils.logging import disable_progress_bar
 
-    from jedi import training
-    from jedi.base import load_base
+        from jedi import training
+        from jedi.base import load_base
+        from jedi.data import DataError
 
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for needless in ("does not have many workers", r"module\(s\) in eval mode", "LeafSpec"):
-        warnings.filterwarnings("ignore", f".*{needless}.*")
-    base = load_base(config.base)
-    data = training.JointData(config, base)
-    model = training.JointTraining(config, base)
-    stop = training.StopOnSignal(config)
-    trainer = training.make_trainer(config, stop)
-    checkpoint = training.open_run(config, training.identity(config, data, base))
-    with stop:
-        trainer.fit(model, data, ckpt_path=checkpoint, weights_only=True)
+        quiet()
+        disable_progress_bar()
+        base = load_base(config.base)
+        data = training.JointData(config, base)
+        model = training.JointTraining(config, base)
+        stop = training.StopOnSignal(config)
+        trainer = training.make_trainer(config, stop)
+        checkpoint = training.open_run(config, training.identity(config, data, base))
+    except (ValueError, OSError) as error:
+        return refuse(error)
+    try:
+        with stop:
+            trainer.fit(model, data, ckpt_path=checkpoint, weights_only=True)
+    except (DataError, FloatingPointError) as error:
+        traceback.clear_frames(error.__traceback__)  # frees the data loader, which ends its workers
+        return refuse(error)
     if trainer.global_step >= config.max_steps:
         return 0
     print(f"stopped and saved at step {trainer.global_step} of {config.max_steps}: the same command goes on")
     return STOPPED.get(stop.received, 0)
+
+
+def refuse(error: Exception) -> int:
+    """One line on stderr; an error from a data worker ends with what it is about."""
+    print(f"train.py: {str(error).strip().splitlines()[-1]}", file=sys.stderr)
+    return 2
+
+
+def quiet() -> None:
+    """Silences what libraries say that nobody can act on."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # data workers fork after their first use
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for needless in ("does not have many workers", r"module\(s\) in eval mode", "LeafSpec"):
+        warnings.filterwarnings("ignore", f".*{needless}.*")
 
 
 if __name__ == "__main__":

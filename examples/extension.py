@@ -1,10 +1,10 @@
-"""A worked example of an extension: parts of your own, picked by name in a configuration, no fork of the code.
+"""A worked example of an extension: parts of your own, picked by name in a configuration.
 
     python train.py --config configs/train/tiny.yaml "extensions=[examples.extension]" \
         conditioning.policy=more_references loss.weighting=soft_min_snr
 
-A module named in `extensions` is imported before anything is built, in every process. What it registers stands
-beside what comes with JeDi: loss weightings and conditioning policies (below), attention modes
+A module named in `extensions` is imported before anything is built, in every process. What it registers
+stands beside what comes with JeDi: loss weightings and conditioning policies (below), attention modes
 (`jedi.attention.ATTENTION_MODES`), guidance rules (`jedi.guidance.GUIDANCE`), all in the same way.
 """
 
@@ -18,7 +18,7 @@ from jedi.rng import keyed_generator
 
 @LOSS_WEIGHTINGS.register("soft_min_snr")
 def soft_min_snr(schedule: NoiseSchedule, t: Tensor, gamma: float) -> Tensor:
-    """Min-SNR without its corner: ``S g / (S + g)`` in the place of ``min(S, g)``, divided by ``S + 1`` for v.
+    """Min-SNR without its corner: ``S g / (S + g)`` for ``min(S, g)``, divided by ``S + 1`` for v.
 
     ``t``: timesteps ``[b]`` -> weights ``[b]``. This one is for v-prediction and says so otherwise.
     """
@@ -32,7 +32,7 @@ def soft_min_snr(schedule: NoiseSchedule, t: Tensor, gamma: float) -> Tensor:
 
 @CONDITIONING_POLICIES.register("more_references")
 def more_references(seed: int, step: int, n: int, config: ConditioningConfig) -> StepPlan:
-    """k = n - 1 in half of the steps and uniform below that in the others; never without references in `mutual`.
+    """k = n - 1 in half of the steps, uniform in the others; `mutual` always has references.
 
     Whatever is drawn must be a function of (seed, step): ranks and accumulated micro batches draw it again.
     """

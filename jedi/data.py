@@ -304,7 +304,9 @@ class SetDataset(Dataset):
         try:
             image = Image.open(io.BytesIO(data)).convert("RGB")
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise DataError(f"{where}: not a readable image ({error}); make the shard again") from None
+            raise DataError(
+                f"{where}: not a readable image ({type(error).__name__}); make the shard again"
+            ) from None
         if image.size != (record.width, record.height):
             expected = (record.width, record.height)
             raise DataError(f"{where}: {image.size} pixels, its manifest says {expected}")

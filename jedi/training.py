@@ -54,7 +54,10 @@ class JointTraining(L.LightningModule):
         self.config = config
         self.schedule = NoiseSchedule.from_scheduler(base.scheduler)
         self.policy = CONDITIONING_POLICIES.get(config.conditioning.policy)
-        LOSS_WEIGHTINGS.get(config.loss.weighting)  # an unknown name is refused now, not at the first step
+        weight = LOSS_WEIGHTINGS.get(config.loss.weighting)
+        weight(
+            self.schedule, torch.zeros(1, dtype=torch.int64), config.loss.gamma
+        )  # refused now, not at step 1
         unet = base.unet
         if config.init_from is not None:
             load = load_run_unet if is_run(config.init_from) else load_unet
@@ -224,6 +227,11 @@ class JointData(L.LightningDataModule):
         self.index = SetIndex.read(config.data.path, "train", config.data.verify)
         self.plan = BatchPlan(self.index, config.batch_size, config.seed, config.data.set_size)
         self.max_references = max(bucket.n for bucket in self.plan.buckets) - 1
+        if used := [k for k, weight in enumerate(config.conditioning.reference_weights) if weight > 0]:
+            self.max_references = min(self.max_references, max(used))
+        policy = CONDITIONING_POLICIES.get(config.conditioning.policy)
+        for bucket in self.plan.buckets:  # refused now, not at the first step with such a set
+            policy(config.seed, 0, bucket.n, config.conditioning)
         self.latents = None
         if config.data.cache_latents:
             folder = config.data.latents_folder or Path(config.data.path) / "latents"
@@ -253,15 +261,18 @@ class JointData(L.LightningDataModule):
             batch_sampler=sampler,
             collate_fn=collate,
             num_workers=config.data.workers,
-            worker_init_fn=_ignore_signals,
+            worker_init_fn=_outlive_signals,
             pin_memory=trainer.strategy.root_device.type == "cuda",
         )
 
 
-def _ignore_signals(worker: int) -> None:
-    """In a worker: signals to stop are for the training process, which then ends its workers."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+def _outlive_signals(worker: int) -> None:
+    """In a data worker: who wants to stop the training may tell all its processes (Slurm does), but the training
+    process still needs its workers to finish the step. A worker that is told to end has ten seconds left.
+    """
+    for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(10))
 
 
 def open_run(config: TrainConfig, identity: dict[str, Any]) -> Path | None:

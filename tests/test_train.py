@@ -1,0 +1,297 @@
+"""train.py end to end: exact resuming, one gradient for any number of processes, signals, clear errors."""
+
+import json
+import os
+import signal
+import subprocess
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+import train
+from tests import extensions, tiny
+from tests.conftest import write_shard
+
+STEPS = 6
+
+
+@pytest.fixture
+def recipe(tmp_path, tiny_base, shards):
+    """A recipe for the tiny base; the run lies in tmp_path/run."""
+    return write_recipe(tmp_path, tiny_base, shards)
+
+
+def write_recipe(folder, base, shards):
+    values = {
+        "base": str(base),
+        "output": str(folder / "run"),
+        "data": {"path": str(shards), "workers": 0, "latents_folder": str(folder / "latents")},
+        "seed": 5,
+        "max_steps": STEPS,
+        "batch_size": 4,
+        "checkpoint_every_steps": 3,
+        "optimizer": {"lr": 1e-3, "warmup_steps": 2, "schedule": "cosine"},
+        "ema": {"decay": 0.9},
+        "validation": {"every_steps": 0},
+        "samples": {"every_steps": 0},
+        "log": {"loggers": []},
+        "hardware": {"accelerator": "cpu"},
+    }
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def checkpoint(run, name="last"):
+    return torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)
+
+
+def state(run) -> dict[str, torch.Tensor]:
+    """Weights, averaged weights, AdamW's moments and the count of images, by name."""
+    saved = checkpoint(run)
+    tensors = dict(saved["state_dict"])
+    for i, moments in saved["optimizer_states"][0]["state"].items():
+        tensors |= {f"optimizer.{i}.{name}": torch.as_tensor(value) for name, value in moments.items()}
+    tensors["images"] = torch.tensor(saved["callbacks"]["Progress"]["images"])
+    tensors["lr"] = torch.tensor(saved["lr_schedulers"][0]["_last_lr"])
+    return tensors
+
+
+def assert_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]):
+    assert found.keys() == expected.keys()
+    different = [name for name in expected if not torch.equal(found[name], expected[name])]
+    assert not different
+
+
+EXACT = [
+    "micro_batch_size=2", "data.workers=2", "extensions=[tests.extensions]",
+    "conditioning.policy=until_signal",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, tiny_base, shards):
+    """The state of six steps in one go: accumulation, two workers, sets of 3 and of 4, past an epoch."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert train.main(["--config", str(write_recipe(folder, tiny_base, shards)), *EXACT]) == 0
+    return state(folder / "run")
+
+
+def test_killed_in_mid_epoch_and_resumed_is_the_same_bit_for_bit(
+    recipe, whole, tmp_path, python, environment, root, capsys
+):
+    command = [python, "train.py", "--config", str(recipe), *EXACT]
+    kill = {extensions.STEP: "4", extensions.SIGNAL: "SIGKILL"}
+    assert subprocess.run(command, cwd=root, env=environment | kill, capture_output=True).returncode == -9
+    run = tmp_path / "run"
+    assert checkpoint(run)["jedi"]["step"] == 3 and not (run / "done").exists()
+
+    assert train.main(command[2:]) == 0
+    assert_equal(state(run), whole)
+    assert json.loads((run / "done").read_text()) == {"step": STEPS}
+    # the averaged weights are an average, the frozen parts are nowhere
+    assert any(
+        not torch.equal(whole[name], whole[f"ema.module.{name[5:]}"])
+        for name in whole
+        if "conv_in" in name and name.startswith("unet.")
+    )
+    assert {name.split(".")[0] for name in checkpoint(run)["state_dict"]} == {"unet", "ema"}
+
+    assert train.main(command[2:]) == 0  # nothing is left to be done
+    assert "is complete" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGUSR1", 0)])
+def test_a_signal_saves_and_stops_and_the_same_command_goes_on(
+    recipe, whole, tmp_path, monkeypatch, name, status
+):
+    handlers = {
+        number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    }
+    scontrol = tmp_path / "bin" / "scontrol"
+    scontrol.parent.mkdir()
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/scontrol.log\n')
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{scontrol.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setenv(extensions.STEP, "1")
+    monkeypatch.setenv(extensions.SIGNAL, name)
+    command = ["--config", str(recipe), *EXACT]
+    assert train.main(command) == status
+    assert checkpoint(tmp_path / "run")["jedi"]["step"] == 2
+    requeued = tmp_path / "scontrol.log"
+    assert requeued.exists() == (name == "SIGUSR1")  # a cancelled job (SIGTERM) must not come back
+    if requeued.exists():
+        assert requeued.read_text() == "requeue 17\n"
+    assert {number: signal.getsignal(number) for number in handlers} == handlers
+
+    assert train.main(command) == 0
+    assert_equal(state(tmp_path / "run"), whole)
+
+
+def gradients(run) -> dict[str, torch.Tensor]:
+    """After one step of AdamW its first moment is the gradient times 1 - beta1."""
+    return {name: value / 0.1 for name, value in state(run).items() if name.endswith("exp_avg")}
+
+
+@pytest.mark.parametrize("mutual", [0, 1])
+def test_processes_and_accumulation_give_the_gradients_of_the_whole_batch(recipe, tmp_path, mutual):
+    shared = ["max_steps=1", "optimizer.clip_grad_norm=0", f"conditioning.mutual={mutual}", "batch_size=8"]
+    shared += ["conditioning.reference_weights=[0,1]", "conditioning.partly_given=0.5"]
+    layouts = {
+        "one": [],
+        "processes": ["hardware.devices=2", "hardware.strategy=ddp_fork"],
+        "both": ["hardware.devices=2", "hardware.strategy=ddp_fork", "micro_batch_size=2"],
+    }
+    found = {}
+    for name, options in layouts.items():
+        run = tmp_path / name
+        assert train.main(["--config", str(recipe), *shared, *options, f"output={run}"]) == 0
+        found[name] = gradients(run)
+    assert max(value.abs().max() for value in found["one"].values()) > 1e-3
+    for name in ("processes", "both"):
+        for parameter, expected in found["one"].items():
+            torch.testing.assert_close(
+                found[name][parameter], expected, rtol=1e-3, atol=1e-6, msg=f"{name} {parameter}"
+            )
+
+
+def test_a_run_validates_samples_logs_and_keeps_the_best(recipe, tmp_path, capsys):
+    options = ["validation.every_steps=3", "validation.sets=4", "validation.bins=2", "samples.every_steps=6"]
+    options += ["samples.steps=2", "samples.subjects=2", "log.loggers=[csv,tensorboard]", "log.every_steps=2"]
+    options += ["data.cache_latents=true", "network.gradient_checkpointing=true"]
+    assert train.main(["--config", str(recipe), *options]) == 0
+    run = tmp_path / "run"
+    assert [path.name for path in (run / "samples").iterdir()] == ["step-00000006.png"]
+    assert list((tmp_path / "latents").glob("latents-*-32x32.npy"))
+    assert list((run / "logs").glob("events.out.tfevents*"))
+    rows = (run / "logs" / "csv" / "version_0" / "metrics.csv").read_text().splitlines()
+    columns = rows[0].split(",")
+    assert {
+        "train/loss",
+        "train/lr",
+        "images",
+        "images_per_second",
+        "gain/wrong",
+        "gain/none",
+        "gain/wrong/bin1",
+    } <= set(columns)
+    assert {"heldout/loss", "heldout/loss/one_way", "heldout/loss/mutual/bin0"} <= set(columns)
+    images = [row.split(",")[columns.index("images")] for row in rows[1:]]
+    assert [int(x) for x in images if x][-1] == int(state(run)["images"]) >= 6 * 4 * 3
+    best = checkpoint(run, "best")["callbacks"]["HeldOut"]["best"]
+    losses = [row.split(",")[columns.index("heldout/loss")] for row in rows[1:]]
+    assert best == pytest.approx(min(float(x) for x in losses if x))
+    assert "reference gain over wrong" in capsys.readouterr().err
+    assert yaml.safe_load((run / "config.yaml").read_text())["validation"]["sets"] == 4
+
+
+def test_the_loss_falls(recipe, tmp_path):
+    run, options = tmp_path / "run", ["log.loggers=[csv]", "log.every_steps=10", "checkpoint_every_steps=100"]
+    options += ["max_steps=40", "data.cache_latents=true", "optimizer.lr=3e-3", "conditioning.mutual=0"]
+    assert train.main(["--config", str(recipe), *options]) == 0
+    rows = [
+        row.split(",")
+        for row in (run / "logs" / "csv" / "version_0" / "metrics.csv").read_text().splitlines()
+    ]
+    losses = [float(row[rows[0].index("train/loss")]) for row in rows[1:]]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_the_example_of_an_extension_trains(recipe, tmp_path):
+    options = ["extensions=[examples.extension]", "conditioning.policy=more_references", "max_steps=2"]
+    assert train.main(["--config", str(recipe), *options, "loss.weighting=soft_min_snr"]) == 0
+    assert checkpoint(tmp_path / "run")["jedi"]["config"]["loss"]["weighting"] == "soft_min_snr"
+
+
+def test_init_from_takes_weights_only(recipe, tmp_path, tiny_model):
+    frozen = ["max_steps=1", "optimizer.lr=0"]
+    assert train.main(["--config", str(recipe), *frozen, f"init_from={tiny_model}"]) == 0
+    expected = load_file(tiny_model / "unet" / "diffusion_pytorch_model.safetensors")
+    weights = checkpoint(tmp_path / "run")["state_dict"]
+    assert all(torch.equal(weights[f"unet.unet.{name}"], value) for name, value in expected.items())
+
+    trained = tmp_path / "trained"
+    assert train.main(["--config", str(recipe), "max_steps=2", f"output={trained}"]) == 0
+    assert (
+        train.main(["--config", str(recipe), *frozen, f"init_from={trained}", f"output={tmp_path / 'next'}"])
+        == 0
+    )
+    before, after = checkpoint(trained), checkpoint(tmp_path / "next")
+    assert after["jedi"]["step"] == 1
+    for name in expected:  # the average of the first run is where the second one begins
+        assert torch.equal(
+            after["state_dict"][f"unet.unet.{name}"], before["state_dict"][f"ema.module.unet.{name}"]
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["optimizer.lrr=1"], "did you mean 'optimizer.lr'?"),
+        (["data.path=/nowhere"], "no data folder /nowhere/train"),
+        (["base=/nowhere"], "/nowhere is not a model"),
+        (["init_from=/nowhere"], "/nowhere is not a model"),
+        (["extensions=[no_such_module]"], "no module 'no_such_module'"),
+        (["conditioning.policy=weigthed"], "did you mean 'weighted'?"),
+        (["conditioning.reference_weights=[0,0,0,1]"], "leave no k below the set size n = 3"),
+        (["loss.weighting=min_snrr"], "did you mean 'min_snr'?"),
+        (["batch_size=11"], "batch_size=11 is larger than every bucket"),
+        (["micro_batch_size=3"], "cannot be cut into micro batches of 3"),
+        (["validation.every_steps=1", "validation.references=4"], "too few for 4 references and 1 more"),
+        (["samples.every_steps=1", "samples.prompts=4"], "too few for 1 references and 4 more"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(recipe, tmp_path, capsys, options, message):
+    assert train.main(["--config", str(recipe), *options]) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error and error.startswith("train.py: ") and "\n" not in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_corrupt_image_stops_the_run_with_its_name(recipe, tmp_path, capsys):
+    write_shard(tmp_path / "data" / "train", "00000", [3] * 4, tiny.PIXELS, seed=1)
+    tar = tmp_path / "data" / "train" / "00000.tar"
+    tar.write_bytes(tar.read_bytes().replace(b"IDAT", b"JUNK", 3))
+    assert train.main(["--config", str(recipe), f"data.path={tmp_path / 'data'}", "data.workers=1"]) == 2
+    assert "00000.tar: 00000-0000." in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_run_is_not_continued_with_other_settings_or_data(recipe, tmp_path, capsys, tiny_base):
+    command = ["--config", str(recipe)]
+    assert train.main([*command, "max_steps=1"]) == 0
+    assert train.main([*command, "seed=6", "batch_size=2"]) == 2
+    assert "seed was 5, is 6; batch_size was 4, is 2" in capsys.readouterr().err
+    other = tmp_path / "other"
+    write_shard(other / "train", "00000", [4] * 8, tiny.PIXELS, seed=8)
+    assert train.main([*command, f"data.path={other}"]) == 2
+    assert "data fingerprint was" in capsys.readouterr().err
+    # what does not matter may change
+    assert (
+        train.main([*command, "max_steps=2", "micro_batch_size=1", "data.workers=1", "log.every_steps=1"])
+        == 0
+    )
+    assert checkpoint(tmp_path / "run")["jedi"]["step"] == 2
+
+
+def test_a_base_that_lacks_a_part_or_predicts_something_else(recipe, tmp_path, capsys, tiny_components):
+    base = tiny.save_base(tiny_components, tmp_path / "base")
+    (base / "vae").rename(tmp_path / "vae")
+    assert train.main(["--config", str(recipe), f"base={base}"]) == 2
+    assert "has no vae" in capsys.readouterr().err
+    (tmp_path / "vae").rename(base / "vae")
+    settings = base / "scheduler" / "scheduler_config.json"
+    settings.write_text(settings.read_text().replace("v_prediction", "epsilon"))
+    assert train.main(["--config", str(recipe), f"init_from={base}"]) == 2
+    assert "predicts 'epsilon', the base's scheduler says 'v_prediction'" in capsys.readouterr().err
+
+
+def test_help_is_quick_and_loads_no_torch(python, environment, root):
+    code = "import sys, runpy; sys.argv = ['train.py', '--help']\n"
+    code += "try: runpy.run_path('train.py', run_name='__main__')\nexcept SystemExit: pass\n"
+    code += "import signal as s; print('torch' in sys.modules, s.getsignal(s.SIGUSR1) is s.SIG_IGN)"
+    done = subprocess.run([python, "-c", code], cwd=root, env=environment, capture_output=True, text=True)
+    assert "--config" in done.stdout
+    assert done.stdout.splitlines()[-1] == "False True"
