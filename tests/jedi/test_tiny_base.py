@@ -1,0 +1,112 @@
+"""The small base: tokenizer, text encoder, VAE, UNet, and the folder they make."""
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from torch.nn.functional import adaptive_avg_pool2d
+from transformers import CLIPTokenizer
+
+from jedi import tiny_base
+from jedi.tiny_base import (
+    TextConfig,
+    TinyBaseConfig,
+    UNetConfig,
+    VaeConfig,
+    make_unet,
+    patch_components,
+    train_text_encoder,
+    train_tokenizer,
+    train_vae,
+)
+
+CAPTIONS = ["a fox on the beach at night", "a teapot in the snow", "here is a fox in the snow"] * 20
+
+
+def test_tokenizer_knows_its_words_and_spells_others(tmp_path):
+    tokenizer = train_tokenizer(CAPTIONS, TextConfig(vocabulary=400, length=12))
+    assert tokenizer.tokenize("A fox in the Snow") == ["a</w>", "fox</w>", "in</w>", "the</w>", "snow</w>"]
+    assert tokenizer.decode(tokenizer("a zebra").input_ids, skip_special_tokens=True) == "a zebra"
+    ids = tokenizer("a fox", padding="max_length", truncation=True).input_ids
+    assert len(ids) == 12 and ids[0] == tokenizer.bos_token_id and ids[3:] == [tokenizer.eos_token_id] * 9
+    tokenizer.save_pretrained(tmp_path)
+    assert CLIPTokenizer.from_pretrained(tmp_path)("a zebra in the snow").input_ids == tokenizer("a zebra in the snow").input_ids
+
+
+def test_components_are_those_of_pca():
+    images = torch.rand(8, 3, 16, 16) * 2 - 1
+    images[:, :, ::2] += 1  # something to find
+    for whitening in (0.0, 1.0):
+        mean, projection = patch_components(images, 4, 5, whitening)
+        assert mean.shape == (48,) and projection.shape == (48, 5)
+        patches = images.unfold(2, 4, 4).unfold(3, 4, 4).permute(0, 2, 3, 1, 4, 5).reshape(-1, 48)
+        latents = (patches - mean) @ projection
+        torch.testing.assert_close(latents.std(), torch.tensor(1.0), rtol=1e-3, atol=1e-3)
+        spread = latents.std(0)
+        assert (spread[:-1] >= spread[1:] - 1e-4).all()  # from the largest component down
+        assert (spread.max() / spread.min() < 1.01) == (whitening == 1.0)
+        correlation = torch.corrcoef(latents.T) - torch.eye(5)
+        assert correlation.abs().max() < 1e-3
+
+
+def test_text_encoder_learns_what_captions_look_like():
+    night = torch.tensor([i % 2 for i in range(64)], dtype=torch.bool)
+    captions = ["a fox at night" if dark else "a fox by day" for dark in night]
+    images = torch.where(night[:, None, None, None], -1.0, 1.0) + 0.1 * torch.randn(64, 3, 16, 16)
+    config = TextConfig(vocabulary=300, length=10, width=16, heads=2, steps=60, batch_size=16, learning_rate=1e-2)
+    tokenizer = train_tokenizer(captions, config)
+    encoder = train_text_encoder(tokenizer, captions, images, config, seed=0)
+    tokens = tokenizer(captions[:2], padding="max_length", return_tensors="pt").input_ids
+    with torch.no_grad():
+        day, dark = encoder(tokens).last_hidden_state[:, -1]
+        other = encoder(tokenizer(["the fox by day"], padding="max_length", return_tensors="pt").input_ids)
+    assert not any(p.requires_grad for p in encoder.parameters())
+    assert (day - dark).norm() > 2 * (day - other.last_hidden_state[0, -1]).norm()
+
+
+def test_vae_learns_to_show_the_picture():
+    torch.manual_seed(0)
+    images = adaptive_avg_pool2d(torch.rand(32, 3, 4, 4) * 2 - 1, 16)
+    config = VaeConfig(block_out_channels=[8, 16], latent_channels=4, steps=80, batch_size=8, learning_rate=1e-2)
+    vae = train_vae(images, config, seed=0)
+    latents = vae.encode(images).latent_dist
+    assert latents.mean.shape == (32, 4, 8, 8) and latents.std.max() < 1e-4  # as good as deterministic
+    assert tiny_base.psnr(vae.decode(latents.mean).sample, images) > tiny_base.psnr(images.mean((0, 2, 3), True).expand_as(images), images) + 3
+    assert (latents.mean * vae.config.scaling_factor).std() == pytest.approx(1, abs=0.2)
+
+
+def test_unet_starts_as_a_comparison_of_contents():
+    unet = make_unet(UNetConfig([16, 32], [False, True], 1, 2), 4, 8, 24)
+    layers = [m for name, m in unet.named_modules() if name.endswith("attn1")]
+    assert len(layers) == 4  # one down, one in the middle, two up: none at the finest level
+    for layer in layers:
+        assert torch.equal(layer.to_q.weight, layer.to_k.weight)
+        product = layer.to_out[0].weight @ layer.to_v.weight
+        torch.testing.assert_close(product, 0.49 * torch.eye(32), atol=1e-5, rtol=1e-5)
+
+
+def test_the_folder_is_a_stable_diffusion_pipeline(shards, tmp_path, caplog):
+    out = tmp_path / "base"
+    config = TinyBaseConfig(
+        data=str(shards),
+        out=str(out),
+        images=8,
+        vae=VaeConfig([8, 8, 8], 4, steps=2, batch_size=2),
+        unet=UNetConfig([16, 32]),
+        text=TextConfig(vocabulary=300, width=16, steps=2, batch_size=2),
+    )
+    assert tiny_base.make(config) == out
+    pipe = StableDiffusionPipeline.from_pretrained(out, safety_checker=None)
+    assert pipe.unet.config.in_channels == 4 and pipe.scheduler.config.prediction_type == "v_prediction"
+    image = pipe("a cat", num_inference_steps=2, output_type="np").images[0]
+    assert image.shape == (pipe.vae.config.sample_size,) * 2 + (3,)
+    before = (out / "model_index.json").stat().st_mtime_ns
+    tiny_base.make(config)  # the same command again: nothing to do
+    assert (out / "model_index.json").stat().st_mtime_ns == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["base"]
+
+
+def test_missing_data_is_one_clear_line(tmp_path, capsys):
+    assert tiny_base.main([f"data={tmp_path / 'none'}", f"out={tmp_path / 'base'}"]) == 2
+    assert str(tmp_path / "none") in capsys.readouterr().err
+    assert tiny_base.main(["data=x", "outt=y"]) == 2
+    assert "out" in capsys.readouterr().err
