@@ -54,4 +54,4 @@ class Edit:
         pixels = pixels[..., top:bottom, left:right]
         if pixels.shape[-2:] != size:
             pixels = F.interpolate(pixels, size=size, mode="bicubic", antialias=True).clamp(-1, 1)
-        return torch.where(self.alpha == 0, self.picture, self.picture.lerp(pixels, self.alpha))
+        return self.picture.lerp(pixels, self.alpha)

@@ -1,0 +1,65 @@
+"""jedi.checks: senseless requests of a pipeline are named."""
+
+import diffusers
+import pytest
+import torch
+from PIL import Image
+
+from jedi.pipeline import image_generators
+from tests.jedi.sampling import REFERENCES, latents, picture
+
+
+def test_schedulers_that_do_not_fit_are_refused(pipe):
+    config = pipe.scheduler.config
+    pipe.scheduler = diffusers.DDIMScheduler.from_config(config, prediction_type="epsilon")
+    with pytest.raises(ValueError, match="trained with 'v_prediction'"):
+        latents(pipe)
+    for scheduler in (diffusers.FlowMatchEulerDiscreteScheduler(), diffusers.EDMEulerScheduler()):
+        pipe.scheduler = scheduler
+        with pytest.raises(ValueError, match=f"{type(scheduler).__name__} is no discrete-time"):
+            latents(pipe)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prompt": []}, "prompt must be"),
+        ({"prompt": ["a", 1]}, "prompt must be"),
+        ({"num_images": 0}, "num_images must be"),
+        ({"num_images": 1.5}, "num_images must be"),
+        ({"num_inference_steps": 0}, "num_inference_steps must be"),
+        ({"num_inference_steps": 2.0}, "num_inference_steps must be"),
+        ({"guidance_scale": float("nan")}, "guidance_scale must be"),
+        ({"guidance_scale": -1}, "guidance_scale must be"),
+        ({"reference_scale": float("inf")}, "reference_scale must be"),
+        ({"guidance": "tree_branch"}, "did you mean 'three_branch'"),
+        ({"guidance_interval": (0.8, 0.2)}, "guidance_interval must be"),
+        ({"reference_interval": (0.0, 2.0)}, "reference_interval must be"),
+        ({"mode": "both"}, "trained in one_way, mutual"),
+        ({"references": picture(1)}, "must be a list of PIL"),
+        ({"references": ["a.png"]}, "must be a list of PIL"),
+        ({"references": REFERENCES, "reference_prompts": ["a"]}, "1 given for 2"),
+        ({"references": REFERENCES, "reference_masks": [None] * 3}, "3 given for 2"),
+        ({"references": REFERENCES[:1], "reference_masks": [Image.new("L", (2, 2))]}, "must agree"),
+        ({"image": picture(1)}, "go together"),
+        ({"mask": Image.new("L", (2, 2))}, "go together"),
+        ({"image": picture(1), "mask": Image.new("L", (2, 2), 255)}, "must agree"),
+        ({"image": picture(1), "mask": Image.new("L", (32, 32))}, "mask is black"),
+        ({"num_images": 2, "generator": image_generators(0, 3)}, "3 given for 2"),
+        ({"latents": torch.zeros(1, 3, 8, 8)}, r"\[n c h w\]"),
+        ({"output_type": "jpg"}, "output_type 'jpg'"),
+        ({"callback_on_step_end_tensor_inputs": ["noise"]}, "known are"),
+    ],
+)
+def test_senseless_arguments_are_named(pipe, options, message):
+    with pytest.raises(ValueError, match=message):
+        pipe(**{"prompt": "a cat"} | options)
+
+
+def test_a_cache_stands_alone(pipe):
+    cache = pipe.encode_references(REFERENCES)
+    for options in ({"references": REFERENCES}, {"mode": "mutual"}, {"reference_prompts": "a"}):
+        with pytest.raises(ValueError, match="cache stands for"):
+            pipe("a cat", cache=cache, **options)
+    with pytest.raises(ValueError, match="nothing to encode"):
+        pipe.encode_references([])
