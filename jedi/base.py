@@ -91,7 +91,7 @@ def _folder(name: str | Path) -> Path:
     folder = Path(name)
     if (folder / "model_index.json").is_file():
         return folder
-    if folder.exists() or str(name).count("/") != 1:  # not what a hub name looks like
+    if folder.exists() or folder.is_absolute() or len(folder.parts) != 2:  # a hub name is OWNER/NAME
         raise ValueError(f"{name} is not a model: a diffusers folder has a model_index.json")
     from diffusers import DiffusionPipeline
 
@@ -107,6 +107,4 @@ def _load_part(folder: Path, part: str, library: str, name: str) -> Any:
     try:
         return getattr(importlib.import_module(library), name).from_pretrained(folder / part)
     except (OSError, ImportError, AttributeError) as error:
-        raise ValueError(
-            f"{folder / part}: not loadable as {library}.{name}: {str(error).splitlines()[0]}"
-        ) from None
+        raise ValueError(f"{folder / part}: not loadable as {library}.{name}: {str(error).splitlines()[0]}") from None

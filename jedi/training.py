@@ -55,9 +55,7 @@ class JointTraining(L.LightningModule):
         self.schedule = NoiseSchedule.from_scheduler(base.scheduler)
         self.policy = CONDITIONING_POLICIES.get(config.conditioning.policy)
         weight = LOSS_WEIGHTINGS.get(config.loss.weighting)
-        weight(
-            self.schedule, torch.zeros(1, dtype=torch.int64), config.loss.gamma
-        )  # refused now, not at step 1
+        weight(self.schedule, torch.zeros(1, dtype=torch.int64), config.loss.gamma)  # refused now, not at step 1
         unet = base.unet
         if config.init_from is not None:
             load = load_run_unet if is_run(config.init_from) else load_unet
@@ -70,9 +68,7 @@ class JointTraining(L.LightningModule):
                 f"init_from {config.init_from} makes {self.unet.latent_channels} latent channels, the vae of "
                 f"base {config.base} has {base.vae.config.latent_channels}: start from a model with this vae"
             )
-        self.ema = (
-            AveragedModel(self.unet, multi_avg_fn=_ema_update(config.ema.decay)).requires_grad_(False).eval()
-        )
+        self.ema = AveragedModel(self.unet, multi_avg_fn=_ema_update(config.ema.decay)).requires_grad_(False).eval()
         if config.network.compile:
             self.unet.compile()
         self._base = (base,)  # in a tuple: a module would become part of this one
@@ -127,9 +123,7 @@ class JointTraining(L.LightningModule):
             ["" if drop else caption for caption, drop in zip(captions, drops, strict=True)]
             for captions, drops in zip(batch.captions, draws.drop_caption.tolist(), strict=True)
         ]
-        draws = type(draws)(
-            **{field.name: getattr(draws, field.name).to(self.device) for field in fields(draws)}
-        )
+        draws = type(draws)(**{field.name: getattr(draws, field.name).to(self.device) for field in fields(draws)})
         result = joint_loss(
             self.unet,
             self.schedule,
@@ -242,9 +236,7 @@ class JointData(L.LightningDataModule):
             return
         vae = self.base.vae.to(self.trainer.strategy.root_device)
         with tqdm(total=self.latents.count, desc="encoding images", unit="image") as bar, torch.no_grad():
-            self.latents.fill(
-                lambda images: encode_pixels(vae, images), report=lambda done: bar.update(done - bar.n)
-            )
+            self.latents.fill(lambda images: encode_pixels(vae, images), report=lambda done: bar.update(done - bar.n))
 
     def train_dataloader(self) -> DataLoader:
         trainer, config = self.trainer, self.config
@@ -267,8 +259,8 @@ class JointData(L.LightningDataModule):
 
 
 def _outlive_signals(worker: int) -> None:
-    """In a data worker: who wants to stop the training may tell all its processes (Slurm does), but the training
-    process still needs its workers to finish the step. A worker that is told to end has ten seconds left.
+    """In a data worker: who wants to stop the training may tell all its processes (Slurm does), but to finish
+    the step the training process needs its workers. A worker that is told to end has ten seconds left.
     """
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)

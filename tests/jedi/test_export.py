@@ -1,0 +1,94 @@
+"""A run -> a diffusers folder: the averaged weights, everything needed for sampling, whole or not at all."""
+
+import json
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+import train
+from jedi import export as exporting
+from jedi.export import export, is_run, load_run
+from jedi.pipeline import JediPipeline
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, tiny_base, shards):
+    """Two steps of training in mode one_way with at most two references."""
+    folder = tmp_path_factory.mktemp("export")
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(
+        yaml.safe_dump(
+            {
+                "base": str(tiny_base),
+                "output": str(folder / "run"),
+                "data": {"path": str(shards), "workers": 0},
+                "max_steps": 2,
+                "batch_size": 2,
+                "conditioning": {"mutual": 0.0, "reference_weights": [1, 1, 1]},
+                "optimizer": {"lr": 1e-2, "warmup_steps": 0},
+                "validation": {"every_steps": 0},
+                "samples": {"every_steps": 0},
+                "log": {"loggers": []},
+                "hardware": {"accelerator": "cpu"},
+                "sampling_defaults": {"num_inference_steps": 7},
+            }
+        )
+    )
+    assert train.main(["--config", str(recipe)]) == 0
+    return folder / "run"
+
+
+def test_the_folder_holds_the_averaged_weights_and_the_run_s_settings(run, tmp_path, tiny_base):
+    out = export(run, tmp_path / "model")
+    state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    weights = load_file(out / "unet" / "diffusion_pytorch_model.safetensors")
+    averaged = {name[16:]: value for name, value in state.items() if name.startswith("ema.module.unet.")}
+    assert weights.keys() == averaged.keys()
+    assert all(torch.equal(weights[name], averaged[name]) for name in weights)
+    assert not torch.equal(weights["conv_in.weight"], state["unet.unet.conv_in.weight"])
+    assert {path.suffix for path in out.rglob("*") if path.is_file()} <= {".json", ".safetensors", ".txt"}
+
+    pipe = JediPipeline.from_pretrained(out)
+    assert pipe.config.trained_modes == ["one_way"]
+    assert pipe.config.max_trained_references == 2
+    assert pipe.sampling_defaults["num_inference_steps"] == 7
+    assert pipe.unet.config.in_channels == 2 * pipe.unet.config.out_channels + 1
+    vae = load_file(tiny_base / "vae" / "diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(value, vae[name]) for name, value in pipe.vae.state_dict().items())
+
+
+def test_a_run_and_its_export_sample_the_same(run, tmp_path):
+    direct, folder = load_run(run), JediPipeline.from_pretrained(export(run, tmp_path / "model"))
+    images = []
+    for pipe in (direct, folder):
+        pipe.set_progress_bar_config(disable=True)
+        generator = torch.Generator().manual_seed(0)
+        images.append(pipe(prompt="a cat", num_inference_steps=2, generator=generator, output_type="latent").images)
+    torch.testing.assert_close(images[0], images[1])
+
+
+def test_nothing_is_overwritten_and_nothing_half_done_is_left(run, tmp_path, monkeypatch):
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    (taken / "mine").touch()
+    with pytest.raises(ValueError, match="taken exists already"):
+        export(run, taken)
+    monkeypatch.setattr(JediPipeline, "save_pretrained", lambda self, folder, **_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        export(run, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_what_is_not_a_run_is_refused_in_one_line(run, tmp_path, capsys, tiny_base):
+    assert is_run(run) and not is_run(tiny_base)
+    for arguments, message in (
+        ([str(tiny_base), str(tmp_path / "x")], "is not the folder of a training run"),
+        ([str(run), str(tmp_path / "x"), "--checkpoint", "best"], "has no checkpoint 'best'; there: last"),
+    ):
+        assert exporting.main(arguments) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
+    assert exporting.main([str(run), str(tmp_path / "x")]) == 0
+    assert json.loads((tmp_path / "x" / "model_index.json").read_text())["_class_name"] == "JediPipeline"
