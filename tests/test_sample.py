@@ -133,6 +133,19 @@ def test_prompts_from_a_file_and_settings_from_a_config(request_in, tmp_path):
     assert record["settings"]["num_inference_steps"] == 2  # the option wins
 
 
+def test_every_configuration_that_ships_works(root, tmp_path, monkeypatch, tiny_model):
+    monkeypatch.chdir(root)
+    files = sorted((root / "configs" / "sample").glob("*.yaml"))
+    assert files
+    for file in files:
+        text = file.read_text()
+        assert f"# Command: python sample.py --config configs/sample/{file.name} " in text
+        assert "# Cost: " in text and "# Expect: " in text
+        command = text.split("# Command: python ")[1].splitlines()[0].split()[1:]
+        command[-1] = str(tmp_path / file.stem)  # in place of --out out/...
+        assert sample.main([*command, "--model", str(tiny_model), "--steps", "1"]) == 0
+
+
 def test_no_references_and_another_scheduler(request_in, tmp_path):
     assert request_in("--scheduler", "dpm++", references=None) == 0
     record = json.loads((tmp_path / "out" / "samples.json").read_text())
