@@ -81,7 +81,7 @@ class Parser(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     """The options; only those that are given appear in the result."""
-    text = "References and prompts -> pictures."
+    text = "References and prompts -> pictures. In brackets: the default."
     p = Parser(prog="sample.py", description=text, argument_default=argparse.SUPPRESS)
     add = p.add_argument
     add("--references", nargs="+", metavar="DIR_OR_FILES", help="pictures of the subject, or folders of them")
@@ -118,6 +118,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except (ValueError, OSError) as error:  # of a mistaken request; whatever else comes is a fault of ours
         print(f"sample.py: {' '.join(message_of(error).split())}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        if "out of memory" not in str(error):
+            raise
+        print("sample.py: out of memory; a smaller --batch-size needs less", file=sys.stderr)
         return 2
     return 0
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import sample
@@ -317,6 +318,18 @@ def test_an_interrupt_in_the_middle(request_in, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(JediPipeline, "__call__", stop)
     assert request_in("--num-images", "3", "--batch-size", "1") == 130
     assert "interrupted" in capsys.readouterr().err
+    assert names(tmp_path) == ["photos"]
+
+
+def test_too_little_memory(request_in, tmp_path, monkeypatch, capsys):
+    from jedi.pipeline import JediPipeline
+
+    def fail(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    monkeypatch.setattr(JediPipeline, "__call__", fail)
+    assert request_in() == 2
+    assert capsys.readouterr().err == "sample.py: out of memory; a smaller --batch-size needs less\n"
     assert names(tmp_path) == ["photos"]
 
 
