@@ -25,7 +25,7 @@ GUIDANCE: Registry[Guidance] = Registry("guidance")
 class Guidance(NamedTuple):
     """A rule: the branches it needs, and ``combine(branches, text_scale, reference_scale)``.
 
-    With ``text_scale = reference_scale = 1`` every rule gives ``full``.
+    With ``text_scale = reference_scale = 1`` every rule but the rescaled one gives ``full``.
     """
 
     branches: tuple[str, ...]
@@ -50,8 +50,8 @@ def three_branch(e: dict[str, Tensor], text_scale: float, reference_scale: float
 def three_branch_rescaled(e: dict[str, Tensor], text_scale: float, reference_scale: float) -> Tensor:
     """Like ``three_branch``, both differences shortened to the norm of the smaller one (SynCD, arXiv 2502.01720).
 
-    Against over-exposure at high reference scales. The norm is an image's, over ``c h w``. Where the scales are 1 and the
-    norms differ this is not ``full``: the shortening is the point.
+    Against over-exposure at high reference scales. The norm is an image's, over ``c h w``. With scales of 1 and norms that
+    differ this is not ``full``: the shortening is the point (the pipeline takes two scales of 1 as "no guidance").
     """
     by_reference, by_text = e["refs"] - e["none"], e["full"] - e["refs"]
     norms = [x.flatten(-3).norm(dim=-1)[..., None, None, None] for x in (by_reference, by_text)]
