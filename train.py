@@ -62,13 +62,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         checkpoint = training.open_run(config, training.identity(config, data, base))
     except (ValueError, OSError) as error:
         return refuse(error)
+    print(f"{config.run}: {data.summary()}", file=sys.stderr)
     try:
         with stop:
             trainer.fit(model, data, ckpt_path=checkpoint, weights_only=True)
     except (DataError, FloatingPointError) as error:
         traceback.clear_frames(error.__traceback__)  # frees the data loader, which ends its workers
         return refuse(error)
-    if trainer.global_step >= config.max_steps:
+    if not stop.received or trainer.global_step >= config.max_steps:
         return 0
     print(f"stopped and saved at step {trainer.global_step} of {config.max_steps}: the same command goes on")
     return STOPPED.get(stop.received, 0)

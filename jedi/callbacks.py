@@ -23,7 +23,7 @@ from jedi.data import JointBatch, SetDataset, SetIndex
 from jedi.images import contact_sheet
 from jedi.pipeline import JediPipeline
 from jedi.recipe import TrainConfig
-from jedi.validation import HeldOutSets, choose_sets, reference_gain, reference_losses, wrong_partners
+from jedi.validation import HeldOutSets, choose_sets, reference_gain, reference_losses
 
 if TYPE_CHECKING:
     from jedi.training import JointTraining
@@ -102,23 +102,11 @@ class HeldOut(StepCallback):
     def __init__(self, config: TrainConfig) -> None:
         self.config, self.best = config, float("inf")
         self.data = SetDataset(SetIndex.read(config.data.path, "heldout", config.data.verify))
-        self.members, self.k = choose_sets(
-            self.data.index, config.validation.sets, config.validation.references, 1
-        )
+        self.members, self.k = choose_sets(self.data.index, config.validation.sets, config.validation.references, 1)
 
     def on_train_start(self, trainer, module) -> None:
-        self._sets = self.encode(module)
-
-    def encode(self, module: JointTraining) -> HeldOutSets:
-        """The chosen sets as latents and text on the module's device."""
-        records = [self.data.record(i) for i in self.members]
-        images = torch.stack([self.data.images(i, range(self.k + 1)) for i in self.members])
-        return HeldOutSets(
-            torch.cat([module.encode_images(part.to(module.device)) for part in images.split(8)]),
-            module.encode_text([[record["captions"][self.k]] for record in records])[:, 0],
-            module.encode_text([[""]])[0],
-            wrong_partners([record["subject"]["id"] for record in records]),
-        )
+        encoders = (module.encode_images, module.encode_text)
+        self._sets = HeldOutSets.encode(self.data, self.members, self.k, *encoders)
 
     def on_step(self, trainer, module, batch) -> None:
         step, config = trainer.global_step, self.config.validation
@@ -161,15 +149,12 @@ class SampleGrid(StepCallback):
         self.config = config
         self.data = SetDataset(SetIndex.read(config.data.path, "heldout"))
         options = config.samples
-        self.members, self.k = choose_sets(
-            self.data.index, options.subjects, options.references, options.prompts
-        )
+        self.members, self.k = choose_sets(self.data.index, options.subjects, options.references, options.prompts)
 
     def on_step(self, trainer, module, batch) -> None:
         step = trainer.global_step
-        if (
-            step % self.config.samples.every_steps and step != self.config.max_steps
-        ) or not trainer.is_global_zero:
+        due = step % self.config.samples.every_steps == 0 or step == self.config.max_steps
+        if not due or not trainer.is_global_zero:
             return
         with module.paused():
             grid = self.draw(module.pipeline())
@@ -197,9 +182,7 @@ class SampleGrid(StepCallback):
                 reference_scale=options.reference_scale,
                 generator=[torch.Generator().manual_seed(1000 * row + j) for j in range(len(prompts))],
             ).images
-            rows.append(
-                [(image, "reference") for image in references] + list(zip(images, prompts, strict=True))
-            )
+            rows.append([(image, "reference") for image in references] + list(zip(images, prompts, strict=True)))
         return contact_sheet(rows)
 
 

@@ -86,7 +86,7 @@ class NetworkConfig:
     """How the UNet is run; none of it changes what is computed."""
 
     attention: str = "sdpa"
-    """`sdpa` (PyTorch) or `xformers`."""
+    """A name of ``jedi.attention.ATTENTION_BACKENDS``: `sdpa` (PyTorch's), `xformers`, ..."""
     gradient_checkpointing: bool = False
     """Less memory, about a third more time."""
     compile: bool = False
@@ -105,6 +105,13 @@ class ValidationConfig:
     bins: int = 4
     """Timestep bins; each set is scored once in each."""
     batch_size: int = 8
+
+    def __post_init__(self) -> None:
+        if self.every_steps and (self.sets < 2 or self.bins < 1 or self.batch_size < 1):
+            raise ValueError(
+                "validation needs sets of two subjects or more, one bin and batch_size 1, "
+                f"got sets={self.sets}, bins={self.bins}, batch_size={self.batch_size}"
+            )
 
 
 @dataclass
@@ -150,7 +157,7 @@ class HardwareConfig:
     """How many per node, or `auto`."""
     nodes: int = 1
     strategy: str = "auto"
-    """`auto`, `ddp`, `fsdp`, ..."""
+    """`auto` or `ddp`: the average of the weights is kept whole, so strategies that shard them do not fit."""
     precision: str = "auto"
     """`auto`: bf16-mixed where the hardware has it, else 32-true; or any of Lightning's."""
 

@@ -160,16 +160,17 @@ class JointTraining(L.LightningModule):
         """A pipeline of the averaged UNet and the frozen parts (shared, not copied)."""
         base, config = self.base, self.config
         scheduler = type(base.scheduler).from_config(base.scheduler.config)
-        unet = self.ema_unet.unet
-        return JediPipeline(
+        pipe = JediPipeline(
             base.vae,
             base.text_encoder,
             base.tokenizer,
-            unet,
+            self.ema_unet.unet,
             scheduler,
             config.trained_modes,
             sampling_defaults=config.sampling_defaults,
         )
+        pipe.set_attention_backend(config.network.attention)  # installed in the UNet, which validation uses too
+        return pipe
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -231,6 +232,12 @@ class JointData(L.LightningDataModule):
             folder = config.data.latents_folder or Path(config.data.path) / "latents"
             self.latents = LatentCache(self.index, folder, base.fingerprint("vae"))
 
+    def summary(self) -> str:
+        """One line: how much there is, and what is left out."""
+        plan, count = self.plan, len(self.index.sets)
+        dropped = f"{plan.dropped_per_epoch} sets left over, others each time" if plan.dropped_per_epoch else "no rest"
+        return f"{count} sets in {len(self.index.shards)} shards; an epoch is {plan.steps_per_epoch} steps, {dropped}"
+
     def prepare_data(self) -> None:
         if self.latents is None or self.latents.complete:
             return
@@ -278,9 +285,9 @@ def open_run(config: TrainConfig, identity: dict[str, Any]) -> Path | None:
     if last.exists():
         before = json.loads(identity_file.read_text())
         changed = [
-            f"{key} was {before.get(key)!r}, is {identity.get(key)!r}"
-            for key in {**before, **identity}
-            if before.get(key) != identity.get(key)
+            f"{key} was {value!r}, is {identity[key]!r}"
+            for key, value in before.items()
+            if key in identity and value != identity[key]
         ]
         if changed:
             raise ValueError(

@@ -6,14 +6,14 @@ to look at its references: neither its pictures nor its total loss do.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from jedi.conditioning import SetDraws, StepPlan
-from jedi.data import SetIndex
+from jedi.data import SetDataset, SetIndex
 from jedi.diffusion import NoiseSchedule
 from jedi.loss import joint_loss
 from jedi.rng import keyed_generator
@@ -33,6 +33,28 @@ class HeldOutSets:
     """``[1 l d]``, the empty caption: what references are given, as in sampling."""
     wrong: Tensor
     """int64 ``[b]``: for each set another one whose references are the wrong ones."""
+
+    @classmethod
+    def encode(
+        cls,
+        data: SetDataset,
+        members: Sequence[int],
+        k: int,
+        encode_images: Callable[[Tensor], Tensor],
+        encode_text: Callable[[list[list[str]]], Tensor],
+    ) -> HeldOutSets:
+        """The sets at these positions of ``data``, their first ``k`` images as references, the next as target.
+
+        ``encode_images``: ``[b n 3 H W]`` in -1 to 1 -> scaled latents ``[b n c h w]``. ``encode_text``: lists of
+        captions, one a set -> ``[b n l d]``.
+        """
+        records = [data.record(i) for i in members]
+        return cls(
+            torch.cat([encode_images(data.images(i, range(k + 1))[None]) for i in members]),
+            encode_text([[record["captions"][k]] for record in records])[:, 0],
+            encode_text([[""]])[0],
+            wrong_partners([record["subject"]["id"] for record in records]),
+        )
 
     def __len__(self) -> int:
         return len(self.latents)
@@ -71,9 +93,7 @@ def wrong_partners(subjects: Sequence[str]) -> Tensor:
         others = ((i + count // 2 + shift) % count for shift in range(count))
         partner = next((j for j in others if subjects[j] != subject), None)
         if partner is None:
-            raise ValueError(
-                f"the reference gain needs sets of two subjects or more, all {count} are of {subject!r}"
-            )
+            raise ValueError(f"the reference gain needs sets of two subjects or more, all {count} are of {subject!r}")
         partners.append(partner)
     return torch.tensor(partners)
 
@@ -117,9 +137,7 @@ def reference_losses(
                 captions = text if references is None else torch.cat([empty, text], dim=1)
                 mask = torch.ones(len(part), k + 1, 1, *shape[1:], device=device)
                 mask[:, :k] = 0
-                fixed = SetDraws(
-                    timestep, noise[:, n - 1 - k :], mask, torch.zeros(len(part), k + 1, dtype=torch.bool)
-                )
+                fixed = SetDraws(timestep, noise[:, n - 1 - k :], mask, torch.zeros(len(part), k + 1, dtype=torch.bool))
                 result = joint_loss(unet, schedule, latents, captions, fixed, StepPlan(k, mode))
                 losses[i, m, c, bin] = result.per_target[:, 0].to(losses)
     return losses
@@ -156,9 +174,7 @@ def reference_gain(losses: Tensor, modes: Sequence[str]) -> dict[str, float]:
     return metrics
 
 
-def _draw(
-    num_timesteps: int, bins: int, shape: tuple[int, ...], seed: int, i: int, bin: int
-) -> tuple[Tensor, Tensor]:
+def _draw(num_timesteps: int, bins: int, shape: tuple[int, ...], seed: int, i: int, bin: int) -> tuple[Tensor, Tensor]:
     generator = keyed_generator(seed, "heldout", i, bin)
     place = (bin + torch.rand((), generator=generator)) / bins
     timestep = (place * num_timesteps).long().clamp(max=num_timesteps - 1)
