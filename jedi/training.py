@@ -29,6 +29,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from jedi import config as configs
+from jedi.attention import check_backend
 from jedi.base import Base, load_unet
 from jedi.callbacks import Checkpoints, HeldOut, Progress, SampleGrid, StopOnSignal, write_json
 from jedi.conditioning import CONDITIONING_POLICIES, draw_sets
@@ -351,6 +352,10 @@ def make_trainer(config: TrainConfig, stop: StopOnSignal) -> L.Trainer:
         default_root_dir=config.run,
     )
     trainer.accumulate_grad_batches = config.accumulate(trainer.world_size)
+    try:
+        check_backend(config.network.attention, trainer.strategy.root_device)
+    except RuntimeError as error:
+        raise ValueError(f"network.attention: {error}") from None
     return trainer
 
 

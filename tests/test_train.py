@@ -226,6 +226,7 @@ def test_init_from_takes_weights_only(recipe, tmp_path, tiny_model):
         (["extensions=[no_such_module]"], "no module 'no_such_module'"),
         (["conditioning.policy=weigthed"], "did you mean 'weighted'?"),
         (["conditioning.reference_weights=[0,0,0,1]"], "leave no k below the set size n = 3"),
+        (["network.attention=xformers"], "network.attention: attention back end 'xformers' does not run on cpu"),
         (["loss.weighting=min_snrr"], "did you mean 'min_snr'?"),
         (["batch_size=11"], "batch_size=11 is larger than every bucket"),
         (["micro_batch_size=3"], "cannot be cut into micro batches of 3"),
