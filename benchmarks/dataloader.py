@@ -3,7 +3,8 @@
     python -m benchmarks.dataloader --data data/tiny
 
 Ours reads members by offset in the order of the batch plan (shuffled, whatever the workers);
-webdataset reads each tar from its beginning, unshuffled. Both decode the same pictures with the same function.
+webdataset reads each tar from its beginning, unshuffled, masks included. Both decode the same pictures with the
+same function.
 """
 
 import argparse
