@@ -1,6 +1,6 @@
 """Trains a joint-image diffusion model: config -> base -> data -> model -> Trainer.fit.
 
-    python train.py --config configs/train/tiny.yaml output=runs/tiny seed=1
+    python train.py --config configs/train/tiny.yaml out=runs/tiny seed=1
 
 The same command again goes on where the run stands. Ctrl-C saves and stops.
 """

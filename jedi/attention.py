@@ -109,8 +109,8 @@ def check_backend(name: str, device: torch.device | str) -> None:
 class ReferenceCache:
     """Keys and values of encoded references: for each self-attention layer a pair of ``[b h (k l) d]`` tensors.
 
-    Made by ``JediPipeline.encode_references`` / ``JointUNet.encode_references``; read-only afterwards. A cache of one set
-    (``b = 1``) serves any number of sets through :meth:`expand`, which copies nothing.
+    Made by ``JediPipeline.encode_references`` / ``JointUNet.encode_references``; read-only afterwards. A cache of one
+    set (``b = 1``) serves any number of sets through :meth:`expand`, which copies nothing.
     """
 
     num_references: int
@@ -195,7 +195,9 @@ class JointAttnProcessor:
                 out = self.attend(query, key, value)
             else:
                 mask = attn.prepare_attention_mask(attention_mask, key.shape[2], query.shape[0])
-                out = F.scaled_dot_product_attention(query, key, value, mask.view(query.shape[0], heads, -1, key.shape[2]))
+                out = F.scaled_dot_product_attention(
+                    query, key, value, mask.view(query.shape[0], heads, -1, key.shape[2])
+                )
         else:
             out = self._coupled(query, key, value, joint)
         out = attn.to_out[0](rearrange(out, "bn h l d -> bn l (h d)"))

@@ -2,8 +2,8 @@
 
 Polarity as in diffusers' inpainting: mask 1 = to be generated, 0 = given.
 
-Draws are keyed by the global step (how many references, the mode: all ranks must agree, and a batch needs no padding) or
-by a set's global position (boxes, dropped captions, timestep, noise): never by rank, worker or optimiser step.
+Draws are keyed by the global step (how many references, the mode: all ranks must agree, and a batch needs no padding)
+or by a set's global position (boxes, dropped captions, timestep, noise): never by rank, worker or optimiser step.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Letters: ``alpha_bar_t`` as in DDPM (arXiv 2006.11239), ``alpha = sqrt(alpha_bar)``, ``sigma = sqrt(1 - alpha_bar)``,
 ``x_t = alpha x0 + sigma eps``, ``v = alpha eps - sigma x0`` (arXiv 2202.00512), ``SNR = alpha^2 / sigma^2``.
-Timesteps ``t`` are integers of any shape whose dimensions lead those of the images: ``[b]`` or ``[b n]`` for ``[b n c h w]``.
+Timesteps ``t`` are integers; their dimensions lead those of the images: ``[b]`` or ``[b n]`` for ``[b n c h w]``.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def min_snr_weight(schedule: NoiseSchedule, t: Tensor, gamma: float) -> Tensor:
     if schedule.prediction_type == "epsilon":
         if schedule.zero_terminal_snr:
             raise ValueError(
-                "epsilon prediction with a zero-terminal-SNR schedule: at the last step noise says nothing of the image. "
+                "epsilon prediction with a zero-terminal-SNR schedule: pure noise says nothing of the image. "
                 "Use v_prediction or sample prediction, or rescale_betas_zero_snr=False"
             )
         return clipped / snr

@@ -43,15 +43,15 @@ def plain(e: dict[str, Tensor], text_scale: float, reference_scale: float) -> Te
 
 
 def three_branch(e: dict[str, Tensor], text_scale: float, reference_scale: float) -> Tensor:
-    """e(0,0) + s_image [e(refs,0) - e(0,0)] + s_text [e(refs,text) - e(refs,0)] (as InstructPix2Pix, arXiv 2211.09800)."""
+    """e(0,0) + s_image [e(refs,0) - e(0,0)] + s_text [e(refs,text) - e(refs,0)] (InstructPix2Pix, arXiv 2211.09800)."""
     return e["none"] + reference_scale * (e["refs"] - e["none"]) + text_scale * (e["full"] - e["refs"])
 
 
 def three_branch_rescaled(e: dict[str, Tensor], text_scale: float, reference_scale: float) -> Tensor:
     """Like ``three_branch``, both differences shortened to the norm of the smaller one (SynCD, arXiv 2502.01720).
 
-    Against over-exposure at high reference scales. The norm is an image's, over ``c h w``. With scales of 1 and norms that
-    differ this is not ``full``: the shortening is the point (the pipeline takes two scales of 1 as "no guidance").
+    Against over-exposure at high reference scales. The norm is an image's, over ``c h w``. With scales of 1 and norms
+    that differ this is not ``full``: the shortening is the point (the pipeline takes two scales of 1 as "no guidance").
     """
     by_reference, by_text = e["refs"] - e["none"], e["full"] - e["refs"]
     norms = [x.flatten(-3).norm(dim=-1)[..., None, None, None] for x in (by_reference, by_text)]

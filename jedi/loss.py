@@ -71,7 +71,9 @@ def joint_loss(
         prediction = unet(network[:, k:], draws.timestep, text[:, k:], 0, plan.mode)
     else:
         prediction = unet(network, draws.timestep, text, k, plan.mode)[:, k:]
-    squared = (prediction.float() - target.float()).square().mean(2, keepdim=True) * free  # mean over c: a pixel's error
+    squared = (prediction.float() - target.float()).square().mean(
+        2, keepdim=True
+    ) * free  # mean over c: a pixel's error
     per_target = squared.flatten(2).sum(-1) / area
     weight = LOSS_WEIGHTINGS.get(weighting)(schedule, draws.timestep, gamma)
     return JointLoss((weight[:, None] * per_target).mean(), per_target.detach(), draws.timestep)

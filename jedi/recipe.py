@@ -164,11 +164,11 @@ class HardwareConfig:
 
 @dataclass
 class TrainConfig:
-    """One training run. The same command again goes on where the run in ``output`` stands."""
+    """One training run. The same command again goes on where the run in ``out`` stands."""
 
     base: str
     """A diffusers folder or hub name: unet (plain or inpainting), vae, text_encoder, tokenizer, scheduler."""
-    output: str
+    out: str
     """The run's folder: config.yaml, checkpoints/, logs/, samples/."""
     data: DataConfig
     init_from: str | None = None
@@ -215,8 +215,8 @@ class TrainConfig:
 
     @property
     def run(self) -> Path:
-        """``output`` as a path."""
-        return Path(self.output)
+        """``out`` as a path."""
+        return Path(self.out)
 
     @property
     def trained_modes(self) -> list[str]:

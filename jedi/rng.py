@@ -1,7 +1,7 @@
 """Random numbers as pure functions of a seed and a key.
 
-Whoever needs chance asks for a generator by *what* it is for: ``keyed_generator(seed, position, "noise")``. Nothing then
-depends on the order of calls, on ranks, on workers or on where a run was resumed.
+Whoever needs chance asks for a generator by *what* it is for: ``keyed_generator(seed, position, "noise")``. Nothing
+then depends on the order of calls, on ranks, on workers or on where a run was resumed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A whole text-to-image base in Stable Diffusion's form, small enough for a CPU: ``python -m jedi.tiny_base``.
 
-Where no hub can be reached, this makes the folder that ``train.py`` takes as ``base``: a trained VAE, a tokenizer with its
-own vocabulary, a small CLIP text encoder, an untrained UNet and a scheduler, all stock classes of diffusers and
+Where no hub can be reached, this makes the folder that ``train.py`` takes as ``base``: a trained VAE, a tokenizer with
+its own vocabulary, a small CLIP text encoder, an untrained UNet and a scheduler, all stock classes of diffusers and
 transformers. With a real Stable Diffusion at hand none of this is needed.
 
 The VAE's latents are chosen for diffusion at this scale: they imitate the first principal components of f x f pixel
@@ -64,7 +64,7 @@ class UNetConfig:
 
 @dataclass
 class TextConfig:
-    """CLIPTokenizer and CLIPTextModel, and the training of the latter: captions foretell thumbnails of their pictures."""
+    """CLIPTokenizer and CLIPTextModel, and how the latter is trained: captions foretell thumbnails of pictures."""
 
     vocabulary: int = 1500
     length: int = 40
@@ -156,7 +156,7 @@ def psnr(decoded: Tensor, images: Tensor) -> float:
 
 
 def train_tokenizer(captions: Iterable[str], config: TextConfig) -> CLIPTokenizer:
-    """A CLIPTokenizer (byte-pair encoding, lower case, words ended by ``</w>``) with a vocabulary learnt from captions."""
+    """A CLIPTokenizer (byte-pair encoding, lower case, words end in ``</w>``), its vocabulary learnt from captions."""
     special = ["<|startoftext|>", "<|endoftext|>"]
     bpe = Tokenizer(models.BPE(unk_token="<|endoftext|>", continuing_subword_prefix="", end_of_word_suffix="</w>"))
     bpe.normalizer = normalizers.Lowercase()
@@ -184,10 +184,10 @@ def train_tokenizer(captions: Iterable[str], config: TextConfig) -> CLIPTokenize
 def train_text_encoder(
     tokenizer: CLIPTokenizer, captions: Sequence[str], images: Tensor, config: TextConfig, seed: int
 ) -> CLIPTextModel:
-    """A small CLIPTextModel, trained so that its states from the end token on tell what the caption's picture looks like.
+    """A small CLIPTextModel, trained so that its states from the end token on tell what the picture looks like.
 
-    The task: a linear map of each such state gives the picture's thumbnail. It is learnt in minutes, and a UNet then reads
-    from any of these states what a background or a class looks like, where it would spend its first thousands of
+    The task: a linear map of each such state gives the picture's thumbnail. It is learnt in minutes, and a UNet then
+    reads from any of these states what a background or a class looks like, where it would spend its first thousands of
     steps on finding out which words matter. ``images`` ``[i 3 H W]``, one caption each.
     """
     encoder = CLIPTextModel(
@@ -232,16 +232,18 @@ def train_text_encoder(
             progress.set_postfix_str(f"unexplained {loss.item():.2f}")
     encoder.eval().requires_grad_(False)
     with torch.no_grad():
-        log.info("text encoder: %.2f of the thumbnails' variance unexplained, on unseen pictures", error(slice(-check, None)))
+        log.info(
+            "text encoder: %.2f of the thumbnails' variance unexplained, on unseen pictures", error(slice(-check, None))
+        )
     return encoder
 
 
 def make_unet(config: UNetConfig, latent_channels: int, latent_side: int, text_width: int) -> UNet2DConditionModel:
     """An untrained text-to-image UNet whose self-attention starts as a comparison of contents.
 
-    Mimetic initialisation (arXiv 2305.09828, simplified): queries and keys share one orthogonal matrix, values and outputs
-    are inverse to each other. A token then looks at tokens like itself from the first step on and takes over what they
-    hold, which is where copying from a reference begins.
+    Mimetic initialisation (arXiv 2305.09828, simplified): queries and keys share one orthogonal matrix, values and
+    outputs are inverse to each other. A token then looks at tokens like itself from the first step on and takes
+    over what they hold, which is where copying from a reference begins.
     """
     down = {True: "CrossAttnDownBlock2D", False: "DownBlock2D"}
     up = {True: "CrossAttnUpBlock2D", False: "UpBlock2D"}

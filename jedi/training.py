@@ -293,7 +293,7 @@ def open_run(config: TrainConfig, identity: dict[str, Any]) -> Path | None:
         if changed:
             raise ValueError(
                 f"the run in {config.run} was made with other settings: {'; '.join(changed)}. "
-                "Set them back, or choose another output (with init_from to start from this run's weights)"
+                "Set them back, or choose another `out` (with init_from to start from this run's weights)"
             )
     if rank_zero_only.rank == 0:
         (config.run / "checkpoints").mkdir(parents=True, exist_ok=True)
@@ -304,7 +304,7 @@ def open_run(config: TrainConfig, identity: dict[str, Any]) -> Path | None:
 
 # What may differ when a run goes on: it changes neither the data nor what a step computes (but for rounding),
 # or, as max_steps does, only what lies ahead. Base and data are compared by what they hold.
-_MAY_CHANGE = {"base", "output", "max_steps", "micro_batch_size", "checkpoint_every_steps", "init_from"}
+_MAY_CHANGE = {"base", "out", "max_steps", "micro_batch_size", "checkpoint_every_steps", "init_from"}
 _MAY_CHANGE |= {"network", "validation", "samples", "sampling_defaults", "log", "hardware"}
 _MAY_CHANGE_IN_DATA = {"path", "workers", "latents_folder", "verify"}
 

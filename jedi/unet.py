@@ -89,7 +89,7 @@ class JointUNet(nn.Module):
         return self._call(sample, timestep, encoder_hidden_states, JointContext(n, num_references, mode, cache))
 
     def encode_references(self, sample: Tensor, encoder_hidden_states: Tensor) -> ReferenceCache:
-        """Keys and values of clean references, for `one_way`. ``[b k 2c+1 h w], [b k l d]`` -> a cache of ``b`` sets."""
+        """Keys and values of clean references, for `one_way`. ``[b k 2c+1 h w], [b k l d]`` -> a cache of ``b``."""
         b, k = sample.shape[:2]
         record = ReferenceCache(num_references=k)
         timestep = torch.zeros(b, k, dtype=torch.int64, device=sample.device)

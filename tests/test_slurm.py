@@ -79,7 +79,7 @@ def test_training_command(root, cluster):
 
 def test_the_keys_exist():
     """The settings that the scripts pass on are ones that the programs know."""
-    train = ["base=b", "output=o", "data.path=d", "hardware.nodes=2", "hardware.devices=4"]
+    train = ["base=b", "out=o", "data.path=d", "hardware.nodes=2", "hardware.devices=4"]
     config = load(TrainConfig, None, train)
     assert (config.hardware.nodes, config.hardware.devices) == (2, "4")
     assert load(DataConfig, None, ["out=o", "workers=16"]).workers == 16

@@ -26,7 +26,7 @@ def recipe(tmp_path, tiny_base, shards):
 def write_recipe(folder, base, shards):
     values = {
         "base": str(base),
-        "output": str(folder / "run"),
+        "out": str(folder / "run"),
         "data": {"path": str(shards), "workers": 0, "latents_folder": str(folder / "latents")},
         "seed": 5,
         "max_steps": STEPS,
@@ -145,7 +145,7 @@ def test_processes_and_accumulation_give_the_gradients_of_the_whole_batch(recipe
     found = {}
     for name, options in layouts.items():
         run = tmp_path / name
-        assert train.main(["--config", str(recipe), *shared, *options, f"output={run}"]) == 0
+        assert train.main(["--config", str(recipe), *shared, *options, f"out={run}"]) == 0
         found[name] = gradients(run)
     assert max(value.abs().max() for value in found["one"].values()) > 1e-3
     for name in ("processes", "both"):
@@ -208,8 +208,8 @@ def test_init_from_takes_weights_only(recipe, tmp_path, tiny_model):
     assert all(torch.equal(weights[f"unet.unet.{name}"], value) for name, value in expected.items())
 
     trained = tmp_path / "trained"
-    assert train.main(["--config", str(recipe), "max_steps=2", f"output={trained}"]) == 0
-    assert train.main(["--config", str(recipe), *frozen, f"init_from={trained}", f"output={tmp_path / 'next'}"]) == 0
+    assert train.main(["--config", str(recipe), "max_steps=2", f"out={trained}"]) == 0
+    assert train.main(["--config", str(recipe), *frozen, f"init_from={trained}", f"out={tmp_path / 'next'}"]) == 0
     before, after = checkpoint(trained), checkpoint(tmp_path / "next")
     assert after["jedi"]["step"] == 1
     for name in expected:  # the average of the first run is where the second one begins

@@ -79,7 +79,9 @@ def test_cache_stands_for_the_references(layer):
     processor(layer, by_set[:, :k].flatten(0, 1), joint=JointContext(k, k, record=record))
     assert list(record.layers) == ["here"] and record.batch == B
     assert record.layers["here"][0].shape == (B, 2, k * L, 8)
-    targets = processor(layer, by_set[:, k:].flatten(0, 1), joint=JointContext(N - k, cache=record)).unflatten(0, (B, -1))
+    targets = processor(layer, by_set[:, k:].flatten(0, 1), joint=JointContext(N - k, cache=record)).unflatten(
+        0, (B, -1)
+    )
     torch.testing.assert_close(targets, whole[:, k:], rtol=1e-5, atol=1e-6)
 
 

@@ -65,7 +65,7 @@ def test_captions_are_dropped_by_role():
     assert drop[:, :2].mean() == pytest.approx(0.5, abs=0.04) and drop[:, 2:].mean() == pytest.approx(0.1, abs=0.03)
 
 
-@pytest.mark.parametrize("h,w,min_free", [(8, 8, 0.1), (3, 5, 0.25), (1, 1, 0.1), (8, 16, 1.0)])
+@pytest.mark.parametrize(("h", "w", "min_free"), [(8, 8, 0.1), (3, 5, 0.25), (1, 1, 0.1), (8, 16, 1.0)])
 def test_boxes_keep_their_promise(h, w, min_free):
     generator = keyed_generator(0, "boxes")
     shares = torch.stack([draw_box(h, w, min_free, generator).mean() for _ in range(500)])

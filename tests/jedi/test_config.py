@@ -9,7 +9,7 @@ from jedi import config as configs
 from jedi.config import ConfigError
 from jedi.recipe import TrainConfig
 
-REQUIRED = ["base=b", "output=o", "data.path=d"]
+REQUIRED = ["base=b", "out=o", "data.path=d"]
 
 
 @dataclass

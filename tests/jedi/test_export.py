@@ -22,7 +22,7 @@ def run(tmp_path_factory, tiny_base, shards):
         yaml.safe_dump(
             {
                 "base": str(tiny_base),
-                "output": str(folder / "run"),
+                "out": str(folder / "run"),
                 "data": {"path": str(shards), "workers": 0},
                 "max_steps": 2,
                 "batch_size": 2,

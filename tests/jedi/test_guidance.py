@@ -33,7 +33,9 @@ def test_rescaled_differences_have_the_smaller_norm(branches):
     rule = GUIDANCE.get("three_branch_rescaled").combine
     by_reference = rule(branches, 0.0, 1.0) - branches["none"]
     by_text = rule(branches, 1.0, 0.0) - branches["none"]
-    smaller = torch.minimum(*(x.flatten(1).norm(dim=1) for x in (branches["refs"] - branches["none"], branches["full"] - branches["refs"])))
+    smaller = torch.minimum(
+        *(x.flatten(1).norm(dim=1) for x in (branches["refs"] - branches["none"], branches["full"] - branches["refs"]))
+    )
     for part in (by_reference, by_text):
         torch.testing.assert_close(part.flatten(1).norm(dim=1), smaller)
     equal = dict.fromkeys(branches, branches["none"])

@@ -15,4 +15,12 @@ def test_streams_differ_by_seed_and_key_and_repeat():
         return torch.randn(4, generator=keyed_generator(*key)).tolist()
 
     assert draw(0, "set", 1) == draw(0, "set", 1)
-    assert len({tuple(draw(*key)) for key in [(0, "set", 1), (0, "set", 2), (1, "set", 1), (0, "step", 1), (0, "set", 1, 1)]}) == 5
+    assert (
+        len(
+            {
+                tuple(draw(*key))
+                for key in [(0, "set", 1), (0, "set", 2), (1, "set", 1), (0, "step", 1), (0, "set", 1, 1)]
+            }
+        )
+        == 5
+    )

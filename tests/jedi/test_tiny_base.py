@@ -29,7 +29,10 @@ def test_tokenizer_knows_its_words_and_spells_others(tmp_path):
     ids = tokenizer("a fox", padding="max_length", truncation=True).input_ids
     assert len(ids) == 12 and ids[0] == tokenizer.bos_token_id and ids[3:] == [tokenizer.eos_token_id] * 9
     tokenizer.save_pretrained(tmp_path)
-    assert CLIPTokenizer.from_pretrained(tmp_path)("a zebra in the snow").input_ids == tokenizer("a zebra in the snow").input_ids
+    assert (
+        CLIPTokenizer.from_pretrained(tmp_path)("a zebra in the snow").input_ids
+        == tokenizer("a zebra in the snow").input_ids
+    )
 
 
 def test_components_are_those_of_pca():
@@ -70,7 +73,10 @@ def test_vae_learns_to_show_the_picture():
     vae = train_vae(images, config, seed=0)
     latents = vae.encode(images).latent_dist
     assert latents.mean.shape == (32, 4, 8, 8) and latents.std.max() < 1e-4  # as good as deterministic
-    assert tiny_base.psnr(vae.decode(latents.mean).sample, images) > tiny_base.psnr(images.mean((0, 2, 3), True).expand_as(images), images) + 3
+    assert (
+        tiny_base.psnr(vae.decode(latents.mean).sample, images)
+        > tiny_base.psnr(images.mean((0, 2, 3), True).expand_as(images), images) + 3
+    )
     assert (latents.mean * vae.config.scaling_factor).std() == pytest.approx(1, abs=0.2)
 
 

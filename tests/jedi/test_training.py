@@ -13,7 +13,7 @@ from jedi.training import JointTraining, lr_factor, make_optimizer
 def module(tiny_base):
     from jedi.base import load_base
 
-    config = TrainConfig(base=str(tiny_base), output="unused", data=DataConfig("unused"))
+    config = TrainConfig(base=str(tiny_base), out="unused", data=DataConfig("unused"))
     return JointTraining(config, load_base(tiny_base))
 
 
