@@ -20,10 +20,11 @@ _SCENES = EmojiConfig(
     backgrounds=["studio", "meadow", "snow"],
     poses=["upright"],
     sizes=["large"],
-    large=[0.72, 0.85],
+    large=[0.75, 0.8],
     places=["middle"],
     companion_probability=0.0,
     accessory_probability=0.0,
+    vary=["background"],
 )
 _NOTICE = f"""# Licence of the pictures in this folder
 
