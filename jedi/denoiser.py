@@ -88,7 +88,12 @@ class Denoiser:
         return {name: predicted[part] for name, part in wanted.items()}
 
     def add_noise(self, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """q(x_t | x_0) in the scheduler's own scale, ``[n c h w]``."""
+        """q(x_t | x_0) in the scheduler's own scale, ``[n c h w]``. ``ValueError`` where it cannot be had."""
+        if hasattr(self.scheduler, "sigmas_interpol"):  # steps between the noise levels that its add_noise knows
+            raise ValueError(
+                f"{type(self.scheduler).__name__} cannot be used for an edit or in mode 'mutual': it gives what is "
+                "given a wrong noise level; HeunDiscreteScheduler, DPMSolverMultistepScheduler, ... can"
+            )
         return self.scheduler.add_noise(clean, noise, t.expand(len(clean)))
 
     def _call(self, sample: Tensor, text: Tensor, t: Tensor, with_references: bool) -> Tensor:

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from jedi.registry import Registry
@@ -55,7 +56,9 @@ def three_branch_rescaled(e: dict[str, Tensor], text_scale: float, reference_sca
     """
     by_reference, by_text = e["refs"] - e["none"], e["full"] - e["refs"]
     norms = [x.flatten(-3).norm(dim=-1)[..., None, None, None] for x in (by_reference, by_text)]
-    least = norms[0].minimum(norms[1])
+    # A difference of nothing (there are no references) must not shorten the other one to nothing.
+    both = (norms[0] > 0) & (norms[1] > 0)
+    least = torch.where(both, norms[0].minimum(norms[1]), norms[0].maximum(norms[1]))
     by_reference, by_text = (
         x * least / norm.clamp(min=1e-8) for x, norm in zip((by_reference, by_text), norms, strict=True)
     )

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from jedi import checks
 from jedi import images as pictures
-from jedi.attention import MODES, ReferenceCache, check_backend
+from jedi.attention import ATTENTION_MODES, MODES, ReferenceCache, check_backend
 from jedi.conditioning import network_input
 from jedi.denoiser import Conditions, Denoiser, References
 from jedi.editing import Edit
@@ -112,8 +112,8 @@ class JediPipeline(DiffusionPipeline):
                 f"vae of c = {c} channels a joint UNet takes 2c + 1 = {2 * c + 1} and gives {c} (a plain "
                 "base becomes one by JointUNet.from_base() and training)"
             )
-        if not trained_modes or set(trained_modes) - set(MODES):
-            raise ValueError(f"trained_modes {list(trained_modes)}: take some of {', '.join(MODES)}")
+        if not trained_modes or set(trained_modes) - set(ATTENTION_MODES):
+            raise ValueError(f"trained_modes {list(trained_modes)}: take some of {', '.join(ATTENTION_MODES)}")
         if odd := sorted(set(sampling_defaults or {}) - set(SAMPLING_DEFAULTS)):
             raise ValueError(f"sampling_defaults has {odd}; known are {', '.join(SAMPLING_DEFAULTS)}")
         self.register_modules(
@@ -161,17 +161,20 @@ class JediPipeline(DiffusionPipeline):
     ) -> dict[str, Any]:
         """What a call with these arguments uses: they themselves, else the model's defaults.
 
-        Raises ``ValueError`` for senseless numbers, an unknown rule, and a rule that is named together with a
-        ``reference_scale`` that it has no use for.
+        A rule that has no use for ``reference_scale`` has it at 1, which is off; so the result can be given back.
+        Raises ``ValueError`` for senseless numbers, an unknown rule, and a rule that is named together with
+        another ``reference_scale`` than 1 that it has no use for.
         """
         given = {"num_inference_steps": num_inference_steps, "guidance": guidance}
         given |= {"guidance_scale": guidance_scale, "reference_scale": reference_scale}
         settings = self.sampling_defaults | {key: value for key, value in given.items() if value is not None}
-        if reference_scale is not None and not checks.uses_reference_scale(settings["guidance"]):
-            if guidance is not None:
+        if not checks.uses_reference_scale(settings["guidance"]):
+            if reference_scale in (None, 1):
+                settings["reference_scale"] = 1.0
+            elif guidance is None:
+                settings["guidance"] = "three_branch"
+            else:
                 raise ValueError(f"guidance {guidance!r} has no use for reference_scale; 'three_branch' has")
-            settings["guidance"] = "three_branch"
-        GUIDANCE.get(settings["guidance"])
         checks.check_steps(settings["num_inference_steps"])
         for key in ("guidance_scale", "reference_scale"):
             checks.check_scale(key, settings[key])

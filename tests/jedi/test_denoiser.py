@@ -65,6 +65,9 @@ def test_branches_of_one_set_size_share_a_call_and_scale_1_is_off(pipe, calls):
     calls.clear()
     latents(pipe, references=None, guidance="three_branch", guidance_scale=3.0, reference_scale=2.0)
     assert calls == [2] * STEPS  # without references: e(0,0) and e(0,text)
+    calls.clear()
+    latents(pipe, guidance="two_branch", guidance_scale=1.0)
+    assert calls == [1] * STEPS  # it has no use for a reference scale
 
 
 def test_intervals(pipe, calls):

@@ -42,6 +42,13 @@ def test_rescaled_differences_have_the_smaller_norm(branches):
     assert torch.equal(rule(equal, 5.0, 5.0), branches["none"])  # no division by zero
 
 
+def test_rescaled_without_references_is_guidance_by_text(branches):
+    """Then `refs` is `none`: there is one difference, and it keeps its norm."""
+    branches["refs"] = branches["none"]
+    found = GUIDANCE.get("three_branch_rescaled").combine(branches, 3.0, 2.0)
+    torch.testing.assert_close(found, branches["none"] + 3 * (branches["full"] - branches["none"]))
+
+
 def test_interval_in_shares_of_the_run():
     assert all(in_interval(i, 7, (0.0, 1.0)) for i in range(7))
     assert [in_interval(i, 10, (0.2, 0.5)) for i in range(10)] == [False] * 2 + [True] * 3 + [False] * 5

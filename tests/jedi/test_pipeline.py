@@ -152,7 +152,9 @@ def test_initial_noise_can_be_given(pipe):
 def test_settings_come_from_the_arguments_then_the_model_then_us(parts):
     own = {"num_inference_steps": 2, "guidance": "plain", "guidance_scale": 7.0}
     pipe = JediPipeline(**parts, sampling_defaults=own)
-    assert pipe.sampling_settings() == own | {"reference_scale": 1.5}
+    assert pipe.sampling_settings() == own | {"reference_scale": 1.0}  # `plain` has no use for it
+    assert pipe.sampling_settings(**pipe.sampling_settings()) == pipe.sampling_settings()
+    assert pipe.sampling_settings(reference_scale=1)["guidance"] == "plain"
     assert pipe.sampling_settings(guidance_scale=2)["guidance_scale"] == 2
     assert pipe.sampling_settings(reference_scale=2)["guidance"] == "three_branch"
     assert pipe.sampling_settings(guidance="two_branch")["guidance"] == "two_branch"
@@ -184,7 +186,7 @@ def test_euler_takes_the_steps_of_ddim(pipe, mode, edit):
     "name",
     [
         "DDPM", "DPMSolverMultistep", "DPMSolverSinglestep", "UniPCMultistep", "HeunDiscrete", "PNDM",
-        "DEISMultistep", "KDPM2Discrete", "EulerAncestralDiscrete",
+        "DEISMultistep", "EulerAncestralDiscrete",
     ],
 )  # fmt: skip
 def test_any_scheduler_that_fits(pipe, name):
@@ -195,6 +197,17 @@ def test_any_scheduler_that_fits(pipe, name):
         first, second = (latents(pipe, **options) for _ in range(2))
         assert torch.isfinite(first).all() and first.abs().max() < 100
         assert close(first, second, 0)  # no state is left over
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("name", ["KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler"])
+def test_schedulers_that_go_between_their_noise_levels(pipe, name):
+    pipe.scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config)
+    assert torch.isfinite(latents(pipe)).all()
+    edit = {"image": picture(7), "mask": box_mask((32, 32), (0, 0, 16, 32))}
+    for options in (edit, {"mode": "mutual"}):
+        with pytest.raises(ValueError, match=f"{name} cannot be used for an edit or in mode 'mutual'"):
+            latents(pipe, **options)
 
 
 def test_given_pixels_follow_the_step_not_the_timestep(pipe):
