@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # torch and diffusers are loaded after the request is known to make sense
+    import torch
     from PIL import Image
 
     from jedi.pipeline import JediPipeline
@@ -38,6 +39,8 @@ SCHEDULERS = {
     "euler": "EulerDiscreteScheduler",
     "unipc": "UniPCMultistepScheduler",
 }
+MOST_PICTURES = 100_000
+"""More are refused: a slip in a number, not a wish."""
 
 
 @dataclass
@@ -62,6 +65,7 @@ class Settings:
     device: str | None = None
     dtype: str = "float32"
     batch_size: int = 8
+    extensions: list[str] = field(default_factory=list)
     out: str | None = None
 
     @property
@@ -104,6 +108,7 @@ def parser() -> argparse.ArgumentParser:
     add("--device", metavar="D", help="cpu, cuda, cuda:1, mps, ... (cuda if there is one)")
     add("--dtype", metavar="T", help="float32, float16 or bfloat16 (float32)")
     add("--batch-size", type=int, metavar="N", help="pictures at once (8); the pictures do not depend on it")
+    add("--extensions", nargs="+", metavar="MODULE", help="Python modules that add guidance rules and the like")
     add("--config", metavar="F", help="a YAML file with these options as keys; options win over it")
     return p
 
@@ -119,8 +124,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:  # of a mistaken request; whatever else comes is a fault of ours
         print(f"sample.py: {' '.join(message_of(error).split())}", file=sys.stderr)
         return 2
-    except RuntimeError as error:
-        if "out of memory" not in str(error):
+    except (RuntimeError, MemoryError) as error:
+        # A GPU's words, and those of PyTorch's allocator on a CPU.
+        if isinstance(error, RuntimeError) and not re.search("out of memory|can't allocate memory", str(error)):
             raise
         print("sample.py: out of memory; a smaller --batch-size needs less", file=sys.stderr)
         return 2
@@ -143,6 +149,10 @@ def settings_from(arguments: dict[str, Any]) -> Settings:
 
         settings = load(Settings, config)
     settings = replace(settings, **arguments)
+    if settings.extensions:
+        from jedi.config import import_extensions
+
+        import_extensions(settings)
     if settings.prompts_file is not None:
         settings = replace(settings, prompts=[*settings.prompts, *read_prompts(Path(settings.prompts_file))])
     check(settings)
@@ -168,6 +178,8 @@ def check(settings: Settings) -> None:
         value = getattr(settings, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be 1 or more, got {value}")
+    if (count := len(settings.prompts) * settings.num_images) > MOST_PICTURES:
+        raise ValueError(f"{count:,} pictures are asked for, at most {MOST_PICTURES:,} are made: lower --num-images")
     for name in ("guidance_scale", "reference_scale"):
         value = getattr(settings, name)
         if value is not None and not (math.isfinite(value) and value >= 0):
@@ -196,7 +208,7 @@ def run(settings: Settings) -> None:
     origin = find_model(settings.model)
     names = [f"{i:04d}.png" for i in range(len(settings.captions))]
     with ResultFolder(settings.out, [*names, "grid.png", "samples.json"]) as folder:
-        pipe = load_model(settings, origin)
+        pipe, digests = load_model(settings, origin)
         results = []
         for name, result in zip(names, sample(pipe, settings, references, image, mask), strict=True):
             result.save(folder / name)
@@ -204,7 +216,7 @@ def run(settings: Settings) -> None:
         given = [(picture, file.name) for picture, file in zip(references, files, strict=True)]
         given += [(image, "to be edited")] if image else []
         sheet(settings, given, results).save(folder / "grid.png")
-        record = json.dumps(describe(pipe, settings, files, names), indent=2, ensure_ascii=False)
+        record = json.dumps(describe(pipe, digests, settings, files, names), indent=2, ensure_ascii=False)
         (folder / "samples.json").write_text(record + "\n", encoding="utf-8")
     plural = "s" * (len(names) > 1)
     print(f"{len(names)} picture{plural}; beside the references: {Path(settings.out) / 'grid.png'}")
@@ -220,8 +232,11 @@ def find_model(name: str) -> str:
     raise ValueError(f"--model {name}: no such folder (a model, a training run, or OWNER/NAME on the hub)")
 
 
-def load_model(settings: Settings, origin: str) -> JediPipeline:
-    """The pipeline, on its device. Raises ``ValueError`` for a model or a device that cannot be used."""
+def load_model(settings: Settings, origin: str) -> tuple[JediPipeline, dict[str, str]]:
+    """The pipeline, on its device, and the sha256 of its parts' weights as they are stored.
+
+    Raises ``ValueError`` for a model or a device that cannot be used.
+    """
     import diffusers
     import torch
     import transformers
@@ -242,14 +257,26 @@ def load_model(settings: Settings, origin: str) -> JediPipeline:
 
             pipe = load_run(settings.model)
         else:
-            pipe = JediPipeline.from_pretrained(settings.model)
+            pipe = JediPipeline.from_pretrained(settings.model, use_safetensors=True)
     except Exception as error:  # a broken or foreign folder fails in many ways, none of them a fault of ours
         reason = (str(error) or type(error).__name__).strip().splitlines()[0][:300]
         where = " from the hub (there is no such folder here)" if origin == "hub" else ""
         raise ValueError(f"--model {settings.model}: cannot be loaded{where}: {reason}") from error
     if settings.scheduler is not None:
         pipe.scheduler = getattr(diffusers, SCHEDULERS[settings.scheduler]).from_config(pipe.scheduler.config)
-    return pipe.to(device, getattr(torch, settings.dtype))
+    # Now: in another dtype the same weights would have another digest.
+    digests = {name: weights_sha256(getattr(pipe, name)) for name in ("unet", "vae", "text_encoder")}
+    return pipe.to(device, getattr(torch, settings.dtype)), digests
+
+
+def weights_sha256(part: torch.nn.Module) -> str:
+    """sha256 over the bytes of all tensors of a part of the model, in the order of their names."""
+    import torch
+
+    digest = hashlib.sha256()
+    for _, tensor in sorted(part.state_dict().items()):
+        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def sample(
@@ -304,16 +331,16 @@ def sheet(
     return contact_sheet(rows, tile=min(max(160, *results[0].size), 320))
 
 
-def describe(pipe: JediPipeline, settings: Settings, files: list[Path], names: list[str]) -> dict[str, Any]:
-    """Everything that the pictures depend on."""
-    import torch
-
+def describe(
+    pipe: JediPipeline, digests: dict[str, str], settings: Settings, files: list[Path], names: list[str]
+) -> dict[str, Any]:
+    """Everything that the pictures depend on; ``digests`` as :func:`load_model` gives them."""
     import jedi
+    from jedi.folders import file_sha256
 
-    digest = lambda file: {"file": str(file), "sha256": hashlib.sha256(Path(file).read_bytes()).hexdigest()}
-    weights = hashlib.sha256()
-    for _, tensor in sorted(pipe.unet.state_dict().items()):
-        weights.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    digest = lambda file: {"file": str(file), "sha256": file_sha256(file)}
+    # Without what diffusers keeps for itself: a list in an order of chance.
+    scheduler = {key: value for key, value in pipe.scheduler.config.items() if key != "_use_default_values"}
     used = pipe.sampling_settings(
         settings.steps, settings.guidance, settings.guidance_scale, settings.reference_scale
     )
@@ -332,12 +359,13 @@ def describe(pipe: JediPipeline, settings: Settings, files: list[Path], names: l
             "mode": settings.mode or pipe.config.trained_modes[0],
             "joint": settings.joint,
             "num_images": settings.num_images,
-            "scheduler": dict(pipe.scheduler.config),
+            "scheduler": scheduler,
+            "extensions": settings.extensions,
             "device": str(pipe.device),
             "dtype": settings.dtype,
             "batch_size": settings.batch_size,
         },
-        "model": {"name": settings.model, "unet_sha256": weights.hexdigest()},
+        "model": {"name": settings.model, "sha256": digests},
         "versions": {
             "jedi": jedi.__version__,
             "python": platform.python_version(),

@@ -6,7 +6,6 @@ A shard counts when its manifest stands there. Tars hold no times, so the same s
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import json
 import os
@@ -19,6 +18,7 @@ from typing import Any
 from PIL import Image
 
 from data_gen.sources import Dropped, SubjectSet
+from jedi.folders import file_sha256
 
 FORMAT = 1
 PARTIAL = ".partial"  # ending of files that are being written
@@ -96,14 +96,6 @@ def write_json(path: Path, value: Any) -> None:
         json.dump(value, file, indent=1, ensure_ascii=False)
         file.flush()
         os.fsync(file.fileno())
-
-
-def file_sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def png(image: Image.Image) -> bytes:

@@ -1,8 +1,9 @@
-"""A folder of results that appears whole or not at all."""
+"""Files: a folder of results that appears whole or not at all, and digests. Only Python's own library is used."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import secrets
 import shutil
@@ -11,13 +12,22 @@ from pathlib import Path
 from types import TracebackType
 
 
+def file_sha256(path: str | Path) -> str:
+    """sha256 (hexadecimal) of a file's bytes, read in pieces."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 class ResultFolder:
     """``with ResultFolder("out", ["0000.png", "samples.json"]) as temporary:`` write these files there.
 
     At the end of the block the files move to ``path``, the last of them (the record, JSON) last; if the block
     raises, nothing is left. A new folder arrives by one rename. A folder that is there already keeps what is
     in it, but for the files that its record lists under "files": those are replaced, so the same command
-    works again.
+    works again, also where a kill came between two of the moves.
 
     Raises:
         FileExistsError: ``path`` is a file, or holds a file of one of these names that its record does not
@@ -55,11 +65,19 @@ class ResultFolder:
         return set()
 
     def _publish(self) -> None:
+        """Moves the files to their place: a new folder in one step; in an old one the record comes last.
+
+        Until then a record of old and new names stands in its place, so that each of the files is known as ours.
+        """
         if not self.path.exists():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.temporary.rename(self.path)
             return
-        for name in self.names:
-            (self.temporary / name).replace(self.path / name)
+        record = self.path / self.names[-1]
+        both = self.temporary / f".{record.name}"
+        both.write_text(json.dumps({"files": sorted(self.old.union(self.names))}), encoding="utf-8")
+        both.replace(record)
         for name in self.old - set(self.names):
             (self.path / name).unlink(missing_ok=True)
+        for name in self.names:
+            (self.temporary / name).replace(self.path / name)

@@ -67,8 +67,8 @@ def test_pictures_a_grid_and_a_record(request_in, tmp_path, capsys):
     assert grid.width > 4 * 160 and grid.height > 2 * 160  # two references and two results in a row
 
 
-def test_the_record_is_enough_to_make_one_of_the_pictures_again(request_in, tmp_path):
-    scales = ("--reference-scale", "2", "--guidance-scale", "3")
+@pytest.mark.parametrize("scales", [(), ("--reference-scale", "2", "--guidance-scale", "3")])
+def test_the_record_is_enough_to_make_one_of_the_pictures_again(request_in, tmp_path, scales):
     assert request_in("--prompt", "a dog", "--num-images", "2", *scales) == 0
     record = json.loads((tmp_path / "out" / "samples.json").read_text())
     used, made = record["settings"], record["images"][3]
@@ -82,6 +82,17 @@ def test_the_record_is_enough_to_make_one_of_the_pictures_again(request_in, tmp_
     assert abs(difference).max() <= 1
     again = json.loads((tmp_path / "again" / "samples.json").read_text())
     assert again["model"] == record["model"] and again["references"] == record["references"]
+    assert set(record["model"]["sha256"]) == {"unet", "vae", "text_encoder"}
+
+
+def test_the_record_names_the_stored_weights_and_nothing_of_chance(request_in, tmp_path):
+    records = []
+    for dtype in ("float32", "bfloat16"):
+        assert request_in("--dtype", dtype) == 0
+        records.append(json.loads((tmp_path / "out" / "samples.json").read_text()))
+    assert records[0]["model"] == records[1]["model"]
+    assert len(set(records[0]["model"]["sha256"].values())) == 3
+    assert not any("_use_default_values" in record["settings"]["scheduler"] for record in records)
 
 
 def test_the_same_command_again_gives_the_same_bytes(request_in, tmp_path):
@@ -132,6 +143,21 @@ def test_prompts_from_a_file_and_settings_from_a_config(request_in, tmp_path):
     assert [x["prompt"] for x in record["images"]] == ["a dog", "a cat on grass", "a bird"]
     assert record["settings"]["mode"] == "mutual" and record["settings"]["guidance_scale"] == 2.5
     assert record["settings"]["num_inference_steps"] == 2  # the option wins
+
+
+@pytest.mark.parametrize("given", ["option", "config"])
+def test_a_guidance_rule_of_an_extension(request_in, tmp_path, monkeypatch, given):
+    module = f"extension_by_{given}"
+    (tmp_path / f"{module}.py").write_text(
+        "from jedi.guidance import GUIDANCE, Guidance\n"
+        f"GUIDANCE.register('{module}')(Guidance(('full',), lambda e, s_text, s_refs: e['full']))\n"
+    )
+    (tmp_path / "sample.yaml").write_text(f"extensions: [{module}]\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    options = ("--extensions", module) if given == "option" else ("--config", "sample.yaml")
+    assert request_in("--guidance", module, *options) == 0
+    settings = json.loads((tmp_path / "out" / "samples.json").read_text())["settings"]
+    assert settings["guidance"] == module and settings["extensions"] == [module]
 
 
 def test_every_configuration_that_ships_works(root, tmp_path, monkeypatch, tiny_model):
@@ -234,6 +260,8 @@ BAD = {
     "negative steps": ({"steps": lambda: "-4"}, (), "--steps must be 1 or more"),
     "steps of text": ({"steps": lambda: "many"}, (), "--steps: invalid int value"),
     "too many steps": ({"steps": lambda: "100000"}, (), "num_inference_steps"),
+    "too many pictures": ({}, ("--num-images", "9" * 12), "at most 100,000 are made"),
+    "missing extension": ({}, ("--extensions", "no_such_module"), "no module 'no_such_module'"),
     "no pictures": ({}, ("--num-images", "0"), "--num-images must be 1 or more"),
     "nan": ({}, ("--guidance-scale", "nan"), "--guidance-scale must be a number of 0 or more"),
     "inf": ({}, ("--reference-scale", "inf"), "--reference-scale must be a number of 0 or more"),
@@ -321,11 +349,19 @@ def test_an_interrupt_in_the_middle(request_in, tmp_path, monkeypatch, capsys):
     assert names(tmp_path) == ["photos"]
 
 
-def test_too_little_memory(request_in, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried"),
+        MemoryError(),
+    ],
+)
+def test_too_little_memory(request_in, tmp_path, monkeypatch, capsys, error):
     from jedi.pipeline import JediPipeline
 
     def fail(*args, **kwargs):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+        raise error
 
     monkeypatch.setattr(JediPipeline, "__call__", fail)
     assert request_in() == 2

@@ -2,10 +2,11 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 
-from jedi.folders import ResultFolder
+from jedi.folders import ResultFolder, file_sha256
 
 NAMES = ["0000.png", "grid.png", "samples.json"]
 
@@ -56,6 +57,38 @@ def test_the_same_again_replaces_what_it_wrote_and_nothing_else(tmp_path):
     assert (tmp_path / "out" / "0000.png").read_text() == "new"
     write(tmp_path / "out", ["0000.png", "0001.png", *NAMES[1:]])
     assert tree(tmp_path / "out") == {*NAMES, "0001.png", "notes.txt"}
+
+
+@pytest.mark.parametrize("moves", range(5))
+def test_a_kill_while_the_files_move_is_mended_by_the_same_command(tmp_path, monkeypatch, moves):
+    """Each rename in turn is the last that happens; new names and old ones differ."""
+    write(tmp_path / "out", ["old.png", *NAMES[1:]], "old")
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    done, replace = [], Path.replace
+
+    def killed(self, target):
+        if len(done) == moves:
+            raise KeyboardInterrupt
+        done.append(target)
+        return replace(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        if moves < 4:
+            with pytest.raises(KeyboardInterrupt):
+                write(tmp_path / "out")
+            record = json.loads((tmp_path / "out" / "samples.json").read_text())
+            assert tree(tmp_path / "out") <= {*record["files"], "samples.json", "notes.txt"}
+        else:
+            write(tmp_path / "out")
+    write(tmp_path / "out")
+    assert tree(tmp_path / "out") == {*NAMES, "notes.txt"}
+    assert {(tmp_path / "out" / name).read_text() for name in NAMES[:-1]} == {"new"}
+
+
+def test_digest_of_a_file(tmp_path):
+    (tmp_path / "x").write_bytes(b"abc")
+    assert file_sha256(tmp_path / "x").startswith("ba7816bf8f01cfea414140de5dae2223b00361a3")
 
 
 @pytest.mark.parametrize("record", [None, "no json", "[]", '{"files": 3}', '{"files": ["../0000.png"]}'])
