@@ -10,22 +10,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from data_gen.config import DataConfig
 from data_gen.shards import whole_file, write_json
 from data_gen.sources import SPLITS
 from data_gen.stage import manifest_of, shard_path, units
+from jedi import images
 
-_CELL, _GAP, _FONT = 128, 8, 11
+CONTACT_SHEET = "report/contact_sheet.png"
 
 
 def write_report(config: DataConfig) -> None:
-    """Writes DIR/statistics.json and DIR/report/contact_sheet.png from the shards that are done."""
+    """Writes DIR/statistics.json and, last, DIR/report/contact_sheet.png from the shards that are done."""
     out = Path(config.out)
     write_json(out / "statistics.json", statistics(config))
-    (out / "report").mkdir(exist_ok=True)
-    with whole_file(out / "report" / "contact_sheet.png") as partial:
+    (out / CONTACT_SHEET).parent.mkdir(exist_ok=True)
+    with whole_file(out / CONTACT_SHEET) as partial:
         contact_sheet(config).save(partial, "PNG")
 
 
@@ -84,24 +85,12 @@ def contact_sheet(config: DataConfig) -> Image.Image:
     for split, count in (("train", config.contact_sheet_rows - heldout_rows), ("heldout", heldout_rows)):
         for _, (key, tar, member) in zip(range(count), _members(config, split, ".json"), strict=False):
             sample = json.load(tar.extractfile(member))
+            subject = sample["subject"]
+            label = " / ".join([subject["name"], subject["class"], subject["id"], sample["key"].split("-")[0]])
             pictures = [tar.extractfile(f"{key}.{i}.png").read() for i in range(len(sample["captions"]))]
-            rows.append((sample, [Image.open(io.BytesIO(picture)).convert("RGB") for picture in pictures]))
-    font = ImageFont.load_default(_FONT)
-    height = _CELL + 4 * (_FONT + 2) + _GAP
-    width = 90 + max((len(pictures) for _, pictures in rows), default=1) * (_CELL + _GAP)
-    sheet = Image.new("RGB", (width, max(1, len(rows)) * height + _GAP), "white")
-    draw = ImageDraw.Draw(sheet)
-    for row, (sample, pictures) in enumerate(rows):
-        top, subject = _GAP + row * height, sample["subject"]
-        label = [subject["name"], subject["class"], subject["id"], sample["key"].split("-")[0]]
-        draw.multiline_text((_GAP, top), "\n".join(_wrap(draw, " / ".join(label), 80, font)), "black", font)
-        for i, (picture, caption) in enumerate(zip(pictures, sample["captions"], strict=True)):
-            left = 90 + i * (_CELL + _GAP)
-            enlarge = Image.Resampling.NEAREST if picture.width < _CELL else Image.Resampling.LANCZOS
-            sheet.paste(picture.resize((_CELL, _CELL), enlarge), (left, top))
-            lines = _wrap(draw, caption, _CELL, font)[:4]
-            draw.multiline_text((left, top + _CELL + 1), "\n".join(lines), "black", font)
-    return sheet
+            opened = [Image.open(io.BytesIO(picture)) for picture in pictures]
+            rows.append([(None, label), *zip(opened, sample["captions"], strict=True)])
+    return images.contact_sheet(rows or [[(None, "no sets")]], tile=128)
 
 
 def _members(
@@ -113,14 +102,3 @@ def _members(
                 for member in tar.getmembers():
                     if member.name.endswith(ending):
                         yield member.name.removesuffix(ending), tar, member
-
-
-def _wrap(draw: ImageDraw.ImageDraw, text: str, width: int, font: Any) -> list[str]:
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and draw.textlength(longer, font) > width:
-            lines.append(word)
-        else:
-            lines[-1] = longer
-    return lines

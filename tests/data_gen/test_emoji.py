@@ -1,6 +1,7 @@
 """The emoji source: exact captions, masks and attributes, and what its settings do."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,9 +34,9 @@ def source(**changes) -> EmojiSource:
     return EmojiSource(small_config("unused", emoji=EmojiConfig(**changes)))
 
 
-def test_no_caption_says_a_colour_and_half_say_only_the_class(small, tmp_path):
+def test_no_caption_says_a_colour_and_half_say_only_the_class(small):
     names = {drawing.name for drawing in catalogue()} - {None}
-    samples = [sample for split in ("train", "heldout") for sample in read_sets(tmp_path / small.out / split)]
+    samples = [sample for split in ("train", "heldout") for sample in read_sets(Path(small.out) / split)]
     coarse = total = 0
     for sample in samples:
         named = 0

