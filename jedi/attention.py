@@ -227,7 +227,7 @@ def install_joint_attention(unet: nn.Module, backend: str = "sdpa") -> None:
     Raises ``ValueError`` for attention that is not plain (added key/value projections, query/key norms, group norm,
     residual inside): such layers exist in other model families and would be computed wrongly.
     """
-    modules = dict(unet.named_modules())
+    modules = dict(getattr(unet, "_orig_mod", unet).named_modules())  # torch.compile puts a prefix before the names
     processors = {}
     for name in unet.attn_processors:
         attn = modules[name.removesuffix(".processor")]

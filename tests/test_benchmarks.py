@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from benchmarks import dataloader, reference_cache, timing
+from benchmarks import attention_backends, dataloader, reference_cache, timing
 from jedi.data import SetIndex
 
 
@@ -45,9 +45,10 @@ def test_both_readers_give_the_same_pictures(shards):
     assert sorted(map(sorted, ours.captions)) == sorted(sorted(captions) for _, captions in plain)
 
 
-@pytest.mark.parametrize("module", [reference_cache, dataloader])
+@pytest.mark.parametrize("module", [attention_backends, dataloader, reference_cache])
 def test_the_programs_run(module, shards, monkeypatch, capsys):
     options = {
+        attention_backends: ["--repeats", "1"],
         reference_cache: ["--references", "1", "--steps", "1", "--repeats", "1", "--tokens", "3"],
         dataloader: ["--data", str(shards), "--batch", "5", "--batches", "2", "--repeats", "1"],
     }[module]

@@ -73,7 +73,8 @@ def test_training_command(root, cluster):
     assert called == (
         "-K1 .venv/bin/python train.py --config my.yaml hardware.nodes=2 hardware.devices=4 seed=3 name=a b"
     )
-    assert "MASTER_ADDR=localhost\n" in Path(cluster["SLURM_SUBMIT_DIR"], "environment").read_text()
+    environment = Path(cluster["SLURM_SUBMIT_DIR"], "environment").read_text().splitlines()
+    assert {"MASTER_ADDR=localhost", "SRUN_CPUS_PER_TASK=16"} <= set(environment)
     assert done.returncode == 7  # srun's
 
 
@@ -89,6 +90,8 @@ def test_data_command(root, cluster):
     done = submit(root, cluster, "data_gen.sbatch", "my.yaml", "seed=3")
     called = Path(cluster["SLURM_SUBMIT_DIR"], "called").read_text().strip()
     assert called == ".venv/bin/python -m data_gen run --config my.yaml workers=16 seed=3"
+    environment = Path(cluster["SLURM_SUBMIT_DIR"], "environment").read_text().splitlines()
+    assert "SRUN_CPUS_PER_TASK=16" in environment
     assert done.returncode == 7
 
 

@@ -118,6 +118,13 @@ def test_back_ends():
         check_backend("sdp", "cpu")
 
 
+def test_a_compiled_unet_takes_the_processors_too(tiny_components):
+    compiled = torch.compile(tiny_components["unet"], backend="eager")  # compiles at its first call: never, here
+    install_joint_attention(compiled)
+    processors = tiny_components["unet"].attn_processors
+    assert all(f"{x.name}.processor" == name for name, x in processors.items()) and len(processors) > 2
+
+
 def test_joint_is_stored_nowhere(tiny_components):
     """A context lives as long as its call: after it no processor holds a tensor."""
     unet = tiny_components["unet"]
