@@ -198,7 +198,7 @@ def test_a_configuration_says_what_it_is(config):
 
 
 def test_there_is_a_configuration_for_each_front_end():
-    assert {"data_gen", "train"} <= {config.parent.name for config in CONFIGS}
+    assert {"data_gen", "train", "sample", "base"} <= {config.parent.name for config in CONFIGS}
 
 
 def test_no_paths_of_one_machine_and_no_unfinished_work():

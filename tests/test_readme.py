@@ -124,3 +124,5 @@ def test_sections():
     assert len(text) <= 10, "the idea in ten lines"
     assert re.search(r"!\[.*\]\(.+\)|<img", idea), "with a picture"
     assert not re.findall(r"^(## .*)\n+(?=## |\Z)", README, re.M), "an empty section"
+    assert not re.findall(r"^[A-Z]+$", README, re.M), "a placeholder"
+    assert not [file.name for file in ROOT.glob("configs/**/*.yaml") if re.search(r"\bXX+\b", file.read_text())]
