@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -25,7 +26,7 @@ class Registry(Generic[T]):
         def add(part: T) -> T:
             known = self._parts.get(name)
             # A module imported twice (once by path, once by name) registers equal parts: that is not a clash.
-            if known is not None and getattr(known, "__qualname__", known) != getattr(part, "__qualname__", part):
+            if known is not None and _origin(known) != _origin(part):
                 raise ValueError(f"{self.kind} {name!r} is registered already, as {known!r}")
             self._parts[name] = part
             return part
@@ -45,3 +46,11 @@ class Registry(Generic[T]):
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._parts))
+
+
+def _origin(part: Any) -> Any:
+    """Where a function is written, of a tuple (a guidance rule) where its members are; of all else, itself."""
+    if isinstance(part, tuple):
+        return tuple(_origin(member) for member in part)
+    code = getattr(inspect.unwrap(part), "__code__", None)
+    return part if code is None else (code.co_filename, code.co_firstlineno)
