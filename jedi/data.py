@@ -94,7 +94,7 @@ class SetIndex:
                 raise DataError(f"{tar}: sha256 {found}, its manifest says {expected}; copy it again")
             digest.update(manifest["sha256"].encode())
             number = len(shards)
-            sets += [SetRecord(number, s["key"], s["n"], s["width"], s["height"]) for s in manifest["sets"]]
+            sets += [SetRecord(number, *entry) for entry in manifest["sets"]]
             shards.append(tar)
         if not sets:
             raise DataError(f"{folder}: {len(shards)} shards hold no sets")
@@ -114,15 +114,17 @@ class BatchPlan:
 
     Each epoch shuffles every bucket and cuts it into batches of ``batch_size`` sets; what remains of a bucket
     (less than one batch) is left out, another remainder each epoch; the batches of all buckets are shuffled
-    together.
+    together. Buckets smaller than a batch are never used: ``used`` has the others.
     """
 
     def __init__(self, index: SetIndex, batch_size: int, seed: int, set_size: int | None = None) -> None:
         self.index, self.batch_size, self.seed = index, batch_size, seed
         self.buckets = index.buckets(set_size)
         sizes = {bucket: len(sets) for bucket, sets in self.buckets.items()}
-        self.steps_per_epoch = sum(size // batch_size for size in sizes.values())
-        self.dropped_per_epoch = sum(size % batch_size for size in sizes.values())
+        self.used = [bucket for bucket, size in sizes.items() if size >= batch_size]
+        self.never_used = sum(size for size in sizes.values() if size < batch_size)
+        self.steps_per_epoch = sum(sizes[bucket] // batch_size for bucket in self.used)
+        self.dropped_per_epoch = sum(sizes[bucket] % batch_size for bucket in self.used)
         small = [
             f"{size} sets of {bucket.n} images, {bucket.width} x {bucket.height}"
             for bucket, size in sizes.items()
@@ -344,8 +346,8 @@ def _read_manifest(path: Path) -> dict:
         manifest = json.loads(path.read_text())
         if manifest["format"] != 1:
             raise DataError(f"{path}: format {manifest['format']}, this version reads format 1")
-        for key in ("bytes", "sha256", "sets"):
-            manifest[key]
+        manifest["bytes"], manifest["sha256"]
+        manifest["sets"] = [(s["key"], s["n"], s["width"], s["height"]) for s in manifest["sets"]]
     except DataError:
         raise
     except (ValueError, KeyError, TypeError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,25 +64,28 @@ class LatentCache:
                 done += count
                 continue
             self.folder.mkdir(parents=True, exist_ok=True)
-            temporary, array, row = path.with_name(f".{path.name}.{os.getpid()}"), None, 0
+            temporary, array, row = _temporary(path), None, 0
             members = [
                 (index, member)
                 for index, record in enumerate(self.index.sets)
                 if (record.width, record.height) == (width, height)
                 for member in range(record.n)
             ]
-            for start in range(0, count, batch_size):
-                some = members[start : start + batch_size]
-                images = torch.cat([dataset.images(index, [member]) for index, member in some])
-                latents = encode(images).to("cpu", torch.float16).numpy()
-                if array is None:
-                    shape = (count, *latents.shape[1:])
-                    array = np.lib.format.open_memmap(temporary, "w+", np.float16, shape)
-                array[row : row + len(latents)] = latents
-                row += len(latents)
-                report(done + row)
-            array.flush()
-            temporary.replace(path)
+            try:
+                for start in range(0, count, batch_size):
+                    some = members[start : start + batch_size]
+                    images = torch.cat([dataset.images(index, [member]) for index, member in some])
+                    latents = encode(images).to("cpu", torch.float16).numpy()
+                    if array is None:
+                        shape = (count, *latents.shape[1:])
+                        array = np.lib.format.open_memmap(temporary, "w+", np.float16, shape)
+                    array[row : row + len(latents)] = latents
+                    row += len(latents)
+                    report(done + row)
+                array.flush()
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
             done += count
 
     def read(self, index: int) -> Tensor:
@@ -95,3 +99,16 @@ class LatentCache:
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_arrays": {}}  # a memory map would travel to spawned workers as a copy
+
+
+def _temporary(path: Path) -> Path:
+    """A name for the unfinished file, this process's own; removes what killed processes of this host left."""
+    prefix = f".{path.name}.{socket.gethostname()}."
+    for old in path.parent.glob(f"{prefix}*"):
+        try:
+            os.kill(int(old.name.removeprefix(prefix)), 0)  # asks only
+        except ProcessLookupError:
+            old.unlink(missing_ok=True)
+        except PermissionError:  # somebody else's, at work
+            continue
+    return path.with_name(f"{prefix}{os.getpid()}")

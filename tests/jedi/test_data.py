@@ -1,7 +1,10 @@
 """Shards -> index -> plan -> batches: exact contents, order as a pure function, and clear errors."""
 
 import json
+import os
 import shutil
+import socket
+import subprocess
 import tarfile
 from io import BytesIO
 
@@ -145,6 +148,21 @@ def test_cached_latents_equal_encoded_ones(index, tmp_path, tiny_components, mon
     with pytest.raises(KeyboardInterrupt):
         other.fill(killed, batch_size=16)
     assert not other.complete and cache.complete
+    assert [path.name for path in tmp_path.iterdir()] == [cache.path(tiny.PIXELS, tiny.PIXELS).name]
+
+
+def test_what_a_killed_process_left_of_a_latent_cache_is_removed(index, tmp_path):
+    cache = LatentCache(index, tmp_path, "v1")
+    path = cache.path(tiny.PIXELS, tiny.PIXELS)
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    left = path.with_name(f".{path.name}.{socket.gethostname()}.{dead.pid}")
+    others = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getppid()}")  # that process lives
+    elsewhere = path.with_name(f".{path.name}.another-host.{dead.pid}")
+    for file in (left, others, elsewhere):
+        file.touch()
+    cache.fill(lambda images: images[:, :, ::4, ::4], batch_size=64)
+    assert cache.complete and set(tmp_path.iterdir()) == {path, others, elsewhere}
 
 
 def test_a_batch_moves_as_a_whole(index):
@@ -205,6 +223,15 @@ def test_a_manifest_that_is_none(folder, text):
         SetIndex.read(folder)
 
 
+@pytest.mark.parametrize("lacking", ["key", "n", "width", "height"])
+def test_a_manifest_whose_sets_lack_something(folder, lacking):
+    sets = json.loads((folder / "train" / "00000.json").read_text())["sets"]
+    del sets[2][lacking]
+    edit_manifest(folder, sets=sets)
+    with pytest.raises(DataError, match=rf"00000.json: not the manifest of a shard \(KeyError\('{lacking}'\)\)"):
+        SetIndex.read(folder)
+
+
 def test_no_sets(folder):
     edit_manifest(folder, sets=[])
     with pytest.raises(DataError, match="1 shards hold no sets"):
@@ -261,5 +288,6 @@ def test_a_batch_larger_than_every_bucket(index, caplog):
 def test_a_bucket_that_is_never_used_is_reported(folder, caplog):
     write_shard(folder / "train", "00001", [4] * 2, tiny.PIXELS, seed=2)
     plan = BatchPlan(SetIndex.read(folder), 4, 0)
-    assert plan.steps_per_epoch == 1
+    assert (plan.steps_per_epoch, plan.dropped_per_epoch, plan.never_used) == (1, 0, 2)
+    assert [bucket.n for bucket in plan.used] == [3]
     assert "never used, being fewer than batch_size=4: 2 sets of 4 images" in caplog.text
