@@ -66,11 +66,16 @@ def test_text_encoder_learns_what_captions_look_like():
     assert (day - dark).norm() > 2 * (day - other.last_hidden_state[0, -1]).norm()
 
 
-def test_vae_learns_to_show_the_picture():
+def test_vae_learns_to_show_the_picture(caplog):
+    caplog.set_level("INFO", "jedi.tiny_base")
     torch.manual_seed(0)
     images = adaptive_avg_pool2d(torch.rand(32, 3, 4, 4) * 2 - 1, 16)
     config = VaeConfig(block_out_channels=[8, 16], latent_channels=4, steps=80, batch_size=8, learning_rate=1e-2)
     vae = train_vae(images, config, seed=0)
+    unseen = images[-2:]
+    with torch.no_grad():
+        shown = tiny_base.psnr(vae.decode(vae.encode(unseen).latent_dist.mean).sample, unseen)
+    assert f"VAE: {shown:.1f} dB on unseen pictures" in caplog.text
     latents = vae.encode(images).latent_dist
     assert latents.mean.shape == (32, 4, 8, 8) and latents.std.max() < 1e-4  # as good as deterministic
     assert (
