@@ -58,11 +58,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         data = training.JointData(config, base)
         model = training.JointTraining(config, base)
         stop = training.StopOnSignal(config)
-        trainer = training.make_trainer(config, stop)
+        trainer = training.make_trainer(config, data, stop)
         checkpoint = training.open_run(config, training.identity(config, data, base))
     except (ValueError, OSError) as error:
         return refuse(error)
-    print(f"{config.run}: {data.summary()}", file=sys.stderr)
+    if trainer.is_global_zero:
+        print(f"{config.run}: {data.summary()}", file=sys.stderr)
     try:
         with stop:
             trainer.fit(model, data, ckpt_path=checkpoint, weights_only=True)
@@ -71,7 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return refuse(error)
     if not stop.received or trainer.global_step >= config.max_steps:
         return 0
-    print(f"stopped and saved at step {trainer.global_step} of {config.max_steps}: the same command goes on")
+    if trainer.is_global_zero:
+        print(f"stopped and saved at step {trainer.global_step} of {config.max_steps}: the same command goes on")
     return STOPPED.get(stop.received, 0)
 
 

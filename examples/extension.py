@@ -5,7 +5,8 @@
 
 A module named in `extensions` is imported before anything is built, in every process. What it registers
 stands beside what comes with JeDi: loss weightings and conditioning policies (below), attention modes
-(`jedi.attention.ATTENTION_MODES`), guidance rules (`jedi.guidance.GUIDANCE`), all in the same way.
+(`jedi.attention.ATTENTION_MODES`; `conditioning.modes` lists those that your policy draws), guidance rules
+(`jedi.guidance.GUIDANCE`), all in the same way.
 """
 
 import torch

@@ -53,12 +53,7 @@ def load_base(name: str | Path) -> Base:
             f"base {folder} has no {', '.join(lacking)}: a diffusers folder with {', '.join(PARTS)} is needed"
         )
     parts = {part: _load_part(folder, part, *index[part]) for part in PARTS}
-    unet, vae = parts["unet"], parts["vae"]
-    if unet.config.out_channels != vae.config.latent_channels:
-        raise ValueError(
-            f"base {folder}: the unet makes {unet.config.out_channels} channels, the vae's latents have "
-            f"{vae.config.latent_channels}; take both from one model"
-        )
+    check_unet(parts["unet"], parts["vae"], parts["text_encoder"], f"base {folder}")
     for part in ("vae", "text_encoder"):
         parts[part].requires_grad_(False).eval()
     return Base(**parts, folder=folder)
@@ -76,6 +71,18 @@ def load_unet(name: str | Path, prediction_type: str) -> UNet2DConditionModel:
         found = json.loads(scheduler.read_text()).get("prediction_type", "epsilon")
         check_prediction_type(found, prediction_type, folder)
     return UNet2DConditionModel.from_pretrained(folder, subfolder="unet")
+
+
+def check_unet(unet: UNet2DConditionModel, vae: Any, text_encoder: Any, source: str) -> None:
+    """Raises ``ValueError`` unless the unet of ``source`` makes the vae's latents and reads the encoded text."""
+    for what, found, of, wanted in (
+        ("makes latents of {} channels", unet.config.out_channels, "vae", vae.config.latent_channels),
+        ("reads text of width {}", unet.config.cross_attention_dim, "text_encoder", text_encoder.config.hidden_size),
+    ):
+        if found != wanted:
+            raise ValueError(
+                f"{source}: the unet {what.format(found)}, the {of} gives {wanted}; take both from one model"
+            )
 
 
 def check_prediction_type(found: str, wanted: str, source: str | Path) -> None:

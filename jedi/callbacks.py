@@ -16,6 +16,7 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 from tqdm.auto import tqdm
 
@@ -23,7 +24,7 @@ from jedi.data import JointBatch, SetDataset, SetIndex
 from jedi.images import contact_sheet
 from jedi.pipeline import JediPipeline
 from jedi.recipe import TrainConfig
-from jedi.validation import HeldOutSets, choose_sets, reference_gain, reference_losses
+from jedi.validation import HeldOutSets, choose_sets, reference_gain, reference_losses, wrong_partners
 
 if TYPE_CHECKING:
     from jedi.training import JointTraining
@@ -99,10 +100,12 @@ class Progress(StepCallback):
 class HeldOut(StepCallback):
     """Held-out loss and reference gain of the averaged weights; the best go to ``checkpoints/best.ckpt``."""
 
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(self, config: TrainConfig, max_references: int) -> None:
         self.config, self.best = config, float("inf")
         self.data = SetDataset(SetIndex.read(config.data.path, "heldout", config.data.verify))
-        self.members, self.k = choose_sets(self.data.index, config.validation.sets, config.validation.references, 1)
+        options = config.validation
+        self.members, self.k = choose_sets(self.data.index, options.sets, options.references, 1, max_references)
+        wrong_partners([self.data.record(i)["subject"]["id"] for i in self.members])  # refused now, not at the start
 
     def on_train_start(self, trainer, module) -> None:
         encoders = (module.encode_images, module.encode_text)
@@ -112,7 +115,7 @@ class HeldOut(StepCallback):
         step, config = trainer.global_step, self.config.validation
         if step % config.every_steps and step != self.config.max_steps:
             return
-        with module.paused():
+        with module.paused(), trainer.precision_plugin.forward_context():
             modes = self.config.trained_modes
             losses = reference_losses(
                 module.ema_unet,
@@ -145,18 +148,19 @@ class HeldOut(StepCallback):
 class SampleGrid(StepCallback):
     """Pictures of held-out subjects at fixed seeds, into ``samples/`` and the loggers."""
 
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(self, config: TrainConfig, max_references: int) -> None:
         self.config = config
         self.data = SetDataset(SetIndex.read(config.data.path, "heldout"))
         options = config.samples
-        self.members, self.k = choose_sets(self.data.index, options.subjects, options.references, options.prompts)
+        chosen = choose_sets(self.data.index, options.subjects, options.references, options.prompts, max_references)
+        self.members, self.k = chosen
 
     def on_step(self, trainer, module, batch) -> None:
         step = trainer.global_step
         due = step % self.config.samples.every_steps == 0 or step == self.config.max_steps
         if not due or not trainer.is_global_zero:
             return
-        with module.paused():
+        with module.paused(), trainer.precision_plugin.forward_context():
             grid = self.draw(module.pipeline())
             path = self.config.run / "samples" / f"step-{step:08d}.png"
             path.parent.mkdir(exist_ok=True)
@@ -208,13 +212,15 @@ class StopOnSignal(StepCallback):
     SIGTERM: a job that somebody cancelled would come back to life. The handler only sets a flag, all ranks
     agree on it after the step, and no data worker has it: saving inside a handler hangs, or saves twice.
 
+    Before the first step there is nothing to save: ``SystemExit`` ends the start (0 for SIGUSR1, else 128 + signal).
+
     A context manager: signals are handled like this from ``with stop:`` to the end of the block.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
     def __init__(self, config: TrainConfig) -> None:
-        self.config, self.received = config, 0
+        self.config, self.received, self.stepping = config, 0, False
 
     def __enter__(self) -> StopOnSignal:
         self._before = {number: signal.getsignal(number) for number in self.SIGNALS}
@@ -228,6 +234,9 @@ class StopOnSignal(StepCallback):
     def on_train_start(self, trainer, module) -> None:
         self._install()  # Lightning has meanwhile put a handler of its own on SIGTERM
 
+    def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None:
+        self.stepping = True
+
     def _install(self) -> None:
         for number in self.SIGNALS:
             signal.signal(number, self._handle)
@@ -235,13 +244,18 @@ class StopOnSignal(StepCallback):
     def _handle(self, number: int, frame: Any) -> None:
         if number == signal.SIGINT == self.received:
             raise KeyboardInterrupt
+        if not self.stepping:
+            if number == signal.SIGUSR1 and rank_zero_only.rank == 0:
+                requeue(os.environ)
+            raise SystemExit(0 if number == signal.SIGUSR1 else 128 + number)
         self.received = number
         if number == signal.SIGINT:
             os.write(2, b"\nsaving after this step; Ctrl-C again stops at once\n")
 
     def on_step(self, trainer, module, batch) -> None:
-        flag = torch.tensor(self.received, device=module.device)
-        self.received = int(trainer.strategy.reduce(flag, reduce_op="max"))
+        if trainer.world_size > 1:
+            flag = torch.tensor(self.received, device=module.device)
+            self.received = int(trainer.strategy.reduce(flag, reduce_op="max"))
         if self.received and trainer.global_step < self.config.max_steps:
             save_checkpoint(trainer, self.config.run, "last.ckpt")
             trainer.should_stop = True
@@ -262,8 +276,17 @@ def requeue(environment: Mapping[str, str]) -> None:
 
 
 def save_checkpoint(trainer: L.Trainer, run: Path, name: str) -> None:
-    """Saves ``checkpoints/name`` of the run; it appears whole or not at all. All ranks call this."""
+    """Saves ``checkpoints/name`` of the run; it appears whole or not at all. All ranks call this.
+
+    Raises:
+        FloatingPointError: the weights are not finite; the file that is there stays.
+    """
     path = run / "checkpoints" / name
+    weights = list(trainer.lightning_module.unet.parameters())
+    if not bool(torch.stack(torch._foreach_norm(weights)).isfinite().all()):
+        raise FloatingPointError(
+            f"the weights are not finite at step {trainer.global_step}, {path} is left as it was: lower optimizer.lr"
+        )
     temporary = path.with_name(f".{name}.new")
     trainer.save_checkpoint(temporary, weights_only=False)
     if trainer.is_global_zero:

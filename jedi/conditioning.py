@@ -9,7 +9,7 @@ or by a set's global position (boxes, dropped captions, timestep, noise): never 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor
@@ -28,6 +28,8 @@ class ConditioningConfig:
     """Draws k and the mode of a step; a name of ``CONDITIONING_POLICIES``."""
     mutual: float = 0.5
     """Share of the steps in mode `mutual`; the others are `one_way`."""
+    modes: list[str] = field(default_factory=list)
+    """Attention modes that a policy of an extension draws, the commoner first; empty: those two, as `mutual` says."""
     reference_weights: list[float] = field(default_factory=list)
     """Relative frequency of k = 0, 1, 2, ... references; empty: uniform over 0 to n - 1."""
     drop_references: float = 0.1
@@ -89,6 +91,10 @@ class SetDraws:
     """``[b n 1 h w]``: references 0, targets 1 but for given boxes."""
     drop_caption: Tensor
     """``[b n]`` bool."""
+
+    def to(self, device: torch.device | str) -> SetDraws:
+        """The same on another device."""
+        return SetDraws(*(getattr(self, part.name).to(device) for part in fields(self)))
 
 
 def draw_sets(

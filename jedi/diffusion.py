@@ -21,7 +21,11 @@ LOSS_WEIGHTINGS: Registry = Registry("loss weighting")
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """``alphas_cumprod`` ``[T]`` in float32 and what the network predicts (diffusers' names, ``PREDICTION_TYPES``)."""
+    """``alphas_cumprod`` ``[T]`` in float32 and what the network predicts (diffusers' names, ``PREDICTION_TYPES``).
+
+    Training needs ``add_noise``, ``target`` and ``snr``; ``to_x0``, ``to_eps`` and ``to_v`` are for extensions and for
+    evaluation, which read predictions in other terms. (Sampling is left to diffusers' schedulers.)
+    """
 
     alphas_cumprod: Tensor
     prediction_type: str

@@ -40,6 +40,7 @@ def load_run(run: str | Path, checkpoint: str = "last") -> JediPipeline:
         ValueError: not a run, or one without that checkpoint.
     """
     config, state = _read(run, checkpoint)
+    configs.import_extensions(config)  # a mode of the run's may be one that they register
     base = load_base(config.base)
     return JediPipeline(
         vae=base.vae,

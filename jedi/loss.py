@@ -13,14 +13,12 @@ from jedi.diffusion import LOSS_WEIGHTINGS, NoiseSchedule
 
 @dataclass(frozen=True)
 class JointLoss:
-    """``loss`` is what is minimised; the others are for the logs, detached."""
+    """``loss`` is what is minimised; the other is for evaluation, detached."""
 
     loss: Tensor
     """Scalar: weighted mean over the targets."""
     per_target: Tensor
     """``[b m]``: unweighted mean squared error over the free pixels of each of the ``m = n - k`` targets."""
-    timestep: Tensor
-    """``[b]``."""
 
 
 def noisy_slot(schedule: NoiseSchedule, latents: Tensor, draws: SetDraws, plan: StepPlan) -> Tensor:
@@ -48,7 +46,8 @@ def joint_loss(
         unet: a ``JointUNet`` (or a wrapped one).
         latents: ``[b n c h w]``, clean, scaled; references first.
         text: ``[b n l d]`` with the dropped captions already empty.
-        draws: noise, timesteps and masks of these sets (:func:`jedi.conditioning.draw_sets`).
+        draws: noise, timesteps and masks of these sets (:func:`jedi.conditioning.draw_sets`); on any device, best on
+            the CPU, where looking at the masks does not make a GPU wait.
         plan: k, the mode, and whether the references are removed.
         weighting: a name of ``LOSS_WEIGHTINGS``.
 
@@ -56,24 +55,22 @@ def joint_loss(
         ValueError: a target has no free pixel, or there is no target.
     """
     k = plan.num_references
+    if latents.shape[1] == k:
+        raise ValueError(f"a set of {k} images with {k} references has no target")
+    if not bool(draws.mask[:, k:].flatten(2).any(-1).all()):
+        raise ValueError("a target is given as a whole: nothing is left to be generated")
+    draws = draws.to(latents.device)
     mask = draws.mask.to(latents)
     noisy = noisy_slot(schedule, latents, draws, plan)
     network = network_input(noisy, mask, latents)
     target = schedule.target(latents, draws.noise, draws.timestep)[:, k:]
     free = mask[:, k:]
-    if free.shape[1] == 0:
-        raise ValueError(f"a set of {latents.shape[1]} images with {k} references has no target")
-    area = free.flatten(2).sum(-1)
-    if not bool((area > 0).all()):
-        raise ValueError("a target is given as a whole: nothing is left to be generated")
 
     if plan.drop_references:
         prediction = unet(network[:, k:], draws.timestep, text[:, k:], 0, plan.mode)
     else:
         prediction = unet(network, draws.timestep, text, k, plan.mode)[:, k:]
-    squared = (prediction.float() - target.float()).square().mean(
-        2, keepdim=True
-    ) * free  # mean over c: a pixel's error
-    per_target = squared.flatten(2).sum(-1) / area
+    error = (prediction.float() - target.float()).square().mean(2, keepdim=True)  # mean over c: a pixel's error
+    per_target = (error * free).flatten(2).sum(-1) / free.flatten(2).sum(-1)
     weight = LOSS_WEIGHTINGS.get(weighting)(schedule, draws.timestep, gamma)
-    return JointLoss((weight[:, None] * per_target).mean(), per_target.detach(), draws.timestep)
+    return JointLoss((weight[:, None] * per_target).mean(), per_target.detach())

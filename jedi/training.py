@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import secrets
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from tqdm.auto import tqdm
 
 from jedi import config as configs
 from jedi.attention import check_backend
-from jedi.base import Base, load_unet
+from jedi.base import Base, check_unet, load_unet
 from jedi.callbacks import Checkpoints, HeldOut, Progress, SampleGrid, StopOnSignal, write_json
 from jedi.conditioning import CONDITIONING_POLICIES, draw_sets
 from jedi.data import BatchPlan, JointBatch, SetDataset, SetIndex, StepSampler, collate
@@ -61,20 +62,18 @@ class JointTraining(L.LightningModule):
         if config.init_from is not None:
             load = load_run_unet if is_run(config.init_from) else load_unet
             unet = load(config.init_from, self.schedule.prediction_type)
+            check_unet(unet, base.vae, base.text_encoder, f"init_from {config.init_from} on base {config.base}")
         if config.network.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
         self.unet = JointUNet.from_base(unet, config.network.attention).train()
-        if self.unet.latent_channels != base.vae.config.latent_channels:
-            raise ValueError(
-                f"init_from {config.init_from} makes {self.unet.latent_channels} latent channels, the vae of "
-                f"base {config.base} has {base.vae.config.latent_channels}: start from a model with this vae"
-            )
         self.ema = AveragedModel(self.unet, multi_avg_fn=_ema_update(config.ema.decay)).requires_grad_(False).eval()
         if config.network.compile:
             self.unet.compile()
         self._base = (base,)  # in a tuple: a module would become part of this one
         self.loss_sum, self.loss_count = 0.0, 0
         self.paused_seconds = 0.0
+        samples = config.samples  # refused now, not when the first pictures are due or the run is exported
+        self._assemble().sampling_settings(samples.steps, None, samples.guidance_scale, samples.reference_scale)
 
     @property
     def base(self) -> Base:
@@ -89,6 +88,7 @@ class JointTraining(L.LightningModule):
     def on_fit_start(self) -> None:
         self.base.vae.to(self.device)
         self.base.text_encoder.to(self.device)
+        self.schedule = replace(self.schedule, alphas_cumprod=self.schedule.alphas_cumprod.to(self.device))
 
     @torch.no_grad()
     def encode_images(self, images: Tensor) -> Tensor:
@@ -124,7 +124,6 @@ class JointTraining(L.LightningModule):
             ["" if drop else caption for caption, drop in zip(captions, drops, strict=True)]
             for captions, drops in zip(batch.captions, draws.drop_caption.tolist(), strict=True)
         ]
-        draws = type(draws)(**{field.name: getattr(draws, field.name).to(self.device) for field in fields(draws)})
         result = joint_loss(
             self.unet,
             self.schedule,
@@ -158,20 +157,24 @@ class JointTraining(L.LightningModule):
         }
 
     def pipeline(self) -> JediPipeline:
-        """A pipeline of the averaged UNet and the frozen parts (shared, not copied)."""
+        """A pipeline of the averaged UNet and the frozen parts (shared, not copied). For a trainer's module."""
+        pipe = self._assemble(self.trainer.datamodule.max_references)
+        pipe.set_attention_backend(self.config.network.attention)  # installed in the UNet: validation uses it too
+        return pipe
+
+    def _assemble(self, max_references: int | None = None) -> JediPipeline:
         base, config = self.base, self.config
         scheduler = type(base.scheduler).from_config(base.scheduler.config)
-        pipe = JediPipeline(
+        return JediPipeline(
             base.vae,
             base.text_encoder,
             base.tokenizer,
             self.ema_unet.unet,
             scheduler,
             config.trained_modes,
+            max_references,
             sampling_defaults=config.sampling_defaults,
         )
-        pipe.set_attention_backend(config.network.attention)  # installed in the UNet, which validation uses too
-        return pipe
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -222,11 +225,11 @@ class JointData(L.LightningDataModule):
         self.prepare_data_per_node = False  # cached latents lie beside the data, where all nodes see them
         self.index = SetIndex.read(config.data.path, "train", config.data.verify)
         self.plan = BatchPlan(self.index, config.batch_size, config.seed, config.data.set_size)
-        self.max_references = max(bucket.n for bucket in self.plan.buckets) - 1
+        self.max_references = max(bucket.n for bucket in self.plan.used) - 1
         if used := [k for k, weight in enumerate(config.conditioning.reference_weights) if weight > 0]:
             self.max_references = min(self.max_references, max(used))
         policy = CONDITIONING_POLICIES.get(config.conditioning.policy)
-        for bucket in self.plan.buckets:  # refused now, not at the first step with such a set
+        for bucket in self.plan.used:  # refused now, not at the first step with such a set
             policy(config.seed, 0, bucket.n, config.conditioning)
         self.latents = None
         if config.data.cache_latents:
@@ -237,7 +240,9 @@ class JointData(L.LightningDataModule):
         """One line: how much there is, and what is left out."""
         plan, count = self.plan, len(self.index.sets)
         dropped = f"{plan.dropped_per_epoch} sets left over, others each time" if plan.dropped_per_epoch else "no rest"
-        return f"{count} sets in {len(self.index.shards)} shards; an epoch is {plan.steps_per_epoch} steps, {dropped}"
+        never = f"; {plan.never_used} sets never used, too few of their size" if plan.never_used else ""
+        epoch = f"an epoch is {plan.steps_per_epoch} steps, {dropped}{never}"
+        return f"{count} sets in {len(self.index.shards)} shards; {epoch}"
 
     def prepare_data(self) -> None:
         if self.latents is None or self.latents.complete:
@@ -322,13 +327,13 @@ def identity(config: TrainConfig, data: JointData, base: Base) -> dict[str, Any]
     }
 
 
-def make_trainer(config: TrainConfig, stop: StopOnSignal) -> L.Trainer:
+def make_trainer(config: TrainConfig, data: JointData, stop: StopOnSignal) -> L.Trainer:
     """Lightning's Trainer with our callbacks and loggers, as the configuration says."""
     callbacks: list[L.Callback] = [Progress(config)]
     if config.validation.every_steps:
-        callbacks.append(HeldOut(config))
+        callbacks.append(HeldOut(config, data.max_references))
     if config.samples.every_steps:
-        callbacks.append(SampleGrid(config))
+        callbacks.append(SampleGrid(config, data.max_references))
     callbacks += [Checkpoints(config), stop]  # in this order: a checkpoint knows of the validation before it
     hardware = config.hardware
     trainer = L.Trainer(
@@ -376,6 +381,15 @@ def make_logger(name: str, config: TrainConfig) -> Logger:
         project=config.log.project,
         name=config.run.name,
         save_dir=config.run,
-        id=config.run.name,
+        id=wandb_id(config.run),
         resume="allow",
     )
+
+
+def wandb_id(run: Path) -> str | None:
+    """The run's id at W&B: random, since there may be other runs of that name; kept, for the run to go on there."""
+    file = run / "wandb_id"
+    if rank_zero_only.rank == 0 and not file.exists():
+        run.mkdir(parents=True, exist_ok=True)
+        file.write_text(secrets.token_hex(8))
+    return file.read_text() if rank_zero_only.rank == 0 else None

@@ -60,24 +60,30 @@ class HeldOutSets:
         return len(self.latents)
 
 
-def choose_sets(index: SetIndex, count: int, references: int | None, targets: int) -> tuple[list[int], int]:
+def choose_sets(
+    index: SetIndex, count: int, references: int | None, targets: int, max_references: int | None = None
+) -> tuple[list[int], int]:
     """``count`` held-out sets that have ``k`` references and ``targets`` more images, of one size; and ``k``.
 
-    ``k`` is ``references`` or, if not given, what the largest sets leave. The sets are spread over the split.
+    ``k`` is ``references`` or, if not given, what the largest sets leave, up to ``max_references`` (but 1 at least).
+    The sets are spread over the split.
 
     Raises:
         ValueError: no set is large enough.
     """
     largest = max(record.n for record in index.sets)
-    k = largest - targets if references is None else references
+    k = references
+    if k is None:
+        k = largest - targets if max_references is None else max(1, min(largest - targets, max_references))
     if k < 1 or k + targets > largest:
         raise ValueError(
             f"held-out sets have at most {largest} images, too few for {max(k, 1)} references and {targets} "
             "more: lower validation.references, samples.references or samples.prompts, or make larger sets"
         )
-    sizes = [(record.width, record.height) for record in index.sets]
-    commonest = max(set(sizes), key=sizes.count)
-    fit = [i for i, record in enumerate(index.sets) if record.n >= k + targets and sizes[i] == commonest]
+    large = {i: (record.width, record.height) for i, record in enumerate(index.sets) if record.n >= k + targets}
+    sizes = list(large.values())
+    commonest = max(dict.fromkeys(sizes), key=sizes.count)
+    fit = [i for i, size in large.items() if size == commonest]
     count = min(count, len(fit))
     return [fit[i * len(fit) // count] for i in range(count)], k
 

@@ -1,8 +1,12 @@
-"""An extension that the training tests load: the usual draws, and a signal at a given step."""
+"""An extension that the training tests load: draws with a signal at a given step, and an attention mode."""
 
 import os
 import signal
+from collections.abc import Callable
 
+from torch import Tensor
+
+from jedi.attention import ATTENTION_MODES
 from jedi.conditioning import CONDITIONING_POLICIES, ConditioningConfig, StepPlan, draw_step
 
 STEP, SIGNAL = "JEDI_TEST_SIGNAL_STEP", "JEDI_TEST_SIGNAL"
@@ -15,3 +19,16 @@ def until_signal(seed: int, step: int, n: int, config: ConditioningConfig) -> St
         del os.environ[STEP]
         os.kill(os.getpid(), signal.Signals[os.environ[SIGNAL]])
     return draw_step(seed, step, n, config)
+
+
+@ATTENTION_MODES.register("alone")
+def attend_alone(query: Tensor, key: Tensor, value: Tensor, k: int, attend: Callable) -> Tensor:
+    """Every image attends to itself: references change nothing. All tensors ``[b n h l d]``."""
+    b, n = query.shape[:2]
+    return attend(*(x.flatten(0, 1) for x in (query, key, value))).unflatten(0, (b, n))
+
+
+@CONDITIONING_POLICIES.register("alone")
+def alone(seed: int, step: int, n: int, config: ConditioningConfig) -> StepPlan:
+    """One reference, in that mode."""
+    return StepPlan(1, "alone")

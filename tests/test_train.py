@@ -1,16 +1,22 @@
 """train.py end to end: exact resuming, one gradient for any number of processes, signals, clear errors."""
 
+import importlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 
 import pytest
 import torch
 import yaml
+from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
 
 import train
+from jedi import callbacks
+from jedi.conditioning import CONDITIONING_POLICIES
+from jedi.training import JointData, JointTraining
 from tests import extensions, tiny
 from tests.conftest import write_shard
 
@@ -128,6 +134,19 @@ def test_a_signal_saves_and_stops_and_the_same_command_goes_on(recipe, whole, tm
         assert_equal(state(tmp_path / "run"), whole)
 
 
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGUSR1", 0)])
+def test_a_signal_before_the_first_step_ends_the_start(recipe, tmp_path, monkeypatch, name, status):
+    requeued, dataloader = [], JointData.train_dataloader
+    monkeypatch.setattr(callbacks, "requeue", lambda environment: requeued.append(name))
+    monkeypatch.setattr(
+        JointData, "train_dataloader", lambda self: os.kill(os.getpid(), signal.Signals[name]) or dataloader(self)
+    )
+    with pytest.raises(SystemExit) as stopped:
+        train.main(["--config", str(recipe)])
+    assert stopped.value.code == status and requeued == ["SIGUSR1"] * (name == "SIGUSR1")
+    assert not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
+
+
 def gradients(run) -> dict[str, torch.Tensor]:
     """After one step of AdamW its first moment is the gradient times 1 - beta1."""
     return {name: value / 0.1 for name, value in state(run).items() if name.endswith("exp_avg")}
@@ -194,10 +213,19 @@ def test_the_loss_falls(recipe, tmp_path):
     assert losses[-1] < 0.7 * losses[0]
 
 
-def test_the_example_of_an_extension_trains(recipe, tmp_path):
+def test_the_example_of_an_extension_trains(recipe, tmp_path, monkeypatch):
+    importlib.import_module("examples.extension")
+    steps, policy = [], CONDITIONING_POLICIES.get("more_references")
+    spy = lambda seed, step, n, config: steps.append(step) or policy(seed, step, n, config)
+    monkeypatch.setitem(CONDITIONING_POLICIES._parts, "more_references", spy)
     options = ["extensions=[examples.extension]", "conditioning.policy=more_references", "max_steps=2"]
-    assert train.main(["--config", str(recipe), *options, "loss.weighting=soft_min_snr"]) == 0
-    assert checkpoint(tmp_path / "run")["jedi"]["config"]["loss"]["weighting"] == "soft_min_snr"
+    found = {}
+    for weighting in ("soft_min_snr", "uniform"):
+        run = tmp_path / weighting
+        assert train.main(["--config", str(recipe), *options, f"loss.weighting={weighting}", f"out={run}"]) == 0
+        found[weighting] = torch.cat([value.flatten() for value in gradients(run).values()])
+    assert steps[-2:] == [0, 1] and steps.count(1) == 2
+    assert not torch.allclose(found["soft_min_snr"], found["uniform"], rtol=1e-2)
 
 
 def test_init_from_takes_weights_only(recipe, tmp_path, tiny_model):
@@ -232,6 +260,9 @@ def test_init_from_takes_weights_only(recipe, tmp_path, tiny_model):
         (["micro_batch_size=3"], "cannot be cut into micro batches of 3"),
         (["validation.every_steps=1", "validation.references=4"], "too few for 4 references and 1 more"),
         (["samples.every_steps=1", "samples.prompts=4"], "too few for 1 references and 4 more"),
+        (["samples.steps=0"], "num_inference_steps must be a whole number above 0, got 0"),
+        (["sampling_defaults.guidance_sale=2"], "sampling_defaults has ['guidance_sale']"),
+        (["conditioning.modes=[thrid]"], "trained_modes ['thrid']"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(recipe, tmp_path, capsys, options, message):
@@ -239,6 +270,53 @@ def test_what_is_wrong_is_said_in_one_line(recipe, tmp_path, capsys, options, me
     error = capsys.readouterr().err.strip()
     assert message in error and error.startswith("train.py: ") and "\n" not in error
     assert not (tmp_path / "run").exists()
+
+
+def test_a_held_out_split_of_one_subject_is_refused(recipe, tmp_path, shards, capsys):
+    shutil.copytree(shards / "train", tmp_path / "data" / "train")
+    write_shard(tmp_path / "data" / "heldout", "00000", [4], tiny.PIXELS, seed=1)
+    command = ["--config", str(recipe), f"data.path={tmp_path / 'data'}", "validation.every_steps=1"]
+    assert train.main(command) == 2
+    assert "the reference gain needs sets of two subjects or more" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_that_are_not_finite_are_not_saved(recipe, tmp_path, monkeypatch, capsys):
+    done, step = [], JointTraining.optimizer_step
+
+    def poisoned(module, *args, **kwargs):
+        step(module, *args, **kwargs)
+        done.append(1)
+        if len(done) == STEPS:
+            next(module.unet.parameters()).data[0] = float("nan")
+
+    monkeypatch.setattr(JointTraining, "optimizer_step", poisoned)
+    assert train.main(["--config", str(recipe)]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "the weights are not finite at step 6" in error and "lower optimizer.lr" in error
+    assert checkpoint(tmp_path / "run")["jedi"]["step"] == 3 and not (tmp_path / "run" / "done").exists()
+
+
+def test_mixed_precision_holds_for_validation_and_samples_too(recipe, tmp_path, monkeypatch):
+    precisions = []
+
+    def note(function):
+        def noted(*args, **kwargs):
+            precisions.append(torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu"))
+            return function(*args, **kwargs)
+
+        return noted
+
+    monkeypatch.setattr(JointTraining, "training_step", note(JointTraining.training_step))
+    monkeypatch.setattr(callbacks, "reference_losses", note(callbacks.reference_losses))
+    monkeypatch.setattr(callbacks.SampleGrid, "draw", note(callbacks.SampleGrid.draw))
+    options = ["hardware.precision=bf16-mixed", "max_steps=2", "batch_size=2", "validation.every_steps=2"]
+    options += ["validation.sets=2", "validation.bins=1"]
+    options += ["samples.every_steps=2", "samples.steps=1", "samples.subjects=1"]
+    assert train.main(["--config", str(recipe), *options]) == 0
+    assert precisions == [torch.bfloat16] * 4  # two steps, the validation, the samples
+    weights = checkpoint(tmp_path / "run")["state_dict"]
+    assert {value.dtype for name, value in weights.items() if name.startswith("unet.")} == {torch.float32}
 
 
 def test_a_corrupt_image_stops_the_run_with_its_name(recipe, tmp_path, capsys):
@@ -273,6 +351,10 @@ def test_a_base_that_lacks_a_part_or_predicts_something_else(recipe, tmp_path, c
     settings.write_text(settings.read_text().replace("v_prediction", "epsilon"))
     assert train.main(["--config", str(recipe), f"init_from={base}"]) == 2
     assert "predicts 'epsilon', the base's scheduler says 'v_prediction'" in capsys.readouterr().err
+    wide = UNet2DConditionModel.from_config(tiny_components["unet"].config, cross_attention_dim=48)
+    other = tiny.save_base(tiny_components | {"unet": wide}, tmp_path / "other")
+    assert train.main(["--config", str(recipe), f"init_from={other}"]) == 2
+    assert "other on base" in (error := capsys.readouterr().err) and "reads text of width 48" in error
 
 
 def test_help_is_quick_and_loads_no_torch(python, environment, root):

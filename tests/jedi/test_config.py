@@ -106,6 +106,9 @@ def test_extensions_are_imported(tmp_path, monkeypatch):
         ("log.loggers=[tensorbord]", "tensorbord is unknown"),
         ("max_steps=0", "max_steps is 1 or more"),
         ("ema.decay=1", "ema.decay"),
+        ("hardware.strategy=fsdp", "hardware.strategy is auto, or ddp"),
+        ("hardware.strategy=deepspeed_stage_2", "hardware.strategy is auto, or ddp"),
+        ("hardware.precision=16-true", "hardware.precision"),
     ],
 )
 def test_the_recipe_checks_its_ranges(override, message):
@@ -132,3 +135,8 @@ def test_trained_modes_are_those_that_occur(mutual, modes):
     assert (
         configs.load(TrainConfig, None, [*REQUIRED, f"conditioning.mutual={mutual}"]).trained_modes == modes
     )
+
+
+def test_modes_of_an_extension_are_named():
+    config = configs.load(TrainConfig, None, [*REQUIRED, "conditioning.modes=[third, one_way]"])
+    assert config.trained_modes == ["third", "one_way"]

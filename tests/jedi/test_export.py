@@ -1,6 +1,7 @@
 """A run -> a diffusers folder: the averaged weights, everything needed for sampling, whole or not at all."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -9,19 +10,18 @@ from safetensors.torch import load_file
 
 import train
 from jedi import export as exporting
+from jedi.attention import ATTENTION_MODES
 from jedi.export import export, is_run, load_run
 from jedi.pipeline import JediPipeline
+from tests.jedi.sampling import close, latents, picture
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory, tiny_base, shards):
-    """Two steps of training in mode one_way with at most two references."""
-    folder = tmp_path_factory.mktemp("export")
+def trained(folder, base, shards, *options):
     recipe = folder / "recipe.yaml"
     recipe.write_text(
         yaml.safe_dump(
             {
-                "base": str(tiny_base),
+                "base": str(base),
                 "out": str(folder / "run"),
                 "data": {"path": str(shards), "workers": 0},
                 "max_steps": 2,
@@ -36,8 +36,14 @@ def run(tmp_path_factory, tiny_base, shards):
             }
         )
     )
-    assert train.main(["--config", str(recipe)]) == 0
+    assert train.main(["--config", str(recipe), *options]) == 0
     return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, tiny_base, shards):
+    """Two steps of training in mode one_way with at most two references."""
+    return trained(tmp_path_factory.mktemp("export"), tiny_base, shards)
 
 
 def test_the_folder_holds_the_averaged_weights_and_the_run_s_settings(run, tmp_path, tiny_base):
@@ -67,6 +73,19 @@ def test_a_run_and_its_export_sample_the_same(run, tmp_path):
         generator = torch.Generator().manual_seed(0)
         images.append(pipe(prompt="a cat", num_inference_steps=2, generator=generator, output_type="latent").images)
     torch.testing.assert_close(images[0], images[1])
+
+
+def test_a_mode_of_an_extension_from_training_to_sampling(tmp_path, tiny_base, shards, monkeypatch):
+    options = ["extensions=[tests.extensions]", "conditioning.policy=alone", "conditioning.modes=[alone]"]
+    run = trained(tmp_path, tiny_base, shards, *options, "max_steps=1")
+    monkeypatch.delitem(sys.modules, "tests.extensions")  # as in the next process: the run's settings name it
+    monkeypatch.delitem(ATTENTION_MODES._parts, "alone")
+    pipe = JediPipeline.from_pretrained(export(run, tmp_path / "model"))
+    assert pipe.config.trained_modes == ["alone"]
+    pipe.set_progress_bar_config(disable=True)
+    assert close(latents(pipe), latents(pipe, references=[picture(8), picture(9)]), 0)
+    with pytest.raises(ValueError, match="this model was trained in alone"):
+        latents(pipe, mode="mutual")
 
 
 def test_nothing_is_overwritten_and_nothing_half_done_is_left(run, tmp_path, monkeypatch):

@@ -51,6 +51,13 @@ def test_the_truth_costs_nothing_and_an_error_its_square(schedule, latents):
     assert given.loss == 0  # what is given is not asked for
 
 
+def test_draws_may_lie_on_the_cpu_and_nothing_waits_for_the_device(schedule):
+    plan, shape = StepPlan(2, "one_way"), (B, N, C, S, S)
+    network = Answer(torch.zeros(shape, device="meta"))  # to look at a value of this device is an error
+    loss = joint_loss(network, schedule, torch.zeros(shape, device="meta"), torch.zeros(1), draws(plan), plan).loss
+    assert loss.device.type == network.sample.device.type == "meta"
+
+
 def test_weights_are_applied_per_set(schedule, latents):
     plan = StepPlan(1, "mutual")
     d = draws(plan)

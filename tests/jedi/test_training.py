@@ -1,20 +1,27 @@
 """The parts of a training run, one by one; tests/test_train.py runs them together."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 
+from jedi.base import load_base
 from jedi.callbacks import requeue
+from jedi.conditioning import ConditioningConfig
+from jedi.data import JointBatch
 from jedi.recipe import DataConfig, OptimizerConfig, TrainConfig
-from jedi.training import JointTraining, lr_factor, make_optimizer
+from jedi.training import JointTraining, lr_factor, make_optimizer, wandb_id
+
+
+def make_module(base, **options) -> JointTraining:
+    config = TrainConfig(base=str(base), out="unused", data=DataConfig("unused"), **options)
+    return JointTraining(config, load_base(base))
 
 
 @pytest.fixture
 def module(tiny_base):
-    from jedi.base import load_base
-
-    config = TrainConfig(base=str(tiny_base), out="unused", data=DataConfig("unused"))
-    return JointTraining(config, load_base(tiny_base))
+    return make_module(tiny_base)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +64,7 @@ def test_the_average_warms_up_and_holds_the_unet_only(module):
     assert {name.split(".")[0] for name, _ in module.named_parameters()} == {"unet", "ema"}
 
 
-def test_a_long_run_reaches_the_decay_of_the_config(tiny_base):
+def test_a_long_run_reaches_the_decay_of_the_config():
     from jedi.training import _ema_update
 
     averaged, current = [torch.zeros(3)], [torch.ones(3)]
@@ -94,6 +101,37 @@ def test_images_are_encoded_as_in_sampling(module):
     latents = module.encode_images(images)
     assert latents.shape == (2, 3, 4, 8, 8) and not latents.requires_grad
     torch.testing.assert_close(latents[1, 2], encode_pixels(module.base.vae, images[1, 2:])[0])
+
+
+def test_captions_are_dropped_as_drawn(tiny_base, monkeypatch):
+    conditioning = ConditioningConfig(
+        reference_weights=[0, 1], drop_references=0, drop_target_caption=1, drop_reference_caption=0
+    )
+    module = make_module(tiny_base, conditioning=conditioning)
+    seen, encode = [], module.encode_text
+    monkeypatch.setattr(module, "encode_text", lambda captions: seen.append(captions) or encode(captions))
+    batch = JointBatch(
+        images=None,
+        latents=torch.randn(2, 2, 4, 8, 8),
+        captions=[["a cat", "a dog"], ["a bird", "a cup"]],
+        subject_ids=["x", "y"],
+        positions=torch.tensor([0, 1]),
+        step=0,
+    )
+    assert torch.isfinite(module.training_step(batch, 0))
+    assert seen == [[["a cat", ""], ["a bird", ""]]]  # the reference comes first
+
+
+def test_a_pipeline_knows_how_many_references_are_trained(module):
+    trainer = SimpleNamespace(datamodule=SimpleNamespace(max_references=2))
+    module.trainer = trainer
+    assert module.pipeline().config.max_trained_references == 2
+
+
+def test_a_run_keeps_its_id_at_wandb(tmp_path):
+    first = wandb_id(tmp_path / "a" / "run")
+    assert len(first) == 16 and wandb_id(tmp_path / "a" / "run") == first
+    assert wandb_id(tmp_path / "b" / "run") != first
 
 
 @pytest.mark.parametrize(

@@ -105,3 +105,16 @@ def test_sets_are_chosen_by_size_and_spread():
     assert choose_sets(index, 1, None, 2) == ([0], 2)
     with pytest.raises(ValueError, match="at most 4 images, too few for 4 references and 1 more"):
         choose_sets(index, 2, 4, 1)
+
+
+def test_the_commonest_size_is_that_of_the_sets_that_are_large_enough():
+    records = [SetRecord(0, str(i), n, size, 64) for i, (n, size) in enumerate([(2, 64), (2, 64), (4, 99)])]
+    assert choose_sets(SetIndex((), tuple(records), ""), 2, 3, 1) == ([2], 3)
+
+
+def test_no_more_references_than_trained_unless_asked_for():
+    index = SetIndex((), tuple(SetRecord(0, str(i), 4, 64, 64) for i in range(3)), "")
+    assert choose_sets(index, 3, None, 1, max_references=2)[1] == 2
+    assert choose_sets(index, 3, None, 2, max_references=9)[1] == 2
+    assert choose_sets(index, 3, None, 1, max_references=0)[1] == 1  # without any there is no gain to measure
+    assert choose_sets(index, 3, 3, 1, max_references=1)[1] == 3
