@@ -181,7 +181,7 @@ class JediPipeline(DiffusionPipeline):
         return settings
 
     def set_attention_backend(self, name: str) -> None:
-        """`sdpa` (the default) or `xformers`. Raises ``RuntimeError`` if it cannot run here."""
+        """A name of ``ATTENTION_BACKENDS``, by default `sdpa`. Raises ``RuntimeError`` if it cannot run here."""
         check_backend(name, self._execution_device)
         self.attention_backend = name
 
