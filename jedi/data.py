@@ -24,6 +24,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from jedi.folders import file_sha256
 from jedi.images import to_tensor
 from jedi.rng import keyed_generator
 
@@ -89,7 +90,7 @@ class SetIndex:
             size = tar.stat().st_size
             if size != manifest["bytes"]:
                 raise DataError(f"{tar}: {size} bytes, its manifest says {manifest['bytes']}; copy it again")
-            if verify and (found := _sha256(tar)) != manifest["sha256"]:
+            if verify and (found := file_sha256(tar)) != manifest["sha256"]:
                 expected = manifest["sha256"]
                 raise DataError(f"{tar}: sha256 {found}, its manifest says {expected}; copy it again")
             digest.update(manifest["sha256"].encode())
@@ -361,11 +362,3 @@ def _tar_members(path: Path) -> dict[str, tuple[int, int]]:
             return {member.name: (member.offset_data, member.size) for member in tar if member.isfile()}
     except (tarfile.TarError, OSError) as error:
         raise DataError(f"{path}: not a readable tar ({error}); copy or make it again") from None
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -71,6 +71,8 @@ def export(run: str | Path, out: str | Path, checkpoint: str = "last") -> Path:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists already: remove it, or choose another name")
     pipe = load_run(run, checkpoint)
+    for part in (pipe.unet, pipe.vae):
+        part.register_to_config(_name_or_path="")  # where the base lay on the machine that trained
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".{out.name}.new")
     shutil.rmtree(temporary, ignore_errors=True)

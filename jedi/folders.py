@@ -1,13 +1,14 @@
-"""Files: a folder of results that appears whole or not at all, and digests. Only Python's own library is used."""
+"""Results that appear whole or not at all, folders for one process at a time, digests. Only Python's own library."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -19,6 +20,27 @@ def file_sha256(path: str | Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+class FolderInUse(OSError):
+    """Another process works in a folder that is for one at a time."""
+
+
+@contextlib.contextmanager
+def locked(folder: str | Path) -> Iterator[None]:
+    """Keeps other processes of this machine out of ``folder`` for the length of the block.
+
+    The lock goes with the process, however it ends; the file ``.lock`` stays and means nothing.
+
+    Raises:
+        FolderInUse: another process has it.
+    """
+    with (Path(folder) / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FolderInUse(f"another run is at work in {folder}; wait for it or end it") from None
+        yield
 
 
 class ResultFolder:

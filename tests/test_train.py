@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 import train
 from jedi import callbacks
 from jedi.conditioning import CONDITIONING_POLICIES
+from jedi.folders import locked
 from jedi.training import JointData, JointTraining
 from tests import extensions, tiny
 from tests.conftest import write_shard
@@ -242,6 +243,14 @@ def test_init_from_takes_weights_only(recipe, tmp_path, tiny_model):
     assert after["jedi"]["step"] == 1
     for name in expected:  # the average of the first run is where the second one begins
         assert torch.equal(after["state_dict"][f"unet.unet.{name}"], before["state_dict"][f"ema.module.unet.{name}"])
+
+
+def test_a_run_is_for_one_process_at_a_time(recipe, tmp_path, capsys):
+    assert train.main(["--config", str(recipe), "max_steps=1"]) == 0
+    with locked(tmp_path / "run"):
+        assert train.main(["--config", str(recipe), "max_steps=2"]) == 2
+    assert f"another run is at work in {tmp_path / 'run'}" in capsys.readouterr().err
+    assert checkpoint(tmp_path / "run")["jedi"]["step"] == 1
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from data_gen.config import DataConfig, EmojiConfig, config_hash
 from data_gen.references import SUBJECTS, write_references
 from data_gen.sources.drawings import catalogue, is_held_out
 from jedi.config import ConfigError, load
+from jedi.folders import FolderInUse, locked
 from tests.data_gen.conftest import all_bytes, read_sets, small_config
 
 
@@ -234,7 +235,7 @@ def test_units_are_not_made_by_other_versions_than_the_plan_s(tmp_path, monkeypa
 
 
 def test_a_second_run_in_the_same_folder_is_refused(small):
-    with stage._locked(Path(small.out)), pytest.raises(stage.RunError, match="another run is at work"):
+    with locked(small.out), pytest.raises(FolderInUse, match="another run is at work"):
         stage.run(small)
 
 

@@ -55,6 +55,7 @@ def test_the_folder_holds_the_averaged_weights_and_the_run_s_settings(run, tmp_p
     assert all(torch.equal(weights[name], averaged[name]) for name in weights)
     assert not torch.equal(weights["conv_in.weight"], state["unet.unet.conv_in.weight"])
     assert {path.suffix for path in out.rglob("*") if path.is_file()} <= {".json", ".safetensors", ".txt"}
+    assert not [path for path in out.rglob("*.json") if str(tiny_base) in path.read_text()]  # no path of this machine
 
     pipe = JediPipeline.from_pretrained(out)
     assert pipe.config.trained_modes == ["one_way"]
