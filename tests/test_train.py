@@ -14,10 +14,9 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
 
 import train
-from jedi import callbacks
 from jedi.conditioning import CONDITIONING_POLICIES
 from jedi.folders import locked
-from jedi.training import JointData, JointTraining
+from jedi.training import JointData, JointTraining, callbacks
 from tests import extensions, tiny
 from tests.conftest import write_shard
 

@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from jedi.base import load_base
-from jedi.callbacks import requeue
 from jedi.conditioning import ConditioningConfig
 from jedi.data import JointBatch
 from jedi.recipe import DataConfig, OptimizerConfig, TrainConfig
 from jedi.training import JointTraining, lr_factor, make_optimizer, wandb_id
+from jedi.training.callbacks import requeue
 
 
 def make_module(base, **options) -> JointTraining:

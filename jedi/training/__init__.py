@@ -32,7 +32,6 @@ from tqdm.auto import tqdm
 from jedi import config as configs
 from jedi.attention import check_backend
 from jedi.base import Base, check_unet, load_unet
-from jedi.callbacks import Checkpoints, HeldOut, Progress, SampleGrid, StopOnSignal, write_json
 from jedi.conditioning import CONDITIONING_POLICIES, draw_sets
 from jedi.data import BatchPlan, JointBatch, SetDataset, SetIndex, StepSampler, collate
 from jedi.diffusion import LOSS_WEIGHTINGS, NoiseSchedule
@@ -43,6 +42,7 @@ from jedi.loss import joint_loss
 from jedi.pipeline import JediPipeline, encode_captions
 from jedi.recipe import HardwareConfig, OptimizerConfig, TrainConfig
 from jedi.rng import keyed_seed
+from jedi.training.callbacks import Checkpoints, HeldOut, Progress, SampleGrid, StopOnSignal, write_json
 from jedi.unet import JointUNet
 
 log = logging.getLogger(__name__)
