@@ -164,28 +164,26 @@ def psnr(decoded: Tensor, images: Tensor) -> float:
 
 def train_tokenizer(captions: Iterable[str], config: TextConfig) -> CLIPTokenizer:
     """A CLIPTokenizer (byte-pair encoding, lower case, words end in ``</w>``), its vocabulary learnt from captions."""
-    special = ["<|startoftext|>", "<|endoftext|>"]
+    letters = [chr(code) for code in range(ord("!"), ord("~") + 1)]
     bpe = Tokenizer(models.BPE(unk_token="<|endoftext|>", continuing_subword_prefix="", end_of_word_suffix="</w>"))
     bpe.normalizer = normalizers.Lowercase()
     bpe.pre_tokenizer = pre_tokenizers.Whitespace()
     bpe.decoder = decoders.BPEDecoder(suffix="</w>")
-    alphabet = [chr(code) for code in range(ord("!"), ord("~") + 1)]
     bpe.train_from_iterator(
         captions,
         trainers.BpeTrainer(
             vocab_size=config.vocabulary,
-            special_tokens=special,
-            initial_alphabet=alphabet,
+            # Word-ending letters come first too: any word can be spelt then, and their numbers (which decide between
+            # merges of equal frequency) do not depend on the order in which the trainer's hash map gives the words.
+            special_tokens=["<|startoftext|>", "<|endoftext|>", *(letter + "</w>" for letter in letters)],
+            initial_alphabet=letters,
             end_of_word_suffix="</w>",
             show_progress=False,
         ),
     )
     learnt = json.loads(bpe.to_str())["model"]
-    vocabulary = dict(learnt["vocab"])
-    for letter in alphabet:  # any word can be spelt, those no caption ends with a given letter included
-        vocabulary.setdefault(letter + "</w>", len(vocabulary))
     merges = [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in learnt["merges"]]
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=config.length)
+    return CLIPTokenizer(vocab=learnt["vocab"], merges=merges, model_max_length=config.length)
 
 
 def train_text_encoder(
