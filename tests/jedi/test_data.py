@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from jedi.data import BatchPlan, Bucket, DataError, Draw, SetDataset, SetIndex, StepSampler, collate
+from jedi.data import BatchPlan, Bucket, DataError, Draw, SetDataset, SetIndex, SetRecord, StepSampler, collate
 from jedi.images import encode_pixels, to_tensor
 from jedi.latents import LatentCache
 from tests import tiny
@@ -80,6 +80,13 @@ def test_an_epoch_has_each_set_at_most_once_and_drops_another_remainder_each_tim
     again = BatchPlan(index, batch_size=4, seed=0)
     assert again.step(9) == plan.step(9)  # asked out of order: the plan has no state
     assert [BatchPlan(index, 4, seed=1).step(i) for i in range(4)] != [plan.step(i) for i in range(4)]
+
+
+def test_the_order_is_pinned_for_ever():
+    """Runs resume by it: it may not change with a version of anything."""
+    sets = tuple(SetRecord(0, f"k{i}", 3, 8, 8) for i in range(10))
+    plan = BatchPlan(SetIndex((), sets, ""), batch_size=4, seed=0)
+    assert [plan.step(i)[1] for i in range(4)] == [[1, 6, 9, 4], [5, 3, 0, 7], [0, 1, 4, 2], [9, 6, 8, 5]]
 
 
 def positions(sampler) -> list[list[int]]:
