@@ -341,7 +341,7 @@ def make_trainer(config: TrainConfig, data: JointData, stop: StopOnSignal) -> L.
         devices=hardware.devices if not hardware.devices.isdigit() else int(hardware.devices),
         num_nodes=hardware.nodes,
         strategy=hardware.strategy,
-        precision=_precision(hardware),
+        precision=choose_precision(hardware),
         # Lightning's own requeueing saves inside the signal handler, which hangs: StopOnSignal does it.
         plugins=[SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None,
         logger=[make_logger(name, config) for name in config.log.loggers],
@@ -364,11 +364,36 @@ def make_trainer(config: TrainConfig, data: JointData, stop: StopOnSignal) -> L.
     return trainer
 
 
-def _precision(hardware: HardwareConfig) -> str:
+def choose_precision(hardware: HardwareConfig) -> str:
+    """Lightning's name of the precision to train in; see ``HardwareConfig.precision`` for `auto`."""
     if hardware.precision != "auto":
         return hardware.precision
-    on_gpu = hardware.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    if hardware.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    on_cpu = hardware.accelerator == "cpu" or (hardware.accelerator == "auto" and not torch.accelerator.is_available())
+    return "bf16-mixed" if on_cpu and _cpu_computes_in_bf16() else "32-true"
+
+
+def _cpu_computes_in_bf16() -> bool:
+    """Whether the processor has instructions for it, and PyTorch's matrix product uses them.
+
+    The second is asked by a trial: where a build does without, bf16 takes hundreds of times as long as float32. The
+    factor of 4 is far from both cases, so that a busy machine does not change the answer from launch to launch.
+    """
+    capabilities = torch.cpu.get_capabilities()
+    if not (capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")):
+        return False
+    seconds = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        a = torch.ones(256, 256, dtype=dtype)
+        torch.mm(a, a)  # warm-up
+        trials = []
+        for _ in range(5):
+            start = time.perf_counter()
+            torch.mm(a, a)
+            trials.append(time.perf_counter() - start)
+        seconds[dtype] = min(trials)
+    return seconds[torch.bfloat16] < 4 * seconds[torch.float32]
 
 
 def make_logger(name: str, config: TrainConfig) -> Logger:

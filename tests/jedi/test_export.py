@@ -31,7 +31,7 @@ def trained(folder, base, shards, *options):
                 "validation": {"every_steps": 0},
                 "samples": {"every_steps": 0},
                 "log": {"loggers": []},
-                "hardware": {"accelerator": "cpu"},
+                "hardware": {"accelerator": "cpu", "precision": "32-true"},
                 "sampling_defaults": {"num_inference_steps": 7},
             }
         )

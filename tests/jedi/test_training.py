@@ -149,3 +149,36 @@ def test_requeue_names_the_job_or_the_task(tmp_path, monkeypatch, environment, e
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     requeue(environment)
     assert ((tmp_path / "log").read_text() if (tmp_path / "log").exists() else None) == expected
+
+
+@pytest.mark.parametrize(
+    ("asked", "capabilities", "expected"),
+    [
+        ("auto", {"avx512_bf16": False, "amx_bf16": False}, "32-true"),
+        ("auto", {}, "32-true"),
+        ("32-true", {"avx512_bf16": True}, "32-true"),
+        ("bf16-mixed", {}, "bf16-mixed"),
+    ],
+)
+def test_precision_on_a_cpu(asked, capabilities, expected, monkeypatch):
+    from jedi.recipe import HardwareConfig
+    from jedi.training import choose_precision
+
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert choose_precision(HardwareConfig(accelerator="cpu", precision=asked)) == expected
+
+
+@pytest.mark.parametrize(("slowdown", "expected"), [(0.001, "bf16-mixed"), (0.1, "32-true")])
+def test_bf16_is_chosen_on_a_cpu_where_a_trial_is_not_slow(slowdown, expected, monkeypatch):
+    from jedi.recipe import HardwareConfig
+    from jedi.training import choose_precision
+
+    clock = [0.0]
+
+    def mm(a, b):
+        clock[0] += slowdown if a.dtype == torch.bfloat16 else 0.001
+
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
+    monkeypatch.setattr(torch, "mm", mm)
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    assert choose_precision(HardwareConfig(accelerator="cpu")) == expected
