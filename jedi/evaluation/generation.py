@@ -1,0 +1,350 @@
+"""A frozen plan of pictures, and the work of making them: resumable, in parts, the same in any batch.
+
+``plan.json`` stands in the folder first: what is to be made, from which references, by which weights, with which
+settings. A picture is done when ``images/ID.png`` is there: it arrives by a rename. The same command goes on
+where it was stopped; tasks of a Slurm array take a part each, and their number may change between two launches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import itertools
+import json
+import platform
+import re
+import secrets
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+from tqdm import tqdm
+
+from jedi.folders import file_sha256
+from jedi.images import load_image, load_mask
+
+if TYPE_CHECKING:
+    from jedi.pipeline import JediPipeline
+
+Picture = Path | Image.Image
+"""A file, or a picture in memory."""
+
+_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*")
+
+
+class PlanError(ValueError):
+    """A folder that holds another plan, or a plan that makes no sense; the message says what differs."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One picture to be made: ``images/ID.png``.
+
+    Args:
+        id: its name, unique in the plan; ``/`` makes folders.
+        prompts: one prompt. With several the item is a story, sampled as one joint set: ``ID.0.png``, ``ID.1.png``, ...
+        references: pictures of the subject (or subjects); none: plain text-to-image.
+        seed: of the noise, 0 to 2^63 - 1; :func:`seed_of` gives one that depends on the id alone. Picture i of a
+            story has ``seed + i``.
+        reference_prompts: a caption for each reference; ``None``: empty ones.
+        image, mask: a picture to be edited, and what of it is to be made anew (white).
+    """
+
+    id: str
+    prompts: tuple[str, ...]
+    references: tuple[Picture, ...] = ()
+    seed: int = 0
+    reference_prompts: tuple[str, ...] | None = None
+    image: Picture | None = None
+    mask: Picture | None = None
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The names of its pictures, relative to ``images/``."""
+        if len(self.prompts) == 1:
+            return (f"{self.id}.png",)
+        return tuple(f"{self.id}.{i}.png" for i in range(len(self.prompts)))
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How pictures are sampled; the arguments of :class:`jedi.JediPipeline`. ``None``: the model's default."""
+
+    steps: int | None = None
+    guidance: str | None = None
+    guidance_scale: float | None = None
+    reference_scale: float | None = None
+    mode: str | None = None
+
+
+def seed_of(seed: int, name: str) -> int:
+    """The seed of the picture ``name`` in a run with ``seed``: a pure function, so that a smaller run makes some of
+    the larger one's pictures, and no two pictures share their noise."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:6], "big")
+
+
+def image_paths(folder: str | Path, item: Item) -> list[Path]:
+    """Where the item's pictures are, or will be."""
+    return [Path(folder) / "images" / name for name in item.files]
+
+
+def is_done(folder: str | Path, item: Item) -> bool:
+    """Whether all pictures of the item are there; what is there is whole."""
+    return all(path.is_file() for path in image_paths(folder, item))
+
+
+def missing(folder: str | Path, items: Sequence[Item]) -> list[Item]:
+    """The items that are not done yet."""
+    return [item for item in items if not is_done(folder, item)]
+
+
+def generate(
+    pipe: JediPipeline,
+    items: Sequence[Item],
+    folder: str | Path,
+    *,
+    settings: Sampling = Sampling(),  # noqa: B008 (frozen)
+    model: Mapping[str, str] | None = None,
+    batch_size: int = 8,
+    part: tuple[int, int] = (0, 1),
+) -> None:
+    """Makes the pictures of ``items`` that are missing, of part i of n, as ``folder/images/ID.png``.
+
+    References are encoded once for all items in a row that share them (mode `one_way`), so keep such items together.
+    A picture depends on its item, the weights and the settings, not on the batch or the part.
+
+    Args:
+        items: the whole plan, the same in all parts.
+        settings: how pictures are sampled; frozen in the plan as they resolve for this model.
+        model: sha256 of the model's parts as :func:`jedi.loading.load_pipeline` gives them; ``None`` computes them.
+        batch_size: items at once.
+        part: ``(i, n)``: the i-th of n about equal parts, i from 0. Parts may run at the same time.
+
+    Raises:
+        PlanError: the folder holds another plan, or ``items`` make no sense. ValueError: as the pipeline raises.
+    """
+    index, count = part
+    if not 0 <= index < count:
+        raise PlanError(f"part {index} of {count}: parts run from 0 to the number of parts less 1")
+    write_plan(pipe, items, folder, settings=settings, model=model)
+    mine = items[len(items) * index // count : len(items) * (index + 1) // count]
+    todo = missing(folder, mine)
+    if not todo:
+        return
+    _check_versions(Path(folder))
+    options = _options(pipe, settings)
+    pipe.set_progress_bar_config(disable=True)
+    name = "pictures" if count == 1 else f"pictures, part {index} of {count}"
+    with tqdm(total=len(mine), initial=len(mine) - len(todo), desc=name, file=sys.stderr) as bar:
+        for batch, result in _sample(pipe, todo, options, batch_size):
+            for item, pictures in zip(batch, result, strict=True):
+                for path, picture in zip(image_paths(folder, item), pictures, strict=True):
+                    save_whole(picture, path)
+                bar.update()
+
+
+def save_whole(picture: Image.Image, path: Path) -> None:
+    """Saves a PNG that is there whole or not at all, also where two processes write it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        picture.save(temporary, "PNG")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text_whole(text: str, path: Path) -> None:
+    """Writes a text file that is there whole or not at all, also where two processes write it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+# The plan.
+
+
+def write_plan(
+    pipe: JediPipeline,
+    items: Sequence[Item],
+    folder: str | Path,
+    *,
+    settings: Sampling = Sampling(),  # noqa: B008 (frozen)
+    model: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Freezes the plan in ``folder``, or checks that the one that stands there is the same; returns it.
+
+    Raises:
+        PlanError: another plan stands there; the message names the first differences.
+    """
+    from jedi.loading import model_sha256
+
+    _check(items, settings)
+    digests: dict[Path, str] = {}
+    plan = {
+        "format": 1,
+        "model": dict(model or model_sha256(pipe)),
+        "settings": _record_settings(pipe, settings),
+        "items": [_record(item, digests) for item in items],
+        "versions": versions(),
+    }
+    plan = json.loads(json.dumps(plan))  # as it will be read: tuples are lists
+    path = Path(folder) / "plan.json"
+    if not path.exists():
+        if (Path(folder) / "images").is_dir() and any((Path(folder) / "images").iterdir()):
+            raise PlanError(f"{folder} holds images/ but no plan.json; take another folder")
+        write_text_whole(json.dumps(plan, indent=1, ensure_ascii=False) + "\n", path)
+    frozen = read_plan(folder)
+    if found := _differences(frozen, plan):
+        more = f" and {len(found) - 3} more" * (len(found) > 3)
+        raise PlanError(f"{folder} holds another plan ({'; '.join(found[:3])}{more}); take another folder, or remove it")
+    return frozen
+
+
+def read_plan(folder: str | Path) -> dict[str, Any]:
+    """The plan that stands in ``folder``. Raises ``PlanError`` if there is none that can be read."""
+    path = Path(folder) / "plan.json"
+    try:
+        plan = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PlanError(f"{folder} holds no plan.json: no pictures were generated there") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise PlanError(f"{path}: not readable as JSON ({error}); remove the file") from None
+    if not isinstance(plan, dict) or not {"model", "settings", "items", "versions"} <= set(plan):
+        raise PlanError(f"{path}: not a plan of evaluate.py; take another folder")
+    return plan
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the pixels."""
+    import jedi
+
+    libraries = ("torch", "diffusers", "transformers", "numpy", "pillow")
+    found = {name: importlib.metadata.version(name) for name in libraries}
+    return {"jedi": jedi.__version__, "python": platform.python_version(), **found}
+
+
+def _check(items: Sequence[Item], settings: Sampling) -> None:
+    if not items:
+        raise PlanError("the plan has no items: nothing is to be made")
+    seen: set[str] = set()
+    for item in items:
+        if not _ID.fullmatch(item.id):
+            raise PlanError(f"item {item.id!r}: an id is letters, digits, '_', '-' and '.', with '/' between folders")
+        if not item.prompts or isinstance(item.prompts, str):
+            raise PlanError(f"item {item.id}: prompts is {item.prompts!r}; a tuple of one or more is wanted")
+        if clash := seen.intersection(item.files):
+            raise PlanError(f"item {item.id}: two items make the file {clash.pop()}")
+        if not 0 <= item.seed < 2**63:
+            raise PlanError(f"item {item.id}: seed {item.seed} is not in 0 to 2^63 - 1")
+        seen.update(item.files)
+    if settings.steps is not None and settings.steps < 1:
+        raise PlanError(f"steps must be 1 or more, got {settings.steps}")
+
+
+def _options(pipe: JediPipeline, settings: Sampling) -> dict[str, Any]:
+    """Arguments of the pipeline's call."""
+    used = pipe.sampling_settings(
+        settings.steps, settings.guidance, settings.guidance_scale, settings.reference_scale
+    )
+    return {**used, "mode": settings.mode or pipe.config.trained_modes[0]}
+
+
+def _record_settings(pipe: JediPipeline, settings: Sampling) -> dict[str, Any]:
+    # Without what diffusers keeps for itself: a list in an order of chance.
+    scheduler = {key: value for key, value in pipe.scheduler.config.items() if key != "_use_default_values"}
+    place = {"device": pipe.device.type, "dtype": str(pipe.unet.dtype).removeprefix("torch.")}
+    return {**_options(pipe, settings), "scheduler": scheduler, **place}
+
+
+def _record(item: Item, digests: dict[Path, str]) -> dict[str, Any]:
+    """The item as the plan holds it: pictures by their digests, for a folder may move."""
+    record: dict[str, Any] = {"id": item.id, "prompts": item.prompts, "seed": item.seed}
+    record["references"] = [_digest(picture, digests) for picture in item.references]
+    optional = {
+        "reference_prompts": item.reference_prompts,
+        "image": item.image and _digest(item.image, digests),
+        "mask": item.mask and _digest(item.mask, digests),
+    }
+    return record | {key: value for key, value in optional.items() if value is not None}
+
+
+def _digest(picture: Picture, digests: dict[Path, str]) -> dict[str, str]:
+    if isinstance(picture, Image.Image):
+        content = f"{picture.mode} {picture.size}".encode() + picture.tobytes()
+        return {"sha256": hashlib.sha256(content).hexdigest()}
+    if picture not in digests:
+        digests[picture] = file_sha256(picture)
+    return {"file": "/".join(picture.parts[-2:]), "sha256": digests[picture]}
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What differs between two plans, in words; the versions are another matter."""
+    found = []
+    for section in ("model", "settings"):
+        keys = sorted({*old[section], *new[section]})
+        for key in (key for key in keys if old[section].get(key) != new[section].get(key)):
+            was, wanted = (f"{x[section].get(key)}"[:40] for x in (old, new))
+            found.append(f"{section} {key}: it has {was}, wanted is {wanted}")
+    if len(old["items"]) != len(new["items"]):
+        found.append(f"it has {len(old['items'])} items, wanted are {len(new['items'])}")
+    for was, wanted in zip(old["items"], new["items"], strict=False):
+        if was != wanted:
+            keys = [key for key in {**was, **wanted} if was.get(key) != wanted.get(key)]
+            found.append(f"item {wanted['id']}: another {', '.join(keys)}")
+    return found
+
+
+def _check_versions(folder: Path) -> None:
+    """Raises ``PlanError`` where the missing pictures would be made by other versions than those that are there."""
+    frozen, now = read_plan(folder)["versions"], versions()
+    if changed := [f"{key} {frozen.get(key)} -> {now[key]}" for key in now if frozen.get(key) != now[key]]:
+        raise PlanError(
+            f"{folder} was begun with other versions ({', '.join(changed)}); go on with those, or take another folder"
+        )
+
+
+# The work.
+
+
+def _sample(
+    pipe: JediPipeline, items: Sequence[Item], options: dict[str, Any], batch_size: int
+) -> Iterator[tuple[Sequence[Item], list[list[Image.Image]]]]:
+    """Batches of items with their pictures; neighbours that share what is given go together."""
+    import torch
+
+    digests: dict[Path, str] = {}
+    for _, run in itertools.groupby(items, lambda item: _given(item, digests)):
+        group = list(run)
+        first = group[0]
+        given: dict[str, Any] = {}
+        references = [load_image(x) if isinstance(x, Path) else x for x in first.references]
+        if references and options["mode"] == "one_way":
+            given["cache"] = pipe.encode_references(references, first.reference_prompts)
+        elif references:
+            given |= {"references": references, "reference_prompts": first.reference_prompts}
+        if first.image is not None:
+            given["image"] = load_image(first.image) if isinstance(first.image, Path) else first.image
+            given["mask"] = load_mask(first.mask) if isinstance(first.mask, Path) else first.mask
+        joint = len(first.prompts) > 1
+        size = 1 if joint else batch_size
+        for start in range(0, len(group), size):
+            batch = group[start : start + size]
+            prompts = [prompt for item in batch for prompt in item.prompts]
+            seeds = [item.seed + i for item in batch for i in range(len(item.prompts))]
+            generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+            result = iter(pipe(prompts, generator=generators, joint=joint, **given, **options).images)
+            yield batch, [list(itertools.islice(result, len(item.prompts))) for item in batch]
+
+
+def _given(item: Item, digests: dict[Path, str]) -> tuple:
+    """What one call of the pipeline gives once for all its pictures; a story is a call of its own."""
+    pictures = [picture and _digest(picture, digests)["sha256"] for picture in (*item.references, item.image, item.mask)]
+    return pictures, item.reference_prompts, item.id if len(item.prompts) > 1 else None

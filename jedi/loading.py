@@ -1,0 +1,89 @@
+"""A model by its name: a folder, a run of train.py, or a name on the hub. For the front ends.
+
+Every failure is a ``ValueError`` of one line that names the option, ``--model`` or ``--device``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+    from jedi.pipeline import JediPipeline
+
+PARTS = ("unet", "vae", "text_encoder")
+"""The parts of a model that have weights."""
+
+
+def find_model(name: str) -> str:
+    """Where the model is: "folder", "run" (of train.py) or "hub". Raises ``ValueError`` if nowhere."""
+    path = Path(name)
+    if path.is_dir():
+        return "folder" if (path / "model_index.json").is_file() else "run"
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not path.parent.is_dir():
+        return "hub"
+    raise ValueError(f"--model {name}: no such folder (a model, a training run, or OWNER/NAME on the hub)")
+
+
+def find_device(name: str | None) -> str:
+    """``name``, by default a GPU if there is one. Raises ``ValueError`` if it cannot be used here."""
+    import torch
+
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from error
+    return name
+
+
+def load_pipeline(name: str, device: str | None = None, dtype: str = "float32") -> tuple[JediPipeline, dict[str, str]]:
+    """The pipeline on its device, silent, and the sha256 of its parts' weights as they are stored.
+
+    Raises ``ValueError`` for a model or a device that cannot be used.
+    """
+    origin = find_model(name)
+    import diffusers
+    import torch
+    import transformers
+
+    from jedi.pipeline import JediPipeline
+
+    for library in (diffusers, transformers):
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()
+    device = find_device(device)
+    try:
+        if origin == "run":
+            from jedi.export import load_run
+
+            pipe = load_run(name)
+        else:
+            pipe = JediPipeline.from_pretrained(name, use_safetensors=True)
+    except Exception as error:  # a broken or foreign folder fails in many ways, none of them a fault of ours
+        reason = (str(error) or type(error).__name__).strip().splitlines()[0][:300]
+        where = " from the hub (there is no such folder here)" if origin == "hub" else ""
+        raise ValueError(f"--model {name}: cannot be loaded{where}: {reason}") from error
+    # Now: in another dtype the same weights would have another digest.
+    digests = model_sha256(pipe)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.to(device, getattr(torch, dtype)), digests
+
+
+def model_sha256(pipe: JediPipeline) -> dict[str, str]:
+    """The sha256 of the weights of each part of the model, as they are now."""
+    return {name: weights_sha256(getattr(pipe, name)) for name in PARTS}
+
+
+def weights_sha256(part: torch.nn.Module) -> str:
+    """sha256 over the bytes of all tensors of a part of a model, in the order of their names."""
+    import torch
+
+    digest = hashlib.sha256()
+    for _, tensor in sorted(part.state_dict().items()):
+        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
