@@ -106,7 +106,7 @@ def generate(
     items: Sequence[Item],
     folder: str | Path,
     *,
-    settings: Sampling = Sampling(),  # noqa: B008 (frozen)
+    settings: Sampling = Sampling(),
     model: Mapping[str, str] | None = None,
     batch_size: int = 8,
     part: tuple[int, int] = (0, 1),
@@ -176,7 +176,7 @@ def write_plan(
     items: Sequence[Item],
     folder: str | Path,
     *,
-    settings: Sampling = Sampling(),  # noqa: B008 (frozen)
+    settings: Sampling = Sampling(),
     model: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Freezes the plan in ``folder``, or checks that the one that stands there is the same; returns it.
@@ -204,7 +204,7 @@ def write_plan(
     frozen = read_plan(folder)
     if found := _differences(frozen, plan):
         more = f" and {len(found) - 3} more" * (len(found) > 3)
-        raise PlanError(f"{folder} holds another plan ({'; '.join(found[:3])}{more}); take another folder, or remove it")
+        raise PlanError(f"{folder} holds another plan ({'; '.join(found[:3])}{more}): take another folder or remove it")
     return frozen
 
 
@@ -346,5 +346,6 @@ def _sample(
 
 def _given(item: Item, digests: dict[Path, str]) -> tuple:
     """What one call of the pipeline gives once for all its pictures; a story is a call of its own."""
-    pictures = [picture and _digest(picture, digests)["sha256"] for picture in (*item.references, item.image, item.mask)]
+    given = (*item.references, item.image, item.mask)
+    pictures = [picture and _digest(picture, digests)["sha256"] for picture in given]
     return pictures, item.reference_prompts, item.id if len(item.prompts) > 1 else None
