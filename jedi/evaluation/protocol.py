@@ -1,0 +1,283 @@
+"""DreamBench as data: its subjects, prompts, reference pictures and published figures; DreamBench++'s files as well.
+
+DreamBench (Ruiz et al., "DreamBooth", CVPR 2023, arXiv 2208.12242, section 5): 30 subjects, 25 prompts each, 4 pictures
+a prompt. Its folder, ``dataset`` of github.com/google/dreambooth, holds a folder of photographs for each subject and
+``prompts_and_classes.txt``, from which the nouns and prompts are read here: nothing of it is repeated in code.
+Only Python's own library is imported here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from jedi.folders import file_sha256
+
+PROMPTS_FILE = "prompts_and_classes.txt"
+LIVE = ("cat", "dog")
+"""Nouns whose subjects get the prompts for live subjects. The file doesn't say which do; in DreamBench they are these nine."""
+SUBJECTS, PROMPTS, IMAGES = 30, 25, 4
+"""The full protocol: subjects, prompts a subject, pictures a prompt."""
+
+REFERENCES: dict[str, tuple[str, str, str]] = {
+    "backpack": ("02", "00", "05"),
+    "backpack_dog": ("02", "00", "04"),
+    "bear_plushie": ("03", "01", "04"),
+    "berry_bowl": ("02", "00", "04"),
+    "can": ("01", "00", "04"),
+    "candle": ("02", "01", "04"),
+    "cat": ("04", "00", "01"),
+    "cat2": ("02", "00", "03"),
+    "clock": ("03", "04", "05"),
+    "colorful_sneaker": ("01", "02", "03"),
+    "dog": ("02", "00", "04"),
+    "dog2": ("02", "00", "03"),
+    "dog3": ("05", "02", "03"),
+    "dog5": ("00", "02", "04"),
+    "dog6": ("02", "03", "04"),
+    "dog7": ("01", "02", "04"),
+    "dog8": ("04", "01", "03"),
+    "duck_toy": ("01", "00", "02"),
+    "fancy_boot": ("02", "03", "05"),
+    "grey_sloth_plushie": ("04", "01", "02"),
+    "monster_toy": ("04", "01", "03"),
+    "pink_sunglasses": ("04", "01", "03"),
+    "poop_emoji": ("00", "01", "04"),
+    "rc_car": ("03", "00", "01"),
+    "red_cartoon": ("00", "01", "03"),
+    "robot_toy": ("00", "02", "04"),
+    "shiny_sneaker": ("01", "03", "05"),
+    "teapot": ("04", "00", "02"),
+    "vase": ("02", "01", "04"),
+    "wolf_plushie": ("04", "01", "03"),
+}
+"""File stems. The first is the single reference of Kosmos-G (Pan et al., ICLR 2024, arXiv 2310.02992), read from
+``scripts/remove_dreambench_multiimg.sh`` of github.com/xichenpan/Kosmos-G at commit f5c0489; papers that report
+one-reference scores follow it. The other two are ours: nobody has published a list of three. Chosen by eye and fixed:
+the subject whole and large, another view or place than in the first, never a mirrored or shifted copy (cat 03, dog5 03)."""
+
+
+class BenchmarkError(ValueError):
+    """A benchmark's folder that cannot be used; the message names the file and what would be right."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One subject of a benchmark.
+
+    Args:
+        name: its id; letters, digits and ``_``.
+        noun: the class noun, as "stuffed animal".
+        kind: "object" or "live" in DreamBench; the category in DreamBench++.
+        templates: prompts with ``{}`` where identifier and noun go (DreamBench), or whole ones (DreamBench++).
+        images: all its real pictures.
+        references: those that a method is given.
+    """
+
+    name: str
+    noun: str
+    kind: str
+    templates: tuple[str, ...]
+    images: tuple[Path, ...]
+    references: tuple[Path, ...]
+
+    def prompts(self, identifier: str = "") -> tuple[str, ...]:
+        """The prompts with the noun, after ``identifier`` if there is one. CLIP-T is scored without."""
+        words = f"{identifier} {self.noun}".strip()
+        return tuple(template.replace("{}", words) for template in self.templates)
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Subjects, and in ``remarks`` how they differ from the published protocol."""
+
+    name: str
+    subjects: tuple[Subject, ...]
+    references: str
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Published:
+    """A row of figures that others reported. ``None``: not reported.
+
+    Encoders: DINO ViT-S/16, CLIP ViT-B/32. Some average over all real pictures of a subject, some compare with the
+    given reference only, as Kosmos-G's code does; so differences of a few hundredths mean little.
+    """
+
+    method: str
+    references: str
+    dino: float
+    clip_i: float
+    clip_t: float | None
+    source: str
+
+
+_COLLECTED = "as collected by this project; first source not checked"
+_DREAMBOOTH = "DreamBooth, arXiv 2208.12242"
+PUBLISHED = (
+    Published("real images", "", 0.774, 0.885, None, _DREAMBOOTH),
+    Published("JeDi", "1", 0.619, 0.782, 0.304, "as reported by DreamCache, arXiv 2411.17786"),
+    Published("DreamBooth (SD), tuned per subject", "3-5", 0.668, 0.803, 0.305, _DREAMBOOTH),
+    Published("DreamBooth (Imagen), tuned per subject", "3-5", 0.696, 0.812, 0.306, _DREAMBOOTH),
+    Published("Textual Inversion, tuned per subject", "3-5", 0.569, 0.780, 0.255, _DREAMBOOTH),
+    Published("Custom Diffusion, tuned per subject", "3-5", 0.643, 0.790, 0.305, _COLLECTED),
+    Published("BLIP-Diffusion", "1", 0.594, 0.779, 0.300, "BLIP-Diffusion, arXiv 2305.14720"),
+    Published("ELITE", "1", 0.621, 0.771, 0.293, _COLLECTED),
+    Published("IP-Adapter (SD1.5)", "1", 0.667, 0.813, 0.289, _COLLECTED),
+    Published("BootPIG", "3", 0.674, 0.797, 0.311, "BootPIG, arXiv 2401.13974"),
+    Published("UNO (FLUX)", "1", 0.760, 0.835, 0.304, "UNO, arXiv 2504.02160"),
+    Published("OminiControl (FLUX)", "1", 0.684, 0.799, 0.312, "as reported by UNO, arXiv 2504.02160"),
+)
+"""The figures to stand against (the project's METHOD.md holds the same)."""
+
+
+def read_benchmark(folder: str | Path, references: int = 1, lists: str | Path | None = None) -> Benchmark:
+    """DreamBench or DreamBench++, whichever lies in ``folder``.
+
+    Args:
+        references: how many a method is given, 1 or 3: the first of ``REFERENCES``.
+        lists: a JSON file with lists of one's own, ``{"SUBJECT": ["02.jpg", ...]}``, in place of them.
+
+    Raises:
+        BenchmarkError: neither lies there, or a file is missing or makes no sense.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise BenchmarkError(f"--data {folder}: no such folder")
+    for place in (folder, folder / "dataset"):
+        if (place / PROMPTS_FILE).is_file():
+            return _read_dreambench(place, references, None if lists is None else _read_lists(Path(lists)))
+    if (folder / "captions").is_dir() and (folder / "images").is_dir():
+        if references != 1 or lists is not None:
+            raise BenchmarkError(f"{folder} is DreamBench++: it has one picture a subject; --refs 1 and no list fit")
+        return _read_dreambench_plus(folder)
+    raise BenchmarkError(
+        f"--data {folder}: neither DreamBench (a folder for each subject and {PROMPTS_FILE}) nor DreamBench++ "
+        "(folders images and captions)"
+    )
+
+
+def read_prompts(file: Path) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
+    """``prompts_and_classes.txt`` -> noun of each subject; templates, with one ``{}``, of "object" and "live"."""
+    text = _text(file)
+    parts = re.split(r"^(Classes|Prompts|Object Prompts|Live Subject Prompts)\s*$", text, flags=re.M)
+    sections = dict(zip(parts[1::2], parts[2::2], strict=True))
+    for name in ("Classes", "Object Prompts", "Live Subject Prompts"):
+        if name not in sections:
+            raise BenchmarkError(f"{file}: no section {name!r}; wanted is DreamBench's own file")
+    rows = [line.split(",") for line in map(str.strip, sections["Classes"].splitlines()) if line]
+    if any(len(row) != 2 for row in rows) or not rows:
+        raise BenchmarkError(f"{file}: under 'Classes' each line is SUBJECT,NOUN")
+    nouns = {name.strip(): noun.strip() for name, noun in rows if name.strip() != "subject_name"}
+    templates = {}
+    for kind, name in (("object", "Object Prompts"), ("live", "Live Subject Prompts")):
+        found = [match[1] for match in re.findall(r"""(['"])(.*?)\1\s*\.format\(""", sections[name])]
+        if not found or any("{0} {1}" not in template for template in found):
+            raise BenchmarkError(f"{file}: under {name!r} each prompt holds '{{0}} {{1}}' and is followed by .format(...)")
+        templates[kind] = tuple(template.replace("{0} {1}", "{}") for template in found)
+    return nouns, templates
+
+
+def _read_dreambench(folder: Path, references: int, lists: Mapping[str, list[str]] | None) -> Benchmark:
+    from jedi.images import SUFFIXES
+
+    nouns, templates = read_prompts(folder / PROMPTS_FILE)
+    if lists is not None and (unknown := sorted(set(lists) - set(nouns))):
+        raise BenchmarkError(f"the list of references names {unknown[0]!r}, which {folder / PROMPTS_FILE} does not")
+    subjects, remarks, unlisted = [], [], []
+    for name, noun in sorted(nouns.items()):
+        if not re.fullmatch(r"\w+", name):
+            raise BenchmarkError(f"{folder / PROMPTS_FILE}: subject {name!r}: letters, digits and '_' are wanted")
+        if not (folder / name).is_dir():
+            raise BenchmarkError(f"{folder / name}: no such folder, but {PROMPTS_FILE} names the subject")
+        images = tuple(sorted(x for x in (folder / name).iterdir() if x.suffix.lower() in SUFFIXES and x.name[0] != "."))
+        if len(images) < references:
+            raise BenchmarkError(f"{folder / name}: {len(images)} pictures; {references} references are wanted")
+        if lists is not None:
+            if name not in lists:
+                raise BenchmarkError(f"the list of references has none for the subject {name!r}")
+            chosen = [_find(images, wanted, folder / name) for wanted in lists[name]]
+        elif name in REFERENCES:
+            chosen = [_find(images, stem, folder / name) for stem in REFERENCES[name][:references]]
+        else:
+            chosen = list(images[:references])
+            unlisted.append(name)
+        kind = "live" if noun in LIVE else "object"
+        subjects.append(Subject(name, noun, kind, templates[kind], images, tuple(chosen)))
+    if unlisted:
+        remarks.append(f"{len(unlisted)} subjects are not DreamBench's: their first pictures are the references")
+    if set(nouns) != set(REFERENCES):
+        remarks.append(f"{len(nouns)} subjects in the folder, which are not DreamBench's {SUBJECTS}")
+    if any(len(subject.templates) != PROMPTS for subject in subjects):
+        counts = " and ".join(str(len(x)) for x in templates.values())
+        remarks.append(f"{counts} prompts a subject in the folder, not {PROMPTS}")
+    if lists is not None:
+        named = "a list of references of one's own"
+        remarks.append("references by a list of one's own")
+    elif references == 1:
+        named = "1 reference, Kosmos-G's list"
+    else:
+        named = f"{references} references: Kosmos-G's and {references - 1} of our own fixed list"
+    return Benchmark("DreamBench", tuple(subjects), named, tuple(remarks))
+
+
+def _read_dreambench_plus(folder: Path) -> Benchmark:
+    """DreamBench++ (Peng et al., ICLR 2025, arXiv 2406.16855): ``images/CATEGORY/NN.jpg`` and ``captions/CATEGORY/NN.txt``
+    (CATEGORY as ``live_subject/animal``), whose first line is the noun and each other line a whole prompt."""
+    from jedi.images import SUFFIXES
+
+    subjects = []
+    for file in sorted((folder / "captions").rglob("*.txt")):
+        place = file.relative_to(folder / "captions").with_suffix("")
+        lines = [line.strip() for line in _text(file).splitlines() if line.strip()]
+        if len(lines) < 2:
+            raise BenchmarkError(f"{file}: wanted are the subject's noun and then its prompts, a line each")
+        images = [x for x in sorted((folder / "images" / place.parent).glob(f"{place.name}.*")) if x.suffix.lower() in SUFFIXES]
+        if len(images) != 1:
+            raise BenchmarkError(f"{file}: {len(images)} pictures images/{place}.*, wanted is one")
+        name = re.sub(r"\W+", "_", place.as_posix())
+        kind = " ".join(place.parts[:-1]).replace("_", " ") or "subject"
+        subjects.append(Subject(name, lines[0], kind, tuple(lines[1:]), tuple(images), tuple(images)))
+    if not subjects:
+        raise BenchmarkError(f"{folder / 'captions'}: no .txt file; DreamBench++ has one for each picture")
+    remarks = [] if len(subjects) == 150 else [f"{len(subjects)} subjects in the folder, not DreamBench++'s 150"]
+    if any(len(subject.templates) != 9 for subject in subjects):
+        remarks.append("not all subjects have 9 prompts")
+    return Benchmark("DreamBench++", tuple(subjects), "1 reference, the subject's only picture", tuple(remarks))
+
+
+def _find(images: tuple[Path, ...], wanted: str, folder: Path) -> Path:
+    """The picture of that file name or stem."""
+    for image in images:
+        if wanted in (image.name, image.stem):
+            return image
+    raise BenchmarkError(f"{folder}: no picture {wanted!r}, which the list of references names")
+
+
+def _read_lists(file: Path) -> dict[str, list[str]]:
+    try:
+        lists = json.loads(_text(file))
+    except json.JSONDecodeError as error:
+        raise BenchmarkError(f"{file}: not readable as JSON ({error})") from None
+    right = isinstance(lists, dict) and all(
+        isinstance(names, list) and names and all(isinstance(name, str) for name in names) for names in lists.values()
+    )
+    if not right:
+        raise BenchmarkError(f'{file}: wanted is {{"SUBJECT": ["02.jpg", ...], ...}}')
+    return lists
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise BenchmarkError(f"{file}: not a text file in UTF-8") from None
+
+
+def fingerprint(subject: Subject) -> dict[str, str]:
+    """sha256 of each real picture of the subject, by its file name."""
+    return {image.name: file_sha256(image) for image in subject.images}
