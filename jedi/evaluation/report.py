@@ -7,8 +7,6 @@ figures. ``text_table`` prints a table in a terminal. Neither torch nor a browse
 
 from __future__ import annotations
 
-import base64
-import io
 import itertools
 import json
 import math
@@ -22,19 +20,8 @@ from typing import Any
 from PIL import Image
 
 from jedi.folders import ResultFolder
-from jedi.images import load_image, to_rgb
 
-TEMPLATE = "report.html"
-SMALL = 128
-"""Pictures up to this many pixels a side stay as they are (PNG) and are shown enlarged, pixel by pixel."""
-TILE = 160
-"""About as wide as a picture is shown, in CSS pixels."""
-LARGEST = 384
-"""Larger pictures are shrunk to this many pixels a side (WebP): sharp on a dense screen, in a file that opens."""
-PLOT = (480, 320)
-"""Width and height of a curve's drawing, in its own units: on a phone they shrink, and its words must stay readable."""
-_MARGINS = (54, 14, 34, 42)  # left, right, top, bottom
-_ARROWS = {"higher": "\u2191", "lower": "\u2193"}
+ARROWS = {"higher": "\u2191", "lower": "\u2193"}
 _TURNS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
@@ -172,6 +159,8 @@ def write_report(report: Report, folder: str | Path, name: str = "report") -> Pa
     """
     if not name or Path(name).name != name:
         raise ReportError(f"name must be a plain file name without an ending, got {name!r}")
+    from jedi.evaluation.page import render  # jinja2 is not needed to print a table
+
     check_report(report)
     html, folder = render(report), Path(folder)
     files = [f"{name}.html", f"{name}.json"]
@@ -185,20 +174,20 @@ def write_report(report: Report, folder: str | Path, name: str = "report") -> Pa
 def text_table(table: Table) -> str:
     """The table for a terminal: aligned columns, intervals in brackets, "-" for what was not measured."""
     check_section(table)
-    lines = [["", *(f"{x} {_ARROWS.get(table.better.get(x), '')}" for x in table.columns)]]
+    lines = [["", *(f"{x} {ARROWS.get(table.better.get(x), '')}" for x in table.columns)]]
     for label, cells in table.rows:
-        lines.append([label, *(" ".join(_words(table, x, _cell(cells.get(x)))) for x in table.columns)])
+        lines.append([label, *(" ".join(words(table, x, as_cell(cells.get(x)))) for x in table.columns)])
     lines = [[_one_line(word) for word in line] for line in lines]
-    widths = [max(map(_terminal_width, column)) for column in zip(*lines, strict=True)]
+    widths = [max(map(terminal_width, column)) for column in zip(*lines, strict=True)]
     rule = "-" * (sum(widths) + 2 * len(widths) - 2)
-    headings = _headings(table)
+    starts = headings(table)
     text = [_one_line(table.title)]
     for i, line in enumerate(lines):
-        if i - 1 in headings:
-            text.append(f"-- {_one_line(headings[i - 1])} ".ljust(len(rule), "-"))
+        if i - 1 in starts:
+            text.append(f"-- {_one_line(starts[i - 1])} ".ljust(len(rule), "-"))
         elif i == 1:
             text.append(rule)
-        blanks = [" " * (width - _terminal_width(word)) for word, width in zip(line, widths, strict=True)]
+        blanks = [" " * (width - terminal_width(word)) for word, width in zip(line, widths, strict=True)]
         figures = [blank + word for blank, word in zip(blanks[1:], line[1:], strict=True)]
         text.append("  ".join([line[0] + blanks[0], *figures]).rstrip())
     return "\n".join([*text, *printable(table.note).splitlines()])
@@ -227,7 +216,7 @@ def to_json(report: Report, folder: Path) -> dict[str, Any]:
         if isinstance(x, Gallery):
             rows = [[picture(p) for p in row] for row in x.rows]
             return {**common, "columns": list(x.columns), "labels": list(x.labels), "rows": rows}
-        rows = [(label, [(column, _cell(cells.get(column))) for column in x.columns]) for label, cells in x.rows]
+        rows = [(label, [(column, as_cell(cells.get(column))) for column in x.columns]) for label, cells in x.rows]
         return {
             **common,
             "columns": list(x.columns),
@@ -302,7 +291,7 @@ def _check_table(table: Table, where: str) -> None:
     for name in ("better", "formats"):
         if unknown := [x for x in getattr(table, name) if x not in columns]:
             raise ReportError(f"{where}: {name} names {unknown[0]!r}; its columns are {', '.join(columns)}")
-    if wrong := [x for x in table.better.values() if x not in _ARROWS]:
+    if wrong := [x for x in table.better.values() if x not in ARROWS]:
         raise ReportError(f"{where}: better must be 'higher' or 'lower', got {wrong[0]!r}")
     for label, cells in table.rows:
         _check_word(label, f"{where}: a row's label")
@@ -310,7 +299,7 @@ def _check_table(table: Table, where: str) -> None:
             raise ReportError(f"{where}, row {label!r}: no column {unknown[0]!r}; there are {', '.join(columns)}")
         for column in columns:
             try:
-                _words(table, column, _cell(cells.get(column)))
+                words(table, column, as_cell(cells.get(column)))
             except ValueError as error:
                 raise ReportError(f"{where}, row {label!r}, column {column!r}: {error}") from error
     counts = [count for _, count in table.groups]
@@ -380,11 +369,11 @@ def _check_interval(value: Any, low: Any, high: Any, what: str) -> None:
 # ---- words and figures of a table
 
 
-def _cell(value: Cell | float | str | None) -> Cell:
+def as_cell(value: Cell | float | str | None) -> Cell:
     return value if isinstance(value, Cell) else Cell(value)
 
 
-def _words(table: Table, column: str, cell: Cell) -> tuple[str, ...]:
+def words(table: Table, column: str, cell: Cell) -> tuple[str, ...]:
     """The value and, if there is one, the interval, as they are printed."""
     if cell.value is None or isinstance(cell.value, str):
         return (cell.value or "-",)
@@ -393,7 +382,7 @@ def _words(table: Table, column: str, cell: Cell) -> tuple[str, ...]:
     return (value,) if cell.low is None else (value, f"[{format(cell.low, form)}, {format(cell.high, form)}]")
 
 
-def _headings(table: Table) -> dict[int, str]:
+def headings(table: Table) -> dict[int, str]:
     """Index of a group's first row -> the group's heading."""
     starts = itertools.accumulate((count for _, count in table.groups), initial=0)
     return {start: title for start, (title, _) in zip(starts, table.groups, strict=False)}
@@ -403,198 +392,6 @@ def _one_line(text: str) -> str:
     return " ".join(printable(text).split())
 
 
-def _terminal_width(text: str) -> int:
+def terminal_width(text: str) -> int:
     """Columns that a text takes: wide characters two, combining ones none."""
-    return sum(
-        0 if unicodedata.combining(x) else 2 if unicodedata.east_asian_width(x) in "WF" else 1 for x in text
-    )
-
-
-# ---- the page
-
-
-def render(report: Report) -> str:
-    """The page as one string of HTML; every word of the report is escaped by jinja2."""
-    import jinja2  # not needed to print a table
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        finalize=lambda x: printable(x) if type(x) is str else x,  # not Markup: that is escaped already
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    views = [_view(section) for section in report.sections]
-    return environment.get_template(TEMPLATE).render(report=report, sections=views)
-
-
-def _view(section: Section) -> dict[str, Any]:
-    """What the template needs to know of a section."""
-    views = {Table: _table_view, Curve: _curve_view, Gallery: _gallery_view, Text: _text_view}
-    return {"kind": type(section).__name__.lower(), "title": section.title, **views[type(section)](section)}
-
-
-def _text_view(text: Text) -> dict[str, Any]:
-    return {"note": "", "paragraphs": [x.strip() for x in text.body.split("\n\n") if x.strip()]}
-
-
-def _table_view(table: Table) -> dict[str, Any]:
-    cells = [{x: _cell(row.get(x)) for x in table.columns} for _, row in table.rows]
-    scales = {x: _scale([row[x] for row in cells]) for x in table.columns}
-    first = table.groups[0][1] if table.groups else len(cells)
-    best = {x: _best([row[x] for row in cells[:first]], better) for x, better in table.better.items()}
-    rows = []
-    for (label, _), row in zip(table.rows, cells, strict=True):
-        views = []
-        for column, cell in row.items():
-            value, *interval = _words(table, column, cell)
-            views.append(
-                {
-                    "value": value,
-                    "interval": "".join(interval),
-                    "whisker": scales[column] and _whisker(cell, *scales[column]),
-                    "best": cell.value is not None and cell.value == best.get(column),
-                    "kind": "none" if cell.value is None else "word" if isinstance(cell.value, str) else "number",
-                }
-            )
-        rows.append({"label": label, "cells": views})
-    return {
-        "note": table.note,
-        "heads": [(x, _ARROWS.get(table.better.get(x, ""), "")) for x in table.columns],
-        "rows": rows,
-        "headings": _headings(table),
-        "whiskers": any(scales.values()),
-        "bold": any(x is not None for x in best.values()) and first > 1,
-    }
-
-
-def _scale(cells: Sequence[Cell]) -> tuple[float, float] | None:
-    """The range that a column's whiskers share; ``None`` where no cell has an interval."""
-    if all(cell.low is None for cell in cells):
-        return None
-    numbers = [x for cell in cells for x in (cell.value, cell.low, cell.high) if isinstance(x, (int, float))]
-    return min(numbers), max(numbers)
-
-
-def _best(cells: Sequence[Cell], better: str) -> float | None:
-    """The best figure of several; one alone is not called best."""
-    numbers = [cell.value for cell in cells if isinstance(cell.value, (int, float))]
-    return None if len(numbers) < 2 else max(numbers) if better == "higher" else min(numbers)
-
-
-def _whisker(cell: Cell, least: float, most: float) -> dict[str, float] | None:
-    """Places of value, low and high between 4 and 96."""
-    if not isinstance(cell.value, (int, float)):
-        return None
-    ends = {"x": cell.value, "low": cell.low, "high": cell.high}
-    span = most - least
-    return {k: round(4 + 92 * ((v - least) / span if span else 0.5), 2) for k, v in ends.items() if v is not None}
-
-
-def _gallery_view(gallery: Gallery) -> dict[str, Any]:
-    labels = gallery.labels or [""] * len(gallery.rows)
-    rows = [
-        {"label": label, "pictures": [x and _picture_view(x, gallery, label, i) for i, x in enumerate(row)]}
-        for label, row in zip(labels, gallery.rows, strict=True)
-    ]
-    return {"note": gallery.note, "columns": list(gallery.columns), "rows": rows}
-
-
-def _picture_view(picture: Picture, gallery: Gallery, label: str, place: int) -> dict[str, Any]:
-    image = picture.image if isinstance(picture.image, Image.Image) else load_image(picture.image)
-    image = to_rgb(image)
-    column = gallery.columns[place] if gallery.columns else ""
-    said = [x for x in (label, column, picture.caption) if x.strip()] or [gallery.title, f"picture {place + 1}"]
-    longest = max(image.size)
-    small = longest <= SMALL
-    if longest > LARGEST:
-        size = tuple(max(1, round(x * LARGEST / longest)) for x in image.size)
-        image = image.resize(size, Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, **({"format": "PNG", "optimize": True} if small else {"format": "WEBP", "quality": 90}))
-    zoom = max(1, round(TILE / longest)) if small else TILE / max(image.size)  # pixels stay square and whole
-    return {
-        "source": f"data:image/{'png' if small else 'webp'};base64,{base64.b64encode(buffer.getvalue()).decode()}",
-        "width": max(1, round(image.width * zoom)),
-        "height": max(1, round(image.height * zoom)),
-        "small": small,
-        "alt": ", ".join((["reference"] if picture.reference else []) + said),
-        "caption": picture.caption,
-        "reference": picture.reference,
-        "scores": [(k, v if isinstance(v, str) else format(v, ".3f")) for k, v in picture.scores.items()],
-    }
-
-
-def _curve_view(curve: Curve) -> dict[str, Any]:
-    points = [p for series in curve.series for p in series.points]
-    xs, ys = [p.x for p in points], [v for p in points for v in (p.y, p.low, p.high) if v is not None]
-    width, height = PLOT
-    left, right, top, bottom = _MARGINS
-    (x0, x1), (y0, y1) = _padded(xs), _padded(ys)
-    to_x = lambda v: round(left + (v - x0) / (x1 - x0) * (width - left - right), 2)
-    to_y = lambda v: round(height - bottom - (v - y0) / (y1 - y0) * (height - top - bottom), 2)
-    marks = []
-    for i, series in enumerate(curve.series):
-        for p in series.points:
-            label = p.label or (series.name if len(series.points) == 1 else "")
-            ends = None if p.low is None else (to_y(p.low), to_y(p.high))
-            name = f"{series.name}{f', {p.label}' if p.label else ''}: {p.x:.4g}, {p.y:.4g}"
-            marks.append({"series": i, "x": to_x(p.x), "y": to_y(p.y), "ends": ends, "label": label, "name": name})
-    _place_labels(marks)
-    lines = [" ".join(f"{m['x']},{m['y']}" for m in marks if m["series"] == i) for i in range(len(curve.series))]
-    return {
-        "note": curve.note,
-        "size": PLOT,
-        "frame": {"left": left, "right": width - right, "top": top, "bottom": height - bottom},
-        "x_ticks": [(to_x(v), text) for v, text in _ticks(x0, x1)],
-        "y_ticks": [(to_y(v), text) for v, text in _ticks(y0, y1)],
-        "x_label": curve.x_label,
-        "y_label": curve.y_label,
-        "names": [series.name for series in curve.series],
-        "lines": lines,
-        "marks": marks,
-        "series": curve.series,
-        "labels": any(p.label for p in points),
-        "intervals": any(p.low is not None for p in points),
-    }
-
-
-def _padded(values: Sequence[float]) -> tuple[float, float]:
-    """A range with some room on both sides, also around a single value."""
-    least, most = min(values), max(values)
-    room = 0.07 * (most - least) or 0.1 * abs(least) or 1.0
-    return least - room, most + room
-
-
-def _ticks(least: float, most: float, wanted: int = 5) -> list[tuple[float, str]]:
-    """Round figures (steps of 1, 2 or 5 times a power of ten) between two ends, with their words."""
-    power = 10.0 ** math.floor(math.log10((most - least) / wanted))
-    step = next(x * power for x in (1, 2, 5, 10) if x * power * wanted >= (most - least) * 0.999)
-    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
-    first, last = math.ceil(least / step - 1e-9), math.floor(most / step + 1e-9)
-    form = f".{decimals}f" if decimals < 6 and abs(most) < 1e6 else ".4g"
-    return [(i * step, format(i * step + 0.0, form)) for i in range(first, last + 1)]
-
-
-def _place_labels(marks: list[dict[str, Any]]) -> None:
-    """Gives each labelled mark a place for its words: the first of eight around it that covers nothing else."""
-    left, right, top, bottom = _MARGINS
-    frame = (left, 0, PLOT[0], PLOT[1] - bottom)
-    taken = [(m["x"] - 4, m["y"] - 4, m["x"] + 4, m["y"] + 4) for m in marks]
-    for mark in marks:
-        if not mark["label"]:
-            continue
-        wide, high, x, y = 6.6 * _terminal_width(mark["label"]), 12, mark["x"], mark["y"]
-        corners = [(x + 7, y - 15), (x + 7, y + 3), (x - 7 - wide, y - 15), (x - 7 - wide, y + 3)]
-        corners += [(x + 8, y - 6), (x - 8 - wide, y - 6), (x - wide / 2, y - 20), (x - wide / 2, y + 8)]
-        boxes = [(a, b, a + wide, b + high) for a, b in corners]
-        inside = [box for box in boxes if frame[0] <= box[0] and box[2] <= frame[2] and box[1] >= frame[1]]
-        free = [box for box in inside if not any(_overlap(box, other) for other in taken)]
-        box = (free or inside or boxes)[0]
-        taken.append(box)
-        mark["words"] = (round(box[0], 2), round(box[3] - 2, 2))
-
-
-def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+    return sum(0 if unicodedata.combining(x) else 2 if unicodedata.east_asian_width(x) in "WF" else 1 for x in text)
