@@ -17,14 +17,15 @@ PLACES = ("middle", "left", "right", "top", "bottom")
 VARIABLE = ("background", "pose", "size", "place", "companion", "accessory")
 # The settings that change no byte of the data: another value goes on in the same folder.
 FREE_KEYS = ("out", "workers", "contact_sheet_rows")
-GENERATION = 3  # raised whenever the same settings begin to give other bytes, so that no folder mixes both
+GENERATION = 4  # raised whenever the same settings begin to give other bytes, so that no folder mixes both
 
 
 @dataclass
 class EmojiConfig:
     """Scenes of the `emoji` source. Lists are drawn from evenly (repeat a word to see it more often). Sizes
     are the longer side of the dressed subject as a fraction of the picture's side. `vary` names what may
-    differ between the images of a set; all else is drawn once for the set."""
+    differ between the images of a set; all else is drawn once for the set. `mixture` makes several kinds of
+    sets in one go: each part says its share and what it sets otherwise than the rest of this section."""
 
     classes: list[str] = field(default_factory=lambda: list(CLASSES))
     recolourings: int = 8  # 1 keeps the drawing's own colours only
@@ -36,6 +37,8 @@ class EmojiConfig:
     small: list[float] = field(default_factory=lambda: [0.35, 0.45])
     medium: list[float] = field(default_factory=lambda: [0.5, 0.62])
     large: list[float] = field(default_factory=lambda: [0.68, 0.9])
+    subjects: list[int] = field(default_factory=lambda: [1])  # in a set, 1 to 3, of different classes
+    together: list[float] = field(default_factory=lambda: [0.4, 0.5])  # size of two in one picture; three are smaller
     places: list[str] = field(default_factory=lambda: list(PLACES))
     jitter: float = 0.04  # random shift of the centre, as a fraction of the picture's side
     companions: list[str] = field(default_factory=lambda: list(COMPANIONS))
@@ -46,6 +49,7 @@ class EmojiConfig:
     name_probability: float = 0.4  # of saying "a fox", not "an animal"; at most half of a set's captions do
     mention_probability: float = 0.5  # of saying pose, size, place; companions, accessories are said with 0.9
     min_visible: float = 0.5  # a set with an image that shows less of its subject is dropped, and counted
+    mixture: list[dict[str, Any]] = field(default_factory=list)  # [{share: 2, vary: [background]}, {subjects: [2]}]
 
     def __post_init__(self) -> None:
         for key, known in (
@@ -63,8 +67,10 @@ class EmojiConfig:
                 raise ConfigError(f"emoji.{key}: unknown {unknown[0]!r}; known are {', '.join(known)}")
             if not values and key in ("classes", "poses", "sizes", "places"):
                 raise ConfigError(f"emoji.{key} is empty: name at least one of {', '.join(known)}")
-        for key in SIZES:
+        for key in (*SIZES, "together"):
             _check_range(f"emoji.{key}", getattr(self, key), 0.05, 1.0)
+        if not self.subjects or not all(count in (1, 2, 3) for count in self.subjects):
+            raise ConfigError(f"emoji.subjects is {self.subjects}; expected numbers from 1 to 3")
         _check_range("emoji.tilt", self.tilt, 0.0, 90.0)
         for kind, choices in (("companion", self.companions), ("accessory", self.accessories)):
             if getattr(self, f"{kind}_probability") > 0 and not choices:

@@ -45,7 +45,7 @@ def write_references(out: str | Path, resolution: int = 256) -> list[Path]:
     for folder, (code_point, number) in SUBJECTS.items():
         if not is_held_out(code_point):
             raise ValueError(f"{folder} ({code_point}) is a training subject; references must be held out")
-        made = source.draw_set(drawings[code_point], number, random.Random(f"{_SEED}/{folder}"))
+        made = source.draw_set([(drawings[code_point], number)], random.Random(f"{_SEED}/{folder}"))
         (out / folder).mkdir(parents=True, exist_ok=True)
         for i, image in enumerate(made.images):
             written.append(out / folder / f"{i}.png")

@@ -115,6 +115,7 @@ def _members(key: str, subject_set: SubjectSet, source: str, seed: int) -> Itera
         "source": source,
         "seed": seed,
         "licence": subject_set.licence,
+        **({"references": subject_set.references} if subject_set.references else {}),
     }
     yield "json", json.dumps(description, ensure_ascii=False).encode()
     for i, (image, mask) in enumerate(zip(subject_set.images, subject_set.masks, strict=True)):

@@ -275,8 +275,10 @@ class SetDataset(Dataset):
             draw, order = Draw(0, draw, draw, self.index.sets[draw].n), range(self.index.sets[draw].n)
         else:
             generator = keyed_generator(self.seed, "members", draw.position)
-            order = torch.randperm(self.index.sets[draw.index].n, generator=generator).tolist()[: draw.n]
+            order = torch.randperm(self.index.sets[draw.index].n, generator=generator).tolist()
         record = self.record(draw.index)
+        # A set of several subjects names the members that show one each: these are references before any other.
+        order = sorted(order, key=lambda i: i not in record.get("references", ()))[: draw.n]
         captions = [record["captions"][i] for i in order]
         latents = images = None
         if self.latents is not None:

@@ -8,7 +8,7 @@ its module under `extensions:` in the configuration.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from PIL import Image
@@ -21,7 +21,10 @@ SPLITS = ("train", "heldout")
 @dataclass(frozen=True)
 class SubjectSet:
     """n pictures of one subject: `images` RGB, `masks` L of the same sizes (255 = visible subject) or None,
-    with one caption and one dict of attributes each. `subject` holds at least id, name and class."""
+    with one caption and one dict of attributes each. `subject` holds at least id, name and class.
+
+    In a set of several subjects (`subject["subjects"]`: each of them) `references` names the members that are
+    to be the first references: they show one subject each, the others show several together."""
 
     subject: dict[str, Any]
     captions: list[str]
@@ -29,6 +32,7 @@ class SubjectSet:
     masks: list[Image.Image | None]
     attributes: list[dict[str, Any]]
     licence: str
+    references: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

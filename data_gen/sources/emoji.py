@@ -1,19 +1,21 @@
 """The embedded world: OpenMoji drawings in procedural scenes, with exact captions, masks and attributes.
 
 A *subject* is a drawing with its own recolouring, so the class (and the name) never tell its colours: they
-must come from the references. Each set is a pure function of (configuration, split, index).
+must come from the references. A set of several subjects shows each alone first, then all of them together.
+Each set is a pure function of (configuration, split, index).
 """
 
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageChops, ImageOps
 
-from data_gen.config import DataConfig
+from data_gen.config import DataConfig, EmojiConfig
 from data_gen.sources import SOURCES, SPLITS, Dropped, SubjectSet
 from data_gen.sources.backgrounds import BACKGROUNDS, background
 from data_gen.sources.drawings import (
@@ -29,7 +31,7 @@ from data_gen.sources.drawings import (
     recolour,
     sprite,
 )
-from data_gen.sources.wording import NOUNS, caption
+from data_gen.sources.wording import NOUNS, caption, caption_together
 from jedi.config import ConfigError
 
 _PLACE_DIRECTIONS = {"middle": (0, 0), "left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1)}
@@ -37,6 +39,8 @@ _ANGLES = {"tilted left": 1, "tilted right": -1}  # of a drawn tilt; the other p
 _TURNS = {"lying": 90.0, "upside down": 180.0}
 _NOTICEABLE = 0.1  # shift of the centre (fraction of the side) from which a caption may speak of a place
 _HAT, _EYES, _NECK = 0.1, 0.34, 0.72  # heights on a subject (0 = top) at which accessories sit
+_THREE = 0.58  # size of three subjects beside one another, as a share of that of two
+_ROWS = {2: ("left", "right"), 3: ("left", "middle", "right")}  # where subjects stand together
 
 
 @dataclass(frozen=True)
@@ -59,11 +63,26 @@ class Scene:
 
 
 @dataclass(frozen=True)
+class Figure:
+    """Where a subject came to stand in a picture."""
+
+    mask: Image.Image  # L, 255 = visible
+    centre: tuple[float, float]  # of the dressed subject, as fractions of the picture's side
+    visible: float  # visible part, [0, 1]
+
+
+@dataclass(frozen=True)
 class Picture:
     image: Image.Image  # RGB
-    mask: Image.Image  # L, 255 = visible subject
-    centre: tuple[float, float]  # of the dressed subject, as fractions of the picture's side
-    visible: float  # visible part of the subject, [0, 1]
+    figures: tuple[Figure, ...]  # in the order of the subjects given
+
+    @property
+    def mask(self) -> Image.Image:
+        """L, 255 = visible part of a subject."""
+        mask = self.figures[0].mask
+        for figure in self.figures[1:]:
+            mask = ImageChops.lighter(mask, figure.mask)
+        return mask
 
 
 @SOURCES.register("emoji")
@@ -72,63 +91,116 @@ class EmojiSource:
     unknown background."""
 
     def __init__(self, config: DataConfig) -> None:
-        self.config, self.scenes = config, config.emoji
-        self.backgrounds = list(self.scenes.backgrounds) or list(BACKGROUNDS)
-        try:
-            for name in self.backgrounds:
-                BACKGROUNDS.get(name)
-        except ValueError as error:
-            raise ConfigError(f"emoji.backgrounds: {error}") from None
-        drawings = [drawing for drawing in catalogue() if drawing.kind in self.scenes.classes]
-        self.subjects = {split: self._subjects(drawings, split) for split in SPLITS}
-        for split, wanted in (("train", config.sets), ("heldout", config.heldout_sets)):
-            if wanted and not self.subjects[split]:
+        self.config = config
+        self.worlds = [replace(config.emoji, mixture=[], **part) for part in _parts(config.emoji)]
+        self.shares = [float(part.get("share", 1)) for part in config.emoji.mixture] or [1.0]
+        self.subjects = {split: [self._subjects(world, split) for world in self.worlds] for split in SPLITS}
+        for world, *subjects in zip(self.worlds, *self.subjects.values(), strict=True):
+            try:
+                for name in world.backgrounds:
+                    BACKGROUNDS.get(name)
+            except ValueError as error:
+                raise ConfigError(f"emoji.backgrounds: {error}") from None
+            for split, wanted, chosen in zip(SPLITS, (config.sets, config.heldout_sets), subjects, strict=True):
+                if wanted and not chosen:
+                    raise ConfigError(f"emoji.classes={world.classes} leaves no {split} subject; add a class")
+            if max(world.subjects) >= config.images_per_set:
                 raise ConfigError(
-                    f"emoji.classes={self.scenes.classes} leaves no {split} subject; add a class"
+                    f"emoji.subjects={world.subjects} wants images_per_set={max(world.subjects) + 1} or more: "
+                    "a picture of each subject alone, and one of all together"
                 )
+            if max(world.subjects) > len(world.classes):
+                raise ConfigError(f"emoji.subjects={world.subjects} wants as many classes, got {world.classes}")
 
-    def _subjects(self, drawings: list[Drawing], split: str) -> list[tuple[Drawing, int]]:
-        chosen = [drawing for drawing in drawings if is_held_out(drawing.code_point) == (split == "heldout")]
-        subjects = [(drawing, number) for drawing in chosen for number in range(self.scenes.recolourings)]
+    def _subjects(self, world: EmojiConfig, split: str) -> list[tuple[Drawing, int]]:
+        chosen = [
+            drawing
+            for drawing in catalogue()
+            if drawing.kind in world.classes and is_held_out(drawing.code_point) == (split == "heldout")
+        ]
+        subjects = [(drawing, number) for drawing in chosen for number in range(world.recolourings)]
         random.Random(f"{self.config.seed}/{split}/subjects").shuffle(subjects)
         return subjects
 
     def make(self, split: str, index: int) -> SubjectSet | Dropped:
-        drawing, number = self.subjects[split][index % len(self.subjects[split])]
-        return self.draw_set(drawing, number, random.Random(f"{self.config.seed}/{split}/{index}"))
+        chance = random.Random(f"{self.config.seed}/{split}/{index}")
+        number = chance.choices(range(len(self.worlds)), self.shares)[0] if len(self.worlds) > 1 else 0
+        world, known = self.worlds[number], self.subjects[split][number]
+        chosen = [known[index % len(known)]]
+        count = chance.choice(world.subjects) if len(set(world.subjects)) > 1 else world.subjects[0]
+        while len(chosen) < count:  # of another class: captions must tell subjects apart
+            other = chance.choice(known)
+            if other[0].kind not in {drawing.kind for drawing, _ in chosen}:
+                chosen.append(other)
+        return self.draw_set(chosen, chance, world)
 
-    def draw_set(self, drawing: Drawing, number: int, chance: random.Random) -> SubjectSet | Dropped:
-        """A set of the drawing in recolouring `number` (0 = its own colours)."""
-        turn = number / self.scenes.recolourings
-        figure = recolour(sprite(drawing.code_point, _sprite_size(self.config.resolution)), turn)
-        scenes = self.draw_scenes(chance)
-        pictures = [compose(scene, figure, self.config.resolution) for scene in scenes]
-        if min(picture.visible for picture in pictures) < self.scenes.min_visible:
+    def draw_set(
+        self, subjects: Sequence[tuple[Drawing, int]], chance: random.Random, world: EmojiConfig | None = None
+    ) -> SubjectSet | Dropped:
+        """A set of these drawings, each in its recolouring (0 = its own colours): each alone, then together."""
+        world = world or self.worlds[0]
+        size, n, several = self.config.resolution, self.config.images_per_set, len(subjects) > 1
+        figures = [
+            recolour(sprite(drawing.code_point, _sprite_size(size)), number / world.recolourings)
+            for drawing, number in subjects
+        ]
+        shown = [[j] for j in range(len(subjects))] if several else []  # the subjects of each image
+        shown += [list(range(len(subjects)))] * (n - len(shown))
+        scenes = self.draw_scenes(chance, world)
+        rows = [self._row(chance, world, scenes[i], len(shown[i])) for i in range(n)]
+        pictures = [
+            compose(row, [figures[j] for j in present], size) for row, present in zip(rows, shown, strict=True)
+        ]
+        if min(figure.visible for picture in pictures for figure in picture.figures) < world.min_visible:
             return Dropped("subject hidden")
-        named = self._named(chance, drawing)
         captions, attributes = [], []
-        for scene, picture, says_name in zip(scenes, pictures, named, strict=True):
-            noun = drawing.name if says_name else chance.choice(NOUNS[drawing.kind])
-            said = self._mentions(chance, scene, picture)
-            captions.append(caption(chance, noun, BACKGROUNDS.get(scene.background).phrases, **said))
-            attributes.append(_attributes(scene, picture, says_name, said))
-        subject = {
-            "id": f"{drawing.code_point}-{number}",
-            "name": drawing.name or drawing.kind,
-            "class": drawing.kind,
-            "code_point": drawing.code_point,
-            "base": drawing.base,
-            "recolouring": number,
-            "hue_turn": round(turn, 4),
-        }
-        images, masks = [picture.image for picture in pictures], [picture.mask for picture in pictures]
-        return SubjectSet(subject, captions, images, masks, attributes, LICENCE)
+        named = self._named(chance, world)
+        for row, picture, present, says_name in zip(rows, pictures, shown, named, strict=True):
+            drawings = [subjects[j][0] for j in present]
+            nouns = [d.name if says_name and d.name else chance.choice(NOUNS[d.kind]) for d in drawings]
+            phrases = BACKGROUNDS.get(row[0].background).phrases
+            if len(present) > 1:
+                says_place = chance.random() < world.mention_probability
+                places = [scene.place for scene in row] if says_place else None
+                captions.append(caption_together(chance, nouns, phrases, places))
+                said = {"place": "place" if says_place else None}
+            else:
+                said = self._mentions(chance, world, row[0], picture.figures[0])
+                captions.append(caption(chance, nouns[0], phrases, **said))
+            says_name = says_name and any(drawing.name for drawing in drawings)
+            attributes.append(_attributes(row, picture, present, says_name, said))
+        return SubjectSet(
+            _subject_record(subjects, world.recolourings),
+            captions,
+            [picture.image for picture in pictures],
+            [picture.mask for picture in pictures],
+            attributes,
+            LICENCE,
+            references=list(range(len(subjects))) if several else [],
+        )
 
-    def draw_scenes(self, chance: random.Random) -> list[Scene]:
+    def _row(self, chance: random.Random, world: EmojiConfig, scene: Scene, count: int) -> list[Scene]:
+        """The scenes of the subjects that stand together in one picture: one background, side by side."""
+        if count == 1:
+            return [scene]
+        places = chance.sample(_ROWS[count], count)
+        plain = replace(scene, companion=None, accessory=None)
+        return [
+            replace(
+                plain,
+                place=place,
+                size="together",
+                fraction=chance.uniform(*world.together) * (1.0 if count == 2 else _THREE),
+                shift=(0.0, chance.uniform(-world.jitter, world.jitter)),
+            )
+            for place in places
+        ]
+
+    def draw_scenes(self, chance: random.Random, settings: EmojiConfig) -> list[Scene]:
         """One scene an image. What `vary` does not name is the same in all of them; backgrounds repeat only
         when there are fewer of them than images."""
-        n, settings = self.config.images_per_set, self.scenes
-        names = chance.sample(self.backgrounds, len(self.backgrounds))
+        n, backgrounds = self.config.images_per_set, settings.backgrounds or list(BACKGROUNDS)
+        names = chance.sample(backgrounds, len(backgrounds))
         scenes = []
         for i in range(n):
             pose = chance.choice(settings.poses)
@@ -164,28 +236,59 @@ class EmojiSource:
             scenes.append(Scene(**{key: value for part in choice.values() for key, value in part.items()}))
         return scenes
 
-    def _named(self, chance: random.Random, drawing: Drawing) -> list[bool]:
-        """Which captions say the name. At most half of a set's, so that at least half of all say only the
+    def _named(self, chance: random.Random, world: EmojiConfig) -> list[bool]:
+        """Which captions may say names. At most half of a set's, so that at least half of all say only the
         class."""
         n = self.config.images_per_set
-        named = [chance.random() < self.scenes.name_probability for _ in range(n)]
+        named = [chance.random() < world.name_probability for _ in range(n)]
         allowed = set(chance.sample(range(n), n // 2))
-        if sum(named) > n // 2:
-            named = [wish and i in allowed for i, wish in enumerate(named)]
-        return [wish and drawing.name is not None for wish in named]
+        return [wish and (i in allowed or sum(named) <= n // 2) for i, wish in enumerate(named)]
 
-    def _mentions(self, chance: random.Random, scene: Scene, picture: Picture) -> dict[str, str | None]:
+    def _mentions(
+        self, chance: random.Random, world: EmojiConfig, scene: Scene, figure: Figure
+    ) -> dict[str, str | None]:
         def maybe(value: str | None, probability: float) -> str | None:
             return value if chance.random() < probability else None
 
-        p = self.scenes.mention_probability
+        p = world.mention_probability
         return {
             "size": maybe(scene.size if scene.size != "medium" else None, p),
             "pose": maybe(scene.pose if scene.pose != "upright" else None, p),
-            "place": maybe(scene.place if _is_clear(scene.place, picture.centre) else None, p),
+            "place": maybe(scene.place if _is_clear(scene.place, figure.centre) else None, p),
             "companion": maybe(scene.companion, 0.9),
             "accessory": maybe(scene.accessory, 0.9),
         }
+
+
+def _parts(settings: EmojiConfig) -> list[dict[str, Any]]:
+    """What each part of the mixture sets otherwise; one part that sets nothing where there is no mixture."""
+    known = {field.name for field in fields(EmojiConfig)} - {"mixture"}
+    for part in settings.mixture:
+        if unknown := sorted(set(part) - known - {"share"}):
+            raise ConfigError(f"emoji.mixture: unknown key {unknown[0]!r}; known are share, {', '.join(sorted(known))}")
+        if not isinstance(part.get("share", 1), int | float) or part.get("share", 1) <= 0:
+            raise ConfigError(f"emoji.mixture: share is a number above 0, got {part['share']!r}")
+    return [{k: v for k, v in part.items() if k != "share"} for part in settings.mixture] or [{}]
+
+
+def _subject_record(subjects: Sequence[tuple[Drawing, int]], recolourings: int) -> dict[str, Any]:
+    """What a set's JSON says of its subject; of several, each under `subjects`."""
+    each = [
+        {
+            "id": f"{drawing.code_point}-{number}",
+            "name": drawing.name or drawing.kind,
+            "class": drawing.kind,
+            "code_point": drawing.code_point,
+            "base": drawing.base,
+            "recolouring": number,
+            "hue_turn": round(number / recolourings, 4),
+        }
+        for drawing, number in subjects
+    ]
+    if len(each) == 1:
+        return each[0]
+    joined = {key: " and ".join(subject[key] for subject in each) for key in ("name", "class")}
+    return {"id": "+".join(subject["id"] for subject in each), **joined, "subjects": each}
 
 
 def _is_clear(place: str, centre: tuple[float, float]) -> bool:
@@ -198,37 +301,48 @@ def _is_clear(place: str, centre: tuple[float, float]) -> bool:
     return along >= _NOTICEABLE and along > across
 
 
-def compose(scene: Scene, figure: Image.Image, size: int) -> Picture:
-    """Paints a scene with the subject `figure` (RGBA, cropped to its box) on `size` x `size` pixels."""
-    subject, dress = _pose(figure, scene)
-    subject = _fit(subject, scene.fraction * size)
-    corner, centre = [], []
-    for axis in range(2):
-        slack = size - subject.size[axis]
-        wanted = slack / 2 * (1 + 0.9 * _PLACE_DIRECTIONS[scene.place][axis]) + scene.shift[axis] * size
-        corner.append(round(min(max(wanted, 0), slack)))
-        centre.append(round((corner[axis] + subject.size[axis] / 2) / size, 4))
-    image = background(scene.background, scene.variant, size)
-    cover = Image.new("L", (size, size))
-    image.paste(subject, tuple(corner), subject)
-    if dress is not None:
-        dress = dress.resize(subject.size, Image.Resampling.LANCZOS)
-        image.paste(dress, tuple(corner), dress)
-        cover.paste(255, tuple(corner), dress.getchannel("A"))
-    if scene.companion:
+def compose(scenes: Sequence[Scene], figures: Sequence[Image.Image], size: int) -> Picture:
+    """Paints one picture of `size` x `size` pixels: `figures` (RGBA, cropped to their boxes), each as its
+    scene says, on the first scene's background and beside its companion."""
+    image = background(scenes[0].background, scenes[0].variant, size)
+    whole, centres, covers = [], [], []
+    for scene, figure in zip(scenes, figures, strict=True):
+        subject, dress = _pose(figure, scene)
+        subject = _fit(subject, scene.fraction * size)
+        corner, centre = [], []
+        for axis in range(2):
+            slack = size - subject.size[axis]
+            wanted = slack / 2 * (1 + 0.9 * _PLACE_DIRECTIONS[scene.place][axis]) + scene.shift[axis] * size
+            corner.append(round(min(max(wanted, 0), slack)))
+            centre.append(round((corner[axis] + subject.size[axis] / 2) / size, 4))
+        centres.append(tuple(centre))
+        for cover in covers:  # what is painted later stands in front
+            cover.paste(255, tuple(corner), subject.getchannel("A"))
+        whole.append(Image.new("L", (size, size)))
+        covers.append(Image.new("L", (size, size)))
+        image.paste(subject, tuple(corner), subject)
+        whole[-1].paste(subject.getchannel("A"), tuple(corner))
+        if dress is not None:
+            dress = dress.resize(subject.size, Image.Resampling.LANCZOS)
+            image.paste(dress, tuple(corner), dress)
+            covers[-1].paste(255, tuple(corner), dress.getchannel("A"))
+    if scenes[0].companion:
         companion = _fit(
-            sprite(COMPANIONS[scene.companion], _sprite_size(size)), scene.companion_fraction * size
+            sprite(COMPANIONS[scenes[0].companion], _sprite_size(size)), scenes[0].companion_fraction * size
         )
         margin = round(0.02 * size)
-        x = margin if scene.companion_side == "left" else size - margin - companion.width
-        image.paste(companion, (x, size - margin - companion.height), companion)
-        cover.paste(255, (x, size - margin - companion.height), companion.getchannel("A"))
-    whole = Image.new("L", (size, size))
-    whole.paste(subject.getchannel("A"), tuple(corner))
-    present = np.asarray(whole) >= 128
-    visible = present & (np.asarray(cover) < 128)
-    mask = Image.fromarray(visible.astype(np.uint8) * 255)
-    return Picture(image, mask, tuple(centre), round(float(visible.sum() / max(1, present.sum())), 4))
+        x = margin if scenes[0].companion_side == "left" else size - margin - companion.width
+        y = size - margin - companion.height
+        image.paste(companion, (x, y), companion)
+        for cover in covers:
+            cover.paste(255, (x, y), companion.getchannel("A"))
+    seen = []
+    for alpha, cover, centre in zip(whole, covers, centres, strict=True):
+        present = np.asarray(alpha) >= 128
+        visible = present & (np.asarray(cover) < 128)
+        mask = Image.fromarray(visible.astype(np.uint8) * 255)
+        seen.append(Figure(mask, centre, round(float(visible.sum() / max(1, present.sum())), 4)))
+    return Picture(image, tuple(seen))
 
 
 def _sprite_size(resolution: int) -> int:
@@ -289,25 +403,34 @@ def _span(figure: Image.Image, y: float) -> tuple[float, float]:
     return (columns[0] + columns[-1]) / 2, columns[-1] - columns[0] + 1
 
 
-def _attributes(scene: Scene, picture: Picture, named: bool, said: dict[str, str | None]) -> dict[str, Any]:
+def _attributes(
+    row: Sequence[Scene], picture: Picture, present: list[int], named: bool, said: dict[str, str | None]
+) -> dict[str, Any]:
+    scene = row[0]
+    says = [*(["name"] if named else ["class"]), "background", *(key for key, value in said.items() if value)]
+    standing = [
+        {
+            "pose": scene.pose,
+            "angle": round(scene.angle, 2),
+            "mirrored": scene.mirrored,
+            "size": scene.size,
+            "size_fraction": round(scene.fraction, 4),
+            "place": scene.place,
+            "centre": list(figure.centre),
+            "box": list(figure.mask.getbbox() or (0, 0, 0, 0)),
+            "visible": figure.visible,
+        }
+        for scene, figure in zip(row, picture.figures, strict=True)
+    ]
+    together = len(present) > 1
     return {
         "background": scene.background,
         "background_variant": scene.variant,
-        "pose": scene.pose,
-        "angle": round(scene.angle, 2),
-        "mirrored": scene.mirrored,
-        "size": scene.size,
-        "size_fraction": round(scene.fraction, 4),
-        "place": scene.place,
-        "centre": list(picture.centre),
-        "box": list(picture.mask.getbbox() or (0, 0, 0, 0)),
-        "visible": picture.visible,
+        "subjects": present,
+        **({} if together else standing[0]),
         "companion": scene.companion,
         "companion_side": scene.companion_side if scene.companion else None,
         "accessory": scene.accessory,
-        "caption_says": [
-            *(["name"] if named else ["class"]),
-            "background",
-            *(key for key, value in said.items() if value),
-        ],
+        "caption_says": says,
+        **({"standing": standing} if together else {}),
     }

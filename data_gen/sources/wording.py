@@ -94,3 +94,24 @@ def caption(
     if form == 2 and not opening:
         return f"{scene} there {'are' if plural else 'is'} {subject}"
     return f"{opening}{subject} {scene}"
+
+
+def caption_together(
+    chance: random.Random, nouns: Sequence[str], background: Sequence[str], places: Sequence[str] | None = None
+) -> str:
+    """A caption of two or three subjects side by side: "a fox on the left and a hat on the right, in the snow".
+
+    `places` (one a subject) are said where they are given."""
+    parts = [with_article(noun) for noun in nouns]
+    if places is not None:
+        parts = [f"{part} {chance.choice(_PLACES[place])}" for part, place in zip(parts, places, strict=True)]
+    order = chance.sample(range(len(parts)), len(parts))
+    parts = [parts[i] for i in order]
+    subjects = f"{', '.join(parts[:-1])} and {parts[-1]}"
+    if len(parts) == 2 and places is None and chance.random() < 0.3:
+        subjects = f"{parts[0]} next to {parts[1]}"
+    scene = chance.choice(background)
+    form = chance.randrange(3)
+    if form == 0:
+        return f"{scene}, {subjects}"
+    return f"{chance.choice(_VERBLESS)}{subjects}{', ' if form == 1 else ' '}{scene}"

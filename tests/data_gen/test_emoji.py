@@ -1,5 +1,6 @@
 """The emoji source: exact captions, masks and attributes, and what its settings do."""
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from data_gen.sources import Dropped
 from data_gen.sources.backgrounds import BACKGROUNDS, background
 from data_gen.sources.drawings import catalogue, is_held_out, sprite
 from data_gen.sources.emoji import EmojiSource, Scene, compose
-from data_gen.sources.wording import with_article
+from data_gen.sources.wording import NOUNS, with_article
 from jedi.config import ConfigError
 from tests.data_gen.conftest import read_sets, small_config
 
@@ -28,6 +29,12 @@ def scene(**changes) -> Scene:
         "studio", 0, "upright", 0.0, False, "large", 0.7, "middle", (0.0, 0.0), None, "left", 0.3, None
     )
     return replace(plain, **changes)
+
+
+def paint(scene: Scene, figure, size: int):
+    """A picture of one subject: the figure in it, with the picture's own `image` at hand."""
+    picture = compose([scene], [figure], size)
+    return picture, picture.figures[0]
 
 
 def source(**changes) -> EmojiSource:
@@ -72,7 +79,7 @@ def test_captions_stay_coarse_and_true_whatever_is_asked_for():
 
 def test_the_mask_is_the_visible_subject():
     figure = sprite("1F98A")
-    with_subject = compose(scene(), figure, 96)
+    with_subject, stands = paint(scene(), figure, 96)
     empty = background("studio", 0, 96)
     changed = np.abs(np.asarray(with_subject.image).astype(int) - np.asarray(empty)).max(-1) > 0
     mask = np.asarray(with_subject.mask) == 255
@@ -80,34 +87,34 @@ def test_the_mask_is_the_visible_subject():
     assert changed[mask].mean() > 0.98  # inside, the subject is seen
     rim = changed & ~mask
     assert rim.sum() < 0.2 * mask.sum()  # outside, only its soft edge
-    assert with_subject.visible == 1.0
+    assert stands.visible == 1.0
     box = with_subject.mask.getbbox()
     assert abs(max(box[2] - box[0], box[3] - box[1]) - 0.7 * 96) <= 2
 
 
 def test_what_stands_in_front_is_not_in_the_mask():
     figure = sprite("1F98A")
-    alone = np.asarray(compose(scene(fraction=0.9), figure, 96).mask) == 255
-    picture = compose(scene(fraction=0.9, companion="gift"), figure, 96)
+    alone = np.asarray(paint(scene(fraction=0.9), figure, 96)[1].mask) == 255
+    _, picture = paint(scene(fraction=0.9, companion="gift"), figure, 96)
     hidden = alone & ~(np.asarray(picture.mask) == 255)
     assert hidden.sum() > 20 and not ((np.asarray(picture.mask) == 255) & ~alone).any()
     assert picture.visible == pytest.approx(1 - hidden.sum() / alone.sum(), abs=1e-3)
     assert hidden[:, 48:].sum() == 0 and hidden[:48].sum() == 0  # the gift stands at the lower left
-    bare, dressed = (compose(scene(accessory=name), figure, 96) for name in (None, "sunglasses"))
+    bare, dressed = (paint(scene(accessory=name), figure, 96)[1] for name in (None, "sunglasses"))
     assert dressed.visible < 0.97 < bare.visible
 
 
 def test_poses_sizes_and_places_move_the_subject():
     figure = sprite("1F40A")  # a crocodile: longer than high, and not symmetric
-    upright, lying = (compose(scene(angle=angle), figure, 64).mask.getbbox() for angle in (0.0, 90.0))
+    upright, lying = (paint(scene(angle=angle), figure, 64)[1].mask.getbbox() for angle in (0.0, 90.0))
     assert upright[2] - upright[0] > upright[3] - upright[1] and lying[2] - lying[0] < lying[3] - lying[1]
-    masks = [np.asarray(compose(scene(mirrored=m), figure, 64).mask) == 255 for m in (False, True)]
+    masks = [np.asarray(paint(scene(mirrored=m), figure, 64)[1].mask) == 255 for m in (False, True)]
     flipped = masks[1][:, ::-1]
     assert (masks[0] != masks[1]).sum() > 5 * (masks[0] != flipped).sum()
-    small, large = (compose(scene(fraction=f), figure, 64).mask.getbbox() for f in (0.4, 0.8))
+    small, large = (paint(scene(fraction=f), figure, 64)[1].mask.getbbox() for f in (0.4, 0.8))
     assert (large[2] - large[0]) > 1.8 * (small[2] - small[0])
     for place, axis, sign in (("left", 0, -1), ("right", 0, 1), ("top", 1, -1), ("bottom", 1, 1)):
-        centre = compose(scene(fraction=0.4, place=place), figure, 64).centre
+        centre = paint(scene(fraction=0.4, place=place), figure, 64)[1].centre
         assert sign * (centre[axis] - 0.5) > 0.2 and abs(centre[1 - axis] - 0.5) < 0.05
 
 
@@ -130,6 +137,45 @@ def test_only_what_varies_differs_within_a_set():
         same = ("pose", "angle", "size_fraction", "centre", "companion", "accessory")
         assert len({str([image[key] for key in same]) for image in images}) == 1
         assert len({image["background"] for image in images}) == 4
+
+
+def test_sets_of_several_subjects_show_each_alone_and_then_all_together():
+    both = source(subjects=[2, 3], vary=["background"], mention_probability=1.0, name_probability=0.0)
+    counts = set()
+    for index in range(20):
+        made = both.make("heldout", index)
+        each = made.subject["subjects"]
+        counts.add(len(each))
+        assert made.references == list(range(len(each))) and len({subject["class"] for subject in each}) == len(each)
+        assert all(is_held_out(subject["code_point"]) for subject in each)
+        assert made.subject["id"] == "+".join(subject["id"] for subject in each)
+        for i, (image, text) in enumerate(zip(made.attributes, made.captions, strict=True)):
+            nouns = [next((n for n in NOUNS[subject["class"]] if n in text), None) for subject in each]
+            if i < len(each):
+                assert image["subjects"] == [i] and "standing" not in image and nouns[i]
+                continue
+            assert image["subjects"] == list(range(len(each))) and all(nouns)
+            boxes = [figure["box"] for figure in image["standing"]]
+            order = sorted(range(len(each)), key=lambda j: boxes[j][0])
+            row = ["left", "middle", "right"] if len(each) == 3 else ["left", "right"]
+            assert [image["standing"][j]["place"] for j in order] == row
+            assert all(boxes[a][2] <= boxes[b][0] + 1 for a, b in itertools.pairwise(order))  # side by side
+            words = {"left": "on the left", "middle": "in the middle", "right": "on the right"}
+            for noun, figure in zip(nouns, image["standing"], strict=True):
+                assert f"{noun} {words[figure['place']]}" in text
+            assert all(np.asarray(made.masks[i].crop(box)).any() for box in boxes)
+    assert counts == {2, 3}
+
+
+def test_a_mixture_has_each_kind_of_set_by_its_share():
+    kinds = [{"share": 3, "vary": ["background"]}, {"subjects": [2]}]
+    mixed = source(mixture=kinds, vary=["pose"])
+    made = [mixed.make("train", index) for index in range(120)]
+    several = [len(one.subject.get("subjects", [one])) == 2 for one in made]
+    assert 0.15 < np.mean(several) < 0.35
+    for one, is_several in zip(made, several, strict=True):
+        backgrounds = {image["background"] for image in one.attributes}
+        assert len(backgrounds) == (1 if is_several else 4)  # the second kind keeps `vary` of the whole section
 
 
 def test_subjects_are_kept_apart_and_recoloured():
@@ -155,6 +201,11 @@ def test_a_hidden_subject_drops_the_set():
         ({"companions": []}, "set emoji.companion_probability=0"),
         ({"name_probability": 1.5}, "emoji.name_probability is 1.5; it must lie between 0.0 and 1.0"),
         ({"backgrounds": ["beech"]}, "did you mean 'beach'?"),
+        ({"subjects": [4]}, "emoji.subjects is [4]; expected numbers from 1 to 3"),
+        ({"subjects": [2], "classes": ["animal"]}, "wants as many classes"),
+        ({"mixture": [{"subject": [2]}]}, "emoji.mixture: unknown key 'subject'"),
+        ({"mixture": [{"share": 0}]}, "share is a number above 0, got 0"),
+        ({"mixture": [{"poses": ["flying"]}]}, "emoji.poses: unknown 'flying'"),
     ],
 )
 def test_senseless_settings_are_refused(changes, part):
