@@ -85,6 +85,11 @@ def _table(table: Table) -> dict[str, Any]:
     scales = {x: _scale([row[x] for row in cells]) for x in table.columns}
     first = table.groups[0][1] if table.groups else len(cells)
     best = {x: _best([row[x] for row in cells[:first]], better) for x, better in table.better.items()}
+
+    def plain(column: str) -> bool:
+        """Figures without whiskers: they stand under one another, on the right."""
+        return scales[column] is None and not any(isinstance(row[column].value, str) for row in cells)
+
     rows = []
     for i, ((label, _), row) in enumerate(zip(table.rows, cells, strict=True)):
         views = []
@@ -102,7 +107,7 @@ def _table(table: Table) -> dict[str, Any]:
         rows.append({"label": label, "cells": views, "first": i < first})
     return {
         "kind": "table",
-        "heads": [(x, ARROWS.get(table.better.get(x, ""), "")) for x in table.columns],
+        "heads": [(x, ARROWS.get(table.better.get(x, ""), ""), plain(x)) for x in table.columns],
         "rows": rows,
         "headings": headings(table),
         "whiskers": any(scales.values()),
