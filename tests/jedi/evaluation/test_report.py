@@ -1,0 +1,473 @@
+"""jedi.evaluation.report: the same figures in a page, in JSON and in a terminal; nothing a caption says can act."""
+
+import base64
+import io
+import json
+import math
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jedi.evaluation import page
+from jedi.evaluation.report import (
+    Cell,
+    Curve,
+    Gallery,
+    Picture,
+    Point,
+    Report,
+    ReportError,
+    Series,
+    Table,
+    Text,
+    as_cell,
+    text_table,
+    write_report,
+)
+from jedi.images import ImageError
+
+HOSTILE = """</title></style></table>"'><script>top.hit=1</script><img src=x onerror="top.hit=1">{{ 7*7 }}&amp;"""
+
+
+def noise(width: int = 64, height: int = 64, seed: int = 0) -> Image.Image:
+    """A picture whose every pixel differs from its neighbours."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3))
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+def scores() -> Table:
+    return Table(
+        "Scores",
+        ["CLIP-T", "DINO", "n"],
+        [
+            ("1 reference", {"CLIP-T": Cell(0.304, 0.3, 0.31), "DINO": Cell(0.619, 0.6, 0.64), "n": 3000}),
+            ("3 references", {"CLIP-T": Cell(0.301, 0.29, 0.31), "DINO": Cell(0.655, 0.63, 0.67), "n": 3000}),
+            ("oracle", {"DINO": Cell(0.774, 0.75, 0.8), "n": 158}),
+            ("copy", {"CLIP-T": 0.21, "DINO": "as given"}),
+        ],
+        note="95 % intervals.",
+        groups=[("This model", 2), ("For comparison", 2)],
+        better={"CLIP-T": "higher", "DINO": "lower"},
+    )
+
+
+def trade() -> Curve:
+    strong = Series("3 references", [Point(0.28, 0.8, "g = 1", 0.79, 0.81), Point(0.3, 0.7, "g = 5", 0.68, 0.72)])
+    return Curve("Trade", "prompt", "identity", [strong, Series("oracle", [Point(0.31, 0.9)])], note="As said.")
+
+
+def cases(image: Image.Image | Path) -> Gallery:
+    made = Picture(image, "a toy in the snow", {"CLIP-I": 0.91, "retrieval": "1st of 100"})
+    return Gallery("Best", [[Picture(noise(seed=1), reference=True), made]], labels=["teddy"], note="By CLIP-I.")
+
+
+def whole(image: Image.Image | Path | None = None) -> Report:
+    """A report with one section of each kind, two of galleries."""
+    grid = Gallery("Grid", [[Picture(noise(500, 250, seed=2), "wide"), None]], columns=["ours", "theirs"])
+    sections = [scores(), trade(), cases(image or noise()), grid, Text("Notes", "First.\n\nSecond.")]
+    return Report("All of it", ["It works.", "Mostly."], sections, {"model": "jedi-tiny", "date": "2026-11-24"})
+
+
+class Elements(HTMLParser):
+    """What a parser sees of a page: elements with their attributes, the text of each."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.texts: list[tuple[str, str]] = []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag not in ("meta", "img", "path"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, f"</{tag}> closes nothing"
+
+    def handle_data(self, data):
+        self.texts.append((self.open[-1] if self.open else "", data))
+
+    def of(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    def words(self, tag: str) -> list[str]:
+        return [text.strip() for name, text in self.texts if name == tag and text.strip()]
+
+
+def read(report: Report, folder: Path) -> Elements:
+    elements = Elements(write_report(report, folder).read_text(encoding="utf-8"))
+    assert not elements.open
+    return elements
+
+
+def picture_of(attributes: dict[str, str | None]) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(attributes["src"].partition("base64,")[2]))).convert("RGB")
+
+
+# ---- in a terminal
+
+
+def test_a_table_in_a_terminal():
+    assert text_table(scores()).splitlines() == [
+        "Scores",
+        "                          CLIP-T ↑                DINO ↓      n",
+        "-- This model -------------------------------------------------",
+        "1 reference   0.304 [0.300, 0.310]  0.619 [0.600, 0.640]  3,000",
+        "3 references  0.301 [0.290, 0.310]  0.655 [0.630, 0.670]  3,000",
+        "-- For comparison ---------------------------------------------",
+        "oracle                           -  0.774 [0.750, 0.800]    158",
+        "copy                         0.210              as given      -",
+        "95 % intervals.",
+    ]
+
+
+def test_formats_and_a_table_without_groups():
+    table = Table("T", ["accuracy"], [("a", {"accuracy": Cell(0.5, 0.25, 0.75)})], formats={"accuracy": ".0%"})
+    assert text_table(table).splitlines() == ["T", "         accuracy", "-" * 17, "a  50% [25%, 75%]"]
+
+
+def test_wide_and_combining_letters_keep_columns_in_line():
+    rows = [("犬のぬいぐるみ", {"n": 1}), ("cafe\u0301", {"n": 2}), ("plain", {"n": 3})]
+    lines = text_table(Table("T", ["n"], rows)).splitlines()[3:]
+    assert lines == ["犬のぬいぐるみ  1", "cafe\u0301" + " " * 12 + "2", "plain" + " " * 11 + "3"]
+
+
+def test_a_terminal_gets_no_commands():
+    text = text_table(Table("T\x1b[2J", ["n\r"], [("a\x1b]0;x\x07\nb", {"n\r": "\u202etxt"})], note="\x9b1m"))
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", text)
+    assert "a\ufffd]0;x\ufffd b" in text
+
+
+# ---- JSON
+
+
+def test_json_holds_the_figures(tmp_path):
+    (tmp_path / "images").mkdir()
+    noise().save(tmp_path / "images" / "a.png")
+    write_report(whole(tmp_path / "images" / "a.png"), tmp_path / "out")
+    record = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert record["title"] == "All of it" and record["summary"] == ["It works.", "Mostly."]
+    assert record["facts"] == {"model": "jedi-tiny", "date": "2026-11-24"}
+    table, curve, best, grid, text = record["sections"]
+    assert [x["kind"] for x in record["sections"]] == ["table", "curve", "gallery", "gallery", "text"]
+    assert table["rows"][0]["cells"]["CLIP-T"] == {"value": 0.304, "low": 0.3, "high": 0.31}
+    assert table["rows"][2]["cells"]["CLIP-T"] == {"value": None, "low": None, "high": None}
+    assert table["groups"] == [{"title": "This model", "rows": 2}, {"title": "For comparison", "rows": 2}]
+    assert curve["series"][0]["points"][1] == {"x": 0.3, "y": 0.7, "low": 0.68, "high": 0.72, "label": "g = 5"}
+    made = {"caption": "a toy in the snow", "scores": {"CLIP-I": 0.91, "retrieval": "1st of 100"}, "reference": False}
+    assert best["rows"][0][1] == {"image": "../images/a.png", **made}
+    assert best["rows"][0][0]["image"] is None
+    assert grid["rows"][0][1] is None
+    assert text["body"] == "First.\n\nSecond."
+
+
+# ---- the page
+
+
+def test_the_page_stands_alone(tmp_path):
+    html = write_report(whole(), tmp_path).read_text(encoding="utf-8")
+    elements = Elements(html)
+    assert html.startswith("<!doctype html>")
+    assert not {"script", "link", "iframe", "object", "embed", "base", "form"} & {tag for tag, _ in elements.elements}
+    for tag, attributes in elements.elements:
+        for name, value in attributes.items():
+            assert not name.startswith("on"), (tag, name)
+            if name in ("src", "href", "srcset", "action", "data"):
+                assert value.startswith(("data:image/", "#")), (tag, value)
+    assert not re.search(r"url\(|@import|https?:", html)
+    assert any("default-src 'none'" in (meta.get("content") or "") for meta in elements.of("meta"))
+
+
+def test_the_page_says_what_the_report_says(tmp_path):
+    elements = read(whole(), tmp_path)
+    assert elements.words("title")[0] == elements.words("h1")[0] == "All of it"
+    assert elements.words("h2") == ["Scores", "Trade", "Best", "Grid", "Notes", "What this rests on"]
+    assert elements.words("a") == elements.words("h2")
+    ids = {attributes.get("id") for _, attributes in elements.elements}
+    assert all(link["href"][1:] in ids for link in elements.of("a"))
+    cells = elements.words("td")
+    assert {"0.304", "0.774", "3,000", "158", "as given"} <= set(cells)
+    assert "[0.300, 0.310]" in elements.words("small")
+    assert elements.words("p") == ["First.", "Second."]
+    assert elements.words("dd") == ["0.910", "1st of 100", "jedi-tiny", "2026-11-24"]
+    assert [x["alt"] for x in elements.of("img")] == ["reference, teddy", "teddy, a toy in the snow", "ours, wide"]
+
+
+def test_every_picture_has_an_alternative_text(tmp_path):
+    elements = read(Report("T", [], [Gallery("Plain", [[Picture(noise()), Picture(noise())]])]), tmp_path)
+    assert [x["alt"] for x in elements.of("img")] == ["Plain: picture 1", "Plain: picture 2"]
+
+
+def hostile_report() -> Report:
+    """Every word of it tries to leave its place."""
+    x = HOSTILE
+    table = Table(x, [x], [(x, {x: x})], note=x, groups=[(x, 1)])
+    curve = Curve(x, x, x, [Series(x, [Point(0, 0, x), Point(1, 1)])], note=x)
+    gallery = Gallery(x, [[Picture(noise(), x, {x: x}, reference=True)]], labels=[x], note=x)
+    grid = Gallery(x, [[Picture(noise(), x)]], columns=[x])
+    return Report(x, [x], [table, curve, gallery, grid, Text(x, x)], {x: x})
+
+
+def test_hostile_words_are_only_words(tmp_path):
+    elements = read(hostile_report(), tmp_path)
+    tags = [tag for tag, _ in elements.elements]
+    assert "script" not in tags
+    assert tags.count("img") == 2 and tags.count("style") == tags.count("title") - 4 == 1  # 4 marks' tooltips
+    assert not [name for _, attributes in elements.elements for name in attributes if name.startswith("on")]
+    for tag in ("h1", "h2", "h3", "th", "td", "li", "p", "dt", "dd", "figcaption", "text", "title", "div"):
+        assert HOSTILE in elements.words(tag), tag
+    assert HOSTILE in elements.of("img")[0]["alt"]
+
+
+def test_letters_that_no_file_can_hold_are_marked(tmp_path):
+    caption = "a\x00b\ud800c\x1b[0m\u202ed"
+    elements = read(Report("T", [], [Gallery("G", [[Picture(noise(), caption)]])]), tmp_path)
+    assert "a\ufffdb\ufffdc\ufffd[0m\ufffdd" in elements.words("figcaption")
+    assert json.loads((tmp_path / "report.json").read_text())["sections"][0]["rows"][0][0]["caption"] == caption
+
+
+def test_small_pictures_are_exact_and_enlarged_by_a_whole_number(tmp_path):
+    image = noise(64, 48)
+    (shown,) = read(Report("T", [], [Gallery("G", [[Picture(image)]])]), tmp_path).of("img")
+    assert np.array_equal(np.asarray(picture_of(shown)), np.asarray(image))
+    assert (shown["width"], shown["height"], shown["class"]) == ("128", "96", "small")
+
+
+def test_large_pictures_are_shrunk_and_keep_their_shape(tmp_path):
+    image = Image.new("RGB", (1000, 500), "orange")
+    (shown,) = read(Report("T", [], [Gallery("G", [[Picture(image)]])]), tmp_path).of("img")
+    assert picture_of(shown).size == (384, 192)
+    assert (shown["width"], shown["height"]) == ("160", "80") and "class" not in shown
+    assert np.abs(np.asarray(picture_of(shown), int) - (255, 165, 0)).max() < 8
+    assert image.size == (1000, 500)  # the caller's picture is left as it was
+
+
+def test_transparency_lies_over_the_neutral_grey(tmp_path):
+    (shown,) = read(
+        Report("T", [], [Gallery("G", [[Picture(Image.new("RGBA", (8, 8), (255, 0, 0, 0)))]])]), tmp_path
+    ).of("img")
+    assert picture_of(shown).getpixel((3, 3)) == (128, 128, 128)
+
+
+# ---- whiskers and bold figures
+
+
+def test_the_whiskers_of_a_column_share_a_scale():
+    rows = page._table(scores())["rows"]
+    clip = [row["cells"][0]["whisker"] for row in rows]
+    place = lambda x: pytest.approx(2 + 96 * (x - 0.21) / (0.31 - 0.21), abs=0.01)
+    assert clip[0] == {"value": place(0.304), "low": place(0.3), "high": place(0.31)}
+    assert clip[1] == {"value": place(0.301), "low": place(0.29), "high": place(0.31)}
+    assert clip[2] is None  # not measured
+    assert clip[3] == {"value": place(0.21)}  # no interval: a mark alone
+    assert [row["cells"][2]["whisker"] for row in rows] == [None] * 4  # a column without intervals
+
+
+def test_a_column_of_equal_figures_has_its_marks_in_the_middle():
+    rows = [("a", {"x": Cell(1.0, 1.0, 1.0)}), ("b", {"x": Cell(1.0, 1.0, 1.0)})]
+    view = page._table(Table("T", ["x"], rows))
+    assert {tuple(row["cells"][0]["whisker"].values()) for row in view["rows"]} == {(50, 50, 50)}
+
+
+def test_the_best_of_the_first_group_is_bold():
+    rows = page._table(scores())["rows"]
+    assert [[cell["best"] for cell in row["cells"]] for row in rows] == [
+        [True, True, False],  # CLIP-T: higher is better, DINO (as this table says): lower
+        [False, False, False],
+        [False, False, False],
+        [False, False, False],
+    ]
+
+
+def test_one_figure_alone_is_not_best():
+    table = Table("T", ["x"], [("a", {"x": 1.0}), ("b", {})], better={"x": "higher"})
+    assert not any(row["cells"][0]["best"] for row in page._table(table)["rows"])
+
+
+# ---- curves
+
+
+@pytest.mark.parametrize(
+    ("least", "most", "words"),
+    [
+        (0.0, 1.0, ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]),
+        (0.25, 0.31, ["0.26", "0.28", "0.30"]),
+        (-30.0, 30.0, ["-20", "0", "20"]),
+        (999.0, 1001.5, ["999.0", "999.5", "1000.0", "1000.5", "1001.0", "1001.5"]),
+        (0.0, 3e-7, ["0", "1e-07", "2e-07", "3e-07"]),
+        (0.0, 5e6, ["0", "1e+06", "2e+06", "3e+06", "4e+06", "5e+06"]),
+    ],
+)
+def test_ticks_are_round_figures(least, most, words):
+    ticks = page.ticks(least, most)
+    assert [text for _, text in ticks] == words
+    assert all(math.isclose(value, float(text), abs_tol=1e-9) for value, text in ticks)
+
+
+def test_points_stand_where_their_figures_say():
+    for plot in page._curve(trade())["plots"]:
+        first, second, oracle = plot["marks"]
+        assert plot["left"] < first["x"] < second["x"] < oracle["x"] < plot["right"]
+        assert plot["top"] < oracle["y"] < first["y"] < second["y"] < plot["bottom"]  # SVG counts downwards
+        per_unit = (oracle["x"] - first["x"]) / (0.31 - 0.28)
+        assert second["x"] - first["x"] == pytest.approx(0.02 * per_unit, abs=0.1)
+        assert first["ends"][0] < first["y"] < first["ends"][1]
+        middle = {text: y for y, text in plot["y_ticks"]}["0.8" if "0.8" in dict(plot["y_ticks"]).values() else "0.80"]
+        assert first["y"] == pytest.approx(middle, abs=0.02)
+        assert oracle["label"] == "oracle" and oracle["ends"] is None
+
+
+def test_a_single_point_and_equal_points_can_be_drawn(tmp_path):
+    for value in (0.0, 0.3, -5.0, 1e9):
+        curve = Curve("C", "x", "y", [Series("a", [Point(value, value)] * 2), Series("b", [Point(value, value)])])
+        (wide, _) = page._curve(curve)["plots"]
+        assert all(wide["left"] < mark["x"] < wide["right"] for mark in wide["marks"])
+        assert wide["x_ticks"] and wide["y_ticks"]
+
+
+def test_words_in_a_curve_cover_nothing():
+    random = np.random.default_rng(0)
+    points = [Point(*xy, label=f"g = {i}") for i, xy in enumerate(random.random((30, 2)).tolist())]
+    curve = Curve("C", "x", "y", [Series(f"s{i}", points[i::5]) for i in range(5)])
+    for plot in page._curve(curve)["plots"]:
+        placed = [mark for mark in plot["marks"] if mark["words"]]
+        assert len(placed) > 5
+        boxes = [(x, y - 10, x + 6.8 * len(m["label"]), y + 2) for m in placed for x, y in [m["words"]]]
+        for i, a in enumerate(boxes):
+            assert plot["left"] <= a[0] and a[2] <= plot["width"] and a[1] >= plot["top"]
+            for b in boxes[:i]:
+                assert a[0] >= b[2] or b[0] >= a[2] or a[1] >= b[3] or b[1] >= a[3]
+            for mark in plot["marks"]:
+                assert not (a[0] < mark["x"] < a[2] and a[1] < mark["y"] < a[3])
+
+
+def test_the_figures_of_a_curve_are_listed_under_it(tmp_path):
+    elements = read(Report("T", [], [trade()]), tmp_path)
+    assert {"g = 1", "0.28", "0.8"} <= set(elements.words("td"))
+    assert "[0.79, 0.81]" in elements.words("small")
+
+
+# ---- files
+
+
+def test_a_second_report_replaces_the_first(tmp_path):
+    write_report(whole(), tmp_path / "a" / "b")
+    (tmp_path / "a" / "b" / "mine.txt").write_text("kept")
+    path = write_report(replace(whole(), title="Second"), tmp_path / "a" / "b")
+    assert path == tmp_path / "a" / "b" / "report.html"
+    assert "<h1>Second</h1>" in path.read_text(encoding="utf-8")
+    assert sorted(x.name for x in path.parent.iterdir()) == ["mine.txt", "report.html", "report.json"]
+
+
+def test_a_file_of_other_origin_is_not_overwritten(tmp_path):
+    (tmp_path / "report.html").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"report\.html"):
+        write_report(whole(), tmp_path)
+    assert (tmp_path / "report.html").read_text() == "mine"
+
+
+def test_a_broken_picture_leaves_nothing(tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nno")
+    with pytest.raises(ImageError, match=r"broken\.png"):
+        write_report(whole(tmp_path / "broken.png"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "../x", "."])
+def test_a_name_is_a_file_name(tmp_path, name):
+    with pytest.raises(ReportError, match="file name"):
+        write_report(whole(), tmp_path, name)
+
+
+# ---- what makes no sense
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: Cell(math.nan), "None"),
+        (lambda: Cell(True), "number"),
+        (lambda: Cell(np.float32(0.3)), "float32"),
+        (lambda: Cell(0.3, 0.2), "both ends"),
+        (lambda: Cell(0.3, math.inf, math.inf), "inf"),
+        (lambda: Cell(0.3, 0.4, 0.2), "outside"),
+        (lambda: Cell(30.0, 0.25, 0.35), "outside"),
+        (lambda: Cell("good", 0.1, 0.2), "good"),
+        (lambda: Cell(None, 0.1, 0.2), "None"),
+        (lambda: Point(math.inf, 0), "inf"),
+        (lambda: Point(0, None), "None"),
+        (lambda: Point(0, 0.5, low=0.6, high=0.7), "outside"),
+    ],
+)
+def test_figures_that_make_no_sense_are_refused(make, says):
+    with pytest.raises(ReportError, match=says):
+        make()
+
+
+def test_rounding_is_no_reason_to_refuse_an_interval():
+    mean = sum([0.1] * 3) / 3
+    assert mean != 0.1
+    assert Cell(mean, 0.1, 0.1).value == mean
+    assert as_cell(0.5) == Cell(0.5)
+
+
+@pytest.mark.parametrize(
+    ("section", "says"),
+    [
+        (replace(scores(), columns=["CLIP-T", "n"], better={}), r"table 'Scores', row '1 reference': no column 'DINO'"),
+        (replace(scores(), columns=["n", "n"], rows=[("a", {})], better={}), "'n' stands there twice"),
+        (replace(scores(), columns=[]), "0 columns"),
+        (replace(scores(), rows=[]), "0 rows"),
+        (replace(scores(), rows=[("", {})]), "label"),
+        (replace(scores(), rows=[("a", {"n": math.nan})], groups=()), r"row 'a', column 'n'.*None"),
+        (replace(scores(), groups=[("a", 2), ("b", 1)]), r"\[2, 1\] rows, but there are 4"),
+        (replace(scores(), groups=[("a", 4), ("b", 0)]), "'b' has 0 rows"),
+        (replace(scores(), better={"CLIP": "higher"}), "better names 'CLIP'"),
+        (replace(scores(), better={"n": "up"}), "'up'"),
+        (replace(scores(), formats={"n": "q"}), "row '1 reference', column 'n'"),
+        (replace(scores(), title=" "), "title"),
+        (replace(trade(), series=[]), "no series"),
+        (replace(trade(), series=[Series("a", [])]), "'a' has no points"),
+        (replace(trade(), series=[Series("a", [Point(0, 0)])] * 2), "two series are called 'a'"),
+        (replace(trade(), x_label=""), "x_label"),
+        (Gallery("G", []), "no pictures"),
+        (Gallery("G", [[None]]), "no pictures"),
+        (Gallery("G", [[Picture(noise())]], labels=["a", "b"]), "2 labels for 1 rows"),
+        (Gallery("G", [[Picture(noise())]], columns=["a", "b"]), "1 places"),
+        (Gallery("G", [[noise()]]), "where a Picture should"),
+        (Gallery("G", [[Picture(np.zeros((4, 4, 3)))]]), "ndarray"),
+        (Gallery("G", [[Picture(noise(), scores={"a": math.nan})]]), "'a'"),
+        (Text("T", "\n"), "body"),
+        ("a string", "sections.0. must be"),
+    ],
+)
+def test_sections_that_make_no_sense_are_refused(tmp_path, section, says):
+    with pytest.raises(ReportError, match=says):
+        write_report(Report("T", [], [section]), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"title": ""}, "title"),
+        ({"summary": "a sentence"}, "list"),
+        ({"summary": [""]}, r"summary\[0\]"),
+        ({"sections": []}, "no sections"),
+        ({"facts": {"model": 3}}, "'model'"),
+    ],
+)
+def test_reports_that_make_no_sense_are_refused(tmp_path, change, says):
+    with pytest.raises(ReportError, match=says):
+        write_report(replace(whole(), **change), tmp_path)
