@@ -134,7 +134,7 @@ class DinoEncoder:
     Preprocessing is the one that published DINO scores are made with (DINO's ``eval_linear``, recommended in
     google/dreambooth issue 3): shorter side to 256, bicubic, centre crop 224, ImageNet mean and deviation; for a
     model of another size in the same proportion. The folder's own processor is *not* used: the one of
-    ``facebook/dino-vits16`` squeezes the whole picture to 224 x 224, which gives other scores.
+    ``facebook/dino-vits16`` squeezes the whole picture to 224 x 224, bilinearly, which gives other scores.
     *Caron et al. 2021, arXiv 2104.14294; as a score: DreamBooth, arXiv 2208.12242.*
     """
 
@@ -213,7 +213,7 @@ class TimmEncoder:
             raise EncoderError(f"{path}: sha256 {found}, expected {LITE0_SHA256}; install the package again")
         model = _timm().create_model("tf_efficientnet_lite0", pretrained=False)
         theirs = torch.load(path, map_location="cpu", weights_only=True)
-        # Both list the same layers in the same order, under other names (a test compares the networks' answers).
+        # Both list the same layers in the same order under other names: the answers were compared and are equal.
         model.load_state_dict(dict(zip(model.state_dict(), theirs.values(), strict=True)))
         model.reset_classifier(0)
         return cls(source, device, model, "EfficientNet-Lite0")

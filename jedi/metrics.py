@@ -26,10 +26,11 @@ from jedi.encoders import (
     load_aesthetic_head,
     load_encoder,
 )
-from jedi.images import Box, to_mask, to_rgb
+from jedi.images import Box, to_mask, to_rgb, to_tensor
 
 __all__ = [
     "AGGREGATIONS",
+    "NEAR_COPY",
     "BlipMatcher",
     "EncoderError",
     "ImageEncoder",
@@ -333,39 +334,66 @@ def retrieval_accuracy(queries: Tensor, gallery: Tensor, labels: Tensor | Sequen
     return ((scores >= own).sum(1) == 1).float()
 
 
-COPY_SIDE, COPY_SHIFT = 32, 3
-"""Pictures are compared at this many pixels, moved against each other by up to so many."""
+COPY_SIDE, COPY_SHIFT, COPY_BLUR = 32, 3, 1.5
+"""Pictures are compared at this many pixels, moved by up to so many, and split by a Gaussian of this deviation."""
+NEAR_COPY = 0.75
+"""A copy score above this is a near-duplicate."""
 
 
 def copy_score(images: Sequence[Image.Image], references: Sequence[Image.Image]) -> Tensor:
     """How nearly each picture *is* one of the references: 1 for the same pixels, about 0 for another scene.
 
-    Ours. Similarity of pictures, not of subjects.
+    Ours, for the identity scores above are highest for a copy. A similarity of pictures, not of subjects: both are
+    shrunk to 32 x 32 RGB and split into a blurred picture (the layout and its colours) and what the blur takes away
+    (the details). Each band is compared by Lin's concordance, 2 cov(x, y) / (var x + var y + (mean x - mean y)^2),
+    which is 1 for equal values only, and the *smaller* of the two counts: the same horizon is no copy, nor is the same
+    drawing before another background. The best of all shifts by up to 9 % of the side, of the mirror image, and of the
+    references is taken; negative values become 0.
+
+    Seen on DreamBench's photographs (30 subjects): JPEG of quality 30, shifts by 6 %, mirroring, noise and the coding
+    of our 64-pixel autoencoder leave at least 0.79; other photographs of the *same* subject have a median of 0.12, a
+    95 % quantile of 0.33 and at most 0.64; other subjects at most 0.15. Not all copies are found that are turned (by
+    3 degrees: 0.64 to 0.9), zoomed (a crop of 95 %: 0.6 to 0.9; of 85 %: 0.3) or much darker (by 20 %: 0.3 to 0.9).
+    Scenes that really are alike (a drawing in one pose before plain backgrounds) score high too, so compare with the
+    oracle's row. Range 0 to 1.
+
+    Args:
+        images: n pictures of any size (squeezed to squares alike).
+        references: those that the model was given, at least one.
+
+    Returns:
+        ``[n]``
     """
-    a = _thumbnails(images)
-    b = _thumbnails(references)
+    if not len(images) or not len(references):
+        raise ValueError(f"{len(images)} pictures and {len(references)} references: copy_score needs both")
     m = COPY_SHIFT
-    inner = a[..., m:-m, m:-m]
-    size = inner.shape[-1]
-    best = torch.full((len(a), len(b)), -1.0)
-    for other in (b, b.flip(-1)):
-        for dy in range(2 * m + 1):
-            for dx in range(2 * m + 1):
-                window = other[..., dy : dy + size, dx : dx + size]
-                best = torch.maximum(best, _concordance(inner, window))
-    return best.amax(1).clamp(min=0)
+    ours, theirs = _bands(images), _bands(references)
+    inner = ours[..., m:-m, m:-m]
+    side = inner.shape[-1]
+    best = torch.zeros(len(ours), len(theirs), dtype=torch.float64)
+    for other in (theirs, theirs.flip(-1)):
+        for window in other.unfold(-2, side, 1).unfold(-2, side, 1).flatten(3, 4).unbind(3):
+            best = torch.maximum(best, _concordance(inner, window).amin(-1))
+    return best.amax(1).float()
 
 
-def _thumbnails(images: Sequence[Image.Image]) -> Tensor:
-    from jedi.images import to_tensor
-
-    side = (COPY_SIDE, COPY_SIDE)
-    return to_tensor([to_rgb(x).resize(side, Image.Resampling.BOX) for x in images])
+def _bands(images: Sequence[Image.Image]) -> Tensor:
+    """``[n 2 3 32 32]``: the blurred pictures, and what the blur took away."""
+    side, radius = (COPY_SIDE, COPY_SIDE), 4
+    pixels = to_tensor([to_rgb(x).resize(side, Image.Resampling.BOX) for x in images])
+    kernel = torch.exp(-torch.arange(-radius, radius + 1.0).square() / (2 * COPY_BLUR**2))
+    kernel = torch.outer(kernel, kernel) / kernel.sum() ** 2
+    padded = nn.functional.pad(pixels, [radius] * 4, mode="replicate")
+    blurred = nn.functional.conv2d(padded.flatten(0, 1)[:, None], kernel[None, None]).view_as(pixels)
+    return torch.stack([blurred, pixels - blurred], 1)
 
 
 def _concordance(a: Tensor, b: Tensor) -> Tensor:
-    a, b = a.flatten(1)[:, None], b.flatten(1)[None]
-    mean_a, mean_b = a.mean(-1), b.mean(-1)
-    covariance = (a * b).mean(-1) - mean_a * mean_b
-    spread = a.var(-1, unbiased=False) + b.var(-1, unbiased=False) + (mean_a - mean_b).square()
-    return 2 * covariance / spread.clamp(min=1e-8)
+    """Lin's concordance correlation (*Biometrics 45, 1989*) of ``[n k ...]`` and ``[m k ...]`` -> ``[n m k]``."""
+    a, b = a.flatten(2).double(), b.flatten(2).double()
+    mean_a, mean_b = a.mean(-1, keepdim=True), b.mean(-1, keepdim=True)
+    covariance = torch.einsum("nkd,mkd->nmk", a - mean_a, b - mean_b) / a.shape[-1]
+    variances = a.var(-1, unbiased=False)[:, None] + b.var(-1, unbiased=False)[None]
+    apart = (mean_a[:, None] - mean_b[None]).squeeze(-1).square()
+    # Where nothing varies in either, equal means are agreement: two plain pictures of one colour are copies.
+    return (2 * covariance + 1e-6) / (variances + apart + 1e-6)
