@@ -25,8 +25,10 @@ BATCH = 32
 """Images or texts in one forward pass."""
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-# Letters of the vision transformers that tables name, by the width of their layers.
-_VIT_SIZES = {192: "Ti", 384: "S", 768: "B", 1024: "L", 1280: "H", 1536: "g", 1664: "G"}
+# Letters of the vision transformers that tables name, by the width and the number of their layers.
+_VIT_SIZES = {
+    (192, 12): "Ti", (384, 12): "S", (768, 12): "B", (1024, 24): "L", (1280, 32): "H", (1536, 40): "g", (1664, 48): "G",
+}  # fmt: skip
 
 Item = TypeVar("Item")
 
@@ -98,7 +100,7 @@ class ClipEncoder:
     source = ""
 
     def __init__(self, source: str, device: torch.device) -> None:
-        from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
+        from transformers import CLIPImageProcessor, CLIPModel
 
         self.model = _load(CLIPModel, source, ("clip",), device)
         vision = self.model.config.vision_config
@@ -106,8 +108,7 @@ class ClipEncoder:
         side = vision.image_size
         default = CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
         self.preprocess = _processor(source, default, side)
-        self.tokenizer = _part(AutoTokenizer, source, "a tokenizer")
-        self.context = self.model.config.text_config.max_position_embeddings
+        self.tokenizer, self.context = _tokenizer(source, self.model.config.text_config)
 
     def embed_images(self, images: Sequence[Image.Image]) -> Tensor:
         """``[n d]``."""
@@ -229,14 +230,13 @@ class BlipMatcher:
     source = ""
 
     def __init__(self, source: str, device: torch.device) -> None:
-        from transformers import AutoTokenizer, BlipForImageTextRetrieval, BlipImageProcessor
+        from transformers import BlipForImageTextRetrieval, BlipImageProcessor
 
         self.model = _load(BlipForImageTextRetrieval, source, ("blip",), device)
         side = self.model.config.vision_config.image_size
         self.name = _vit_name("BLIP-ITM", source, self.model.config.vision_config)
         self.preprocess = _processor(source, BlipImageProcessor(size={"height": side, "width": side}), side)
-        self.tokenizer = _part(AutoTokenizer, source, "a tokenizer")
-        self.context = self.model.config.text_config.max_position_embeddings
+        self.tokenizer, self.context = _tokenizer(source, self.model.config.text_config)
 
     @torch.no_grad()
     def match(self, images: Sequence[Image.Image], texts: Sequence[str]) -> Tensor:
@@ -349,8 +349,14 @@ def _load(cls: Any, source: str, kinds: tuple[str, ...], device: torch.device, *
 
     config = _part(AutoConfig, source, "a model")
     if config.model_type not in kinds:
-        fit = [kind for kind in ENCODERS if kind.replace("-itm", "") == config.model_type]
-        remedy = f"; write {fit[0]}:{source}" if fit else ""
+        right = {
+            "clip": "clip",
+            "vit": "dino",
+            "blip": "blip-itm",
+            "dinov2": "dinov2",
+            "dinov2_with_registers": "dinov2",
+        }
+        remedy = f"; write {right[config.model_type]}:{source}" if config.model_type in right else ""
         raise EncoderError(f"{source}: a model of type {config.model_type!r}, expected {' or '.join(kinds)}{remedy}")
     try:
         model, report = cls.from_pretrained(
@@ -361,7 +367,7 @@ def _load(cls: Any, source: str, kinds: tuple[str, ...], device: torch.device, *
         raise EncoderError(f"{source}: its weights cannot be read ({_first_line(error)}); {remedy}") from None
     if report["missing_keys"]:
         names = ", ".join(sorted(report["missing_keys"])[:3])
-        lacks = f"{len(report['missing_keys'])} weights of {cls.__name__} are missing ({names}, ...)"
+        lacks = f"{len(report['missing_keys'])} weights of {type(model).__name__} are missing ({names}, ...)"
         raise EncoderError(f"{source}: {lacks}; the numbers of a network without them would mean nothing")
     return model.eval().requires_grad_(False).to(device)
 
@@ -372,6 +378,20 @@ def _part(cls: Any, source: str, what: str) -> Any:
     except (OSError, ValueError, ImportError) as error:
         where = "in this folder" if Path(source).is_dir() else "as a folder or on the model hub"
         raise EncoderError(f"{source}: {what} of transformers is not there {where}: {_first_line(error)}") from None
+
+
+def _tokenizer(source: str, text: Any) -> tuple[Any, int]:
+    """The source's tokenizer, and the number of tokens that its model reads at once."""
+    from transformers import AutoTokenizer
+
+    tokenizer = _part(AutoTokenizer, source, "a tokenizer")
+    # Without its files transformers makes an empty tokenizer, for which all texts are alike.
+    if not text.vocab_size / 2 <= len(tokenizer) <= text.vocab_size:
+        raise EncoderError(
+            f"{source}: its tokenizer knows {len(tokenizer)} tokens, its model {text.vocab_size}: "
+            "save the right tokenizer into the folder (tokenizer.json)"
+        )
+    return tokenizer, text.max_position_embeddings
 
 
 def _processor(source: str, default: Any, side: int | None) -> Callable[[Sequence[Image.Image]], Tensor] | None:
@@ -404,7 +424,7 @@ def _resize_and_crop(side: int) -> Callable[[Sequence[Image.Image]], Tensor]:
 
 def _vit_name(kind: str, source: str, vision: Any) -> str:
     """ "CLIP ViT-B/32" for a network of a known size, else the kind and the name of its folder."""
-    size = _VIT_SIZES.get(vision.hidden_size)
+    size = _VIT_SIZES.get((vision.hidden_size, vision.num_hidden_layers))
     return f"{kind} ViT-{size}/{vision.patch_size}" if size else f"{kind} ({Path(source).name})"
 
 
