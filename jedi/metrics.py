@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from jedi.encoders import (
+from jedi.encoders import (  # noqa: F401 (all that scores need is offered here)
     BlipMatcher,
     EncoderError,
     ImageEncoder,
@@ -27,37 +27,6 @@ from jedi.encoders import (
     load_encoder,
 )
 from jedi.images import Box, to_mask, to_rgb, to_tensor
-
-__all__ = [
-    "AGGREGATIONS",
-    "NEAR_COPY",
-    "BlipMatcher",
-    "EncoderError",
-    "ImageEncoder",
-    "Lpips",
-    "SubjectScores",
-    "TextImageEncoder",
-    "aesthetic",
-    "blip_itm",
-    "clip_i",
-    "clip_t",
-    "copy_score",
-    "cosine",
-    "cp_clip",
-    "cut_subject",
-    "dino",
-    "dinov2",
-    "diversity",
-    "drop_identifier",
-    "load_aesthetic_head",
-    "load_encoder",
-    "lpips_diversity",
-    "mclip_i",
-    "mdino",
-    "regions",
-    "retrieval_accuracy",
-    "ti_clip",
-]
 
 AGGREGATIONS = ("all_real", "references")
 """Which real pictures an identity score is the mean over: all of the subject, or the input references only."""
