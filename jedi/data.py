@@ -317,6 +317,14 @@ class SetDataset(Dataset):
             raise DataError(f"{where}: {image.size} pixels, its manifest says {expected}")
         return image
 
+    def mask(self, index: int, member: int) -> Image.Image:
+        """The mask of one image's subject, mode "L", 255 = subject. Raises `DataError` where the set has none."""
+        data, where = self._read(index, f"{member}.mask.png")
+        try:
+            return Image.open(io.BytesIO(data)).convert("L")
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise DataError(f"{where}: not a readable mask ({type(error).__name__}); make the shard again") from None
+
     def _read(self, index: int, suffix: str) -> tuple[bytes, str]:
         record = self.index.sets[index]
         shard, name = self.index.shards[record.shard], f"{record.key}.{suffix}"
