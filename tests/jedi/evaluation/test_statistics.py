@@ -28,6 +28,8 @@ def test_values_are_averaged_not_groups():
     found = bootstrap([0, 0, 0, 4], ["a", "a", "a", "b"])
     assert found.mean == 1.0
     assert (found.low, found.high) == (0.0, 4.0)
+    inner = bootstrap([0, 0, 0, 4], ["a", "a", "a", "b"], level=0.4)
+    assert (inner.low, inner.high) == (1.0, 1.0)  # one draw of each: 4 / 4, not (0 + 4) / 2
 
 
 def test_whole_groups_are_drawn():
