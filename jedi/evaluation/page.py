@@ -145,30 +145,51 @@ def _whisker(cell: Cell, least: float, most: float) -> dict[str, float] | None:
 
 def _gallery(gallery: Gallery) -> dict[str, Any]:
     labels = gallery.labels or [""] * len(gallery.rows)
-    rows = [
-        {"label": label, "pictures": [x and _picture(x, gallery, label, i) for i, x in enumerate(row)]}
-        for label, row in zip(labels, gallery.rows, strict=True)
-    ]
-    return {"kind": "gallery", "columns": list(gallery.columns), "labels": any(labels), "rows": rows}
+    images = [[x and _open(x) for x in row] for row in gallery.rows]
+    enlarged = [max(x.size) * _zoom(x) for row in images for x in row if x and max(x.size) <= SMALL]
+    tile = max(enlarged, default=TILE)  # photographs beside small pictures are shown as large as those
+    rows = []
+    for label, pictures, opened in zip(labels, gallery.rows, images, strict=True):
+        said = [[x for x in (label, *gallery.columns[i : i + 1]) if x.strip()] for i in range(len(pictures))]
+        views = [
+            x and _picture(x, image, tile, words or [f"{gallery.title}: picture {i + 1}"] * (not x.caption.strip()))
+            for i, (x, image, words) in enumerate(zip(pictures, opened, said, strict=True))
+        ]
+        rows.append({"label": label, "pictures": views})
+    return {"kind": "gallery", "columns": list(gallery.columns), "rows": rows}
 
 
-def _picture(picture: Picture, gallery: Gallery, label: str, place: int) -> dict[str, Any]:
+def _open(picture: Picture) -> Image.Image:
+    """The picture as RGB, a copy, no larger than the page needs it."""
     image = to_rgb(picture.image) if isinstance(picture.image, Image.Image) else load_image(picture.image)
-    longest = max(image.size)
-    small = longest <= SMALL
-    if longest > LARGEST:
+    if max(image.size) > LARGEST:
+        image = image.copy()
         image.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
+    return image
+
+
+def _zoom(image: Image.Image) -> int:
+    """How many times a small picture is enlarged: a whole number, so that its pixels stay equal squares."""
+    return max(1, round(TILE / max(image.size)))
+
+
+def _picture(picture: Picture, image: Image.Image, tile: float, said: Sequence[str]) -> dict[str, Any]:
+    """``tile``: the longest side of a large picture on the page. ``said``: words for who cannot see it."""
+    small = max(image.size) <= SMALL
+    zoom = _zoom(image) if small else tile / max(image.size)
     buffer = io.BytesIO()
     image.save(buffer, **({"format": "PNG", "optimize": True} if small else {"format": "WEBP", "quality": 90}))
-    zoom = max(1, round(TILE / longest)) if small else TILE / max(image.size)  # whole for small: equal pixels
-    column = gallery.columns[place] if gallery.columns else ""
-    said = [x for x in (label, column, picture.caption) if x.strip()] or [f"{gallery.title}: picture {place + 1}"]
+    alt = [
+        *(["reference"] if picture.reference else []),
+        *said,
+        *([picture.caption] if picture.caption.strip() else []),
+    ]
     return {
         "source": f"data:image/{'png' if small else 'webp'};base64,{base64.b64encode(buffer.getvalue()).decode()}",
         "width": max(1, round(image.width * zoom)),
         "height": max(1, round(image.height * zoom)),
         "small": small,
-        "alt": ", ".join([*(["reference"] if picture.reference else []), *said]),
+        "alt": ", ".join(alt),
         "caption": picture.caption,
         "reference": picture.reference,
         "scores": [(name, x if isinstance(x, str) else format(x, ".3f")) for name, x in picture.scores.items()],

@@ -49,9 +49,10 @@ class Table:
     """Rows ``(label, {column: Cell, number, word or None})``; a column that a row lacks was not measured.
 
     ``groups`` sets rows apart under headings: ``[("This model", 2), ("For comparison", 4)]`` are the first two
-    rows and the four after them. ``better`` names for a column "higher" or "lower": it gets an arrow, and its
-    best row of the first group (of all rows, without groups) is set in bold. ``formats`` holds Python's format
-    for a column, as ``{"accuracy": ".1%"}``; without one a float gets three digits.
+    rows and the four after them; a group without rows is not shown. ``better`` names for a column "higher" or
+    "lower": it gets an arrow, and its best row of the first group (of all rows, without groups) is set in bold.
+    ``formats`` holds Python's format for a column, as ``{"accuracy": ".1%"}``; without one a float gets three
+    digits.
     """
 
     title: str
@@ -305,8 +306,8 @@ def _check_table(table: Table, where: str) -> None:
     counts = [count for _, count in table.groups]
     for title, count in table.groups:
         _check_word(title, f"{where}: a group's heading")
-        if count < 1:
-            raise ReportError(f"{where}: the group {title!r} has {count} rows; it needs one")
+        if not isinstance(count, int) or count < 0:
+            raise ReportError(f"{where}: the group {title!r} cannot have {count!r} rows")
     if table.groups and sum(counts) != len(table.rows):
         raise ReportError(f"{where}: groups of {counts} rows, but there are {len(table.rows)} rows")
 
@@ -385,7 +386,7 @@ def words(table: Table, column: str, cell: Cell) -> tuple[str, ...]:
 def headings(table: Table) -> dict[int, str]:
     """Index of a group's first row -> the group's heading."""
     starts = itertools.accumulate((count for _, count in table.groups), initial=0)
-    return {start: title for start, (title, _) in zip(starts, table.groups, strict=False)}
+    return {start: title for start, (title, count) in zip(starts, table.groups, strict=False) if count}
 
 
 def _one_line(text: str) -> str:

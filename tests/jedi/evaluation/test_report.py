@@ -137,6 +137,13 @@ def test_formats_and_a_table_without_groups():
     assert text_table(table).splitlines() == ["T", "         accuracy", "-" * 17, "a  50% [25%, 75%]"]
 
 
+def test_a_group_without_rows_is_not_shown():
+    table = replace(scores(), groups=[("None of these", 0), ("All", 4), ("Nor these", 0)])
+    lines = text_table(table).splitlines()
+    assert [line.strip("- ") for line in lines if line.startswith("--")] == ["All"]
+    assert not any(cell["best"] for row in page._table(table)["rows"] for cell in row["cells"])
+
+
 def test_wide_and_combining_letters_keep_columns_in_line():
     rows = [("犬のぬいぐるみ", {"n": 1}), ("cafe\u0301", {"n": 2}), ("plain", {"n": 3})]
     lines = text_table(Table("T", ["n"], rows)).splitlines()[3:]
@@ -251,6 +258,12 @@ def test_large_pictures_are_shrunk_and_keep_their_shape(tmp_path):
     assert (shown["width"], shown["height"]) == ("160", "80") and "class" not in shown
     assert np.abs(np.asarray(picture_of(shown), int) - (255, 165, 0)).max() < 8
     assert image.size == (1000, 500)  # the caller's picture is left as it was
+
+
+def test_photographs_beside_small_pictures_are_as_large_as_those(tmp_path):
+    row = [Picture(noise(64, 64)), Picture(noise(500, 250))]
+    shown = read(Report("T", [], [Gallery("G", [row])]), tmp_path).of("img")
+    assert [(x["width"], x["height"]) for x in shown] == [("128", "128"), ("128", "64")]
 
 
 def test_transparency_lies_over_the_neutral_grey(tmp_path):
@@ -432,7 +445,7 @@ def test_rounding_is_no_reason_to_refuse_an_interval():
         (replace(scores(), rows=[("", {})]), "label"),
         (replace(scores(), rows=[("a", {"n": math.nan})], groups=()), r"row 'a', column 'n'.*None"),
         (replace(scores(), groups=[("a", 2), ("b", 1)]), r"\[2, 1\] rows, but there are 4"),
-        (replace(scores(), groups=[("a", 4), ("b", 0)]), "'b' has 0 rows"),
+        (replace(scores(), groups=[("a", 5), ("b", -1)]), "'b' cannot have -1 rows"),
         (replace(scores(), better={"CLIP": "higher"}), "better names 'CLIP'"),
         (replace(scores(), better={"n": "up"}), "'up'"),
         (replace(scores(), formats={"n": "q"}), "row '1 reference', column 'n'"),
