@@ -41,21 +41,27 @@ def find_device(name: str | None) -> str:
     return name
 
 
+def silence() -> None:
+    """Only errors of diffusers and transformers, and no progress bars of theirs. Loads both."""
+    import diffusers
+    import transformers
+
+    for library in (diffusers, transformers):
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()
+
+
 def load_pipeline(name: str, device: str | None = None, dtype: str = "float32") -> tuple[JediPipeline, dict[str, str]]:
     """The pipeline on its device, silent, and the sha256 of its parts' weights as they are stored.
 
     Raises ``ValueError`` for a model or a device that cannot be used.
     """
     origin = find_model(name)
-    import diffusers
     import torch
-    import transformers
 
     from jedi.pipeline import JediPipeline
 
-    for library in (diffusers, transformers):
-        library.utils.logging.set_verbosity_error()
-        library.utils.logging.disable_progress_bar()
+    silence()
     device = find_device(device)
     try:
         if origin == "run":

@@ -16,7 +16,7 @@ import re
 import secrets
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from jedi.folders import file_sha256
 from jedi.images import load_image, load_mask
 
 if TYPE_CHECKING:
+    from jedi.attention import ReferenceCache
     from jedi.pipeline import JediPipeline
 
 Picture = Path | Image.Image
@@ -110,10 +111,12 @@ def generate(
     model: Mapping[str, str] | None = None,
     batch_size: int = 8,
     part: tuple[int, int] = (0, 1),
+    notes: Mapping[str, Any] | None = None,
 ) -> None:
     """Makes the pictures of ``items`` that are missing, of part i of n, as ``folder/images/ID.png``.
 
-    References are encoded once for all items in a row that share them (mode `one_way`), so keep such items together.
+    References are encoded once for all items in a row that share them (mode `one_way`), so keep such items together;
+    items in a row that have as many references each share batches.
     A picture depends on its item, the weights and the settings, not on the batch or the part.
 
     Args:
@@ -122,6 +125,7 @@ def generate(
         model: sha256 of the model's parts as :func:`jedi.loading.load_pipeline` gives them; ``None`` computes them.
         batch_size: items at once.
         part: ``(i, n)``: the i-th of n about equal parts, i from 0. Parts may run at the same time.
+        notes: kept in the plan for readers, as the model's name; other notes make no other plan.
 
     Raises:
         PlanError: the folder holds another plan, or ``items`` make no sense. ValueError: as the pipeline raises.
@@ -129,7 +133,7 @@ def generate(
     index, count = part
     if not 0 <= index < count:
         raise PlanError(f"part {index} of {count}: parts run from 0 to the number of parts less 1")
-    write_plan(pipe, items, folder, settings=settings, model=model)
+    write_plan(pipe, items, folder, settings=settings, model=model, notes=notes)
     mine = items[len(items) * index // count : len(items) * (index + 1) // count]
     todo = missing(folder, mine)
     if not todo:
@@ -178,6 +182,7 @@ def write_plan(
     *,
     settings: Sampling = Sampling(),
     model: Mapping[str, str] | None = None,
+    notes: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Freezes the plan in ``folder``, or checks that the one that stands there is the same; returns it.
 
@@ -194,6 +199,7 @@ def write_plan(
         "settings": _record_settings(pipe, settings),
         "items": [_record(item, digests) for item in items],
         "versions": versions(),
+        "notes": dict(notes or {}),
     }
     plan = json.loads(json.dumps(plan))  # as it will be read: tuples are lists
     path = Path(folder) / "plan.json"
@@ -202,9 +208,22 @@ def write_plan(
             raise PlanError(f"{folder} holds images/ but no plan.json; take another folder")
         write_text_whole(json.dumps(plan, indent=1, ensure_ascii=False) + "\n", path)
     frozen = read_plan(folder)
-    if found := _differences(frozen, plan):
-        more = f" and {len(found) - 3} more" * (len(found) > 3)
-        raise PlanError(f"{folder} holds another plan ({'; '.join(found[:3])}{more}): take another folder or remove it")
+    _check_same(frozen, plan, folder)
+    return frozen
+
+
+def check_done(items: Sequence[Item], folder: str | Path) -> dict[str, Any]:
+    """The plan in ``folder``, which is that of ``items``, with all pictures made: what scoring begins with.
+
+    Raises:
+        PlanError: no plan, other items, or pictures that are missing; the message says how many.
+    """
+    frozen, digests = read_plan(folder), {}
+    wanted = json.loads(json.dumps([_record(item, digests) for item in items]))
+    _check_same(frozen, {**frozen, "items": wanted}, folder)
+    if left := missing(folder, items):
+        missed = f"{len(left)} of {len(items)} pictures are missing ({left[0].id}, ...)"
+        raise PlanError(f"{folder}: {missed}; generate them first, with the same options")
     return frozen
 
 
@@ -285,6 +304,12 @@ def _digest(picture: Picture, digests: dict[Path, str]) -> dict[str, str]:
     return {"file": "/".join(picture.parts[-2:]), "sha256": digests[picture]}
 
 
+def _check_same(old: Mapping[str, Any], new: Mapping[str, Any], folder: str | Path) -> None:
+    if found := _differences(old, new):
+        more = f" and {len(found) - 3} more" * (len(found) > 3)
+        raise PlanError(f"{folder} holds another plan ({'; '.join(found[:3])}{more}): take another folder or remove it")
+
+
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What differs between two plans, in words; the versions are another matter."""
     found = []
@@ -317,19 +342,20 @@ def _check_versions(folder: Path) -> None:
 def _sample(
     pipe: JediPipeline, items: Sequence[Item], options: dict[str, Any], batch_size: int
 ) -> Iterator[tuple[Sequence[Item], list[list[Image.Image]]]]:
-    """Batches of items with their pictures; neighbours that share what is given go together."""
+    """Batches of items with their pictures; neighbours that share what is given go together.
+
+    Neighbours with as many references each may share a batch too, though not the references (mode `one_way`).
+    """
     import torch
 
     digests: dict[Path, str] = {}
-    for _, run in itertools.groupby(items, lambda item: _given(item, digests)):
+    caches: dict[tuple, ReferenceCache] = {}
+    for _, run in itertools.groupby(items, lambda item: _together(item, options["mode"], digests)):
         group = list(run)
         first = group[0]
         given: dict[str, Any] = {}
-        references = [load_image(x) if isinstance(x, Path) else x for x in first.references]
-        if references and options["mode"] == "one_way":
-            given["cache"] = pipe.encode_references(references, first.reference_prompts)
-        elif references:
-            given |= {"references": references, "reference_prompts": first.reference_prompts}
+        if first.references and options["mode"] != "one_way":
+            given |= {"references": _load(first.references), "reference_prompts": first.reference_prompts}
         if first.image is not None:
             given["image"] = load_image(first.image) if isinstance(first.image, Path) else first.image
             given["mask"] = load_mask(first.mask) if isinstance(first.mask, Path) else first.mask
@@ -337,6 +363,13 @@ def _sample(
         size = 1 if joint else batch_size
         for start in range(0, len(group), size):
             batch = group[start : start + size]
+            if first.references and options["mode"] == "one_way":
+                keys = [_given(item, digests) for item in batch]
+                caches = {key: caches[key] for key in keys if key in caches}  # of the batch before; others are let go
+                for key, item in zip(keys, batch, strict=True):
+                    if key not in caches:
+                        caches[key] = pipe.encode_references(_load(item.references), item.reference_prompts)
+                given["cache"] = _stacked([caches[key] for key in (keys if len(caches) > 1 else keys[:1])])
             prompts = [prompt for item in batch for prompt in item.prompts]
             seeds = [item.seed + i for item in batch for i in range(len(item.prompts))]
             generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
@@ -344,8 +377,31 @@ def _sample(
             yield batch, [list(itertools.islice(result, len(item.prompts))) for item in batch]
 
 
+def _load(pictures: Sequence[Picture]) -> list[Image.Image]:
+    return [load_image(x) if isinstance(x, Path) else x for x in pictures]
+
+
+def _stacked(caches: Sequence[ReferenceCache]) -> ReferenceCache:
+    """Caches of one set each, with as many references each, as one cache of that many sets."""
+    import torch
+
+    if len(caches) == 1:
+        return caches[0]
+    layers = {
+        name: tuple(torch.cat([cache.layers[name][i] for cache in caches]) for i in (0, 1)) for name in caches[0].layers
+    }
+    return replace(caches[0], layers=layers)
+
+
+def _together(item: Item, mode: str, digests: dict[Path, str]) -> tuple:
+    """Equal for items that can be sampled in one call."""
+    if item.references and mode == "one_way" and item.image is None and len(item.prompts) == 1:
+        return ("references", len(item.references))
+    return _given(item, digests)
+
+
 def _given(item: Item, digests: dict[Path, str]) -> tuple:
     """What one call of the pipeline gives once for all its pictures; a story is a call of its own."""
     given = (*item.references, item.image, item.mask)
-    pictures = [picture and _digest(picture, digests)["sha256"] for picture in given]
+    pictures = tuple(picture and _digest(picture, digests)["sha256"] for picture in given)
     return pictures, item.reference_prompts, item.id if len(item.prompts) > 1 else None

@@ -18,7 +18,7 @@ from jedi.folders import file_sha256
 
 PROMPTS_FILE = "prompts_and_classes.txt"
 LIVE = ("cat", "dog")
-"""Nouns whose subjects get the prompts for live subjects. The file doesn't say which do; in DreamBench they are these nine."""
+"""Nouns whose subjects get the prompts for live subjects; the file doesn't say which do. DreamBench has nine."""
 SUBJECTS, PROMPTS, IMAGES = 30, 25, 4
 """The full protocol: subjects, prompts a subject, pictures a prompt."""
 
@@ -56,8 +56,8 @@ REFERENCES: dict[str, tuple[str, str, str]] = {
 }
 """File stems. The first is the single reference of Kosmos-G (Pan et al., ICLR 2024, arXiv 2310.02992), read from
 ``scripts/remove_dreambench_multiimg.sh`` of github.com/xichenpan/Kosmos-G at commit f5c0489; papers that report
-one-reference scores follow it. The other two are ours: nobody has published a list of three. Chosen by eye and fixed:
-the subject whole and large, another view or place than in the first, never a mirrored or shifted copy (cat 03, dog5 03)."""
+one-reference scores follow it. The other two are ours, for no published list of three is known to us. Chosen by eye:
+the subject whole and large, in another view or place, never a mirrored or shifted copy (as are cat 03 and dog5 03)."""
 
 
 class BenchmarkError(ValueError):
@@ -116,21 +116,22 @@ class Published:
     source: str
 
 
-_COLLECTED = "as collected by this project; first source not checked"
 _DREAMBOOTH = "DreamBooth, arXiv 2208.12242"
+_DREAMCACHE = "as reported by DreamCache, arXiv 2411.17786"
+_UNO = "UNO, arXiv 2504.02160"
 PUBLISHED = (
     Published("real images", "", 0.774, 0.885, None, _DREAMBOOTH),
-    Published("JeDi", "1", 0.619, 0.782, 0.304, "as reported by DreamCache, arXiv 2411.17786"),
+    Published("JeDi", "1", 0.619, 0.782, 0.304, _DREAMCACHE),
     Published("DreamBooth (SD), tuned per subject", "3-5", 0.668, 0.803, 0.305, _DREAMBOOTH),
     Published("DreamBooth (Imagen), tuned per subject", "3-5", 0.696, 0.812, 0.306, _DREAMBOOTH),
     Published("Textual Inversion, tuned per subject", "3-5", 0.569, 0.780, 0.255, _DREAMBOOTH),
-    Published("Custom Diffusion, tuned per subject", "3-5", 0.643, 0.790, 0.305, _COLLECTED),
-    Published("BLIP-Diffusion", "1", 0.594, 0.779, 0.300, "BLIP-Diffusion, arXiv 2305.14720"),
-    Published("ELITE", "1", 0.621, 0.771, 0.293, _COLLECTED),
-    Published("IP-Adapter (SD1.5)", "1", 0.667, 0.813, 0.289, _COLLECTED),
-    Published("BootPIG", "3", 0.674, 0.797, 0.311, "BootPIG, arXiv 2401.13974"),
-    Published("UNO (FLUX)", "1", 0.760, 0.835, 0.304, "UNO, arXiv 2504.02160"),
-    Published("OminiControl (FLUX)", "1", 0.684, 0.799, 0.312, "as reported by UNO, arXiv 2504.02160"),
+    Published("Custom Diffusion, tuned per subject", "3-5", 0.643, 0.790, 0.305, _DREAMCACHE),
+    Published("BLIP-Diffusion", "1", 0.594, 0.779, 0.300, _DREAMCACHE),
+    Published("ELITE", "1", 0.621, 0.771, 0.293, _DREAMCACHE),
+    Published("IP-Adapter (SD1.5)", "1", 0.667, 0.813, 0.289, _DREAMCACHE),
+    Published("BootPIG", "3", 0.674, 0.797, 0.311, _DREAMCACHE),
+    Published("UNO (FLUX)", "1", 0.760, 0.835, 0.304, _UNO),
+    Published("OminiControl (FLUX)", "1", 0.684, 0.799, 0.312, f"as reported by {_UNO}"),
 )
 """The figures to stand against (the project's METHOD.md holds the same)."""
 
@@ -177,7 +178,7 @@ def read_prompts(file: Path) -> tuple[dict[str, str], dict[str, tuple[str, ...]]
     for kind, name in (("object", "Object Prompts"), ("live", "Live Subject Prompts")):
         found = [match[1] for match in re.findall(r"""(['"])(.*?)\1\s*\.format\(""", sections[name])]
         if not found or any("{0} {1}" not in template for template in found):
-            raise BenchmarkError(f"{file}: under {name!r} each prompt holds '{{0}} {{1}}' and is followed by .format(...)")
+            raise BenchmarkError(f"{file}: under {name!r} each prompt is '... {{0}} {{1}} ...'.format(...)")
         templates[kind] = tuple(template.replace("{0} {1}", "{}") for template in found)
     return nouns, templates
 
@@ -194,7 +195,8 @@ def _read_dreambench(folder: Path, references: int, lists: Mapping[str, list[str
             raise BenchmarkError(f"{folder / PROMPTS_FILE}: subject {name!r}: letters, digits and '_' are wanted")
         if not (folder / name).is_dir():
             raise BenchmarkError(f"{folder / name}: no such folder, but {PROMPTS_FILE} names the subject")
-        images = tuple(sorted(x for x in (folder / name).iterdir() if x.suffix.lower() in SUFFIXES and x.name[0] != "."))
+        files = sorted(x for x in (folder / name).iterdir() if x.name[0] != ".")
+        images = tuple(x for x in files if x.suffix.lower() in SUFFIXES)
         if len(images) < references:
             raise BenchmarkError(f"{folder / name}: {len(images)} pictures; {references} references are wanted")
         if lists is not None:
@@ -226,8 +228,10 @@ def _read_dreambench(folder: Path, references: int, lists: Mapping[str, list[str
 
 
 def _read_dreambench_plus(folder: Path) -> Benchmark:
-    """DreamBench++ (Peng et al., ICLR 2025, arXiv 2406.16855): ``images/CATEGORY/NN.jpg`` and ``captions/CATEGORY/NN.txt``
-    (CATEGORY as ``live_subject/animal``), whose first line is the noun and each other line a whole prompt."""
+    """DreamBench++ (Peng et al. 2025, arXiv 2406.16855): ``images/CATEGORY/NN.jpg``, ``captions/CATEGORY/NN.txt``.
+
+    CATEGORY is as ``live_subject/animal``; a caption file's first line is the noun, each other line a whole prompt.
+    """
     from jedi.images import SUFFIXES
 
     subjects = []
@@ -236,7 +240,8 @@ def _read_dreambench_plus(folder: Path) -> Benchmark:
         lines = [line.strip() for line in _text(file).splitlines() if line.strip()]
         if len(lines) < 2:
             raise BenchmarkError(f"{file}: wanted are the subject's noun and then its prompts, a line each")
-        images = [x for x in sorted((folder / "images" / place.parent).glob(f"{place.name}.*")) if x.suffix.lower() in SUFFIXES]
+        files = sorted((folder / "images" / place.parent).glob(f"{place.name}.*"))
+        images = [x for x in files if x.suffix.lower() in SUFFIXES]
         if len(images) != 1:
             raise BenchmarkError(f"{file}: {len(images)} pictures images/{place}.*, wanted is one")
         name = re.sub(r"\W+", "_", place.as_posix())

@@ -97,6 +97,17 @@ def test_items_that_share_references_go_together(pipe, calls, tmp_path):
     assert calls == [["a cat", "a dog"], ["a cat", "a dog"], ["a dog"]]
 
 
+def test_neighbours_with_as_many_references_share_a_batch(pipe, calls, tmp_path):
+    items = [Item(f"{i}", ("a cat",), (picture(i),), i, ("a cup",)) for i in (1, 2, 2, 3)]
+    items = [Item(f"{i}", x.prompts, x.references, x.seed, x.reference_prompts) for i, x in enumerate(items)]
+    generate(pipe, items, tmp_path / "a", settings=SETTINGS, batch_size=3)
+    assert [len(call) for call in calls] == [3, 1]
+    generate(pipe, items, tmp_path / "b", settings=SETTINGS, batch_size=1)
+    a, b = all_pixels(tmp_path / "a"), all_pixels(tmp_path / "b")
+    assert max(abs(a[name] - b[name]).max() for name in a) <= 1
+    assert abs(a["0.png"] - a["1.png"]).max() > 1
+
+
 def test_only_what_is_missing_is_made(pipe, calls, tmp_path):
     items, out = some_items(tmp_path), tmp_path / "out"
     generate(pipe, items, out, settings=SETTINGS)

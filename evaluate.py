@@ -1,0 +1,84 @@
+"""Pictures + references + prompts -> scores and a report.
+
+python evaluate.py dreambench --data DIR --model M --refs 1 --out out/dreambench
+python evaluate.py embedded --data DIR --model M --out out/embedded
+python evaluate.py scores --images DIR --references DIR --prompts FILE --out out/scores
+
+Each writes report.html (one file, for any browser), report.json and scores.json (a score for each picture) into --out.
+What takes long goes on where it was stopped by the same command. Exit code 0: done, 2: a mistake in the request, in
+one line on stderr, 130: interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import re
+import signal
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+COMMANDS = {
+    "dreambench": ("jedi.evaluation.dreambench", "DreamBench or DreamBench++: generate, score, compare with others"),
+    "embedded": ("jedi.evaluation.embedded", "held-out subjects of the emoji source: attributes, retrieval, editing"),
+    "scores": ("jedi.evaluation.scores", "scores for any pictures, by any method"),
+}
+"""Name -> its module, with ``add_arguments(parser)`` and ``run(arguments)``, and what it does."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Leaves it to ``main`` to say what is wrong, in one line."""
+
+    def error(self, message: str) -> None:
+        raise ValueError(message)
+
+
+def parser(command: str | None) -> argparse.ArgumentParser:
+    """All subcommands; the options of ``command`` only, for the others are not needed."""
+    p = Parser(prog="evaluate.py", description="Scores and a report. Options: evaluate.py SUBCOMMAND --help")
+    commands = p.add_subparsers(dest="command", metavar="SUBCOMMAND", required=True)
+    for name, (_, text) in COMMANDS.items():
+        subparser = commands.add_parser(name, help=text, description=f"{text}. In brackets: the default.")
+        if name == command:
+            module_of(name).add_arguments(subparser)
+    return p
+
+
+def module_of(command: str) -> ModuleType:
+    """The module of a subcommand."""
+    return importlib.import_module(COMMANDS[command][0])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    try:
+        command = argv[0] if argv and argv[0] in COMMANDS else None
+        arguments = parser(command).parse_args(argv)
+        module_of(arguments.command).run(arguments)
+    except KeyboardInterrupt:
+        print("evaluate.py: interrupted; what is done stays, the same command goes on", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:  # of a mistaken request; whatever else comes is a fault of ours
+        print(f"evaluate.py: {' '.join(message_of(error).split())}", file=sys.stderr)
+        return 2
+    except (RuntimeError, MemoryError) as error:
+        # A GPU's words, and those of PyTorch's allocator on a CPU.
+        if isinstance(error, RuntimeError) and not re.search("out of memory|can't allocate memory", str(error)):
+            raise
+        print("evaluate.py: out of memory; a smaller --batch-size needs less", file=sys.stderr)
+        return 2
+    return 0
+
+
+def message_of(error: Exception) -> str:
+    """The message without Python's error number."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception: temporary files are removed
+    sys.exit(main())

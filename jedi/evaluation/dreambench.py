@@ -1,0 +1,175 @@
+"""``evaluate.py dreambench``: the benchmark's pictures by a model, their scores, and a report.
+
+Two stages. *generate* makes the pictures of a frozen plan in ``OUT/images/SUBJECT/PP-I.png`` (prompt PP, picture I),
+as an array of parts if one likes. *score* reads them and writes ``scores.json`` (a score for each picture),
+``report.html`` and ``report.json``. Beside the model always stand: the real pictures (oracle), the reference
+returned as it is (copy), and the model without references.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from jedi.evaluation import options
+from jedi.evaluation.generation import Item, check_done, generate, seed_of
+from jedi.evaluation.protocol import IMAGES, Benchmark, Subject, read_benchmark
+from jedi.evaluation.scoring import Case, Group, aggregate, columns_of, load_encoders, score_all
+from jedi.folders import locked
+
+MODEL, WITHOUT, COPIED, ORACLE = "model", "no_reference", "copy", "oracle"
+"""Rows of the table, as ``scores.json`` names them."""
+STAGES = ("all", "generate", "score")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the subcommand."""
+    add = parser.add_argument
+    add("--data", required=True, metavar="DIR", help="DreamBench (dataset of google/dreambooth) or DreamBench++")
+    add("--out", required=True, metavar="DIR", help="the folder to write")
+    add("--refs", type=int, default=1, choices=(1, 3), help="references: 1 (Kosmos-G's list) or 3 (ours) (1)")
+    add("--reference-list", metavar="F", help='a list of one\'s own instead, JSON: {"SUBJECT": ["02.jpg", ...]}')
+    add("--num-images", type=int, default=IMAGES, metavar="N", help=f"pictures a prompt ({IMAGES})")
+    add("--subjects", nargs="+", metavar="NAME", help="only these, or a number: the first so many")
+    add("--prompts", type=int, metavar="N", help="only the first so many prompts of each subject")
+    add("--no-reference", type=int, default=1, metavar="N", help="pictures a prompt without references (1; 0: no row)")
+    add("--identifier", default="", metavar="WORD", help="stands before the noun in the model's prompts")
+    add("--stage", default="all", choices=STAGES, help="generate the pictures, score them, or all (all)")
+    add("--part", metavar="I/N", help="generate only the I-th of N parts, I from 0; for arrays of tasks")
+    add("--label", metavar="TEXT", help="the model's name in tables (its folder's name)")
+    add("--beside", nargs="+", default=[], metavar="DIR", help="the --out of other runs, for table and curve")
+    options.add_model_options(parser)
+    options.add_scoring_options(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Generates, scores, reports. Raises ``ValueError`` for a mistake in the request."""
+    sampling = options.sampling_of(arguments)
+    part = options.part_of(arguments.part)
+    options.check_positive(arguments, "num_images", "prompts", "samples")
+    if arguments.no_reference < 0:
+        raise ValueError(f"--no-reference must be 0 or more, got {arguments.no_reference}")
+    if arguments.part is not None and arguments.stage == "score":
+        raise ValueError("--part is for generating; scoring is one task, after all parts")
+    benchmark = select(read_benchmark(arguments.data, arguments.refs, arguments.reference_list), arguments)
+    items = plan(benchmark, arguments.num_images, arguments.no_reference, arguments.seed, arguments.identifier)
+    if benchmark.remarks:
+        print(f"This is not {benchmark.name}'s full protocol: {'; '.join(benchmark.remarks)}.")
+    scoring = arguments.stage != "generate" and arguments.part is None
+    others = []
+    if scoring:
+        from jedi.evaluation import dreambench_report
+        from jedi.loading import find_device
+
+        others = [dreambench_report.read_scores(folder, benchmark.name) for folder in arguments.beside]
+        # Before hours of generation: an encoder that cannot be had is known at once.
+        encoders = load_encoders(arguments.encoders, find_device(arguments.device))
+    if arguments.stage != "score":
+        from jedi.loading import load_pipeline
+
+        pipe, digests = load_pipeline(arguments.model, arguments.device, arguments.dtype)
+        notes = {"model": arguments.model, "picture size": pipe.image_size, "references": benchmark.references}
+        generate(
+            pipe, items, arguments.out,
+            settings=sampling, model=digests, batch_size=arguments.batch_size, part=part, notes=notes,
+        )  # fmt: skip
+        del pipe
+    if not scoring:
+        which = "" if arguments.part is None else f" of part {arguments.part}"
+        print(f"all pictures{which} are made: {Path(arguments.out) / 'images'}; score them with --stage score")
+        return 0
+    frozen = check_done(items, arguments.out)
+    cases = groups(benchmark, arguments.out, arguments.num_images, arguments.no_reference)
+    with locked(arguments.out):
+        records = score_all(cases, encoders, Path(arguments.out) / "scores")
+        columns = columns_of(encoders)
+        table = aggregate(records, columns, arguments.samples)
+        label = arguments.label or Path(frozen["notes"].get("model", "model")).name or "model"
+        result = {
+            "format": 1,
+            "benchmark": benchmark.name,
+            "references": benchmark.references,
+            "full_protocol": not benchmark.remarks,
+            "deviations": list(benchmark.remarks),
+            "label": label,
+            "model": {"name": frozen["notes"].get("model"), "sha256": frozen["model"]},
+            "settings": frozen["settings"],
+            "versions": frozen["versions"],
+            "encoders": [
+                {"source": x.network.source, "name": x.network.name, "sha256": x.sha256, "columns": x.columns}
+                for x in encoders
+            ],
+            "columns": columns,
+            "rows": {row: {column: vars(x) for column, x in found.items()} for row, found in table.items()},
+            "images": records,
+        }
+        options.write_json(result, Path(arguments.out) / "scores.json")
+        command = shlex.join(["python", *sys.argv]) if Path(sys.argv[0]).name == "evaluate.py" else ""
+        path = dreambench_report.report(result, benchmark, others, arguments.out, command)
+    print(f"scores of each picture: {Path(arguments.out) / 'scores.json'}; the report: {path}")
+    return 0
+
+
+def select(benchmark: Benchmark, arguments: argparse.Namespace) -> Benchmark:
+    """What was asked for, with a remark for all that is not the full protocol.
+
+    Raises ``ValueError`` for a subject that is not there.
+    """
+    subjects, wanted, remarks = benchmark.subjects, arguments.subjects, list(benchmark.remarks)
+    if wanted and len(wanted) == 1 and wanted[0].isdecimal():
+        if not 0 < int(wanted[0]) <= len(subjects):
+            raise ValueError(f"--subjects {wanted[0]}: there are {len(subjects)}")
+        subjects = subjects[: int(wanted[0])]
+    elif wanted:
+        names = {subject.name for subject in subjects}
+        if unknown := [name for name in wanted if name not in names]:
+            raise ValueError(f"--subjects {unknown[0]}: not in {arguments.data}, which has {', '.join(sorted(names))}")
+        subjects = tuple(subject for subject in subjects if subject.name in wanted)
+    if len(subjects) < len(benchmark.subjects):
+        remarks.append(f"{len(subjects)} of {len(benchmark.subjects)} subjects")
+    most = max(len(subject.templates) for subject in subjects)
+    if arguments.prompts is not None and arguments.prompts < most:
+        subjects = tuple(replace(x, templates=x.templates[: arguments.prompts]) for x in subjects)
+        remarks.append(f"{arguments.prompts} of {most} prompts a subject")
+    if arguments.num_images != IMAGES:
+        plural = "s" * (arguments.num_images > 1)
+        remarks.append(f"{arguments.num_images} picture{plural} a prompt, not {IMAGES}")
+    return replace(benchmark, subjects=subjects, remarks=tuple(remarks))
+
+
+def plan(
+    benchmark: Benchmark, num_images: int = IMAGES, no_reference: int = 1, seed: int = 0, identifier: str = ""
+) -> list[Item]:
+    """All pictures: those of each subject, prompt after prompt, then those without references (``no_reference/...``).
+
+    A picture's noise depends on ``seed`` and its name alone, so a smaller run makes some of a larger one's pictures.
+    """
+    items = []
+    for prefix, count in (("", num_images), (f"{WITHOUT}/", no_reference)):
+        for subject in benchmark.subjects:
+            prompts = subject.prompts("" if prefix else identifier)
+            for id, p in _ids(subject, count, prefix):
+                items.append(Item(id, (prompts[p],), () if prefix else subject.references, seed_of(seed, id)))
+    return items
+
+
+def groups(benchmark: Benchmark, folder: str | Path, num_images: int = IMAGES, no_reference: int = 1) -> list[Group]:
+    """What is scored against what: for each subject the cases of all rows. Arguments as for :func:`plan`."""
+    images, result = Path(folder) / "images", []
+    for subject in benchmark.subjects:
+        prompts, cases = subject.prompts(), []
+        for row, prefix, count in ((MODEL, "", num_images), (WITHOUT, f"{WITHOUT}/", no_reference)):
+            cases += [Case(id, row, images / f"{id}.png", prompts[p]) for id, p in _ids(subject, count, prefix)]
+        for p, prompt in enumerate(prompts):
+            cases.append(Case(f"{subject.name}/{p:02}", COPIED, subject.references[0], prompt))
+        cases += [Case(f"{subject.name}/{x.name}", ORACLE, x, leave_out=True) for x in subject.images]
+        result.append(Group(subject.name, subject.images, subject.references, tuple(cases)))
+    return result
+
+
+def _ids(subject: Subject, count: int, prefix: str) -> list[tuple[str, int]]:
+    """Name and number of the prompt of each picture of a subject."""
+    return [(f"{prefix}{subject.name}/{p:02}-{i}", p) for p in range(len(subject.templates)) for i in range(count)]

@@ -1,0 +1,85 @@
+"""Options that the subcommands of evaluate.py share, and what of them makes no sense. Loads no torch."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jedi.evaluation.generation import Sampling, write_text_whole
+from jedi.evaluation.scoring import DEFAULT_ENCODERS
+
+DTYPES = ("float32", "float16", "bfloat16")
+DEFAULT_MODEL = str(Path(__file__).resolve().parents[2] / "models" / "jedi-tiny")
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """The model, and how it samples."""
+    add = parser.add_argument_group("model and sampling").add_argument
+    text = "a model folder, a training run, or a hub name (models/jedi-tiny)"
+    add("--model", default=DEFAULT_MODEL, metavar="M", help=text)
+    add("--steps", type=int, metavar="S", help="denoising steps (the model's)")
+    add("--guidance", metavar="RULE", help="a guidance rule (the model's)")
+    add("--guidance-scale", type=float, metavar="G", help="weight of the prompt, 1 is off (the model's)")
+    add("--reference-scale", type=float, metavar="R", help="weight of the references, 1 is off (the model's)")
+    add("--mode", metavar="M", help="one_way or mutual (the model's)")
+    add("--seed", type=int, default=0, metavar="N", help="each picture's noise is drawn from this and its name (0)")
+    add("--dtype", default="float32", choices=DTYPES, help="of the model (float32)")
+    add("--batch-size", type=int, default=8, metavar="N", help="pictures at once (8); the pictures do not depend on it")
+    text = "Python modules that add guidance rules and the like"
+    add("--extensions", nargs="+", default=[], metavar="MODULE", help=text)
+
+
+def add_scoring_options(parser: argparse.ArgumentParser) -> None:
+    """Encoders and where they run."""
+    add = parser.add_argument_group("scoring").add_argument
+    text = "clip:X, dino:X, dinov2:X, timm:X, blip-itm:X (X: a folder or hub name) or efficientnet-lite0 "
+    text += f"({' '.join(DEFAULT_ENCODERS)})"
+    add("--encoders", nargs="+", default=list(DEFAULT_ENCODERS), metavar="SPEC", help=text)
+    add("--device", metavar="D", help="cpu, cuda, cuda:1, mps, ... (cuda if there is one)")
+    add("--samples", type=int, default=2000, metavar="N", help="of the bootstrap, by subjects (2000)")
+
+
+def sampling_of(arguments: argparse.Namespace) -> Sampling:
+    """How to sample. Raises ``ValueError`` for what makes no sense."""
+    check_positive(arguments, "steps", "batch_size")
+    for name in ("guidance_scale", "reference_scale"):
+        value = getattr(arguments, name)
+        if value is not None and not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"--{name.replace('_', '-')} must be a number of 0 or more, got {value}")
+    for name in arguments.extensions:
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name != name:
+                raise
+            raise ValueError(f"--extensions {name}: no such module on the Python path") from None
+    keys = ("steps", "guidance", "guidance_scale", "reference_scale", "mode")
+    return Sampling(**{key: getattr(arguments, key) for key in keys})
+
+
+def check_positive(arguments: argparse.Namespace, *names: str) -> None:
+    """Raises ``ValueError`` unless each of these options is 1 or more, where it is given."""
+    for name in names:
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be 1 or more, got {value}")
+
+
+def part_of(text: str | None) -> tuple[int, int]:
+    """``"2/8"`` -> (2, 8): the third of eight parts. ``None``: the whole."""
+    if text is None:
+        return 0, 1
+    index, _, count = text.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+        raise ValueError(f"--part {text}: wanted is I/N with I from 0 to N - 1, for instance 0/8")
+    return int(index), int(count)
+
+
+def write_json(content: Mapping[str, Any], path: Path) -> None:
+    """A JSON file that is there whole or not at all."""
+    write_text_whole(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", path)

@@ -1,0 +1,303 @@
+"""Pictures, real pictures and prompts -> scores for each picture, means with intervals. For any method's pictures.
+
+Work is done subject by subject. A subject's scores are a file that stands whole or not at all and says what it was
+made from (pictures, references, prompts, encoders); when nothing of that has changed it is taken as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from jedi.evaluation.generation import write_text_whole
+from jedi.folders import file_sha256
+from jedi.images import load_image
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from jedi.evaluation.statistics import Interval
+
+DEFAULT_ENCODERS = ("clip:openai/clip-vit-base-patch32", "dino:facebook/dino-vits16")
+"""The field's: CLIP ViT-B/32 and DINO ViT-S/16."""
+COPY = "copy"
+"""The name of the copy score."""
+VERSION = 1
+"""Of the scores' definitions: another number makes all scores anew."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A picture that is scored.
+
+    Args:
+        id: its name, unique among the cases of its row.
+        row: the row of the table to which it counts: a method, "oracle", "copy", ...
+        image: the file.
+        prompt: what it should show, without an identifier; ``None``: there is no text score.
+        leave_out: it is one of the real pictures, and is not compared with itself.
+    """
+
+    id: str
+    row: str
+    image: Path
+    prompt: str | None = None
+    leave_out: bool = False
+
+
+@dataclass(frozen=True)
+class Group:
+    """A subject: all its real pictures, the references among them, and what is scored against them."""
+
+    subject: str
+    real: tuple[Path, ...]
+    references: tuple[Path, ...]
+    cases: tuple[Case, ...]
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A loaded encoder and the names of its scores.
+
+    Args:
+        kind: as in the specification: "clip", "dino", ...
+        identity: the score's name, as "DINO ViT-S/16"; ``None`` if it compares no pictures.
+        text: as "CLIP-T ViT-B/32"; ``None`` if it reads no text.
+    """
+
+    kind: str
+    network: Any
+    identity: str | None
+    text: str | None
+    sha256: str
+
+    @property
+    def columns(self) -> list[str]:
+        """Its scores, in the order of tables: each aggregation of identity, then the text score."""
+        identities = [identity_column(self.identity, x) for x in ("all_real", "references")] if self.identity else []
+        return identities + ([self.text] if self.text else [])
+
+
+def identity_column(name: str, aggregation: str) -> str:
+    """The name of an identity score with its aggregation (see :data:`jedi.metrics.AGGREGATIONS`)."""
+    return f"{name}, {'all real' if aggregation == 'all_real' else 'references'}"
+
+
+def load_encoders(specs: Sequence[str], device: str = "cpu") -> list[Encoder]:
+    """The encoders that the specifications name (see :func:`jedi.metrics.load_encoder`).
+
+    Raises:
+        EncoderError: as there. ValueError: two encoders whose scores would have one name.
+    """
+    from jedi.loading import silence, weights_sha256
+    from jedi.metrics import load_encoder
+
+    silence()
+    encoders, seen = [], set()
+    for spec in specs:
+        network, kind = load_encoder(spec, device), spec.partition(":")[0]
+        of = network.name.removeprefix("CLIP ")
+        identity = f"CLIP-I {of}" if kind == "clip" else network.name
+        text = f"CLIP-T {of}" if kind == "clip" else None
+        if kind == "blip-itm":
+            identity, text = None, network.name
+        encoder = Encoder(kind, network, identity, text, weights_sha256(network.model))
+        if clash := seen.intersection(encoder.columns):
+            raise ValueError(f"--encoders {spec}: another encoder has the score {sorted(clash)[0]!r} already; take one")
+        seen.update(encoder.columns)
+        encoders.append(encoder)
+    return encoders
+
+
+def columns_of(encoders: Sequence[Encoder]) -> list[str]:
+    """All scores in the order of tables: those of each encoder, then the copy score."""
+    return [*(column for encoder in encoders for column in encoder.columns), COPY]
+
+
+def score_all(
+    groups: Sequence[Group], encoders: Sequence[Encoder], folder: str | Path, batch_size: int = 32
+) -> list[dict[str, Any]]:
+    """The scores of all cases, one record each: ``id``, ``row``, ``subject``, ``prompt``, ``image``, ``scores``.
+
+    ``folder/SUBJECT.json`` keeps those of a subject; what stands there and still fits is not made again.
+
+    Raises:
+        ImageError: a picture cannot be read.
+    """
+    folder, records = Path(folder), []
+    with tqdm(total=sum(len(group.cases) for group in groups), desc="scores", file=sys.stderr) as bar:
+        for group in groups:
+            path = folder / f"{group.subject}.json"
+            key = _key(group, encoders)
+            found = _read(path, key)
+            if found is None:
+                found = score(group, encoders, batch_size)
+                text = json.dumps({"format": 1, "key": key, "images": found}, indent=1, ensure_ascii=False)
+                write_text_whole(text + "\n", path)
+            records += found
+            bar.update(len(group.cases))
+    return records
+
+
+def score(group: Group, encoders: Sequence[Encoder], batch_size: int = 32) -> list[dict[str, Any]]:
+    """The scores of one subject's cases.
+
+    A score that has no meaning for a case is absent: the text score without a prompt, an identity score without
+    a real picture to compare with.
+    """
+    if unknown := [path for path in group.references if path not in group.real]:
+        raise ValueError(f"{group.subject}: the reference {unknown[0]} is not among its real pictures")
+    images = list(dict.fromkeys([*group.real, *(case.image for case in group.cases)]))
+    place = {image: i for i, image in enumerate(images)}
+    scores: list[dict[str, float]] = [{} for _ in group.cases]
+    for encoder in encoders:
+        if encoder.identity is not None:
+            embeddings = _embed_images(encoder.network, images, batch_size)
+            of_cases = embeddings[[place[case.image] for case in group.cases]]
+            _add_identity(scores, group, encoder, of_cases, embeddings[: len(group.real)])
+        if encoder.text is not None:
+            _add_text(scores, group, encoder, None if encoder.identity is None else of_cases, batch_size)
+    _add_copy(scores, group)
+    return [
+        {
+            "id": case.id,
+            "row": case.row,
+            "subject": group.subject,
+            "prompt": case.prompt,
+            "image": "/".join(case.image.parts[-2:]),
+            "scores": {name: round(value, 6) for name, value in found.items()},
+        }
+        for case, found in zip(group.cases, scores, strict=True)
+    ]
+
+
+def aggregate(
+    records: Sequence[Mapping[str, Any]], columns: Sequence[str], samples: int = 2000
+) -> dict[str, dict[str, Interval]]:
+    """Mean and bootstrap interval, by subjects, of each score of each row; scores that a row lacks are absent."""
+    from jedi.evaluation.statistics import bootstrap
+
+    result: dict[str, dict[str, Interval]] = {}
+    for row in dict.fromkeys(record["row"] for record in records):
+        result[row] = {}
+        for column in columns:
+            found = [x for x in records if x["row"] == row and column in x["scores"]]
+            if found:
+                values = [x["scores"][column] for x in found]
+                result[row][column] = bootstrap(values, [x["subject"] for x in found], samples)
+    return result
+
+
+def by_subject(records: Sequence[Mapping[str, Any]], row: str, columns: Sequence[str]) -> dict[str, dict[str, float]]:
+    """The mean of each score of a row for each subject."""
+    result: dict[str, dict[str, float]] = {}
+    for record in (x for x in records if x["row"] == row):
+        result.setdefault(record["subject"], {})
+    for subject, means in result.items():
+        mine = [x["scores"] for x in records if x["row"] == row and x["subject"] == subject]
+        for column in columns:
+            values = [scores[column] for scores in mine if column in scores]
+            if values:
+                means[column] = math.fsum(values) / len(values)
+    return result
+
+
+def _embed_images(network: Any, images: Sequence[Path], batch_size: int) -> Tensor:
+    """``[n d]``; a batch of pictures is in memory at a time."""
+    import torch
+
+    parts = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
+    return torch.cat([network.embed_images([load_image(image) for image in part]) for part in parts])
+
+
+def _add_identity(
+    scores: list[dict[str, float]], group: Group, encoder: Encoder, images: Tensor, real: Tensor
+) -> None:
+    """``images`` ``[n d]`` of the cases and ``real`` ``[r d]``, both in the group's order."""
+    from jedi import metrics
+
+    measure = {"dino": metrics.dino, "dinov2": metrics.dinov2}.get(encoder.kind, metrics.clip_i)
+    references = [i for i, path in enumerate(group.real) if path in group.references]
+    together = [i for i, case in enumerate(group.cases) if not case.leave_out]
+    # (cases, real pictures that they are compared with): one entry for all generated ones, one for each real one.
+    parts = [(together, list(range(len(real))))] if together else []
+    for i, case in enumerate(group.cases):
+        if case.leave_out:
+            parts.append(([i], [k for k, path in enumerate(group.real) if path != case.image]))
+    for cases, others in parts:
+        if not others:
+            continue
+        for aggregation in metrics.AGGREGATIONS:
+            given = [others.index(k) for k in references if k in others]
+            if aggregation == "references" and not given:
+                continue
+            values = measure(images[cases], real[others], given, aggregation)
+            for i, value in zip(cases, values.tolist(), strict=True):
+                scores[i][identity_column(encoder.identity, aggregation)] = value
+
+
+def _add_text(
+    scores: list[dict[str, float]], group: Group, encoder: Encoder, images: Tensor | None, batch_size: int
+) -> None:
+    """``images``: embeddings of the cases if the encoder makes such; a matcher reads the pictures."""
+    from jedi import metrics
+
+    cases = [i for i, case in enumerate(group.cases) if case.prompt is not None]
+    if not cases:
+        return
+    if images is not None:
+        prompts = list(dict.fromkeys(group.cases[i].prompt for i in cases))
+        texts = encoder.network.embed_texts(prompts)
+        values = metrics.clip_t(images[cases], texts[[prompts.index(group.cases[i].prompt) for i in cases]]).tolist()
+    else:
+        values = []
+        for start in range(0, len(cases), batch_size):
+            part = [group.cases[i] for i in cases[start : start + batch_size]]
+            pictures = [load_image(case.image) for case in part]
+            values += metrics.blip_itm(encoder.network, pictures, [case.prompt for case in part]).tolist()
+    for i, value in zip(cases, values, strict=True):
+        scores[i][encoder.text] = value
+
+
+def _add_copy(scores: list[dict[str, float]], group: Group) -> None:
+    """How nearly each picture is one of the references; a reference itself is compared with the others."""
+    from jedi.metrics import copy_score
+
+    references = {path: load_image(path) for path in group.references}
+    seen: dict[tuple[Path, bool], float] = {}
+    for case, found in zip(group.cases, scores, strict=True):
+        others = [image for path, image in references.items() if not (case.leave_out and path == case.image)]
+        if not others:
+            continue
+        if (case.image, case.leave_out) not in seen:
+            seen[case.image, case.leave_out] = copy_score([load_image(case.image)], others).item()
+        found[COPY] = seen[case.image, case.leave_out]
+
+
+def _key(group: Group, encoders: Sequence[Encoder]) -> str:
+    """A digest of all that the scores of a subject depend on."""
+    digests = {image: file_sha256(image) for image in dict.fromkeys([*group.real, *(x.image for x in group.cases)])}
+    content = {
+        "version": VERSION,
+        "encoders": [[encoder.kind, encoder.network.name, encoder.sha256] for encoder in encoders],
+        "real": [[image.name, digests[image], image in group.references] for image in group.real],
+        "cases": [[x.id, x.row, digests[x.image], x.prompt, x.leave_out] for x in group.cases],
+    }
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _read(path: Path, key: str) -> list[dict[str, Any]] | None:
+    """The scores that stand there, if they were made from the same things."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return found["images"] if found["key"] == key else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
