@@ -17,11 +17,9 @@ from pathlib import Path
 from jedi.evaluation import options
 from jedi.evaluation.generation import Item, check_done, generate, seed_of
 from jedi.evaluation.protocol import IMAGES, Benchmark, Subject, read_benchmark
-from jedi.evaluation.scoring import Case, Group, aggregate, columns_of, load_encoders, score_all
+from jedi.evaluation.scoring import COPIED, MODEL, ORACLE, WITHOUT, Case, Group, load_encoders, score_all
 from jedi.folders import locked
 
-MODEL, WITHOUT, COPIED, ORACLE = "model", "no_reference", "copy", "oracle"
-"""Rows of the table, as ``scores.json`` names them."""
 STAGES = ("all", "generate", "score")
 
 
@@ -61,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     scoring = arguments.stage != "generate" and arguments.part is None
     others = []
     if scoring:
-        from jedi.evaluation import dreambench_report
+        from jedi.evaluation import dreambench_report, score_report
         from jedi.loading import find_device
 
         others = [dreambench_report.read_scores(folder, benchmark.name) for folder in arguments.beside]
@@ -85,30 +83,22 @@ def run(arguments: argparse.Namespace) -> int:
     cases = groups(benchmark, arguments.out, arguments.num_images, arguments.no_reference)
     with locked(arguments.out):
         records = score_all(cases, encoders, Path(arguments.out) / "scores")
-        columns = columns_of(encoders)
-        table = aggregate(records, columns, arguments.samples)
-        label = arguments.label or Path(frozen["notes"].get("model", "model")).name or "model"
+        label = arguments.label or score_report.label_of(frozen["notes"].get("model"))
         result = {
             "format": 1,
             "benchmark": benchmark.name,
             "references": benchmark.references,
+            "reference_count": None if arguments.reference_list else str(arguments.refs),
             "full_protocol": not benchmark.remarks,
             "deviations": list(benchmark.remarks),
-            "label": label,
             "model": {"name": frozen["notes"].get("model"), "sha256": frozen["model"]},
             "settings": frozen["settings"],
             "versions": frozen["versions"],
-            "encoders": [
-                {"source": x.network.source, "name": x.network.name, "sha256": x.sha256, "columns": x.columns}
-                for x in encoders
-            ],
-            "columns": columns,
-            "rows": {row: {column: vars(x) for column, x in found.items()} for row, found in table.items()},
-            "images": records,
+            **score_report.result_of(records, encoders, label, arguments.samples),
         }
         options.write_json(result, Path(arguments.out) / "scores.json")
         command = shlex.join(["python", *sys.argv]) if Path(sys.argv[0]).name == "evaluate.py" else ""
-        path = dreambench_report.report(result, benchmark, others, arguments.out, command)
+        path = dreambench_report.report(result, benchmark, cases, others, arguments.out, command)
     print(f"scores of each picture: {Path(arguments.out) / 'scores.json'}; the report: {path}")
     return 0
 

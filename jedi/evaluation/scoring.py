@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 DEFAULT_ENCODERS = ("clip:openai/clip-vit-base-patch32", "dino:facebook/dino-vits16")
 """The field's: CLIP ViT-B/32 and DINO ViT-S/16."""
+MODEL, WITHOUT, COPIED, ORACLE = "model", "no_reference", "copy", "oracle"
+"""Rows: the method; the same without references; the reference returned as it is; real pictures."""
 COPY = "copy"
 """The name of the copy score."""
 VERSION = 1

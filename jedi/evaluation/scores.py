@@ -1,0 +1,146 @@
+"""``evaluate.py scores``: scores and a report for pictures that lie there already, by any method.
+
+``--images`` and ``--references`` are folders of pictures of one subject, or of folders, one for each subject, with
+the same names in both. The prompts are a text file, a line for each picture in the order of their names (subject after
+subject), or JSON: ``{"SUBJECT/a.png": "a dog on the beach", ...}``, or a ``samples.json`` of sample.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from jedi.evaluation import options
+from jedi.evaluation.scoring import COPIED, MODEL, ORACLE, Case, Group, load_encoders, score_all
+from jedi.folders import file_sha256
+from jedi.images import SUFFIXES, find_images
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the subcommand."""
+    add = parser.add_argument
+    add("--images", required=True, metavar="DIR", help="pictures, or a folder of them for each subject")
+    add("--references", required=True, metavar="DIR", help="what the method was given: likewise")
+    add("--real", metavar="DIR", help="more real pictures of them, for the average over all real: likewise")
+    add("--prompts", metavar="F", help="a line for each picture, or JSON, or samples.json; without: no text score")
+    add("--identifier", default="", metavar="WORD", help="is dropped from the prompts, as CLIP-T wants it")
+    add("--label", metavar="TEXT", help="the method's name in tables (the folder's name)")
+    add("--out", required=True, metavar="DIR", help="the folder to write")
+    options.add_scoring_options(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Scores and reports. Raises ``ValueError`` for a mistake in the request."""
+    options.check_positive(arguments, "samples")
+    groups = read_groups(
+        Path(arguments.images),
+        Path(arguments.references),
+        None if arguments.real is None else Path(arguments.real),
+        None if arguments.prompts is None else Path(arguments.prompts),
+        arguments.identifier,
+    )
+    from jedi.evaluation import score_report
+    from jedi.evaluation.report import Report, text_table, write_report
+    from jedi.loading import find_device
+
+    encoders = load_encoders(arguments.encoders, find_device(arguments.device))
+    out = Path(arguments.out)
+    records = score_all(groups, encoders, out / "scores")
+    label = arguments.label or score_report.label_of(str(Path(arguments.images).resolve()))
+    result = {"format": 1, "benchmark": None, "deviations": []}
+    result |= score_report.result_of(records, encoders, label, arguments.samples)
+    options.write_json(result, out / "scores.json")
+    table = score_report.scores_table(result)
+    print(f"\n{text_table(table)}\n")
+    sections = [table, score_report.subjects_table(result), score_report.examples(result, groups)]
+    sections += score_report.extremes(result, groups)
+    command = shlex.join(["python", *sys.argv]) if Path(sys.argv[0]).name == "evaluate.py" else ""
+    facts = score_report.facts(result, command)
+    path = write_report(Report(f"Scores: {label}", score_report.summary(result), sections, facts), out)
+    print(f"scores of each picture: {out / 'scores.json'}; the report: {path}")
+    return 0
+
+
+def read_groups(
+    images: Path, references: Path, real: Path | None = None, prompts: Path | None = None, identifier: str = ""
+) -> list[Group]:
+    """What is scored against what, subject by subject.
+
+    Raises:
+        ValueError: folders that do not fit one another, prompts for other pictures than those that are there.
+    """
+    from jedi.metrics import drop_identifier
+
+    made = _by_subject(images, "--images")
+    texts = {} if prompts is None else read_prompts(prompts, images, [x for files in made.values() for x in files])
+    groups = []
+    for subject, files in made.items():
+        given = _of_subject(references, subject, images, "--references")
+        others = [] if real is None else _of_subject(real, subject, images, "--real")
+        digests = {file_sha256(path) for path in given}
+        others = [path for path in others if file_sha256(path) not in digests]
+        name = subject or images.resolve().name
+        found = [(path.relative_to(images).as_posix(), path) for path in files]
+        if prompts is not None and prompts.suffix.lower() == ".json":
+            found = [(id, path) for id, path in found if id in texts]
+        prompt_of = lambda id: drop_identifier(texts[id], identifier) if id in texts else None
+        cases = [Case(id, MODEL, path, prompt_of(id)) for id, path in found]
+        wanted = list(dict.fromkeys(case.prompt for case in cases))
+        cases += [Case(f"{name}/{i:02}", COPIED, given[0], prompt) for i, prompt in enumerate(wanted)]
+        cases += [Case(path.name, ORACLE, path, leave_out=True) for path in (*given, *others)]
+        if found:
+            groups.append(Group(name, (*given, *others), tuple(given), tuple(cases)))
+    return groups
+
+
+def read_prompts(file: Path, images: Path, files: Sequence[Path]) -> Mapping[str, str]:
+    """The prompt of each picture, by its place in ``images``. Raises ``ValueError`` if they do not fit."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError(f"--prompts {file}: not a text file in UTF-8") from None
+    ids = [path.relative_to(images).as_posix() for path in files]
+    if file.suffix.lower() != ".json":
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        if len(lines) != len(ids):
+            raise ValueError(f"--prompts {file}: {len(lines)} lines, but {images} holds {len(ids)} pictures; one each")
+        return dict(zip(ids, lines, strict=True))
+    try:
+        found = json.loads(text)
+        if isinstance(found.get("images"), list):  # sample.py's record
+            found = {x["file"]: x["prompt"] for x in found["images"]}
+        right = all(isinstance(x, str) for pair in found.items() for x in pair)
+    except (json.JSONDecodeError, AttributeError, KeyError, TypeError):
+        right = False
+    if not right or not found:
+        raise ValueError(f'--prompts {file}: wanted is {{"PICTURE": "PROMPT", ...}} or a samples.json of sample.py')
+    if lost := sorted(set(found) - set(ids)):
+        raise ValueError(f"--prompts {file}: {images} holds no {lost[0]} ({len(lost)} such names)")
+    if left := [id for id in ids if id not in found]:
+        print(f"evaluate.py: without a prompt and left out: {', '.join(left[:5])} ({len(left)})", file=sys.stderr)
+    return found
+
+
+def _by_subject(folder: Path, option: str) -> dict[str, list[Path]]:
+    """Pictures by subject; "" where they lie in the folder itself."""
+    if not folder.is_dir():
+        raise ValueError(f"{option} {folder}: no such folder")
+    inside = sorted(x for x in folder.iterdir() if not x.name.startswith("."))
+    if any(x.is_file() and x.suffix.lower() in SUFFIXES for x in inside):
+        return {"": find_images([folder])[0]}
+    folders = [x for x in inside if x.is_dir()]
+    if not folders:
+        raise ValueError(f"{option} {folder}: neither pictures nor folders of pictures")
+    return {x.name: find_images([x])[0] for x in folders}
+
+
+def _of_subject(folder: Path, subject: str, images: Path, option: str) -> list[Path]:
+    place = folder / subject
+    if not place.is_dir():
+        beside = f", but {images / subject} is a subject" if subject else ""
+        raise ValueError(f"{option} {place}: no such folder{beside}")
+    return find_images([place])[0]
