@@ -2,7 +2,8 @@
 
 For each of 100 subjects one picture is asked for: its caption is the prompt, and its pose and background differ from
 every reference's. A small CLIP that was trained on real renders of *other* subjects judges (:mod:`encoder`): is the
-subject recognised among the 100, is the background the one asked for, the pose? Beside the model always stand
+subject recognised among the 100, is the background the one asked for? The pose is judged by the target's pixels
+(:mod:`judge`). Beside the model always stand
 
 - *oracle*: the real picture of the target, the best that the judge can be shown;
 - *copy*: the first reference returned, what whole-picture scores are fooled by;
@@ -108,12 +109,13 @@ def request_from(arguments: argparse.Namespace) -> Request:
 
 def run(arguments: argparse.Namespace) -> int:
     """Generates, scores, reports. Raises ``ValueError`` for a mistake in the request."""
-    from jedi.evaluation.embedded_report import main_table
+    from jedi.evaluation.embedded_report import tables
     from jedi.evaluation.report import text_table
 
     request = request_from(arguments)
     result = evaluate(request)
-    print(text_table(main_table(result)))
+    for table in tables(result):
+        print(text_table(table), end="\n\n")
     print(
         f"scores of each picture: {Path(request.out) / 'scores.json'}; the report: {Path(request.out) / 'report.html'}"
     )
@@ -152,11 +154,12 @@ def evaluate(request: Request) -> dict[str, Any]:
     out = Path(request.out)
     out.mkdir(parents=True, exist_ok=True)
     with locked(out):
+        judge = Judge(encoder, cases)
         answers = Answers(
             pipe,
             digests,
             cases,
-            Judge(encoder, cases),
+            judge,
             main_row(rows),
             out,
             request.subjects,
@@ -169,7 +172,11 @@ def evaluate(request: Request) -> dict[str, Any]:
             "format": 1,
             "benchmark": "embedded",
             "model": {"name": request.model, "sha256": digests},
-            "judge": {"name": encoder.name, "sha256": file_sha256(Path(request.encoder) / "model.safetensors")},
+            "judge": {
+                "name": encoder.name,
+                "sha256": file_sha256(Path(request.encoder) / "model.safetensors"),
+                "pose": judge.pose_oracle(),
+            },
             "data": {"name": request.data, "fingerprint": cases.sets.index.fingerprint, "left_out": cases.left_out},
             "settings": answers.settings,
             "versions": versions(),

@@ -31,13 +31,12 @@ SCORES = {
     "likeness": "likeness",
     "background": "background",
     "pose": "pose",
-    "pose probe": "pose, probe",
     "prompt": "prompt",
     "copy": "copy",
 }
 """Scores of a picture -> columns of the main table."""
 OF_ORACLE, OVER_NONE = "of oracle", "over none"
-SHARES = ("retrieval", "background", "pose", "pose, probe", "each", "both", "either way", "kept", OF_ORACLE)
+SHARES = ("retrieval", "background", "pose", "each", "both", "either way", "kept", OF_ORACLE)
 EXTREMES = 6
 """Rows of the galleries of best and of worst cases."""
 EXPLAINED = """\
@@ -45,11 +44,10 @@ retrieval: the share of pictures in which the encoder recognises the right one o
 {chance:.1%}), by the mean cosine to {gallery} real pictures of each that are neither references nor the target. \
 of oracle: that share over the oracle's; over none: over the row without references. likeness: the mean cosine itself. \
 background: a probe, trained on real pictures of training subjects only, finds what the prompt asks for. pose: the \
-subject's pixels are nearer to the target than to the target mirrored or turned back (the oracle is the target: always \
-so). pose, probe: a probe's word, where the subject leans to a side (which way a subject faces by nature, no probe can \
-know that does not know the subject). prompt: cosine of picture and caption. copy: likeness of pixels to the most \
-similar of the {references} references; lower is better, and what two pictures of one subject have anyway is the \
-oracle's. Intervals: 95 %, from resampling drawings."""
+subject's pixels are nearer to the target than to the target mirrored or turned back (chance is one in two or three; \
+the oracle is the target, on other real pictures this is right in {pose:.1%}). prompt: cosine of picture and caption. \
+copy: likeness of pixels to the most similar of the {references} references; lower is better, and what two pictures of \
+one subject have anyway is the oracle's. Intervals: 95 %, from resampling drawings."""
 
 
 def summarise(result: Mapping[str, Any], samples: int = 2000) -> dict[str, Any]:
@@ -119,13 +117,20 @@ def _table(
     )
 
 
+def tables(result: Mapping[str, Any]) -> list[Table]:
+    """The main table, and those of the parts that were measured."""
+    parts = {"pairs": pair_table, "edits": edit_table, "diversity": diversity_table}
+    return [main_table(result), *(table(result) for part, table in parts.items() if part in result)]
+
+
 def main_table(result: Mapping[str, Any]) -> Table:
     """One row for each way of answering the prompts."""
     columns = {"subject": "retrieval", OF_ORACLE: OF_ORACLE, OVER_NONE: OVER_NONE} | SCORES
     from jedi.evaluation.cases import GALLERY, REFERENCES
 
     count = result["gallery"]
-    note = EXPLAINED.format(subjects=count, chance=1 / count, gallery=GALLERY, references=REFERENCES)
+    pose = result["judge"]["pose"]
+    note = EXPLAINED.format(subjects=count, chance=1 / count, gallery=GALLERY, references=REFERENCES, pose=pose)
     title = f"{len(result['rows'][0]['images'])} held-out subjects, pose and background other than the references'"
     return _table(title, result["rows"], result["summary"]["rows"], columns, note)
 
@@ -152,8 +157,9 @@ def edit_table(result: Mapping[str, Any]) -> Table:
     }
     note = (
         "A subject is painted over another one. Inside of the mask: is it recognised among all? Outside: kept is the "
-        "share of pictures whose every pixel there is the scene's; decoded is the model's own picture before it is "
-        "pasted into the scene, against the scene, and VAE what coding the scene costs by itself."
+        "share of pictures whose every pixel there is the scene's, without loss; decoded is the model's own picture "
+        "before it is pasted into the scene, against the scene, and VAE what coding the scene costs by itself. Their "
+        "difference is the decoder's: its filters look across the border of the mask."
     )
     return _table("Editing", result["edits"], result["summary"]["edits"], columns, note, lower=())
 
@@ -168,7 +174,7 @@ def diversity_table(result: Mapping[str, Any]) -> Table:
 
 
 def curve(result: Mapping[str, Any]) -> Curve:
-    """Identity against prompt as a guidance scale varies, and the fixed rows as marks."""
+    """Identity against prompt as a guidance scale varies, and the oracle as a mark."""
     means, points = result["summary"]["curves"], result["curves"]
     own = points[0]
     series = []
@@ -177,9 +183,9 @@ def curve(result: Mapping[str, Any]) -> Curve:
         series.append(Series(name, [_point(means[x["name"]], f"{x['scales'][name]:g}") for x in chosen]))
     if not series:
         series = [Series(own["label"], [_point(means[own["name"]])])]
-    fixed = [row for row in result["rows"] if row["kind"] in ("oracle", "copy", "none")]
-    series += [Series(row["label"], [_point(result["summary"]["rows"][row["name"]])]) for row in fixed]
-    note = f"{own['label']}, {len(own['images'])} subjects; the fixed rows have all."
+    oracle = next(row for row in result["rows"] if row["kind"] == "oracle")
+    series.append(Series(oracle["label"], [_point(result["summary"]["rows"][oracle["name"]])]))
+    note = f"{own['label']}, {len(own['images'])} subjects; the oracle has all. Copy and no reference lie far away."
     return Curve("Identity against prompt as guidance varies", "prompt", "likeness", series, note)
 
 
@@ -221,7 +227,7 @@ def sentences(result: Mapping[str, Any]) -> list[str]:
 
 def galleries(result: Mapping[str, Any], answers: Answers) -> list[Gallery]:
     """Best and worst cases of the main row, with all rows beside one another; then two subjects, and edits."""
-    rows = {row["name"]: row for row in result["rows"] if row["kind"] != "copy"}
+    rows = {row["name"]: row for row in sorted(result["rows"], key=_oracle_first) if row["kind"] != "copy"}
     main = rows[result["main"]]
     cases, made = answers.shown["rows"]
     scores = {name: row["images"] for name, row in rows.items()}
@@ -229,13 +235,10 @@ def galleries(result: Mapping[str, Any], answers: Answers) -> list[Gallery]:
 
     def line(i: int) -> list[Picture]:
         given = [Picture(answers.cases.picture(cases[i], x), reference=True) for x in cases[i].references[:2]]
-        return given + [
-            Picture(made[name][i], scores={"likeness": scores[name][i]["likeness"]}, reference=row["kind"] == "oracle")
-            for name, row in rows.items()
-        ]
+        return given + [Picture(made[name][i], scores={"likeness": scores[name][i]["likeness"]}) for name in rows]
 
     ranked = sorted(range(len(cases)), key=lambda i: -main["images"][i]["likeness"])
-    note = f"By likeness of the row '{main['label']}'. At the left, the prompts."
+    note = f"By likeness of the row '{main['label']}'. Above each row stands its prompt."
     found = [
         Gallery(title, [line(i) for i in part], [cases[i].prompt for i in part], columns, note)
         for title, part in (("Best cases", ranked[:EXTREMES]), ("Worst cases", ranked[::-1][:EXTREMES]))
@@ -247,19 +250,17 @@ def galleries(result: Mapping[str, Any], answers: Answers) -> list[Gallery]:
     return found
 
 
+def _oracle_first(row: Mapping[str, Any]) -> bool:
+    return row["kind"] != "oracle"
+
+
 def _pair_gallery(result: Mapping[str, Any], answers: Answers) -> Gallery:
     cases, made = answers.shown["pairs"]
-    rows = [row for row in result["pairs"] if row["kind"] != "copy"]
+    rows = [row for row in sorted(result["pairs"], key=_oracle_first) if row["kind"] != "copy"]
     pictures, labels = [], []
     for i, case in enumerate(cases[:EXTREMES]):
         given = [Picture(x, reference=True) for x in answers.cases.references(case)]
-        pictures.append(
-            given
-            + [
-                Picture(made[x["name"]][i], scores={"there": x["images"][i]["each"]}, reference=x["kind"] == "oracle")
-                for x in rows
-            ]
-        )
+        pictures.append(given + [Picture(made[x["name"]][i], scores={"there": x["images"][i]["each"]}) for x in rows])
         labels.append(case.prompt)
     return Gallery("Two subjects", pictures, labels, ["reference 1", "reference 2", *(row["label"] for row in rows)])
 
@@ -281,15 +282,9 @@ def _edit_gallery(result: Mapping[str, Any], answers: Answers) -> Gallery:
 
 def write(result: Mapping[str, Any], answers: Answers, out: Path) -> Path:
     """Writes ``report.html`` and ``report.json``; returns the page's path."""
-    sections: list[Any] = [main_table(result)]
-    for part, section in (
-        ("curves", curve),
-        ("pairs", pair_table),
-        ("edits", edit_table),
-        ("diversity", diversity_table),
-    ):
-        if part in result:
-            sections.append(section(result))
+    sections: list[Any] = tables(result)
+    if "curves" in result:
+        sections.insert(1, curve(result))
     sections += [*galleries(result, answers), Text("How it is measured", _method())]
     facts = {
         "model": result["model"]["name"],

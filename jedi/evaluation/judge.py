@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from jedi.evaluation.cases import Case, Cases, PairCase
-from jedi.evaluation.encoder import SubjectEncoder, pose_class
+from jedi.evaluation.encoder import SubjectEncoder
 from jedi.images import Box, to_rgb
 from jedi.metrics import clip_t, copy_score, cosine, diversity, retrieval_accuracy
 
@@ -47,9 +47,8 @@ class Judge:
 
         `subject`: recognised among all subjects of the gallery, by the mean cosine to each one's real pictures.
         `likeness`: that cosine to the right one. `background`: the probe's word is the one asked for. `pose`: by the
-        pixels of the target (:func:`posed`). `pose probe`: the probe's word; ``None`` for a mirrored subject, for a
-        probe cannot know which way a subject faces by nature. `prompt`: cosine to the caption. `copy`: the likeness of
-        pixels to the most similar reference.
+        pixels of the target (:func:`posed`). `prompt`: cosine to the caption. `copy`: the likeness of pixels to the
+        most similar reference.
         """
         seen = self.encoder.read(pictures)
         texts = self.encoder.embed_texts([case.prompt for case in cases])
@@ -57,7 +56,6 @@ class Judge:
         prompts = clip_t(seen.embedding, texts).tolist()
         scores = []
         for i, (case, picture) in enumerate(zip(cases, pictures, strict=True)):
-            known = case.pose == pose_class(case.pose)
             target = self.cases.picture(case, case.target)
             scores.append(
                 {
@@ -65,12 +63,27 @@ class Judge:
                     "likeness": likeness[i],
                     "background": float(seen.words["background"][i] == case.background),
                     "pose": posed(picture, target, self.cases.sets.mask(case.index, case.target), case),
-                    "pose probe": float(seen.words["pose"][i] == case.pose) if known else None,
                     "prompt": prompts[i],
                     "copy": float(copy_score([picture], self.cases.references(case))),
                 }
             )
         return scores
+
+    def pose_oracle(self) -> float:
+        """How often :func:`posed` is right about real pictures other than the target: those in the target's pose, and
+        those that stand upright instead. Each kind counts one half."""
+        verdicts: dict[bool, list[float]] = {True: [], False: []}
+        for case in self.cases.single:
+            target = self.cases.picture(case, case.target)
+            mask = self.cases.sets.mask(case.index, case.target)
+            for member, image in enumerate(self.cases.sets.record(case.index)["images"]):
+                if member == case.target or image["pose"] not in (case.pose, "upright"):
+                    continue
+                found = posed(self.cases.picture(case, member), target, mask, case)
+                if found is not None:
+                    same = image["pose"] == case.pose
+                    verdicts[same].append(float(found == same))
+        return sum(sum(values) / len(values) for values in verdicts.values() if values) / 2
 
     def diversity(self, pictures: Sequence[Image.Image]) -> float:
         """How different pictures of one prompt are: the mean of 1 - cosine over their pairs (whole embeddings)."""

@@ -13,7 +13,7 @@ from jedi.tiny_base import TextConfig as TokenizerConfig
 from jedi.tiny_base import train_tokenizer
 
 CONFIG = Path(__file__).resolve().parents[3] / "configs/data_gen/benchmark.yaml"
-WORDS = {"background": ["beach", "city", "night", "snow"], "pose": ["tilted left", "tilted right", "upright"]}
+WORDS = {"background": ["beach", "city", "night", "snow"]}
 
 
 def write_world(folder: Path, train: int = 0, heldout: int = 24, *overrides: str) -> Path:

@@ -19,7 +19,6 @@ from jedi.evaluation.encoder import (
     TextConfig,
     VisionConfig,
     main,
-    pose_class,
     soften,
     subject_loss,
     text_loss,
@@ -108,9 +107,7 @@ def test_training_goes_on_where_it_was_stopped(world, tmp_path, monkeypatch):
     parts = train(settings(world, tmp_path / "parts"))
     for name in ("model.safetensors", "probes.safetensors"):
         assert (whole / name).read_bytes() == (parts / name).read_bytes()
-    assert set(json.loads((whole / "training.json").read_text())["on held-out subjects"]) == {
-        "subject", "background", "pose",
-    }  # fmt: skip
+    assert set(json.loads((whole / "training.json").read_text())["on held-out subjects"]) == {"subject", "background"}
 
 
 def test_a_stored_encoder_is_a_plain_clip(tmp_path):
@@ -121,7 +118,7 @@ def test_a_stored_encoder_is_a_plain_clip(tmp_path):
     assert seen.subject.shape == (3, 12) and seen.embedding.shape == (3, 16)
     assert torch.allclose(seen.subject.norm(dim=1), torch.ones(3))
     assert torch.allclose(read.embed_images(pictures), seen.subject, atol=1e-5)
-    assert set(seen.words) == {"background", "pose"} and set(seen.words["background"]) <= {
+    assert set(seen.words) == {"background"} and set(seen.words["background"]) <= {
         "beach",
         "city",
         "night",
@@ -148,7 +145,7 @@ def test_foreign_folders_are_refused(tmp_path):
 
 
 def test_probes_keep_their_words(tmp_path):
-    probes = Probes(4, {"pose": ["up", "down"], "background": ["a", "b", "c"]})
+    probes = Probes(4, {"size": ["large", "small"], "background": ["a", "b", "c"]})
     probes.save(tmp_path / "probes.safetensors")
     read = Probes.load(tmp_path / "probes.safetensors")
     vectors = torch.randn(5, 4)
@@ -163,10 +160,6 @@ def test_mistakes_are_named(world, tmp_path, capsys):
     assert "no data folder" in capsys.readouterr().err
     assert main([f"data={tmp_path}", f"out={tmp_path}", "stepps=2"]) == 2
     assert "did you mean 'steps'" in capsys.readouterr().err
-
-
-def test_poses_that_cannot_be_told_apart_are_one():
-    assert pose_class("mirrored") == pose_class("upright") == "upright" != pose_class("tilted left")
 
 
 def test_the_encoder_that_ships_tells_held_out_subjects_apart(root, tmp_path):
