@@ -38,6 +38,7 @@ class EmojiConfig:
     medium: list[float] = field(default_factory=lambda: [0.5, 0.62])
     large: list[float] = field(default_factory=lambda: [0.68, 0.9])
     subjects: list[int] = field(default_factory=lambda: [1])  # in a set, 1 to 3, of different classes
+    slots: bool = False  # each subject alone is shown small, where it stands in the pictures of all (jedi.images)
     together: list[float] = field(default_factory=lambda: [0.4, 0.5])  # size of two in one picture; three are smaller
     places: list[str] = field(default_factory=lambda: list(PLACES))
     jitter: float = 0.04  # random shift of the centre, as a fraction of the picture's side

@@ -97,6 +97,21 @@ def fit_square(image: Image.Image, size: int) -> tuple[Image.Image, Box]:
     return square, (left, top, left + width, top + height)
 
 
+def place_in_row(image: Image.Image, slot: int, slots: int, size: int) -> Image.Image:
+    """The whole picture, small, in one of ``slots`` places from left to right of a square of ``size`` pixels.
+
+    So a model that keeps the place of what its references show can put several subjects beside one another. The rest
+    of the square has the mean colour of the picture's edge, as in :func:`fit_square`.
+    """
+    side = size // slots
+    small, _ = fit_square(image, side)
+    pixels = np.asarray(small.convert("RGB")).astype(float)
+    rim = np.concatenate([pixels[[0, -1]].reshape(-1, 3), pixels[:, [0, -1]].reshape(-1, 3)])
+    square = Image.new("RGB", (size, size), tuple(rim.mean(0).round().astype(int).tolist()))
+    square.paste(small, (slot * size // slots, (size - side) // 2))
+    return square
+
+
 def cut_out(image: Image.Image, mask: Image.Image) -> Image.Image:
     """The masked subject (white) on ``NEUTRAL``. Raises ``ValueError`` unless both have one size."""
     if image.size != mask.size:

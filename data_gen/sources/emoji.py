@@ -33,6 +33,7 @@ from data_gen.sources.drawings import (
 )
 from data_gen.sources.wording import NOUNS, caption, caption_together
 from jedi.config import ConfigError
+from jedi.images import place_in_row
 
 _PLACE_DIRECTIONS = {"middle": (0, 0), "left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1)}
 _ANGLES = {"tilted left": 1, "tilted right": -1}  # of a drawn tilt; the other poses turn by a fixed angle
@@ -60,6 +61,7 @@ class Scene:
     companion_side: str
     companion_fraction: float
     accessory: str | None
+    centre: tuple[float, float] | None = None  # where the subject stands, in place of `place` and `shift`
 
 
 @dataclass(frozen=True)
@@ -147,10 +149,16 @@ class EmojiSource:
         shown = [[j] for j in range(len(subjects))] if several else []  # the subjects of each image
         shown += [list(range(len(subjects)))] * (n - len(shown))
         scenes = self.draw_scenes(chance, world)
-        rows = [self._row(chance, world, scenes[i], len(shown[i])) for i in range(n)]
-        pictures = [
-            compose(row, [figures[j] for j in present], size) for row, present in zip(rows, shown, strict=True)
-        ]
+        rows, pictures = [], []
+        for scene, present in zip(scenes, shown, strict=True):
+            if world.slots and len(present) > 1:
+                rows.append(_as_alone(scene, scenes, pictures[: len(present)]))
+            else:
+                rows.append(self._row(chance, world, scene, len(present)))
+            pictures.append(compose(rows[-1], [figures[j] for j in present], size))
+        if world.slots and several:
+            alone = [_in_slot(picture, j, len(subjects)) for j, picture in enumerate(pictures[: len(subjects)])]
+            pictures[: len(subjects)] = alone
         if min(figure.visible for picture in pictures for figure in picture.figures) < world.min_visible:
             return Dropped("subject hidden")
         captions, attributes = [], []
@@ -166,6 +174,8 @@ class EmojiSource:
                 said = {"place": "place" if says_place else None}
             else:
                 said = self._mentions(chance, world, row[0], picture.figures[0])
+                if world.slots and several:
+                    said |= {"size": None, "place": None}  # it is neither large nor in the middle any more
                 captions.append(caption(chance, nouns[0], phrases, **said))
             says_name = says_name and any(drawing.name for drawing in drawings)
             attributes.append(_attributes(row, picture, present, says_name, said))
@@ -260,6 +270,37 @@ class EmojiSource:
         }
 
 
+def _as_alone(scene: Scene, scenes: Sequence[Scene], alone: Sequence[Picture]) -> list[Scene]:
+    """The scenes of all subjects in one picture, each as it is alone, `1 / count` of that size, from left to right."""
+    count, row = len(alone), []
+    for j, (own, picture) in enumerate(zip(scenes, alone, strict=False)):
+        x, y = picture.figures[0].centre
+        row.append(
+            replace(
+                own,
+                background=scene.background,
+                variant=scene.variant,
+                size="together",
+                fraction=own.fraction / count,
+                place=_ROWS[count][j],
+                centre=((j + x) / count, 0.5 + (y - 0.5) / count),
+                companion=None,
+            )
+        )
+    return row
+
+
+def _in_slot(picture: Picture, slot: int, slots: int) -> Picture:
+    """A picture of one subject as `jedi.images.place_in_row` shows it, the mask too."""
+    figure, size = picture.figures[0], picture.image.width
+    mask = Image.new("L", picture.image.size)
+    small = figure.mask.resize((size // slots,) * 2, Image.Resampling.BOX).point(lambda value: 255 * (value >= 128))
+    mask.paste(small, (slot * size // slots, (size - size // slots) // 2))
+    centre = ((slot + figure.centre[0]) / slots, 0.5 + (figure.centre[1] - 0.5) / slots)
+    placed = Figure(mask, tuple(round(x, 4) for x in centre), figure.visible)
+    return Picture(place_in_row(picture.image, slot, slots, size), (placed,))
+
+
 def _parts(settings: EmojiConfig) -> list[dict[str, Any]]:
     """What each part of the mixture sets otherwise; one part that sets nothing where there is no mixture."""
     known = {field.name for field in fields(EmojiConfig)} - {"mixture"}
@@ -313,6 +354,8 @@ def compose(scenes: Sequence[Scene], figures: Sequence[Image.Image], size: int) 
         for axis in range(2):
             slack = size - subject.size[axis]
             wanted = slack / 2 * (1 + 0.9 * _PLACE_DIRECTIONS[scene.place][axis]) + scene.shift[axis] * size
+            if scene.centre is not None:
+                wanted = scene.centre[axis] * size - subject.size[axis] / 2
             corner.append(round(min(max(wanted, 0), slack)))
             centre.append(round((corner[axis] + subject.size[axis] / 2) / size, 4))
         centres.append(tuple(centre))
