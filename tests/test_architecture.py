@@ -89,7 +89,7 @@ def test_jedi_never_imports_data_gen():
 
 
 def test_nothing_imports_the_tests_or_the_front_ends():
-    for module in ("tests", "benchmarks", "train", "sample", "setup"):
+    for module in ("tests", "benchmarks", "train", "sample", "evaluate", "setup"):
         assert not users(module), module
 
 
@@ -132,7 +132,7 @@ def test_public_names_are_loaded_when_used(python, environment):
         assert getattr(jedi, name) is not None
 
 
-@pytest.mark.parametrize("command", ["sample.py", "train.py", "-m data_gen"])
+@pytest.mark.parametrize("command", ["sample.py", "train.py", "evaluate.py dreambench", "-m data_gen"])
 def test_help_answers_within_a_second(python, environment, command):
     """Best of three tries: a busy machine is no reason to fail."""
     arguments = [python, *command.split(), "--help"]

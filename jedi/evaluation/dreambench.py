@@ -54,8 +54,6 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError("--part is for generating; scoring is one task, after all parts")
     benchmark = select(read_benchmark(arguments.data, arguments.refs, arguments.reference_list), arguments)
     items = plan(benchmark, arguments.num_images, arguments.no_reference, arguments.seed, arguments.identifier)
-    if benchmark.remarks:
-        print(f"This is not {benchmark.name}'s full protocol: {'; '.join(benchmark.remarks)}.")
     scoring = arguments.stage != "generate" and arguments.part is None
     others = []
     if scoring:
@@ -65,6 +63,9 @@ def run(arguments: argparse.Namespace) -> int:
         others = [dreambench_report.read_scores(folder, benchmark.name) for folder in arguments.beside]
         # Before hours of generation: an encoder that cannot be had is known at once.
         encoders = load_encoders(arguments.encoders, find_device(arguments.device))
+        benchmark = replace(benchmark, remarks=(*benchmark.remarks, *dreambench_report.other_encoders(encoders)))
+    if benchmark.remarks:
+        print(f"This is not {benchmark.name}'s full protocol: {'; '.join(benchmark.remarks)}.")
     if arguments.stage != "score":
         from jedi.loading import load_pipeline
 

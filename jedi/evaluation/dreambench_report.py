@@ -10,7 +10,7 @@ from typing import Any
 from jedi.evaluation import score_report as common
 from jedi.evaluation.protocol import PUBLISHED, Benchmark, BenchmarkError
 from jedi.evaluation.report import Cell, Curve, Point, Report, Series, Table, Text, text_table, write_report
-from jedi.evaluation.scoring import COPIED, MODEL, WITHOUT, Group, identity_column
+from jedi.evaluation.scoring import COPIED, MODEL, WITHOUT, Encoder, Group, identity_column
 
 FIELD = {"DINO": "DINO ViT-S/16", "CLIP-I": "CLIP-I ViT-B/32", "CLIP-T": "CLIP-T ViT-B/32"}
 """Columns of published tables -> the score that they are."""
@@ -29,6 +29,13 @@ def read_scores(folder: str | Path, benchmark: str) -> dict[str, Any]:
     if found != benchmark:
         raise BenchmarkError(f"--beside {folder}: scores of {found}, wanted is {benchmark}")
     return result
+
+
+def other_encoders(encoders: Sequence[Encoder]) -> list[str]:
+    """A remark if the scores that papers print are not all among those of ``encoders``."""
+    columns = [column for encoder in encoders for column in encoder.columns]
+    absent = [score for score in FIELD.values() if not any(column.startswith(score) for column in columns)]
+    return [f"other encoders: without {', '.join(absent)} nothing compares with published figures"] if absent else []
 
 
 def report(
@@ -74,8 +81,6 @@ def published_table(result: Mapping[str, Any], others: Sequence[Mapping[str, Any
         rows.append((x.method, cells))
     note = "Published: DINO ViT-S/16 and CLIP ViT-B/32 on DreamBench. Some average over all real pictures, as the rows "
     note += "of this run, some (Kosmos-G's code) over the given reference only."
-    if absent := [score for score in FIELD.values() if not any(x.startswith(score) for x in result["columns"])]:
-        note = f"This run has no {', '.join(absent)}: its encoders are others and do not compare. {note}"
     if result["benchmark"] != "DreamBench":
         note = f"{result['benchmark']} has other pictures and prompts: the figures do not compare. {note}"
     kinds = [("This run" if models == 1 else "These runs", models), ("Published", len(PUBLISHED))]

@@ -1,0 +1,168 @@
+"""DreamBench's plan and rows, its tables beside published figures, and its curve."""
+
+import argparse
+import copy
+import json
+
+import pytest
+
+from jedi.evaluation import dreambench, dreambench_report, score_report
+from jedi.evaluation.dreambench import groups, plan, select
+from jedi.evaluation.protocol import PUBLISHED, BenchmarkError, read_benchmark
+from jedi.evaluation.report import text_table
+from tests import benchmarks_made_up as made_up
+
+
+@pytest.fixture
+def benchmark(tmp_path):
+    return read_benchmark(made_up.dreambench(tmp_path / "data"), 3)
+
+
+def arguments(**given) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    dreambench.add_arguments(parser)
+    return argparse.Namespace(**(vars(parser.parse_args(["--data", "d", "--out", "o"])) | given))
+
+
+def test_the_plan(benchmark):
+    items = plan(benchmark, num_images=2, no_reference=1, identifier="sks")
+    assert len(items) == 3 * 2 * 2 + 3 * 2
+    assert [x.id for x in items[:4]] == ["can/00-0", "can/00-1", "can/01-0", "can/01-1"]
+    assert items[0].prompts == ("a sks cup on the beach",) and len(items[0].references) == 3
+    assert items[12].id == "no_reference/can/00-0" and items[12].prompts == ("a cup on the beach",)
+    assert items[12].references == ()
+    assert len({x.seed for x in items}) == len(items)
+
+
+def test_a_smaller_plan_makes_some_of_the_same_pictures(benchmark):
+    large = {x.id: x for x in plan(benchmark)}
+    small = plan(select(benchmark, arguments(subjects=["vase"], prompts=1)), num_images=1)
+    assert [x.id for x in small] == ["vase/00-0", "no_reference/vase/00-0"]
+    assert all(large[x.id] == x for x in small)
+    assert plan(benchmark, seed=1)[0].seed != plan(benchmark)[0].seed
+
+
+def test_the_rows(benchmark):
+    can = groups(benchmark, "out", num_images=2, no_reference=1)[0]
+    of = lambda row: [case for case in can.cases if case.row == row]
+    assert [len(of(row)) for row in ("model", "no_reference", "copy", "oracle")] == [4, 2, 2, 6]
+    assert of("model")[3].image.as_posix() == "out/images/can/01-1.png"
+    assert of("model")[3].prompt == of("no_reference")[1].prompt == of("copy")[1].prompt == "a red cup"
+    assert {case.image for case in of("copy")} == {can.references[0]}
+    assert [case.image for case in of("oracle")] == list(can.real)
+    assert all(case.leave_out and case.prompt is None for case in of("oracle"))
+    assert not [case for case in groups(benchmark, "out", no_reference=0)[0].cases if case.row == "no_reference"]
+
+
+@pytest.mark.parametrize(
+    ("given", "names", "remark"),
+    [
+        ({"subjects": ["vase", "can"]}, ["can", "vase"], "2 of 3 subjects"),
+        ({"subjects": ["1"]}, ["can"], "1 of 3 subjects"),
+        ({"prompts": 1}, ["can", "cat", "vase"], "1 of 2 prompts a subject"),
+        ({"num_images": 1}, ["can", "cat", "vase"], "1 picture a prompt, not 4"),
+    ],
+)
+def test_what_is_left_out_is_said(benchmark, given, names, remark):
+    chosen = select(benchmark, arguments(**given))
+    assert [x.name for x in chosen.subjects] == names
+    assert set(chosen.remarks) - set(benchmark.remarks) == {remark}
+
+
+def test_subjects_that_are_not_there(benchmark):
+    assert select(benchmark, arguments()).remarks == benchmark.remarks
+    with pytest.raises(ValueError, match="--subjects pot: not in d, which has can, cat, vase"):
+        select(benchmark, arguments(subjects=["can", "pot"]))
+    with pytest.raises(ValueError, match="--subjects 4: there are 3"):
+        select(benchmark, arguments(subjects=["4"]))
+
+
+def figures(mean: float) -> dict:
+    return {"mean": mean, "low": mean - 0.1, "high": mean + 0.1, "n": 4, "groups": 2}
+
+
+def result(scale: float = 5.0, mean: float = 0.6, **changed) -> dict:
+    """A result as scores.json holds it, with the field's encoders."""
+    dino, clip, text = "DINO ViT-S/16, all real", "CLIP-I ViT-B/32, all real", "CLIP-T ViT-B/32"
+    return {
+        "benchmark": "DreamBench",
+        "label": "mine",
+        "references": "1 reference, Kosmos-G's list",
+        "reference_count": "1",
+        "deviations": [],
+        "columns": [dino, clip, text, "copy"],
+        "model": {"name": "mine", "sha256": {"unet": "ab"}},
+        "settings": {"guidance_scale": scale, "reference_scale": 1.0, "guidance": "two_branch", "mode": "one_way"},
+        "rows": {
+            "model": {dino: figures(mean), clip: figures(0.8), text: figures(0.3), "copy": figures(0.2)},
+            "copy": {dino: figures(0.9), text: figures(0.2), "copy": figures(1.0)},
+            "oracle": {dino: figures(0.77)},
+        },
+        **changed,
+    }
+
+
+def test_the_table_beside_published_figures():
+    table = dreambench_report.published_table(result())
+    rows = dict(table.rows)
+    assert rows["mine, 1 ref."]["DINO"].value == 0.6 and rows["mine, 1 ref."]["DINO"].low == 0.5
+    assert (rows["mine, 1 ref."]["CLIP-I"].value, rows["mine, 1 ref."]["CLIP-T"].value) == (0.8, 0.3)
+    assert rows["JeDi"] == {
+        "references": "1", "DINO": 0.619, "CLIP-I": 0.782, "CLIP-T": 0.304,
+        "source": "as reported by DreamCache, arXiv 2411.17786",
+    }  # fmt: skip
+    assert len(table.rows) == 1 + len(PUBLISHED)
+    printed = text_table(table)
+    assert "0.600 [0.500, 0.700]" in printed and "real images" in printed and "0.774" in printed
+    assert "Not the full protocol" not in printed
+    partial = dreambench_report.published_table(result(deviations=["2 of 30 subjects"]))
+    assert "Not the full protocol: 2 of 30 subjects." in text_table(partial)
+    other = dreambench_report.published_table(result(benchmark="DreamBench++"))
+    assert "DreamBench++ has other pictures and prompts" in text_table(other)
+
+
+def test_scores_of_other_encoders_are_not_put_among_published_ones():
+    run = result()
+    for row in run["rows"].values():
+        row["DINO (random), all real"] = row.pop("DINO ViT-S/16, all real", figures(0))
+    cells = dict(dreambench_report.published_table(run).rows)["mine, 1 ref."]
+    assert "DINO" not in cells and cells["CLIP-I"].value == 0.8
+
+
+def test_the_table_of_all_rows():
+    printed = text_table(score_report.scores_table(result(), [result(label="other", mean=0.7)]))
+    lines = [line for line in printed.splitlines() if "[" in line]
+    assert [line.split("  ")[0] for line in lines[:4]] == [
+        "mine, 1 ref.", "other, 1 ref.", "the reference returned (copy)", "real pictures (oracle)",
+    ]  # fmt: skip
+    assert "0.770 [0.670, 0.870]" in lines[3]
+
+
+def test_the_curve_joins_what_differs_in_guidance_only():
+    assert dreambench_report.curve(result(), []) == []
+    slower = result(7.0, 0.5)
+    slower["settings"]["mode"] = "mutual"
+    (curve,) = dreambench_report.curve(result(), [result(2.0, 0.7), slower])
+    lines = [[(point.label, point.y) for point in series.points] for series in curve.series]
+    assert lines == [[("2 / 1", 0.7), ("5 / 1", 0.6)], [("7 / 1", 0.5)], [("", 0.9)]]
+    assert curve.series[-1].name == "the reference returned (copy)"
+    assert (curve.x_label, curve.y_label) == ("CLIP-T ViT-B/32", "DINO ViT-S/16, all real")
+
+
+def test_dino_comes_first():
+    run = result()
+    run["columns"] = run["columns"][1:] + run["columns"][:1]
+    assert score_report.main_columns(run) == ("DINO ViT-S/16, all real", "CLIP-T ViT-B/32")
+    assert score_report.main_columns({"columns": ["copy"]}) == (None, None)
+
+
+def test_other_runs_are_read_and_checked(tmp_path):
+    with pytest.raises(BenchmarkError, match=r"no scores\.json there"):
+        dreambench_report.read_scores(tmp_path, "DreamBench")
+    (tmp_path / "scores.json").write_text("{")
+    with pytest.raises(BenchmarkError, match="not readable as JSON"):
+        dreambench_report.read_scores(tmp_path, "DreamBench")
+    (tmp_path / "scores.json").write_text(json.dumps(result()))
+    assert dreambench_report.read_scores(tmp_path, "DreamBench") == copy.deepcopy(result())
+    with pytest.raises(BenchmarkError, match=r"scores of DreamBench, wanted is DreamBench\+\+"):
+        dreambench_report.read_scores(tmp_path, "DreamBench++")
