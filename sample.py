@@ -1,6 +1,7 @@
 """References and prompts -> pictures.
 
 python sample.py --references photos/ --prompt "a dog on the beach" --out out/beach
+python sample.py --subject fox=DIR --subject hat=DIR --prompt "a fox and a hat in the snow" --out out/both
 
 Writes 0000.png, 0001.png, ... (prompt after prompt), grid.png (references beside results) and samples.json
 (what is needed to make the same pictures again). The folder appears when all is done: an error or Ctrl-C
@@ -11,7 +12,6 @@ interrupted.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import importlib.metadata
 import itertools
 import json
@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # torch and diffusers are loaded after the request is known to make sense
-    import torch
     from PIL import Image
 
     from jedi.pipeline import JediPipeline
@@ -49,6 +48,7 @@ class Settings:
 
     model: str = str(HERE / "models" / "jedi-tiny")
     references: list[str] = field(default_factory=list)
+    subjects: dict[str, str] = field(default_factory=dict)
     prompts: list[str] = field(default_factory=list)
     prompts_file: str | None = None
     num_images: int = 1
@@ -76,11 +76,33 @@ class Settings:
         return [prompt for prompt in self.prompts for _ in range(self.num_images)]
 
 
+@dataclass
+class Reference:
+    """A picture of a subject; ``subject`` is its name where several are given (`--subject`), else empty."""
+
+    file: Path
+    image: Image.Image
+    subject: str = ""
+
+
 class Parser(argparse.ArgumentParser):
     """Leaves it to ``main`` to say what is wrong, in one line."""
 
     def error(self, message: str) -> None:
         raise ValueError(message)
+
+
+class SubjectAction(argparse.Action):
+    """Collects NAME=DIR, in the order given."""
+
+    def __call__(self, parser, namespace, value, option_string=None) -> None:
+        name, _, folder = value.partition("=")
+        subjects = getattr(namespace, self.dest, {})
+        if not (name.strip() and folder):
+            parser.error(f"--subject {value}: expected NAME=DIR, for instance --subject fox=photos/fox")
+        if name in subjects:
+            parser.error(f"--subject {name} is given twice: put its pictures into one folder")
+        setattr(namespace, self.dest, subjects | {name: folder})
 
 
 def parser() -> argparse.ArgumentParser:
@@ -89,6 +111,8 @@ def parser() -> argparse.ArgumentParser:
     p = Parser(prog="sample.py", description=text, argument_default=argparse.SUPPRESS)
     add = p.add_argument
     add("--references", nargs="+", metavar="DIR_OR_FILES", help="pictures of the subject, or folders of them")
+    add("--subject", action=SubjectAction, dest="subjects", metavar="NAME=DIR",
+        help="one of several subjects: its name and pictures; they stand from left to right as given")  # fmt: skip
     add("--prompt", action="append", dest="prompts", metavar="TEXT", help="what to show; may be repeated")
     add("--prompts-file", metavar="F", help="more prompts, one a line; lines with # in front do not count")
     add("--out", metavar="DIR", help="the folder to write")
@@ -174,6 +198,8 @@ def check(settings: Settings) -> None:
         raise ValueError("no prompt: give --prompt TEXT (may be repeated) or --prompts-file F with a line")
     if settings.out is None:
         raise ValueError("no place to write to: give --out DIR")
+    if settings.references and settings.subjects:
+        raise ValueError("--references shows one subject, --subject names each of several: give one or the other")
     for name in ("num_images", "steps", "batch_size"):
         value = getattr(settings, name)
         if value is not None and value < 1:
@@ -197,92 +223,63 @@ def check(settings: Settings) -> None:
 def run(settings: Settings) -> None:
     """From settings to the finished folder."""
     from jedi.folders import ResultFolder
-    from jedi.images import find_images, load_image, load_mask
+    from jedi.images import load_image, load_mask
+    from jedi.loading import find_model, load_pipeline
 
-    files, ignored = find_images(settings.references)
-    if ignored:
-        print(f"sample.py: left out, no pictures: {', '.join(x.name for x in ignored)}", file=sys.stderr)
-    references = [load_image(file) for file in files]
+    references = read_references(settings)
     image = None if settings.image is None else load_image(settings.image)
     mask = None if settings.mask is None else load_mask(settings.mask)
-    origin = find_model(settings.model)
+    find_model(settings.model)  # refused now, before anything is loaded
     names = [f"{i:04d}.png" for i in range(len(settings.captions))]
     with ResultFolder(settings.out, [*names, "grid.png", "samples.json"]) as folder:
-        pipe, digests = load_model(settings, origin)
+        pipe, digests = load_pipeline(settings.model, settings.device, settings.dtype)
+        pipe.set_progress_bar_config(disable=False)
+        if settings.scheduler is not None:
+            import diffusers
+
+            pipe.scheduler = getattr(diffusers, SCHEDULERS[settings.scheduler]).from_config(pipe.scheduler.config)
         results = []
         for name, result in zip(names, sample(pipe, settings, references, image, mask), strict=True):
             result.save(folder / name)
             results.append(result)
-        given = [(picture, file.name) for picture, file in zip(references, files, strict=True)]
+        given = [(x.image, x.subject or x.file.name) for x in references]
         given += [(image, "to be edited")] if image else []
         sheet(settings, given, results).save(folder / "grid.png")
-        record = json.dumps(describe(pipe, digests, settings, files, names), indent=2, ensure_ascii=False)
+        record = json.dumps(describe(pipe, digests, settings, references, names), indent=2, ensure_ascii=False)
         (folder / "samples.json").write_text(record + "\n", encoding="utf-8")
     plural = "s" * (len(names) > 1)
     print(f"{len(names)} picture{plural}; beside the references: {Path(settings.out) / 'grid.png'}")
 
 
-def find_model(name: str) -> str:
-    """Where the model is: "folder", "run" (of train.py) or "hub". Raises ``ValueError`` if nowhere."""
-    path = Path(name)
-    if path.is_dir():
-        return "folder" if (path / "model_index.json").is_file() else "run"
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not path.parent.is_dir():
-        return "hub"
-    raise ValueError(f"--model {name}: no such folder (a model, a training run, or OWNER/NAME on the hub)")
+def read_references(settings: Settings) -> list[Reference]:
+    """The pictures of all subjects, subject after subject. Raises ``ValueError`` or ``OSError`` for a bad one."""
+    from jedi.images import find_images, load_image
+
+    references = []
+    for name, paths in [(name, [path]) for name, path in settings.subjects.items()] or [("", settings.references)]:
+        files, ignored = find_images(paths)
+        if ignored:
+            print(f"sample.py: left out, no pictures: {', '.join(x.name for x in ignored)}", file=sys.stderr)
+        references += [Reference(file, load_image(file), name) for file in files]
+    return references
 
 
-def load_model(settings: Settings, origin: str) -> tuple[JediPipeline, dict[str, str]]:
-    """The pipeline, on its device, and the sha256 of its parts' weights as they are stored.
+def side_by_side(references: list[Reference], size: int) -> tuple[list[Image.Image], list[str] | None]:
+    """Pictures and captions for the pipeline. Several subjects are put into a row, since a small model keeps the
+    place of what it is shown, and go by their names."""
+    from jedi.images import place_in_row
 
-    Raises ``ValueError`` for a model or a device that cannot be used.
-    """
-    import diffusers
-    import torch
-    import transformers
-
-    from jedi.pipeline import JediPipeline
-
-    for library in (diffusers, transformers):
-        library.utils.logging.set_verbosity_error()
-        library.utils.logging.disable_progress_bar()
-    device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {device}: {str(error).splitlines()[0]}") from error
-    try:
-        if origin == "run":
-            from jedi.export import load_run
-
-            pipe = load_run(settings.model)
-        else:
-            pipe = JediPipeline.from_pretrained(settings.model, use_safetensors=True)
-    except Exception as error:  # a broken or foreign folder fails in many ways, none of them a fault of ours
-        reason = (str(error) or type(error).__name__).strip().splitlines()[0][:300]
-        where = " from the hub (there is no such folder here)" if origin == "hub" else ""
-        raise ValueError(f"--model {settings.model}: cannot be loaded{where}: {reason}") from error
-    if settings.scheduler is not None:
-        pipe.scheduler = getattr(diffusers, SCHEDULERS[settings.scheduler]).from_config(pipe.scheduler.config)
-    # Now: in another dtype the same weights would have another digest.
-    digests = {name: weights_sha256(getattr(pipe, name)) for name in ("unet", "vae", "text_encoder")}
-    return pipe.to(device, getattr(torch, settings.dtype)), digests
-
-
-def weights_sha256(part: torch.nn.Module) -> str:
-    """sha256 over the bytes of all tensors of a part of the model, in the order of their names."""
-    import torch
-
-    digest = hashlib.sha256()
-    for _, tensor in sorted(part.state_dict().items()):
-        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    subjects = list(dict.fromkeys(x.subject for x in references))
+    if subjects in ([], [""]):
+        return [x.image for x in references], None
+    place = lambda x: place_in_row(x.image, subjects.index(x.subject), len(subjects), size)
+    return [place(x) for x in references], [x.subject for x in references]
 
 
 def sample(
     pipe: JediPipeline,
     settings: Settings,
-    references: list[Image.Image],
+    references: list[Reference],
     image: Image.Image | None = None,
     mask: Image.Image | None = None,
 ) -> Iterator[Image.Image]:
@@ -299,10 +296,11 @@ def sample(
         "mask": mask,
         "joint": settings.joint,
     }
-    if references and options["mode"] == "one_way":
-        options["cache"] = pipe.encode_references(references)
+    given, captions = side_by_side(references, pipe.image_size)
+    if given and options["mode"] == "one_way":
+        options["cache"] = pipe.encode_references(given, captions)
     else:
-        options["references"] = references
+        options |= {"references": given, "reference_prompts": captions}
     size = len(settings.prompts) if settings.joint else settings.batch_size
     batches = [settings.captions[i : i + size] for i in range(0, len(settings.captions), size)]
     first = 0
@@ -332,9 +330,9 @@ def sheet(
 
 
 def describe(
-    pipe: JediPipeline, digests: dict[str, str], settings: Settings, files: list[Path], names: list[str]
+    pipe: JediPipeline, digests: dict[str, str], settings: Settings, references: list[Reference], names: list[str]
 ) -> dict[str, Any]:
-    """Everything that the pictures depend on; ``digests`` as :func:`load_model` gives them."""
+    """Everything that the pictures depend on; ``digests`` as :func:`jedi.loading.load_pipeline` gives them."""
     import jedi
     from jedi.folders import file_sha256
 
@@ -352,7 +350,7 @@ def describe(
             {"file": name, "prompt": prompt, "seed": settings.seed + i}
             for i, (name, prompt) in enumerate(zip(names, settings.captions, strict=True))
         ],
-        "references": [digest(file) for file in files],
+        "references": [digest(x.file) | ({"subject": x.subject} if x.subject else {}) for x in references],
         "edit": {key: digest(getattr(settings, key)) for key in ("image", "mask") if getattr(settings, key)},
         "settings": {
             **used,

@@ -122,6 +122,35 @@ def test_a_story(request_in, tmp_path):
     assert (pixels(tmp_path / "out" / "0000.png") != pixels(tmp_path / "alone" / "0000.png")).any()
 
 
+@pytest.mark.parametrize("mode", ["one_way", "mutual"])
+def test_several_subjects_stand_in_a_row_and_go_by_their_names(request_in, tmp_path, monkeypatch, mode):
+    from jedi.pipeline import JediPipeline
+
+    picture(tmp_path / "hats" / "c.png", 3)
+    seen, inner = [], JediPipeline._reference_inputs
+
+    def spy(self, references, prompts, masks):
+        seen.append((references, prompts))
+        return inner(self, references, prompts, masks)
+
+    monkeypatch.setattr(JediPipeline, "_reference_inputs", spy)
+    assert request_in("--subject", "dog=photos", "--subject", "hat=hats", "--mode", mode, references=()) == 0
+    (references, prompts), = seen
+    assert prompts == ["dog", "dog", "hat"]
+    for image, left in zip(references, (True, True, False), strict=True):
+        pixels = np.asarray(image).astype(int)
+        assert pixels.shape == (32, 32, 3)
+        other = pixels[:, 16:] if left else pixels[:, :16]
+        own = pixels[8:24, :16] if left else pixels[8:24, 16:]
+        assert other.std((0, 1)).max() == 0 and own.std() > 10
+    record = json.loads((tmp_path / "out" / "samples.json").read_text())
+    assert [x["subject"] for x in record["references"]] == ["dog", "dog", "hat"]
+
+    # one named subject is not moved, only named
+    assert request_in("--subject", "hat=hats", "--mode", mode, references=(), out="one") == 0
+    assert seen[1][1] == ["hat"] and seen[1][0][0].size == (32, 32)
+
+
 def test_an_edit(request_in, tmp_path):
     before = pixels(picture(tmp_path / "room.png", 3, (48, 36)))
     mask = Image.new("L", (48, 36))
@@ -279,6 +308,10 @@ BAD = {
     "mask alone": ({}, ("--mask", "photos/a.png"), "--image and --mask go together"),
     "mask of another size": ({}, ("--image", "photos/a.png", "--mask", "photos/b.jpg"), "must agree"),
     "black mask": ({}, black_mask, "mask is black"),
+    "subject without a folder": ({}, ("--subject", "fox"), "--subject fox: expected NAME=DIR"),
+    "subject twice": ({}, ("--subject", "a=photos", "--subject", "a=photos"), "--subject a is given twice"),
+    "subject and references": ({}, ("--subject", "a=photos"), "give one or the other"),
+    "subject nowhere": ({"references": list}, ("--subject", "a=nowhere"), "nowhere: no such file"),
     "unknown option": ({}, ("--promt", "x"), "unrecognized arguments: --promt"),
     "missing config": ({}, ("--config", "none.yaml"), "none.yaml"),
     "unknown key": ({}, ("--config", "photos/bad.yaml"), "did you mean 'steps'"),

@@ -167,6 +167,23 @@ def test_sets_of_several_subjects_show_each_alone_and_then_all_together():
     assert counts == {2, 3}
 
 
+def test_subjects_in_slots_are_alone_where_they_stand_together():
+    both = source(subjects=[2, 3], slots=True, vary=["background"], sizes=["large"], places=["middle"], jitter=0.05)
+    for index in range(6):
+        made = both.make("train", index)
+        count = len(made.subject["subjects"])
+        for j in range(count):
+            alone = np.array(made.attributes[j]["box"])
+            for image in made.attributes[count:]:
+                assert np.abs(np.array(image["standing"][j]["box"]) - alone).max() <= 2
+            left = j * 64 // count
+            assert alone[0] >= left - 1 and alone[2] <= left + 64 // count + 1
+            assert np.asarray(made.images[j]).std((0, 1)).max() > 5
+            assert not {"size", "place"} & set(made.attributes[j]["caption_says"])
+        places = [figure["place"] for figure in made.attributes[-1]["standing"]]
+        assert places == (["left", "right"] if count == 2 else ["left", "middle", "right"])
+
+
 def test_a_mixture_has_each_kind_of_set_by_its_share():
     kinds = [{"share": 3, "vary": ["background"]}, {"subjects": [2]}]
     mixed = source(mixture=kinds, vary=["pose"])

@@ -231,3 +231,19 @@ def test_real_photographs():
     for file in files[::4]:
         square, _ = images.fit_square(images.load_image(file), 64)
         assert square.size == (64, 64) and np.asarray(square).std() > 10
+
+
+def test_a_picture_in_its_slot_of_a_row():
+    from jedi.images import fit_square, place_in_row
+
+    image = Image.effect_noise((90, 60), 80).convert("RGB")
+    for slots, slot, left in ((2, 0, 0), (2, 1, 32), (3, 1, 21), (3, 2, 42)):
+        side = 64 // slots
+        row = place_in_row(image, slot, slots, 64)
+        box = (left, (64 - side) // 2, left + side, (64 - side) // 2 + side)
+        assert row.size == (64, 64) and row.crop(box).tobytes() == fit_square(image, side)[0].tobytes()
+        rest = np.asarray(row).copy()
+        rest[box[1] : box[3], box[0] : box[2]] = rest[0, 0]
+        assert (rest == rest[0, 0]).all()
+        assert np.abs(rest[0, 0].astype(int) - 128).max() < 40  # the mean of the edge
+    assert place_in_row(image, 0, 1, 64).tobytes() == fit_square(image, 64)[0].tobytes()
