@@ -27,6 +27,8 @@ from jedi.pipeline import JediPipeline
 
 GROWTH = 2
 """Pixels by which the mask is larger than the box of the subject that has to go."""
+REST = 1 / 8
+"""On one side at least, this share of the picture stays outside of the mask: there must be something to be kept."""
 EQUAL = 99.0
 """Stands for the infinite dB of equal pictures, which JSON cannot say."""
 
@@ -53,7 +55,8 @@ class EditCase:
 
 
 def edit_cases(cases: Cases, count: int) -> list[EditCase]:
-    """Up to ``count``: each subject with the first one after it that stands before a background which it has too."""
+    """Up to ``count``: each subject with the first one after it that leaves it enough room, but not the whole picture,
+    and stands before a background on which there is a picture of the former too: its caption is the prompt."""
     made: list[EditCase] = []
     for place, case in enumerate(cases.single):
         record = cases.sets.record(case.index)
@@ -62,12 +65,27 @@ def edit_cases(cases: Cases, count: int) -> list[EditCase]:
             for i, image in enumerate(record["images"])
             if i not in case.references and "name" not in image["caption_says"]
         }
-        others = cases.single[place + 1 :] + cases.single[:place]
-        scene = next((x for x in others if x.background in own), None)
-        if scene is not None and len(made) < count:
-            member = own[scene.background]
-            made.append(EditCase(case, scene, member, record["captions"][member]))
+        size = cases.picture(case, case.target).size
+        for scene in cases.single[place + 1 :] + cases.single[:place]:
+            member = own.get(scene.background)
+            if member is None or not _holds(scene.box, record["images"][member]["box"]):
+                continue
+            edit = EditCase(case, scene, member, record["captions"][member])
+            if len(made) < count and _leaves_some(region_of(edit, size), size):
+                made.append(edit)
+                break
     return made
+
+
+def _leaves_some(region: Box, size: tuple[int, int]) -> bool:
+    (left, top, right, bottom), (width, height) = region, size
+    return max(left, width - right) >= REST * width or max(top, height - bottom) >= REST * height
+
+
+def _holds(outer: Box, inner: Sequence[int]) -> bool:
+    """Whether ``inner`` lies in ``outer``, but for the pixels by which the mask grows."""
+    left, top, right, bottom = (x - y for x, y in zip(inner, outer, strict=True))
+    return min(left, top) >= -GROWTH and max(right, bottom) <= GROWTH
 
 
 def region_of(edit: EditCase, size: tuple[int, int]) -> Box:

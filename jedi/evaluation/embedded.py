@@ -130,6 +130,7 @@ def evaluate(request: Request) -> dict[str, Any]:
     """
     from jedi.evaluation.answers import Answers, Row, main_row, rows_beside
     from jedi.evaluation.cases import read_cases
+    from jedi.evaluation.edits import edit_cases
     from jedi.evaluation.embedded_report import summarise, write
     from jedi.evaluation.encoder import SubjectEncoder
     from jedi.evaluation.judge import Judge
@@ -149,6 +150,9 @@ def evaluate(request: Request) -> dict[str, Any]:
     if "pairs" in parts and len(cases.pairs) < 2:
         parts.remove("pairs")
         skipped.append(f"pairs: {request.data} holds no sets of two subjects")
+    if "edits" in parts and not edit_cases(cases, 1):
+        parts.remove("edits")
+        skipped.append(f"edits: {request.data} holds no subject with room for another one, before a background of both")
     for reason in skipped:
         print(f"left out: {reason}", file=sys.stderr)
     out = Path(request.out)

@@ -305,10 +305,12 @@ def _method() -> str:
     """The benchmark's own words, without the marks of code."""
     from jedi.evaluation import baselines, edits, embedded
 
+    editing = edits.__doc__.split("\n\n", 1)[1]
     texts = [
         *embedded.__doc__.split("\n\n")[1:],
-        edits.__doc__.split("\n\n", 1)[1],
-        baselines.UntrainedCoupling.__doc__,
+        f"Editing: {editing}",
+        f"Untrained coupling: {baselines.UntrainedCoupling.__doc__}",
     ]
-    paragraphs = [" ".join(line.strip() for line in text.splitlines()) for text in texts]
-    return re.sub(r"``|`|:mod:|\*", "", "\n\n".join(paragraphs))
+    items = [item for text in texts for item in re.split(r"\n- |^- ", text)]
+    paragraphs = [" ".join(item.split()) for item in items if item.strip()]
+    return re.sub(r" \(:mod:`\w+`\)|[`*]", "", "\n\n".join(paragraphs))
