@@ -68,13 +68,13 @@ def report(
 def published_table(result: Mapping[str, Any], others: Sequence[Mapping[str, Any]] = ()) -> Table:
     """This run in the columns that papers print, beside what they printed."""
     rows = []
-    for run in (result, *others):
+    for name, run in zip(common.run_names([result, *others]), (result, *others), strict=True):
         cells: dict[str, Any] = {"references": run["reference_count"] or "own list", "source": "this run"}
         for column, score in FIELD.items():
-            name = score if column == "CLIP-T" else identity_column(score, "all_real")
-            if found := run["rows"][MODEL].get(name):
+            key = score if column == "CLIP-T" else identity_column(score, "all_real")
+            if found := run["rows"][MODEL].get(key):
                 cells[column] = Cell(found["mean"], found["low"], found["high"])
-        rows.append((common.row_words(MODEL, run), cells))
+        rows.append((name, cells))
     models = len(rows)
     for x in PUBLISHED:
         cells = {"references": x.references, "DINO": x.dino, "CLIP-I": x.clip_i, "CLIP-T": x.clip_t, "source": x.source}

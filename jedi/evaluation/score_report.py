@@ -25,7 +25,7 @@ from jedi.evaluation.scoring import (
     columns_of,
 )
 
-EXTREMES = 8
+EXTREMES = 7
 """Pictures in each of the rows of best and worst cases."""
 _EXAMPLES, _PROMPTS = 10, 5  # rows of the gallery, and generated pictures in each
 _WORDS = {
@@ -58,7 +58,8 @@ def scores_table(result: Mapping[str, Any], others: Sequence[Mapping[str, Any]] 
     """All scores of all rows, with their intervals; other runs' models under the model."""
     columns = list(result["columns"])
     cells = lambda found: {name: Cell(x["mean"], x["low"], x["high"]) for name, x in found.items() if name in columns}
-    rows = [(row_words(MODEL, run), cells(run["rows"][MODEL])) for run in (result, *others)]
+    names = run_names([result, *others])
+    rows = [(name, cells(run["rows"][MODEL])) for name, run in zip(names, (result, *others), strict=True)]
     models = len(rows)
     rows += [
         (row_words(row, result), cells(result["rows"][row]))
@@ -70,6 +71,9 @@ def scores_table(result: Mapping[str, Any], others: Sequence[Mapping[str, Any]] 
     note += "pictures of the subject, or over the given references only. A copy scores high: read its row and the "
     note += f"column {COPY!r} with it."
     note += f" Other runs lack: {', '.join(lost)}." * bool(lost)
+    for name, run in zip(names[1:], others, strict=True):
+        if run["deviations"] != result["deviations"]:
+            note += f" {name}: {'; '.join(run['deviations']) or 'the full protocol'}."
     better = {name: "higher" for name in columns if name != COPY} | {COPY: "lower"}
     kinds = [("Models", models), ("For comparison", len(rows) - models)]
     return Table("Scores", columns, rows, partial_words(result) + note, kinds, better)
@@ -114,7 +118,7 @@ def extremes(result: Mapping[str, Any], groups: Sequence[Group]) -> list[Gallery
             continue
         rows: list[list[Picture | None]] = []
         for end in (ordered[::-1][:count], ordered[:count]):
-            rows.append([Picture(images[x["id"]], x["prompt"] or "", {column: x["scores"][column]}) for x in end])
+            rows.append([Picture(images[x["id"]], x["prompt"] or "", {"score": x["scores"][column]}) for x in end])
             rows.append([Picture(references[x["subject"]], "", reference=True) for x in end])
         labels = ("most a copy", "least a copy") if column == COPY else ("best", "worst")
         names = [name for label in labels for name in (label, "their references")]
@@ -154,6 +158,20 @@ def row_words(row: str, result: Mapping[str, Any]) -> str:
     """A row's name in tables."""
     given = result.get("reference_count")
     return _WORDS[row].format(label=result["label"]) + (f", {given} ref." if row == MODEL and given else "")
+
+
+def run_names(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A name for each run's model: with the settings in which runs of one name differ, or else with a number."""
+    names = [row_words(MODEL, run) for run in runs]
+    for name in {name for name in names if names.count(name) > 1}:
+        same = [i for i, other in enumerate(names) if other == name]
+        settings = [runs[i].get("settings", {}) for i in same]
+        keys = [key for key in settings[0] if any(x.get(key) != settings[0][key] for x in settings)]
+        plain = [key for key in keys if not isinstance(settings[0][key], dict)]
+        for i, found in zip(same, settings, strict=True):
+            names[i] += "".join(f", {key.replace('_', ' ')} {found.get(key)}" for key in plain)
+    counts = [names[: i + 1].count(name) for i, name in enumerate(names)]
+    return [name + f" ({count})" * (count > 1) for name, count in zip(names, counts, strict=True)]
 
 
 def partial_words(result: Mapping[str, Any]) -> str:

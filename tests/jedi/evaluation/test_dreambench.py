@@ -166,3 +166,15 @@ def test_other_runs_are_read_and_checked(tmp_path):
     assert dreambench_report.read_scores(tmp_path, "DreamBench") == copy.deepcopy(result())
     with pytest.raises(BenchmarkError, match=r"scores of DreamBench, wanted is DreamBench\+\+"):
         dreambench_report.read_scores(tmp_path, "DreamBench++")
+
+
+def test_runs_of_one_name_are_told_apart():
+    mutual = result(7.0)
+    mutual["settings"]["mode"] = "mutual"
+    names = score_report.run_names([result(), result(label="x"), mutual, result(), result()])
+    assert names == [
+        "mine, 1 ref., guidance scale 5.0, mode one_way", "x, 1 ref.", "mine, 1 ref., guidance scale 7.0, mode mutual",
+        "mine, 1 ref., guidance scale 5.0, mode one_way (2)", "mine, 1 ref., guidance scale 5.0, mode one_way (3)",
+    ]  # fmt: skip
+    table = score_report.scores_table(result(), [result(label="x", deviations=["2 of 30 subjects"])])
+    assert "x, 1 ref.: 2 of 30 subjects." in table.note
