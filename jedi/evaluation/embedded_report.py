@@ -44,10 +44,10 @@ retrieval: the share of pictures in which the encoder recognises the right one o
 {chance:.1%}), by the mean cosine to {gallery} real pictures of each that are neither references nor the target. \
 of oracle: that share over the oracle's; over none: over the row without references. likeness: the mean cosine itself. \
 background: a probe, trained on real pictures of training subjects only, finds what the prompt asks for. pose: the \
-subject's pixels are nearer to the target than to the target mirrored or turned back (chance is one in two or three; \
-the oracle is the target, on other real pictures this is right in {pose:.1%}). prompt: cosine of picture and caption. \
-copy: likeness of pixels to the most similar of the {references} references; lower is better, and what two pictures of \
-one subject have anyway is the oracle's. Intervals: 95 %, from resampling drawings."""
+subject's pixels are nearer to the target than to the target mirrored or turned otherwise (the oracle is the target; \
+on other real pictures this is right in {pose:.1%}). prompt: cosine of picture and caption. copy: likeness of pixels \
+to the most similar of the {references} references; lower is better, and what two pictures of one subject have anyway \
+is the oracle's. Intervals: 95 %, from resampling drawings."""
 
 
 def summarise(result: Mapping[str, Any], samples: int = 2000) -> dict[str, Any]:

@@ -20,6 +20,8 @@ from jedi.metrics import clip_t, copy_score, cosine, diversity, retrieval_accura
 
 SYMMETRIC = 8.0
 """A subject that differs from itself in another pose by less (mean difference of its pixels, 0 to 255) has no pose."""
+TILTS = (9.0, 17.0, 25.0)
+"""Degrees by which a tilted subject may be tilted."""
 MARGIN = 0.05
 """Around a subject's box when it is cut out, as a share of the box's side."""
 
@@ -70,8 +72,8 @@ class Judge:
         return scores
 
     def pose_oracle(self) -> float:
-        """How often :func:`posed` is right about real pictures other than the target: those in the target's pose, and
-        those that stand upright instead. Each kind counts one half."""
+        """How often :func:`posed` is right about real pictures other than the target: the mean of its shares among those
+        in the target's pose and among those that stand upright instead."""
         verdicts: dict[bool, list[float]] = {True: [], False: []}
         for case in self.cases.single:
             target = self.cases.picture(case, case.target)
@@ -145,29 +147,35 @@ def cut_out(image: Image.Image, box: Box, margin: float = MARGIN) -> Image.Image
 
 
 def posed(picture: Image.Image, target: Image.Image, mask: Image.Image, case: Case, shift: int = 2) -> float | None:
-    """1 if the subject in ``picture`` stands as in ``target``, 0 if it stands as in another pose of it.
+    """1 if the subject in ``picture`` has the pose of ``target``, 0 if it stands otherwise.
 
-    The other poses are the target's subject (white in ``mask``) mirrored back, or turned back by its tilt and by twice
-    its tilt. The nearest counts: by the mean absolute difference over the pixels of the subject so posed, the least
-    over shifts of up to ``shift`` pixels. ``None`` for a subject that looks the same in both.
+    ``picture`` is compared with the target's subject (white in ``mask``) in several poses. For a mirrored one: as it
+    is, and mirrored back. For a tilted one: tilted to that side by its own angle and by ``TILTS`` (no prompt says how
+    far), upright, and tilted to the other side. The nearest counts: by the mean absolute difference over the pixels of
+    the subject so posed, the least over shifts of up to ``shift`` pixels. ``None`` for a subject that looks the same in
+    another pose.
     """
-    poses = [(target, mask)]
+    right = [(target, mask)]
     if case.pose == "mirrored":
-        poses.append((_mirrored(target, case.box), _mirrored(mask, case.box)))
+        wrong = [(_mirrored(target, case.box), _mirrored(mask, case.box))]
     else:
-        left, top, right, bottom = case.box
-        centre, smooth = ((left + right) / 2, (top + bottom) / 2), Image.Resampling.BICUBIC
-        poses += [tuple(x.rotate(turn * case.angle, smooth, center=centre) for x in poses[0]) for turn in (-1, -2)]
-    images = [np.asarray(image, dtype=np.float32) for image, _ in poses]
-    inside = [np.asarray(shape) >= 128 for _, shape in poses]
-    if np.abs(images[0] - images[1])[inside[0] | inside[1]].mean() < SYMMETRIC:
+        left, top, end, bottom = case.box
+        centre, smooth = ((left + end) / 2, (top + bottom) / 2), Image.Resampling.BICUBIC
+        tilted = lambda angle: tuple(x.rotate(angle - case.angle, smooth, center=centre) for x in (target, mask))
+        side = 1 if case.angle > 0 else -1
+        right += [tilted(side * tilt) for tilt in TILTS]
+        wrong = [tilted(-side * tilt) for tilt in (0.0, *TILTS)]
+    images = [np.asarray(image, dtype=np.float32) for image, _ in (*right, *wrong)]
+    inside = [np.asarray(shape) >= 128 for _, shape in (*right, *wrong)]
+    back = len(right)
+    if np.abs(images[0] - images[back])[inside[0] | inside[back]].mean() < SYMMETRIC:
         return None
     seen = np.asarray(to_rgb(picture), dtype=np.float32)
     moved = [np.roll(seen, (y, x), (0, 1)) for y in range(-shift, shift + 1) for x in range(-shift, shift + 1)]
     distances = [
         min(np.abs(other - image)[where].mean() for other in moved) for image, where in zip(images, inside, strict=True)
     ]
-    return float(int(np.argmin(distances)) == 0)
+    return float(int(np.argmin(distances)) < len(right))
 
 
 def _mirrored(image: Image.Image, box: Box) -> Image.Image:

@@ -1,5 +1,7 @@
 """Verdicts on pictures: on real ones of known pose and place, and on made-up likenesses."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -17,7 +19,9 @@ ROOM = torch.tensor([[0.9, 0.1, 0.2, 0.0], [0.1, 0.8, 0.2, 0.0]])
 
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory):
-    return read_cases(write_world(tmp_path_factory.mktemp("world") / "data"))
+    """With mirrored subjects among the others."""
+    poses = "emoji.poses=[upright,upright,mirrored,tilted left,tilted right]"
+    return read_cases(write_world(tmp_path_factory.mktemp("world") / "data", 0, 24, poses))
 
 
 @pytest.fixture(scope="module")
@@ -69,11 +73,11 @@ def test_poses_of_real_pictures(cases, encoder):
     for case in cases.single:
         target, mask = cases.picture(case, case.target), cases.sets.mask(case.index, case.target)
         assert posed(target, target, mask, case) in (1.0, None)
-    assert Judge(encoder, cases).pose_oracle() >= 0.92
+    assert Judge(encoder, cases).pose_oracle() >= 0.95
 
 
 def test_a_subject_without_sides_has_no_pose(cases):
-    case = next(case for case in cases.single if case.pose == "mirrored")
+    case = replace(cases.single[0], pose="mirrored", angle=0.0)
     disc = Image.new("RGB", (64, 64), "white")
     disc.paste("red", case.box)
     mask = Image.new("L", (64, 64))
