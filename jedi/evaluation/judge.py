@@ -72,8 +72,8 @@ class Judge:
         return scores
 
     def pose_oracle(self) -> float:
-        """How often :func:`posed` is right about real pictures other than the target: the mean of its shares among those
-        in the target's pose and among those that stand upright instead."""
+        """How often :func:`posed` is right about real pictures other than the target: the mean of its shares among
+        those in the target's pose and among those that stand upright instead."""
         verdicts: dict[bool, list[float]] = {True: [], False: []}
         for case in self.cases.single:
             target = self.cases.picture(case, case.target)
