@@ -106,7 +106,10 @@ def examples(result: Mapping[str, Any], groups: Sequence[Group]) -> Gallery:
 
 
 def extremes(result: Mapping[str, Any], groups: Sequence[Group]) -> list[Gallery]:
-    """The model's best and worst pictures by identity, by prompt and by being a copy, each over its reference."""
+    """The model's best and worst pictures by identity, by prompt and by being a copy, each over its reference.
+
+    No subject has more than its share of a row.
+    """
     galleries = []
     references = {group.subject: group.references[0] for group in groups}
     images = {case.id: case.image for group in groups for case in group.cases if case.row == MODEL}
@@ -117,7 +120,7 @@ def extremes(result: Mapping[str, Any], groups: Sequence[Group]) -> list[Gallery
         if not count:
             continue
         rows: list[list[Picture | None]] = []
-        for end in (ordered[::-1][:count], ordered[:count]):
+        for end in (_spread(ordered[::-1], count), _spread(ordered, count)):
             rows.append([Picture(images[x["id"]], x["prompt"] or "", {"score": x["scores"][column]}) for x in end])
             rows.append([Picture(references[x["subject"]], "", reference=True) for x in end])
         labels = ("most a copy", "least a copy") if column == COPY else ("best", "worst")
@@ -177,6 +180,16 @@ def run_names(runs: Sequence[Mapping[str, Any]]) -> list[str]:
 def partial_words(result: Mapping[str, Any]) -> str:
     """That it is not the full protocol, and why; empty if it is."""
     return f"Not the full protocol: {'; '.join(result['deviations'])}. " * bool(result["deviations"])
+
+
+def _spread(records: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str, Any]]:
+    """The first ``count``, but of each subject no more than its share: one easy subject would fill the row."""
+    share = -(-count // len({x["subject"] for x in records}))
+    taken: list[Mapping[str, Any]] = []
+    for x in records:
+        if len(taken) < count and sum(other["subject"] == x["subject"] for other in taken) < share:
+            taken.append(x)
+    return taken
 
 
 def _evenly(items: Sequence[Any], count: int) -> list[Any]:

@@ -178,3 +178,20 @@ def test_runs_of_one_name_are_told_apart():
     ]  # fmt: skip
     table = score_report.scores_table(result(), [result(label="x", deviations=["2 of 30 subjects"])])
     assert "x, 1 ref.: 2 of 30 subjects." in table.note
+
+
+def test_best_and_worst_are_of_several_subjects(benchmark):
+    scored = groups(benchmark, "out", num_images=4)
+    records = []
+    for group, value in zip(scored, (0.1, 0.5, 0.7), strict=True):
+        for i, case in enumerate(case for case in group.cases if case.row == "model"):
+            record = {"row": "model", "id": case.id, "subject": group.subject, "prompt": case.prompt}
+            records.append({**record, "scores": {"copy": value + i / 99}})
+    (gallery,) = score_report.extremes({"images": records, "columns": ["copy"]}, scored)
+    assert gallery.title == "Nearest to a copy" and len(gallery.labels) == 4
+    best, references, worst, _ = gallery.rows
+    folders = lambda row: [picture.image.parent.name for picture in row]
+    assert folders(best) == ["vase"] * 3 + ["cat"] * 3 + ["can"]
+    assert folders(worst) == ["can"] * 3 + ["cat"] * 3 + ["vase"]
+    assert folders(references) == folders(best) and best[0].scores["score"] > best[-1].scores["score"]
+    assert references[0].image == scored[2].references[0] and references[0].reference
