@@ -378,6 +378,12 @@ class JediPipeline(DiffusionPipeline):
 
     def _schedule(self, steps: int) -> Tensor:
         self.scheduler.set_timesteps(steps, device=self._execution_device)
+        first, known = float(max(self.scheduler.timesteps)), self.scheduler.config.num_train_timesteps
+        if first > known - 1:  # where `steps_offset` pushes the first step over the end
+            raise ValueError(
+                f"num_inference_steps={steps} is too many: {type(self.scheduler).__name__} would begin at timestep "
+                f"{first:g}, the last one is {known - 1}; take fewer"
+            )
         if hasattr(self.scheduler, "set_begin_index"):
             self.scheduler.set_begin_index(0)
         self._num_timesteps = len(self.scheduler.timesteps)

@@ -39,8 +39,9 @@ def root() -> Path:
 
 @pytest.fixture(scope="session")
 def environment() -> dict[str, str]:
-    """Environment for subprocesses: the checkout first, one thread, no hub."""
-    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    """Environment for subprocesses: the checkout first, one thread, no hub, no other environment that was activated."""
+    inherited = {key: value for key, value in os.environ.items() if key != "VIRTUAL_ENV"}
+    return {**inherited, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="session")
