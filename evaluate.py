@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import re
 import signal
 import sys
 from collections.abc import Sequence
 from types import ModuleType
+
+from jedi.front import Parser, exit_code
 
 COMMANDS = {
     "dreambench": ("jedi.evaluation.dreambench", "DreamBench or DreamBench++: generate, score, compare with others"),
@@ -25,13 +26,6 @@ COMMANDS = {
     "scores": ("jedi.evaluation.scores", "scores for any pictures, by any method"),
 }
 """Name -> its module, with ``add_arguments(parser)`` and ``run(arguments)``, and what it does."""
-
-
-class Parser(argparse.ArgumentParser):
-    """Leaves it to ``main`` to say what is wrong, in one line."""
-
-    def error(self, message: str) -> None:
-        raise ValueError(message)
 
 
 def parser(command: str | None) -> argparse.ArgumentParser:
@@ -53,30 +47,13 @@ def module_of(command: str) -> ModuleType:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     argv = sys.argv[1:] if argv is None else list(argv)
-    try:
+
+    def work() -> None:
         command = argv[0] if argv and argv[0] in COMMANDS else None
         arguments = parser(command).parse_args(argv)
         module_of(arguments.command).run(arguments)
-    except KeyboardInterrupt:
-        print("evaluate.py: interrupted; what is done stays, the same command goes on", file=sys.stderr)
-        return 130
-    except (ValueError, OSError) as error:  # of a mistaken request; whatever else comes is a fault of ours
-        print(f"evaluate.py: {' '.join(message_of(error).split())}", file=sys.stderr)
-        return 2
-    except (RuntimeError, MemoryError) as error:
-        # A GPU's words, and those of PyTorch's allocator on a CPU.
-        if isinstance(error, RuntimeError) and not re.search("out of memory|can't allocate memory", str(error)):
-            raise
-        print("evaluate.py: out of memory; a smaller --batch-size needs less", file=sys.stderr)
-        return 2
-    return 0
 
-
-def message_of(error: Exception) -> str:
-    """The message without Python's error number."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return str(error)
+    return exit_code("evaluate.py", "; what is done stays, the same command goes on", work)
 
 
 if __name__ == "__main__":

@@ -17,13 +17,14 @@ import itertools
 import json
 import math
 import platform
-import re
 import signal
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from jedi.front import Parser, exit_code
 
 if TYPE_CHECKING:  # torch and diffusers are loaded after the request is known to make sense
     from PIL import Image
@@ -85,13 +86,6 @@ class Reference:
     subject: str = ""
 
 
-class Parser(argparse.ArgumentParser):
-    """Leaves it to ``main`` to say what is wrong, in one line."""
-
-    def error(self, message: str) -> None:
-        raise ValueError(message)
-
-
 class SubjectAction(argparse.Action):
     """Collects NAME=DIR, in the order given."""
 
@@ -139,29 +133,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    try:
-        arguments = vars(parser().parse_args(argv))
-        run(settings_from(arguments))
-    except KeyboardInterrupt:
-        print("sample.py: interrupted, nothing was written", file=sys.stderr)
-        return 130
-    except (ValueError, OSError) as error:  # of a mistaken request; whatever else comes is a fault of ours
-        print(f"sample.py: {' '.join(message_of(error).split())}", file=sys.stderr)
-        return 2
-    except (RuntimeError, MemoryError) as error:
-        # A GPU's words, and those of PyTorch's allocator on a CPU.
-        if isinstance(error, RuntimeError) and not re.search("out of memory|can't allocate memory", str(error)):
-            raise
-        print("sample.py: out of memory; a smaller --batch-size needs less", file=sys.stderr)
-        return 2
-    return 0
-
-
-def message_of(error: Exception) -> str:
-    """The message without Python's error number."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return str(error)
+    return exit_code(
+        "sample.py", ", nothing was written", lambda: run(settings_from(vars(parser().parse_args(argv))))
+    )
 
 
 def settings_from(arguments: dict[str, Any]) -> Settings:
