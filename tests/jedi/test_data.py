@@ -1,6 +1,7 @@
 """Shards -> index -> plan -> batches: exact contents, order as a pure function, and clear errors."""
 
 import json
+import math
 import os
 import shutil
 import socket
@@ -64,6 +65,24 @@ def test_a_draw_orders_images_and_captions_alike(index):
     others = [dataset[Draw(0, position, 13, 3)].captions for position in range(8)]
     assert len({tuple(captions) for captions in others}) > 3
     assert SetDataset(index, seed=3)[Draw(9, 5, 13, 3)].captions == drawn.captions
+
+
+def test_members_that_show_one_subject_each_come_before_any_other(index, monkeypatch):
+    """Of a set of several subjects: they are its references; both parts are still shuffled."""
+    dataset, plain = SetDataset(index), SetDataset(index)
+    n = index.sets[0].n
+    first = [1, n - 1]
+    captions = dataset.record(0)["captions"]
+    read = dataset.record
+    monkeypatch.setattr(dataset, "record", lambda i: read(i) | {"references": first})
+    seen = [tuple(captions.index(text) for text in dataset[Draw(0, p, 0, n)].captions) for p in range(30)]
+    assert len(set(captions)) == n
+    assert {order[:2] for order in seen} == {(1, n - 1), (n - 1, 1)}
+    assert len({order[2:] for order in seen}) == math.factorial(n - 2)
+    cut = [captions.index(text) for text in dataset[Draw(0, 7, 0, 2)].captions]
+    assert sorted(cut) == first  # what a smaller set_size leaves
+    without = {tuple(captions.index(text) for text in plain[Draw(0, p, 0, n)].captions)[:2] for p in range(30)}
+    assert len(without) > 2
 
 
 def test_an_epoch_has_each_set_at_most_once_and_drops_another_remainder_each_time(index):
