@@ -1,51 +1,39 @@
 """Where same-subject pictures come from. A source is chosen by name (`source: emoji`) and registers itself
 here.
 
-To add one: write `make_source(config) -> Source`, decorate it with `@SOURCES.register("name")`, and name
-its module under `extensions:` in the configuration.
+To add one: write a class like `Source`, decorate it with `@SOURCES.register("name")`, and name its module
+under `extensions:` in the configuration (docs/extending.md).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
-from PIL import Image
-
+from data_gen.sets import Dropped, Item, SubjectSet
 from jedi.registry import Registry
-
-SPLITS = ("train", "heldout")
-
-
-@dataclass(frozen=True)
-class SubjectSet:
-    """n pictures of one subject: `images` RGB, `masks` L of the same sizes (255 = visible subject) or None,
-    with one caption and one dict of attributes each. `subject` holds at least id, name and class.
-
-    In a set of several subjects (`subject["subjects"]`: each of them) `references` names the members that are
-    to be the first references: they show one subject each, the others show several together."""
-
-    subject: dict[str, Any]
-    captions: list[str]
-    images: list[Image.Image]
-    masks: list[Image.Image | None]
-    attributes: list[dict[str, Any]]
-    licence: str
-    references: list[int] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Dropped:
-    """A set that was not good enough; `reason` is counted in the shard's manifest."""
-
-    reason: str
 
 
 class Source(Protocol):
-    def make(self, split: str, index: int) -> SubjectSet | Dropped:
-        """Set number `index` of a split: a pure function of the configuration and the two arguments. A
-        held-out subject (and any variant of it) appears in "heldout" only."""
+    """Made once in each process, as `factory(config)` with the whole `DataConfig`. Models are loaded at the
+    first `make`, not before: `plan` and `status` make sources too."""
+
+    gives: frozenset[str]
+    """What its sets hold, of "collage" (one picture, still to be split), "images" and "masks"."""
+
+    def sizes(self) -> dict[str, int]:
+        """Number of sets for each of `SPLITS`. A held-out subject (and any variant of it) is in "heldout" only."""
+        ...
+
+    def inputs(self) -> dict[str, str]:
+        """sha256 of everything outside the configuration that decides the sets, by name: the prompts, the
+        listing of a folder of photos. Frozen in the plan; a run that finds others is refused."""
+        ...
+
+    def make(self, items: Sequence[Item]) -> Iterator[SubjectSet | Dropped]:
+        """One answer for each item, in order, each a pure function of the configuration, the inputs and the
+        item: how items are grouped must not matter but where a model's batch makes bits differ. Items of one call are one
+        unit; a source with a model batches over them."""
         ...
 
 
