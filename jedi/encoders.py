@@ -102,13 +102,13 @@ class ClipEncoder:
     def __init__(self, source: str, device: torch.device) -> None:
         from transformers import CLIPImageProcessor, CLIPModel
 
-        self.model = _load(CLIPModel, source, ("clip",), device)
+        self.model = load_model(CLIPModel, source, ("clip",), device)
         vision = self.model.config.vision_config
         self.name = _vit_name("CLIP", source, vision)
         side = vision.image_size
         default = CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
-        self.preprocess = _processor(source, default, side)
-        self.tokenizer, self.context = _tokenizer(source, self.model.config.text_config)
+        self.preprocess = load_processor(source, default, side)
+        self.tokenizer, self.context = load_tokenizer(source, self.model.config.text_config)
 
     def embed_images(self, images: Sequence[Image.Image]) -> Tensor:
         """``[n d]``."""
@@ -144,7 +144,7 @@ class DinoEncoder:
     def __init__(self, source: str, device: torch.device) -> None:
         from transformers import ViTModel
 
-        self.model = _load(ViTModel, source, ("vit",), device, add_pooling_layer=False)
+        self.model = load_model(ViTModel, source, ("vit",), device, add_pooling_layer=False)
         self.name = _vit_name("DINO", source, self.model.config)
         self.preprocess = _resize_and_crop(self.model.config.image_size)
 
@@ -166,9 +166,9 @@ class Dinov2Encoder:
         from transformers import AutoModel
 
         kinds = ("dinov2", "dinov2_with_registers")
-        self.model = _load(AutoModel, source, kinds, device)
+        self.model = load_model(AutoModel, source, kinds, device)
         self.name = _vit_name("DINOv2", source, self.model.config)
-        self.preprocess = _processor(source, None, None) or _resize_and_crop(224)
+        self.preprocess = load_processor(source, None, None) or _resize_and_crop(224)
 
     def embed_images(self, images: Sequence[Image.Image]) -> Tensor:
         """``[n d]``."""
@@ -232,11 +232,11 @@ class BlipMatcher:
     def __init__(self, source: str, device: torch.device) -> None:
         from transformers import BlipForImageTextRetrieval, BlipImageProcessor
 
-        self.model = _load(BlipForImageTextRetrieval, source, ("blip",), device)
+        self.model = load_model(BlipForImageTextRetrieval, source, ("blip",), device)
         side = self.model.config.vision_config.image_size
         self.name = _vit_name("BLIP-ITM", source, self.model.config.vision_config)
-        self.preprocess = _processor(source, BlipImageProcessor(size={"height": side, "width": side}), side)
-        self.tokenizer, self.context = _tokenizer(source, self.model.config.text_config)
+        self.preprocess = load_processor(source, BlipImageProcessor(size={"height": side, "width": side}), side)
+        self.tokenizer, self.context = load_tokenizer(source, self.model.config.text_config)
 
     @torch.no_grad()
     def match(self, images: Sequence[Image.Image], texts: Sequence[str]) -> Tensor:
@@ -342,8 +342,12 @@ def _embed(items: Sequence[Item], features: Callable[[Sequence[Item]], Tensor]) 
     return nn.functional.normalize(rows, dim=-1)
 
 
-def _load(cls: Any, source: str, kinds: tuple[str, ...], device: torch.device, **options: Any) -> nn.Module:
-    """A model of transformers with all its weights, from safetensors."""
+def load_model(cls: Any, source: str, kinds: tuple[str, ...], device: torch.device, **options: Any) -> nn.Module:
+    """A model of transformers with all its weights, from safetensors, frozen, float32; `kinds` are model types.
+
+    Raises:
+        EncoderError: no such folder or model, a model of another kind, missing weights.
+    """
     from safetensors import SafetensorError
     from transformers import AutoConfig
 
@@ -356,7 +360,8 @@ def _load(cls: Any, source: str, kinds: tuple[str, ...], device: torch.device, *
             "dinov2": "dinov2",
             "dinov2_with_registers": "dinov2",
         }
-        remedy = f"; write {right[config.model_type]}:{source}" if config.model_type in right else ""
+        encoders = config.model_type in right and kinds[0] in right
+        remedy = f"; write {right[config.model_type]}:{source}" if encoders else ""
         raise EncoderError(f"{source}: a model of type {config.model_type!r}, expected {' or '.join(kinds)}{remedy}")
     try:
         model, report = cls.from_pretrained(
@@ -380,7 +385,7 @@ def _part(cls: Any, source: str, what: str) -> Any:
         raise EncoderError(f"{source}: {what} of transformers is not there {where}: {_first_line(error)}") from None
 
 
-def _tokenizer(source: str, text: Any) -> tuple[Any, int]:
+def load_tokenizer(source: str, text: Any) -> tuple[Any, int]:
     """The source's tokenizer, and the number of tokens that its model reads at once."""
     from transformers import AutoTokenizer
 
@@ -394,7 +399,7 @@ def _tokenizer(source: str, text: Any) -> tuple[Any, int]:
     return tokenizer, text.max_position_embeddings
 
 
-def _processor(source: str, default: Any, side: int | None) -> Callable[[Sequence[Image.Image]], Tensor] | None:
+def load_processor(source: str, default: Any, side: int | None) -> Callable[[Sequence[Image.Image]], Tensor] | None:
     """RGB pictures -> pixels by the source's own processor (with PIL), or by ``default`` if it has none."""
     from transformers import AutoImageProcessor
 
