@@ -1,0 +1,139 @@
+"""Diffusers pipelines as data generation loads them: one way in, safetensors only, errors that name the key."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from jedi.config import ConfigError
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+    from data_gen.config import DataConfig
+
+_TASKS = {"text2image": "text-to-image", "inpaint": "inpainting"}
+_PICKLED = (".bin", ".ckpt", ".pt", ".pth")
+
+
+def device_of(config: DataConfig) -> str:
+    """The device that `config.device` means: "auto" is CUDA's where there is one. ConfigError if it is not there."""
+    import torch
+
+    wish = config.device
+    if wish == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(wish)
+    except RuntimeError:
+        raise ConfigError(f"device is {wish!r}; expected auto, cpu, cuda or cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device is {wish!r}; expected auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device={wish}: this machine has {torch.cuda.device_count()} CUDA devices; use auto or cpu")
+    return wish
+
+
+def load_pipeline(
+    key: str, source: str, kind: Literal["text2image", "inpaint"], config: DataConfig
+) -> DiffusionPipeline:
+    """The pipeline of a diffusers folder or, where there is no such folder, of a model hub's OWNER/NAME.
+
+    It comes in the configuration's dtype, on its device, without progress bars. Weights are read as safetensors only:
+    a pickle can run code. `key` is the configuration's key that names `source`; errors speak of it.
+
+    Raises:
+        ConfigError: no such model, the hub is out of reach, not a diffusers folder, a pipeline of another kind,
+            weights as pickles only, a part that does not load.
+    """
+    import torch
+    from diffusers import AutoPipelineForInpainting, AutoPipelineForText2Image
+
+    _check_source(key, source)
+    auto = {"text2image": AutoPipelineForText2Image, "inpaint": AutoPipelineForInpainting}[kind]
+    device, dtype = device_of(config), getattr(torch, config.dtype)
+    with _quiet():
+        name = _class_name(auto, key, source)
+        try:
+            pipe = auto.from_pretrained(source, dtype=dtype, use_safetensors=True)
+        except Exception as error:  # diffusers and transformers raise almost anything for a folder that lacks a part
+            raise ConfigError(_why(key, source, kind, name, error)) from error
+    _check_channels(key, source, kind, pipe)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.to(device)
+
+
+def _check_source(key: str, source: str) -> None:
+    folder = Path(source)
+    if not source:
+        raise ConfigError(f"{key} is empty: name a diffusers folder, or OWNER/NAME on the model hub")
+    if folder.is_dir():
+        if not (folder / "model_index.json").is_file():
+            raise ConfigError(f"{key}={source} is no diffusers folder: it holds no model_index.json")
+        for part in sorted(path for path in folder.iterdir() if path.is_dir()):
+            files = {path.suffix for path in part.iterdir()}
+            if files.intersection(_PICKLED) and ".safetensors" not in files:
+                raise ConfigError(
+                    f"{key}={source}: the weights of {part.name} are a pickle, which can run code; "
+                    "convert them to safetensors (save_pretrained writes these)"
+                )
+    elif folder.exists():
+        raise ConfigError(f"{key}={source} is a file; a diffusers folder is wanted (from_single_file can convert it)")
+    elif folder.is_absolute() or source.startswith(".") or len(folder.parts) != 2:
+        raise ConfigError(f"{key}={source}: no such folder (and a name on the model hub is OWNER/NAME)")
+
+
+def _class_name(auto: type, key: str, source: str) -> str:
+    """The pipeline class that the model's index names."""
+    try:
+        return str(auto.load_config(source)["_class_name"])
+    except OSError as error:  # no network, no such repository, a gated one: all are OSErrors here
+        raise ConfigError(
+            f"{key}={source}: no such folder, and the model hub does not give it ({_line(error)})"
+        ) from error
+    except (KeyError, ValueError):
+        raise ConfigError(f"{key}={source}: its model_index.json names no pipeline class") from None
+
+
+def _why(key: str, source: str, kind: str, name: str, error: Exception) -> str:
+    reason = _line(error)
+    if isinstance(error, ValueError) and "AutoPipeline" in reason:
+        return f"{key}={source} is a {name}, and a {_TASKS[kind]} pipeline is wanted"
+    if "safetensors" in reason:
+        return f"{key}={source}: a part of it has no safetensors weights, and pickles are not read ({reason})"
+    return f"{key}={source}: {name} does not load: {reason}"
+
+
+def _check_channels(key: str, source: str, kind: str, pipe: Any) -> None:
+    """An inpainting UNet sits in folders that AutoPipeline takes for text-to-image: it would fail at its first call."""
+    unet, vae = getattr(pipe, "unet", None), getattr(pipe, "vae", None)
+    if kind != "text2image" or unet is None or vae is None:
+        return
+    found, latents = unet.config.in_channels, vae.config.latent_channels
+    if found != latents:
+        raise ConfigError(
+            f"{key}={source}: its unet takes {found} channels for latents of {latents}; "
+            "a text-to-image model is wanted, not one for inpainting or editing"
+        )
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No bars for the loading of parts: they would run through the bar of the work."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    bars = [library for library in (diffusers_logging, transformers_logging) if library.is_progress_bar_enabled()]
+    for library in bars:
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library in bars:
+            library.enable_progress_bar()

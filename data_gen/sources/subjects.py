@@ -1,0 +1,101 @@
+"""What sources of found or described subjects share: ids, the split, sharing pictures out, templates, safe paths."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from data_gen.sources.wording import with_article
+from jedi.config import ConfigError
+
+if TYPE_CHECKING:
+    from data_gen.config import DataConfig
+
+T = TypeVar("T")
+
+
+def is_held_out(identity: str, fraction: float = 0.1) -> bool:
+    """Whether a subject is kept out of training: for ever, in every data set, on every machine.
+
+    The rule: the first 64 bits of sha256(identity in UTF-8), as a fraction of 2**64, lie below `fraction`. So a
+    larger fraction holds out all that a smaller one did.
+    """
+    return int.from_bytes(hashlib.sha256(identity.encode()).digest()[:8], "big") < fraction * 2**64
+
+
+def split_of(identity: str, fraction: float = 0.1) -> str:
+    return "heldout" if is_held_out(identity, fraction) else "train"
+
+
+def words(name: str) -> str:
+    """A name as captions say it: "red_fox-2" is "red fox 2"."""
+    return " ".join(re.split(r"[\s_-]+", name)).strip()
+
+
+def slug(name: str) -> str:
+    """A name as an id: small letters and digits of any script, joined by hyphens."""
+    return re.sub(r"[\W_]+", "-", name.casefold()).strip("-")
+
+
+def same_name(name: str) -> str:
+    """Equal for names that differ only in case, spaces, hyphens and underscores."""
+    return re.sub(r"[\W_]+", "", name.casefold())
+
+
+def share_out(pictures: Sequence[T], most: int) -> list[list[T]]:
+    """All pictures of a subject as sets of at most `most`, as equal in size as can be, each picture once.
+
+    Neighbours go to different sets: frames that follow one another in a film show nearly the same.
+    """
+    sets = -(-len(pictures) // most)
+    return [list(pictures[i::sets]) for i in range(sets)]
+
+
+def wanted(config: DataConfig, found: dict[str, int]) -> dict[str, int]:
+    """How many of the sets that were found the configuration takes: the first `sets` and `heldout_sets`."""
+    return {
+        "train": min(config.sets, found.get("train", 0)),
+        "heldout": min(config.heldout_sets, found.get("heldout", 0)),
+    }
+
+
+def names(name: str, kind: str) -> dict[str, str]:
+    """What caption templates may say of a subject."""
+    return {"name": name, "a_name": _article(name), "class": kind, "a_class": _article(kind)}
+
+
+def _article(name: str) -> str:
+    """ "a fox", "an Eames chair"; a name that brings its own article keeps it."""
+    if not name or name.split()[0].lower() in ("a", "an", "the"):
+        return name
+    said = with_article(name.lower())
+    return name if said == name.lower() else f"{said.split()[0]} {name}"
+
+
+def check_template(key: str, template: str, known: Sequence[str]) -> None:
+    """Raises ConfigError unless `template` holds no other placeholder than the known ones."""
+    try:
+        template.format_map(dict.fromkeys(known, ""))
+    except (KeyError, IndexError, ValueError, AttributeError) as error:
+        raise ConfigError(
+            f"{key} is {template!r}: {error} is no placeholder; known are {', '.join(f'{{{name}}}' for name in known)}"
+        ) from None
+
+
+def given_folder(key: str, path: str) -> Path:
+    """The folder that a configuration names. Raises ConfigError where there is none."""
+    if not path:
+        raise ConfigError(f"{key} is empty: name the folder to read, for instance {key}=/data/photos")
+    if not Path(path).is_dir():
+        raise ConfigError(f"{key}={path}: no such folder")
+    return Path(path)
+
+
+def inside(root: Path, path: Path) -> Path:
+    """`path`, if it stays in `root` when links are followed. Raises ConfigError where it does not."""
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise ConfigError(f"{path} leads out of {root} (to {path.resolve()}): only files in that folder are read")
+    return path

@@ -1,0 +1,94 @@
+"""Small pipelines of the real classes with random weights, a prompt book and a configuration, for tests of sources."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+from transformers import T5Config, T5EncoderModel, T5Tokenizer
+
+from tests import tiny
+
+SUBJECTS = ("red cat", "blue bird", "dog", "cup", "red fox", "teapot", "robot", "candle", "duck", "clock")
+
+def settings(out: Path | str = "unused", **changes) -> SimpleNamespace:
+    """What a source reads of a DataConfig, its own section aside."""
+    common = {
+        "out": str(out), "seed": 0, "sets": 6, "heldout_sets": 2, "images_per_set": 2, "resolution": 32,
+        "device": "cpu", "dtype": "float32", "options": {},
+    }  # fmt: skip
+    return SimpleNamespace(**{**common, **changes})
+
+
+def save_flux(folder: Path) -> Path:
+    """A FluxPipeline folder: a transformer of two blocks, CLIP and T5, pictures of 32 pixels."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        clip_words = tiny.tokenizer()
+        pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
+        pieces += [(letter, -3.0) for letter in "abcdefghijklmnopqrstuvwxyz"]
+        t5_words = T5Tokenizer(vocab=pieces, extra_ids=0)
+        t5 = T5Config(
+            vocab_size=len(pieces), d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=4, decoder_start_token_id=0
+        )
+        vae = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+            block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4, latent_channels=4, sample_size=32,
+            scaling_factor=1.5, shift_factor=0.1, use_quant_conv=False, use_post_quant_conv=False,
+        )  # fmt: skip
+        transformer = FluxTransformer2DModel(
+            in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+            joint_attention_dim=32, pooled_projection_dim=tiny.TEXT_WIDTH, axes_dims_rope=(4, 4, 8),
+        )  # fmt: skip
+        pipe = FluxPipeline(
+            scheduler=FlowMatchEulerDiscreteScheduler(),
+            vae=vae,
+            text_encoder=tiny.text_encoder(len(clip_words)),
+            tokenizer=clip_words,
+            text_encoder_2=T5EncoderModel(t5).eval(),
+            tokenizer_2=t5_words,
+            transformer=transformer,
+        )
+    pipe.save_pretrained(folder)
+    return folder
+
+
+def write_book(folder: Path, subjects: Sequence[str] = SUBJECTS, scenes: int = 6) -> Path:
+    """A folder with the prompts.json of these subjects."""
+    import dataclasses
+    import json
+    import sys
+    import types
+
+    @dataclasses.dataclass
+    class Subject:
+        id: str
+        name: str
+        category: str
+        scenes: list
+        collage: str
+
+    def read_prompts(out):
+        from jedi.config import ConfigError
+
+        try:
+            found = json.loads((Path(out) / "prompts.json").read_text())
+        except FileNotFoundError:
+            raise ConfigError("no prompts") from None
+        return SimpleNamespace(subjects=[Subject(**x) for x in found])
+
+    try:
+        import data_gen.prompts  # noqa: F401
+    except ImportError:
+        stub = types.ModuleType("data_gen.prompts")
+        stub.read_prompts = read_prompts
+        sys.modules["data_gen.prompts"] = stub
+    folder.mkdir(parents=True, exist_ok=True)
+    places = ("on the grass", "on the beach", "in a cup", "with a bird", "and a dog", "in the red", "on the blue")
+    found = [
+        Subject(name.replace(" ", "-"), name, "animal", [f"a {name} {p}" for p in places[:scenes]], f"a collage of a {name}")
+        for name in subjects
+    ]
+    (folder / "prompts.json").write_text(json.dumps([dataclasses.asdict(x) for x in found]))
+    return folder
