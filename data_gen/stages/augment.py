@@ -1,0 +1,328 @@
+"""The stage `augment`: new backgrounds for some images of each set, the subject as it was.
+
+Same-subject pictures that were made together have related backgrounds, and a model trained on them learns to copy
+these from its references. JeDi's data engine therefore repaints backgrounds by inpainting (arXiv 2407.06187, S3).
+`composite` does the same without an inpainting model, with less natural light and shadows.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from PIL import Image
+
+from data_gen.backdrops import Backdrops, BackdropsConfig, check_places
+from data_gen.checks import check_number, check_range
+from data_gen.cutouts import EdgesConfig, area, box_and_centre, cut, cut_sides, grown, is_hidden, keep, paste, resized
+from data_gen.phrases import PLACEHOLDERS, PLACES, fill, place_of, subjects_in, words_for
+from data_gen.sets import SubjectSet
+from data_gen.sources.prompted import GenerationConfig, Generator
+from data_gen.sources.subjects import check_template
+from data_gen.stages import STAGES
+from jedi.config import ConfigError
+
+if TYPE_CHECKING:
+    from data_gen.config import DataConfig
+
+STEP = 16  # diffusion models want sides that are multiples of 8, FLUX of 16
+METHODS = ("inpaint", "composite")
+_WORDS = (*PLACEHOLDERS, "background")
+# What a source may have noted of surroundings that are gone (the emoji source does).
+_STALE = ("background_variant", "companion", "companion_side", "accessory", "caption_says")
+_MOVED = ("place", "size", "size_fraction", "centre", "box")  # what is untrue of a subject that was moved
+
+
+@dataclass
+class InpaintConfig(GenerationConfig):
+    """The inpainting pipeline, and what it is told. Pictures keep their size: `width` and `height` are not for it."""
+
+    model: str = ""  # a diffusers folder, or OWNER/NAME on the model hub
+    prompts: list[str] = field(default_factory=lambda: list(PLACES))  # what {background} is drawn from
+    scenes: bool = False  # ... or what another caption of the set says of its place ("under a tree"), where it does
+    # In the words of `caption`; the subject stays out of it, or the model paints it a second time.
+    prompt: str = "{background}"
+    dilate: float = 4.0  # pixels (at 512) beyond the faded rim that are repainted, so that the model joins the two
+    side: int | None = None  # the shorter side (pixels) at which the model works; None: each picture's own
+    batch_size: int = 4  # with another number a GPU's bits differ
+
+    def check(self, section: str) -> None:
+        """Raises ConfigError that names the values as parts of `section`."""
+        super().check(section)
+        if self.width is not None or self.height is not None:
+            raise ConfigError(f"{section}.width and .height: pictures keep their own size; {section}.side scales them")
+        if self.side is not None:
+            check_number(f"{section}.side", self.side, STEP, 8192)
+        check_number(f"{section}.dilate", self.dilate, 0, 64)
+        check_number(f"{section}.batch_size", self.batch_size, 1, 1024)
+        check_template(f"{section}.prompt", self.prompt, _WORDS)
+        check_places(f"{section}.prompts", self.prompts)
+
+
+@dataclass
+class AugmentConfig:
+    """`method`: "inpaint" (an inpainting pipeline repaints all but the subject) or "composite" (the subject is cut
+    out and pasted on `backdrops`).
+
+    An image whose mask is missing, or leaves less than `area[0]` or more than `area[1]` of the picture to the subject,
+    stays as it is: there the mask is likely to be wrong, or there is hardly a background. Its attributes say so.
+    """
+
+    method: str = "inpaint"
+    share: float = 0.5  # of a set's images, on average; at least one of each set is left as it is
+    area: list[float] = field(default_factory=lambda: [0.01, 0.8])
+    edges: EdgesConfig = field(default_factory=EdgesConfig)
+    # Of an image with a new background: {name} "red fox", {a_name}, {class}, {a_class}, {background} "in the snow".
+    caption: str = "{a_name}, {background}"
+    inpaint: InpaintConfig = field(default_factory=InpaintConfig)
+    backdrops: BackdropsConfig = field(default_factory=BackdropsConfig)
+    scale: list[float] = field(default_factory=lambda: [1.0, 1.0])  # composite: the subject's new size, drawn between
+    shift: float = 0.0  # composite: at most so far (a share of the side) the subject moves, inside of the picture
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ConfigError(f"augment.method is {self.method!r}; expected one of {', '.join(METHODS)}")
+        check_number("augment.share", self.share, 0, 1)
+        check_range("augment.area", self.area, 0, 1)
+        check_range("augment.scale", self.scale, 0.25, 1.5)
+        check_number("augment.shift", self.shift, 0, 0.5)
+        check_template("augment.caption", self.caption, _WORDS)
+        self.edges.check("augment.edges")
+        self.backdrops.check("augment.backdrops")
+        if self.inpaint.model:
+            self.inpaint.check("augment.inpaint")
+        if self.method == "inpaint" and (self.scale != [1.0, 1.0] or self.shift):
+            raise ConfigError("augment.scale and augment.shift move cut-outs: set augment.method=composite for them")
+
+
+class Job(NamedTuple):
+    """One image that is to get a new background."""
+
+    owner: int  # number of its set in the unit
+    image: int  # its number in the set
+    phrase: str  # inpaint: the place
+    backdrop: int  # composite: the backdrop's number
+
+
+class Result(NamedTuple):
+    image: Image.Image
+    mask: Image.Image
+    phrase: str
+    made_by: dict[str, Any]
+    moved: bool
+
+
+@STAGES.register("augment")
+class Augment:
+    """New backgrounds. Which images, which backgrounds and all noise are drawn by the seed and the set's key."""
+
+    needs, gives = frozenset({"images", "masks"}), frozenset()
+
+    def __init__(self, config: DataConfig) -> None:
+        self.config, self.settings = config, config.augment
+        self.backdrops = None
+        if self.settings.method == "composite":
+            self.backdrops = Backdrops("augment", self.settings.backdrops, config)
+        elif not self.settings.inpaint.model:
+            raise ConfigError(
+                "augment.inpaint.model is empty: name an inpainting pipeline (a diffusers folder, or OWNER/NAME on the "
+                "model hub), or set augment.method=composite"
+            )
+        self.generator = Generator("augment.inpaint", self.settings.inpaint, config, "inpaint")
+
+    @property
+    def uses_model(self) -> bool:
+        return self.settings.method == "inpaint" or bool(self.settings.backdrops.generate.model)
+
+    @property
+    def rights(self) -> str:
+        return self.settings.inpaint.rights() if self.backdrops is None else self.backdrops.rights
+
+    def inputs(self) -> dict[str, str]:
+        """sha256 of what is given as files."""
+        return {} if self.backdrops is None else self.backdrops.inputs()
+
+    def process(self, sets: Sequence[SubjectSet]) -> list[SubjectSet]:
+        """All sets, in order; the images of all of them are repainted in common batches."""
+        jobs, left = [], []
+        for number, one in enumerate(sets):
+            chosen, kept = self._choose(number, one)
+            jobs += chosen
+            left.append(kept)
+        paint = self._inpaint if self.settings.method == "inpaint" else self._composite
+        results = paint(sets, jobs) if jobs else []
+        made: list[dict[int, Result]] = [{} for _ in sets]
+        for job, result in zip(jobs, results, strict=True):
+            if result is None:
+                left[job.owner][job.image] = "the model's safety checker refused it"
+            else:
+                made[job.owner][job.image] = result
+        return [self._changed(*one) for one in zip(sets, made, left, strict=True)]
+
+    def _choose(self, number: int, one: SubjectSet) -> tuple[list[Job], dict[int, str]]:
+        """The jobs of one set, and why images that cannot be changed are not."""
+        chance = random.Random(f"{self.config.seed}/{one.key}/augment")
+        n, left = len(one.images), {}
+        for i, mask in enumerate(one.masks):
+            if mask is None:
+                left[i] = "no mask"
+            elif not self.settings.area[0] <= area(mask) <= self.settings.area[1]:
+                left[i] = "mask too small or too large"
+            elif is_hidden(one.attributes[i]):
+                left[i] = "something stands before the subject"
+        wanted = self.settings.share * n
+        count = int(wanted) + (chance.random() < wanted % 1)  # the share is kept on average
+        possible = [i for i in range(n) if i not in left]
+        chosen = sorted(chance.sample(possible, min(count, len(possible), n - 1)))
+        if self.backdrops is not None:
+            numbers = self.backdrops.draw(chance, len(chosen))
+            return [Job(number, i, "", j) for i, j in zip(chosen, numbers, strict=True)], left
+        phrases = self._phrases(one, chosen, chance)
+        return [Job(number, i, phrase, -1) for i, phrase in zip(chosen, phrases, strict=True)], left
+
+    def _phrases(self, one: SubjectSet, chosen: Sequence[int], chance: random.Random) -> list[str]:
+        """Where each chosen image will be set, different places as far as there are enough."""
+        prompts = self.settings.inpaint.prompts
+        drawn = chance.sample(prompts, len(prompts)) * (len(chosen) // len(prompts) + 1)
+        if not self.settings.inpaint.scenes:
+            return drawn[: len(chosen)]
+        phrases = []
+        for i, otherwise in zip(chosen, drawn, strict=False):
+            places = [place_of(caption) for j, caption in enumerate(one.captions) if j != i]
+            places = [place for place in places if place and place != place_of(one.captions[i])]
+            phrases.append(chance.choice(places) if places else otherwise)
+        return phrases
+
+    def _composite(self, sets: Sequence[SubjectSet], jobs: Sequence[Job]) -> list[Result]:
+        results = []
+        for job in jobs:
+            one = sets[job.owner]
+            image, mask = one.images[job.image], one.masks[job.image]
+            backdrop = self.backdrops.get(job.backdrop, image.size)
+            made_by = {"backdrop": job.backdrop, **backdrop.origin}
+            chance = random.Random(f"{self.config.seed}/{one.key}/{job.image}/place")
+            # Where several subjects stand, their places are recorded one by one: they stay.
+            placed = None if len(subjects_in(one, job.image)) > 1 else self._placed(image, mask, backdrop.image, chance)
+            if placed is None:
+                picture = keep(image, backdrop.image, self.settings.edges.alpha(mask))
+                results.append(Result(picture, mask, backdrop.phrase, made_by, False))
+            else:
+                results.append(Result(*placed, backdrop.phrase, made_by, True))
+        return results
+
+    def _placed(
+        self, image: Image.Image, mask: Image.Image, behind: Image.Image, chance: random.Random
+    ) -> tuple[Image.Image, Image.Image] | None:
+        """The subject in another size at another place, and its mask; None where it stays as it stands.
+
+        A side at which the picture's border cuts the subject stays at the border: elsewhere the cut would show.
+        """
+        scale = chance.uniform(*self.settings.scale)
+        shift = [chance.uniform(-self.settings.shift, self.settings.shift) for _ in range(2)]
+        cutout, old = cut(image, mask, self.settings.edges), self.settings.edges.alpha(mask).getbbox()
+        if cutout is None or (scale == 1 and not any(shift)):
+            return None
+        sides = cut_sides(mask)
+        if {"left", "right"} <= sides or {"top", "bottom"} <= sides:
+            return None
+        size = tuple(max(1, round(length * scale)) for length in cutout.size)
+        if any(length > whole for length, whole in zip(size, image.size, strict=True)):
+            size = cutout.size
+        corner = []
+        for axis, (first, last) in enumerate((("left", "right"), ("top", "bottom"))):
+            slack = image.size[axis] - size[axis]
+            middle = (old[axis] + old[axis + 2] - size[axis]) / 2 + shift[axis] * image.size[axis]
+            corner.append(0 if first in sides else slack if last in sides else round(min(max(middle, 0), slack)))
+        picture, (mask,) = paste(behind, [resized(cutout, size)], [tuple(corner)])
+        return picture, mask
+
+    def _inpaint(self, sets: Sequence[SubjectSet], jobs: Sequence[Job]) -> list[Result | None]:
+        """In batches of pictures of one size, in the order of the unit. None: refused by the safety checker."""
+        sizes: dict[tuple[int, int], list[int]] = {}
+        for number, job in enumerate(jobs):
+            size = self._working_size(sets[job.owner].images[job.image].size)
+            sizes.setdefault(size, []).append(number)
+        results: list[Result | None] = [None] * len(jobs)
+        for size, numbers in sizes.items():
+            for start in range(0, len(numbers), self.settings.inpaint.batch_size):
+                batch = numbers[start : start + self.settings.inpaint.batch_size]
+                painted = self._inpaint_batch(sets, [jobs[number] for number in batch], size)
+                for number, result in zip(batch, painted, strict=True):
+                    results[number] = result
+        return results
+
+    def _inpaint_batch(
+        self, sets: Sequence[SubjectSet], jobs: Sequence[Job], size: tuple[int, int]
+    ) -> list[Result | None]:
+        import torch
+
+        from jedi.rng import keyed_seed
+
+        images = [sets[job.owner].images[job.image] for job in jobs]
+        masks = [sets[job.owner].masks[job.image] for job in jobs]
+        alphas = [self.settings.edges.alpha(mask) for mask in masks]
+        holes = [self._hole(alpha).resize(size, Image.Resampling.BOX) for alpha in alphas]
+        prompts = [self._words(self.settings.inpaint.prompt, sets[job.owner], job.image, job.phrase) for job in jobs]
+        seeds = [keyed_seed(self.config.seed, sets[job.owner].key, job.image, "inpaint") for job in jobs]
+        painted, unsafe = self.generator(
+            prompts,
+            [torch.Generator().manual_seed(seed) for seed in seeds],
+            image=[image.resize(size, Image.Resampling.LANCZOS) for image in images],
+            mask_image=[hole.point(lambda value: 255 * (value > 0)) for hole in holes],
+            width=size[0],
+            height=size[1],
+        )
+        results: list[Result | None] = []
+        for job, image, mask, alpha, new, prompt, seed, refused in zip(
+            jobs, images, masks, alphas, painted, prompts, seeds, unsafe, strict=True
+        ):
+            picture = keep(image, new.resize(image.size, Image.Resampling.LANCZOS), alpha)
+            made_by = {"model": self.settings.inpaint.model, "prompt": prompt, "seed": seed}
+            results.append(None if refused else Result(picture, mask, job.phrase, made_by, False))
+        return results
+
+    def _hole(self, alpha: Image.Image) -> Image.Image:
+        """What the model repaints (255): all that does not stay wholly, and `dilate` pixels more."""
+        pixels = self.settings.inpaint.dilate * min(alpha.size) / 512
+        return grown(alpha.point(lambda value: 255 * (value < 255)), pixels)
+
+    def _working_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        scale = 1.0 if self.settings.inpaint.side is None else self.settings.inpaint.side / min(size)
+        return _whole_steps(size[0] * scale), _whole_steps(size[1] * scale)
+
+    def _words(self, template: str, one: SubjectSet, image: int, phrase: str) -> str:
+        return fill(template, **words_for(subjects_in(one, image)), background=phrase)
+
+    def _changed(self, one: SubjectSet, made: dict[int, Result], left: dict[int, str]) -> SubjectSet:
+        captions, images, masks = list(one.captions), list(one.images), list(one.masks)
+        attributes = [dict(described) for described in one.attributes]
+        for i, why in left.items():
+            attributes[i]["not_augmented"] = why
+        for i, result in made.items():
+            captions[i] = self._words(self.settings.caption, one, i, result.phrase)
+            images[i], masks[i] = result.image, result.mask
+            stale = {*_STALE, *(_MOVED if result.moved else ())}
+            attributes[i] = {name: value for name, value in attributes[i].items() if name not in stale}
+            attributes[i] |= {"background": result.phrase, "augmented": self.settings.method}
+            if result.moved:
+                box, centre = box_and_centre(result.mask)
+                attributes[i] |= {"box": list(box), "centre": list(centre)}
+        record = {"method": self.settings.method, "images": {str(i): result.made_by for i, result in made.items()}}
+        provenance = {**one.provenance, "augment": record}
+        rights = self.rights if made else ""
+        return replace(
+            one,
+            captions=captions,
+            images=images,
+            masks=masks,
+            attributes=attributes,
+            licence=f"{one.licence}; backgrounds: {rights}" if rights else one.licence,
+            provenance=provenance,
+        )
+
+
+def _whole_steps(side: float) -> int:
+    """The nearest side that models take."""
+    return max(STEP, round(side / STEP) * STEP)

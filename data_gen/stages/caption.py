@@ -1,0 +1,252 @@
+"""The stage `caption`: what each picture's caption says, by its prompt or by a captioner, in varied words.
+
+A prompt says what a picture should have shown; a captioner says what it sees. A model that is told the truth about its
+pictures follows prompts better (DALL-E 3's report found this), but a captioner calls every subject "a dog" or "a toy",
+may see none, and may begin to stammer: what it says is checked, and where it fails the prompt stays.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from PIL import Image
+
+from data_gen.checks import check_number
+from data_gen.phrases import PLACEHOLDERS, begins_with_determiner, noun_of, subjects_in, words_for
+from data_gen.sets import SubjectSet
+from data_gen.sources.subjects import check_template
+from data_gen.stages import STAGES
+from jedi.config import ConfigError
+from jedi.registry import Registry
+
+if TYPE_CHECKING:
+    from data_gen.config import DataConfig
+
+METHODS = ("keep", "captioner")
+NOUNS = ("", "class", "name")
+# What says nothing at the beginning of a caption; `openings` put their own there.
+_OPENING = re.compile(
+    r"^(?:(?:this|here|it)\s+is\s+|there\s+(?:is|are)\s+|(?:an?|the)\s+(?:photo|photograph|picture|image)\s+of\s+)+",
+    re.IGNORECASE,
+)
+# What says something: an opening before it would be wrong.
+_STYLE = re.compile(
+    r"^(?:an?|the)\s+(?:[\w-]+\s+){0,2}(?:drawing|painting|sketch|cartoon|view|shot|close-?up)\s+of\b", re.I
+)
+# Up to four words that follow themselves, as in "a dog on a dog on a dog".
+_STAMMER = re.compile(r"(?<!\S)((?:\S+\s+){0,3}\S+)(?:\s+\1)+(?!\S)", re.IGNORECASE)
+_ENDS_BADLY = {
+    "a", "an", "the", "of", "in", "on", "at", "by", "to", "with", "and", "or", "near", "next", "from", "is", "are",
+    "its", "under", "over", "behind", "beside",
+}  # fmt: skip
+
+
+@dataclass
+class CaptionConfig:
+    """`method`: "keep" (each picture's prompt, or what `augment` made of it) or "captioner" (what `captioner` says of
+    the picture). `captioner` is KIND:SOURCE, the source a folder or a hub name:
+    blip:Salesforce/blip-image-captioning-base.
+
+    `noun`: "name" or "class" if each caption must say that word of its subject: one that does not gets it put in front.
+    """
+
+    method: str = "keep"
+    captioner: str = ""
+    # What the captioner is made to begin with: {name}, {a_name}, {class}, {a_class}. "" lets it begin as it likes.
+    begin: str = "a photo of {a_class}"
+    noun: str = ""
+    # One is drawn for each caption that begins with its subject, in place of what it begins with; "" is none.
+    openings: list[str] = field(default_factory=lambda: ["", "", "a photo of", "a picture of"])
+    max_words: int = 40  # CLIP reads 77 tokens, about 50 words; what is longer is cut
+    lowercase: bool = False
+    beams: int = 3  # 1: greedy
+    max_new_tokens: int = 30
+    batch_size: int = 16  # with another number a GPU's bits differ
+
+    def __post_init__(self) -> None:
+        for name, known in (("method", METHODS), ("noun", NOUNS)):
+            if getattr(self, name) not in known:
+                raise ConfigError(
+                    f"caption.{name} is {getattr(self, name)!r}; expected one of {', '.join(map(repr, known))}"
+                )
+        if not self.openings:
+            raise ConfigError("caption.openings is empty: name at least one, '' for none")
+        check_template("caption.begin", self.begin, PLACEHOLDERS)
+        check_number("caption.max_words", self.max_words, 3, 300)
+        check_number("caption.beams", self.beams, 1, 32)
+        check_number("caption.max_new_tokens", self.max_new_tokens, 1, 512)
+        check_number("caption.batch_size", self.batch_size, 1, 4096)
+
+
+class Captioner(Protocol):
+    """Made once in each process when it is first needed, as `factory(source, config)` with the whole `DataConfig`."""
+
+    def describe(self, images: Sequence[Image.Image], beginnings: Sequence[str]) -> Sequence[str]:
+        """A caption for each RGB picture (of any size), beginning with its text where that is not empty. The same
+        for the same pictures, always: no sampling."""
+        ...
+
+
+CAPTIONERS: Registry[Callable[[str, Any], Captioner]] = Registry("captioner")
+
+
+@CAPTIONERS.register("blip")
+class BlipCaptioner:
+    """`BlipForConditionalGeneration` of transformers, safetensors only, by beam search. *Li et al. 2022, arXiv
+    2201.12086.*"""
+
+    def __init__(self, source: str, config: DataConfig) -> None:
+        import torch
+        from transformers import BlipForConditionalGeneration, BlipImageProcessor
+
+        from data_gen.models import device_of
+        from jedi.encoders import load_model, load_processor, load_tokenizer
+
+        self.settings = config.caption
+        device = torch.device(device_of(config))
+        model = load_model(BlipForConditionalGeneration, source, ("blip",), device)
+        self.model = model.to(getattr(torch, config.dtype))
+        side = self.model.config.vision_config.image_size
+        self.preprocess = load_processor(source, BlipImageProcessor(size={"height": side, "width": side}), side)
+        self.tokenizer, self.context = load_tokenizer(source, self.model.config.text_config)
+
+    def describe(self, images: Sequence[Image.Image], beginnings: Sequence[str]) -> list[str]:
+        """A caption for each picture. Batches hold beginnings of one number of tokens: the model reads the last token
+        of each row as the word to go on from, which must not be padding."""
+        longest = self.context // 2
+        tokens = [self.tokenizer(text, truncation=True, max_length=longest)["input_ids"] for text in beginnings]
+        tokens = [ids[:-1] for ids in tokens]  # without the end
+        lengths: dict[int, list[int]] = {}
+        for number, ids in enumerate(tokens):
+            lengths.setdefault(len(ids), []).append(number)
+        captions = [""] * len(images)
+        for numbers in lengths.values():
+            for start in range(0, len(numbers), self.settings.batch_size):
+                batch = numbers[start : start + self.settings.batch_size]
+                said = self._say([images[i] for i in batch], [tokens[i] for i in batch])
+                for number, caption in zip(batch, said, strict=True):
+                    captions[number] = caption
+        return captions
+
+    def _say(self, images: Sequence[Image.Image], tokens: Sequence[list[int]]) -> list[str]:
+        import torch
+
+        device, end = self.model.device, self.model.config.text_config.sep_token_id
+        room = self.context - len(tokens[0])
+        output = self.model.generate(
+            pixel_values=self.preprocess(images).to(device, self.model.dtype),
+            input_ids=torch.tensor([[*ids, end] for ids in tokens], device=device),  # generate() takes the last one off
+            num_beams=self.settings.beams,
+            do_sample=False,
+            max_new_tokens=max(1, min(self.settings.max_new_tokens, room)),
+        )
+        return self.tokenizer.batch_decode(output, skip_special_tokens=True)
+
+
+@STAGES.register("caption")
+class Caption:
+    """New captions. `caption_from` in each picture's attributes says whose words they are: "prompt" or "captioner", or
+    "name" where both say nothing."""
+
+    needs, gives = frozenset({"images"}), frozenset()
+
+    def __init__(self, config: DataConfig) -> None:
+        self.config, self.settings = config, config.caption
+        if self.settings.method == "keep":
+            return
+        self.kind, _, self.source = self.settings.captioner.partition(":")
+        if not self.settings.captioner:
+            raise ConfigError("caption.captioner is empty: name one, as blip:FOLDER, or set caption.method=keep")
+        try:
+            CAPTIONERS.get(self.kind)
+        except ValueError as error:
+            raise ConfigError(f"caption.captioner={self.settings.captioner}: {error}") from None
+
+    @property
+    def uses_model(self) -> bool:
+        return self.settings.method == "captioner"
+
+    def process(self, sets: Sequence[SubjectSet]) -> list[SubjectSet]:
+        """All sets, in order; the captioner sees the pictures of all of them in common batches."""
+        said: list[list[str] | None] = [None] * len(sets)
+        if self.settings.method == "captioner":
+            said = self._describe(sets)
+        return [self._captioned(one, texts) for one, texts in zip(sets, said, strict=True)]
+
+    @functools.cached_property
+    def captioner(self) -> Captioner:
+        try:
+            return CAPTIONERS.get(self.kind)(self.source, self.config)
+        except ConfigError:
+            raise
+        except ValueError as error:  # jedi.encoders.EncoderError: no such model, or one of another kind
+            raise ConfigError(f"caption.captioner={self.settings.captioner}: {error}") from None
+
+    def _describe(self, sets: Sequence[SubjectSet]) -> list[list[str]]:
+        images = [image for one in sets for image in one.images]
+        beginnings = [
+            self.settings.begin.format(**words_for(subjects_in(one, i))) for one in sets for i in range(len(one.images))
+        ]
+        captions = iter(self.captioner.describe(images, beginnings) if images else [])
+        return [[next(captions) for _ in one.images] for one in sets]
+
+    def _captioned(self, one: SubjectSet, said: Sequence[str] | None) -> SubjectSet:
+        chance = random.Random(f"{self.config.seed}/{one.key}/caption")
+        captions, attributes, troubles = [], [], Counter()
+        seen: set[str] = set()
+        for i, prompt in enumerate(one.captions):
+            text, origin = self._tidy(prompt), "prompt"
+            if said is not None:
+                found = self._tidy(_STAMMER.sub(r"\1", " ".join(said[i].split())))
+                trouble = self._trouble(one, i, found, seen)
+                if trouble and text:
+                    troubles[trouble] += 1
+                elif found:
+                    text, origin = found, "captioner"
+                seen.add(found.lower())
+            text = self._with_noun(one, i, text)
+            if not text:
+                text, origin = words_for(subjects_in(one, i))["a_name"], "name"
+            if begins_with_determiner(text) and not _STYLE.match(text):
+                text = f"{chance.choice(self.settings.openings).strip()} {text}".strip()
+            captions.append(text.lower() if self.settings.lowercase else text)
+            attributes.append({**one.attributes[i], "caption_from": origin})
+        record: dict[str, Any] = {"method": self.settings.method}
+        if said is not None:
+            record |= {"captioner": self.settings.captioner, "said": list(said), "prompts_kept": dict(troubles)}
+        return replace(one, captions=captions, attributes=attributes, provenance={**one.provenance, "caption": record})
+
+    def _tidy(self, text: str) -> str:
+        """One line without an opening or a full stop, of at most `max_words` words."""
+        words = _OPENING.sub("", " ".join(text.split())).split()
+        if len(words) > self.settings.max_words:
+            words = words[: self.settings.max_words]
+            while words and words[-1].lower().strip(",.;") in _ENDS_BADLY:
+                words.pop()
+        return " ".join(words).rstrip(" .,;:")
+
+    def _trouble(self, one: SubjectSet, image: int, caption: str, seen: set[str]) -> str:
+        """Why the prompt is the better caption; "" where it is not."""
+        if not caption:
+            return "empty"
+        begin = self.settings.begin.format(**words_for(subjects_in(one, image)))
+        if caption.lower() == self._tidy(begin).lower():
+            return "says no more than its beginning"
+        return "repeated" if caption.lower() in seen else ""
+
+    def _with_noun(self, one: SubjectSet, image: int, caption: str) -> str:
+        if not self.settings.noun:
+            return caption
+        nouns = [noun_of(subject, self.settings.noun) for subject in subjects_in(one, image)]
+        missing = [noun for noun in nouns if not re.search(rf"\b{re.escape(noun)}(?:e?s)?\b", caption, re.IGNORECASE)]
+        if not missing:
+            return caption
+        subjects = [subject for subject in subjects_in(one, image) if noun_of(subject, self.settings.noun) in missing]
+        front = words_for(subjects)[f"a_{self.settings.noun}"]
+        return f"{front}, {caption}" if caption else front

@@ -1,0 +1,273 @@
+"""The stage `compose`: two subjects in one picture, each with references of its own, for multi-subject training.
+
+Of two neighbouring sets of a unit it makes a third: first pictures of the one subject alone and of the other alone (its
+`references`), then pictures of both side by side on a new background, cut out of *other* pictures of theirs, so that
+copying a reference is no answer. The sets it is made of stay as they are.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from PIL import Image
+
+from data_gen.backdrops import Backdrops, BackdropsConfig
+from data_gen.checks import check_number, check_range
+from data_gen.cutouts import EdgesConfig, area, box_and_centre, cut, cut_sides, is_hidden, paste, resized, union
+from data_gen.phrases import noun_of
+from data_gen.sets import Dropped, SubjectSet
+from data_gen.sources.subjects import names
+from data_gen.stages import STAGES
+from jedi.config import ConfigError
+
+if TYPE_CHECKING:
+    from data_gen.config import DataConfig
+
+_PLACES = ("left", "right")
+_GAP = 0.02  # of the picture's side, that stays free around each subject
+
+
+@dataclass
+class ComposeConfig:
+    """Sets of two subjects of different classes, of `images_per_set` pictures: `references` of each subject alone, the
+    rest of both together. They come on top of the sets that are there: with share=1, half as many again.
+
+    A picture gives its subject only where the picture's border cuts it nowhere but at the bottom (there it stands on
+    the new picture's bottom), and where it has enough pixels: it is enlarged `enlarge` times at most.
+    """
+
+    share: float = 0.5  # of the pairs that neighbouring sets make
+    references: int = 1  # pictures of each subject alone
+    size: list[float] = field(default_factory=lambda: [0.35, 0.6])  # longer side / the picture's; a half bounds widths
+    area: list[float] = field(default_factory=lambda: [0.01, 0.8])  # subject's share of the picture it is cut from
+    min_area: float = 0.01  # and of the new picture, at least; below, there is nothing to learn from it
+    enlarge: float = 1.5
+    jitter: float = 0.05  # of the height at which the two stand, as a share of the side
+    name_probability: float = 1.0  # of saying "a red fox", not "an animal"
+    place_probability: float = 0.7  # of saying who stands on the left
+    openings: list[str] = field(default_factory=lambda: ["", "", "a picture of", "a photo of"])
+    edges: EdgesConfig = field(default_factory=EdgesConfig)
+    backdrops: BackdropsConfig = field(default_factory=BackdropsConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("share", "min_area", "name_probability", "place_probability"):
+            check_number(f"compose.{name}", getattr(self, name), 0, 1)
+        check_number("compose.references", self.references, 1, 31)
+        check_range("compose.size", self.size, 0.1, 0.9)
+        check_range("compose.area", self.area, 0, 1)
+        check_number("compose.enlarge", self.enlarge, 0.1, 4)
+        check_number("compose.jitter", self.jitter, 0, 0.3)
+        if not self.openings:
+            raise ConfigError("compose.openings is empty: name at least one, '' for none")
+        self.edges.check("compose.edges")
+        self.backdrops.check("compose.backdrops")
+
+
+class Figure(NamedTuple):
+    """A subject cut out of one picture of its set."""
+
+    image: int  # number of that picture
+    cutout: Image.Image  # RGBA
+    cut_below: bool  # by the picture's lower border
+
+
+@STAGES.register("compose")
+class Compose:
+    """New sets of two subjects, after the sets that it was given. A pair whose pictures do not allow it is dropped,
+    and counted, under the new set's key."""
+
+    needs, gives = frozenset({"images", "masks"}), frozenset()
+
+    def __init__(self, config: DataConfig) -> None:
+        self.config, self.settings = config, config.compose
+        least = 2 * self.settings.references + 1
+        if config.images_per_set < least:
+            raise ConfigError(
+                f"images_per_set={config.images_per_set} leaves compose no picture of both subjects beside "
+                f"{self.settings.references} of each alone (compose.references): set images_per_set={least} or more"
+            )
+        self.backdrops = Backdrops("compose", self.settings.backdrops, config)
+
+    @property
+    def uses_model(self) -> bool:
+        return bool(self.settings.backdrops.generate.model)
+
+    def inputs(self) -> dict[str, str]:
+        """sha256 of what is given as files."""
+        return self.backdrops.inputs()
+
+    def process(self, sets: Sequence[SubjectSet]) -> list[SubjectSet | Dropped]:
+        """All sets as they are, then the new ones in the order of their first halves."""
+        new = []
+        for a, b in pairs(sets):
+            if random.Random(f"{self.config.seed}/{a.key}/compose").random() < self.settings.share:
+                new.append(self._together(a, b))
+        return [*sets, *new]
+
+    def _together(self, a: SubjectSet, b: SubjectSet) -> SubjectSet | Dropped:
+        key = f"{a.key}-with-{b.key.partition('-')[2]}"
+        chance = random.Random(f"{self.config.seed}/{key}")
+        count = self.settings.references
+        alone, figures = [], []
+        for one in (a, b):
+            if len(one.images) <= count:
+                return Dropped(key, "compose: too few pictures of a subject")
+            usable = self._figures(one)
+            # References are drawn first from what cannot be cut out: it is of no other use here.
+            order = chance.sample(range(len(one.images)), len(one.images))
+            order.sort(key=lambda i: i in {figure.image for figure in usable})
+            alone.append(sorted(order[:count]))
+            figures.append([figure for figure in usable if figure.image not in alone[-1]])
+            if not figures[-1]:
+                return Dropped(key, "compose: no picture of a subject is whole and large enough")
+        captions, images, masks, attributes = [], [], [], []
+        for j, (one, chosen) in enumerate(zip((a, b), alone, strict=True)):
+            captions += [one.captions[i] for i in chosen]
+            images += [one.images[i] for i in chosen]
+            masks += [one.masks[i] for i in chosen]
+            attributes += [{**one.attributes[i], "subjects": [j]} for i in chosen]
+        targets = self.config.images_per_set - 2 * count
+        # All pictures of a subject are used before one is used again.
+        rows = zip(*(_dealt(chance, given, targets) for given in figures), strict=True)
+        made_by = []
+        for row, number in zip(rows, self.backdrops.draw(chance, targets), strict=True):
+            backdrop = self.backdrops.get(number, (self.config.resolution,) * 2)
+            order = chance.sample((0, 1), 2)  # who stands on the left
+            picture, parts = self._picture(row, order, backdrop.image, chance)
+            captions.append(self._caption((a, b), order, backdrop.phrase, chance))
+            images.append(picture)
+            masks.append(union(parts))
+            attributes.append(
+                {
+                    "background": backdrop.phrase,
+                    "subjects": [0, 1],
+                    "standing": [_standing(mask, _PLACES[order.index(j)]) for j, mask in enumerate(parts)],
+                }
+            )
+            made_by.append({"images": [figure.image for figure in row], "backdrop": number, **backdrop.origin})
+        licences = dict.fromkeys([a.licence, b.licence, *([self.backdrops.rights] if self.backdrops.rights else [])])
+        return SubjectSet(
+            key,
+            _joined(a.subject, b.subject),
+            captions,
+            images,
+            masks,
+            attributes,
+            "; ".join(licences),
+            references=list(range(2 * count)),
+            provenance={"compose": {"sets": [a.key, b.key], "references": alone, "together": made_by}},
+        )
+
+    def _figures(self, one: SubjectSet) -> list[Figure]:
+        """The subject of each picture that can be cut out whole."""
+        figures = []
+        for i, (image, mask) in enumerate(zip(one.images, one.masks, strict=True)):
+            if mask is None or not self.settings.area[0] <= area(mask) <= self.settings.area[1]:
+                continue
+            if is_hidden(one.attributes[i]):
+                continue
+            sides = cut_sides(mask)
+            cutout = cut(image, mask, self.settings.edges)
+            if cutout is None or sides - {"bottom"}:
+                continue
+            size = self._fitted(cutout.size, self.settings.size[1])
+            share = area(cutout.getchannel("A")) * size[0] * size[1] / self.config.resolution**2
+            if share >= self.settings.min_area:
+                figures.append(Figure(i, cutout, "bottom" in sides))
+        return figures
+
+    def _fitted(self, size: tuple[int, int], fraction: float) -> tuple[int, int]:
+        """A cut-out's size where its longer side is to be a fraction of the new picture's; its width stays within a
+        half, and it is enlarged no more than allowed."""
+        side = self.config.resolution
+        widest = side // 2 - 2 * max(1, round(_GAP * side))
+        scale = min(fraction * side / max(size), widest / size[0], self.settings.enlarge)
+        return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+    def _picture(
+        self, row: Sequence[Figure], order: Sequence[int], behind: Image.Image, chance: random.Random
+    ) -> tuple[Image.Image, list[Image.Image]]:
+        """Both subjects on the background, `order[0]` in its left half, and the mask of each."""
+        side, gap = self.config.resolution, max(1, round(_GAP * self.config.resolution))
+        sizes = [self._large_enough(figure, chance.uniform(*self.settings.size)) for figure in row]
+        ground = chance.uniform(0.7, 0.95)  # both stand on one ground
+        corners = []
+        for j, (figure, (width, height)) in enumerate(zip(row, sizes, strict=True)):
+            left = order.index(j) * (side // 2) + gap
+            x = left + round(chance.random() * (side // 2 - 2 * gap - width))
+            foot = ground + chance.uniform(-self.settings.jitter, self.settings.jitter)
+            y = side - height if figure.cut_below else min(max(round(foot * side) - height, gap), side - gap - height)
+            corners.append((x, y))
+        cutouts = [resized(figure.cutout, size) for figure, size in zip(row, sizes, strict=True)]
+        return paste(behind, cutouts, corners)
+
+    def _large_enough(self, figure: Figure, fraction: float) -> tuple[int, int]:
+        """The size of that fraction, or the least above it that leaves the subject its `min_area`."""
+        share = area(figure.cutout.getchannel("A")) / self.config.resolution**2
+        for larger in (fraction, (fraction + self.settings.size[1]) / 2):
+            width, height = self._fitted(figure.cutout.size, larger)
+            if share * width * height >= self.settings.min_area:
+                return width, height
+        return self._fitted(figure.cutout.size, self.settings.size[1])
+
+    def _caption(self, sets: Sequence[SubjectSet], order: Sequence[int], phrase: str, chance: random.Random) -> str:
+        """ "a fox on the left and a cup on the right, in the snow", and other words for it."""
+        says = "name" if chance.random() < self.settings.name_probability else "class"
+        nouns = [noun_of(sets[j].subject, says) for j in order]
+        if nouns[0] == nouns[1]:
+            nouns = [noun_of(sets[j].subject) for j in order]
+        parts = [names(noun, noun)["a_name"] for noun in nouns]
+        if chance.random() < self.settings.place_probability:
+            parts = [f"{part} on the {place}" for part, place in zip(parts, _PLACES, strict=True)]
+            if chance.random() < 0.3:
+                parts.reverse()
+            together = " and ".join(parts)
+        else:
+            chance.shuffle(parts)
+            together = chance.choice((" and ", " and ", " next to ", " beside ")).join(parts)
+        opening = chance.choice(self.settings.openings).strip()
+        form = chance.randrange(3)
+        if phrase and form == 0 and not opening:
+            return f"{phrase}, {together}"
+        comma = "," if form == 1 else ""
+        return " ".join(filter(None, (opening, together))) + (f"{comma} {phrase}" if phrase else "")
+
+
+def pairs(sets: Sequence[SubjectSet]) -> Iterator[tuple[SubjectSet, SubjectSet]]:
+    """Each set of one subject with the next of its split that shows another class and is still alone."""
+    waiting: list[SubjectSet] = []
+    found: dict[str, tuple[SubjectSet, SubjectSet]] = {}
+    for one in sets:
+        if "subjects" in one.subject:
+            continue
+        other = next((other for other in waiting if other.split == one.split and _differ(other, one)), None)
+        if other is None:
+            waiting.append(one)
+        else:
+            waiting.remove(other)
+            found[other.key] = (other, one)
+    return (found[one.key] for one in sets if one.key in found)
+
+
+def _differ(a: SubjectSet, b: SubjectSet) -> bool:
+    """Captions must tell the two apart, by their names and by their classes."""
+    return all(noun_of(a.subject, what) != noun_of(b.subject, what) for what in ("name", "class"))
+
+
+def _dealt(chance: random.Random, figures: Sequence[Figure], n: int) -> list[Figure]:
+    rounds = -(-n // len(figures))
+    return [figure for _ in range(rounds) for figure in chance.sample(figures, len(figures))][:n]
+
+
+def _standing(mask: Image.Image, place: str) -> dict[str, Any]:
+    box, centre = box_and_centre(mask)
+    return {"place": place, "size": "together", "box": list(box), "centre": list(centre), "visible": 1.0}
+
+
+def _joined(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
+    """What a set's JSON says of two subjects; the emoji source writes the same."""
+    said = {what: f"{noun_of(a, what)} and {noun_of(b, what)}" for what in ("name", "class")}
+    return {"id": f"{a['id']}+{b['id']}", **said, "subjects": [a, b]}
