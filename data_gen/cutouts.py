@@ -4,7 +4,8 @@ Along a subject's outline a camera (or a painter's antialiasing) mixes the subje
 mask is seldom right to the pixel. Pasted as it is, such a rim shines: the halo of a bad collage. So an outline is first
 moved inwards by `erode` pixels, which throws the mixed pixels away, and then the subject fades in over the next
 `feather` pixels, which hides the cut. Further inside the subject is left exactly as it was: no blur of the mask, whose
-tails would reach the whole subject.
+tails would reach the whole subject. Thin parts (legs, handles, antennae) have no inside: for them both widths shrink
+until their middle stays, but not below a third, or slivers of background in a coarse mask would come along.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from PIL import Image, ImageChops
 from data_gen.checks import check_number
 from jedi.images import Box
 
+_THINNEST = 1 / 3  # to this share of what they are elsewhere edges shrink on thin parts
 SIDES = ("left", "top", "right", "bottom")
 
 
@@ -28,27 +30,28 @@ class EdgesConfig:
     """Edges of cut-outs, in pixels of a picture whose shorter side has 512; in others in proportion.
 
     One pixel of erosion removes what antialiasing mixes; with masks of a coarse segmenter take 2 to 3. A feather of
-    2 to 3 looks like the focus of a lens, a wider one like fog, and thin parts (legs, handles) fade under it.
+    2 to 3 looks like the focus of a lens, a wider one like fog.
     """
 
     erode: float = 1.0
-    feather: float = 2.5  # at least one pixel of the picture itself, whatever its size
+    feather: float = 2.5  # at least half a pixel of the picture itself, whatever its size
 
     def check(self, key: str) -> None:
         """Raises ConfigError that names the values as parts of `key`."""
         check_number(f"{key}.erode", self.erode, 0, 64)
         check_number(f"{key}.feather", self.feather, 0, 64)
 
-    def alpha(self, mask: Image.Image, more: float = 0.0) -> Image.Image:
+    def alpha(self, mask: Image.Image) -> Image.Image:
         """How much of each pixel stays: a mask (L, from 128 on the subject) -> L; 0 outside of the mask and in the
-        eroded rim, then rising to 255. `more` erodes by so many pixels (at 512) more.
+        eroded rim, then rising to 255.
 
         Where a subject is cut by the picture's own border there is no outline: it stays whole up to the border.
         """
         scale = min(mask.size) / 512
-        erode, feather = (self.erode + more) * scale, max(1.0, self.feather * scale)
+        erode, feather = self.erode * scale, max(0.5, self.feather * scale)
         depth = _depth(np.asarray(mask) >= 128, erode + feather)
-        return Image.fromarray((255 * ((depth - erode) / feather).clip(0, 1)).round().astype(np.uint8))
+        thin = (_highest_near(depth, erode + feather) / (erode + feather)).clip(_THINNEST, 1)
+        return Image.fromarray((255 * ((depth / thin - erode) / feather).clip(0, 1)).round().astype(np.uint8))
 
 
 def _depth(inside: NDArray[np.bool_], limit: float) -> NDArray[np.float32]:
@@ -70,6 +73,18 @@ def _depth(inside: NDArray[np.bool_], limit: float) -> NDArray[np.float32]:
             np.minimum(nearest, moved + shift**2, out=nearest)
     depth = np.sqrt(nearest[reach:-reach, reach:-reach]) - 0.5
     return depth.clip(0, limit).astype(np.float32)
+
+
+def _highest_near(depth: NDArray[np.float32], distance: float) -> NDArray[np.float32]:
+    """`[H W]`: the greatest depth in the square that reaches so far from each pixel."""
+    reach, highest = int(np.ceil(distance)), depth
+    for _ in range(2):  # along the rows, then, transposed, along the columns
+        padded = np.pad(highest, [(0, 0), (reach, reach)])
+        highest = padded[:, : highest.shape[1]].copy()
+        for shift in range(1, 2 * reach + 1):
+            np.maximum(highest, padded[:, shift : shift + highest.shape[1]], out=highest)
+        highest = np.ascontiguousarray(highest.T)
+    return highest
 
 
 def grown(mask: Image.Image, pixels: float) -> Image.Image:

@@ -220,7 +220,8 @@ class Compose:
         if nouns[0] == nouns[1]:
             nouns = [noun_of(sets[j].subject) for j in order]
         parts = [names(noun, noun)["a_name"] for noun in nouns]
-        if chance.random() < self.settings.place_probability:
+        says_places = chance.random() < self.settings.place_probability
+        if says_places:
             parts = [f"{part} on the {place}" for part, place in zip(parts, _PLACES, strict=True)]
             if chance.random() < 0.3:
                 parts.reverse()
@@ -232,7 +233,8 @@ class Compose:
         form = chance.randrange(3)
         if phrase and form == 0 and not opening:
             return f"{phrase}, {together}"
-        comma = "," if form == 1 else ""
+        # "a fox on the left on the tiles" would be hard to read.
+        comma = "," if form == 1 or says_places else ""
         return " ".join(filter(None, (opening, together))) + (f"{comma} {phrase}" if phrase else "")
 
 

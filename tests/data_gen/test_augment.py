@@ -76,6 +76,20 @@ def test_edges_scale_with_the_picture_and_never_get_hard():
     assert counts[0] == 1 and counts[1] == 5
 
 
+def test_the_middle_of_thin_parts_stays():
+    mask = Image.new("L", (512, 512))
+    mask.paste(255, (100, 100, 400, 300))
+    mask.paste(255, (200, 300, 204, 450))  # a leg of 4 pixels
+    mask.paste(255, (300, 300, 301, 450))  # a sliver of 1
+    alpha = np.asarray(EdgesConfig(erode=1.0, feather=2.5).alpha(mask))
+    assert alpha[400, 201:203].tolist() == [255, 255] and alpha[400, 200] < 40
+    assert alpha[400, 300] < 60
+    assert alpha[200, 100:104].tolist() == [0, 51, 153, 255]  # the body's edge is as wide as it was
+    small = Image.new("L", (64, 64))
+    small.paste(255, (20, 10, 22, 50))
+    assert np.asarray(EdgesConfig().alpha(small))[30, 20:22].min() == 255
+
+
 def test_a_border_that_cuts_the_subject_is_no_outline():
     mask = Image.new("L", (512, 512))
     mask.paste(255, (100, 300, 400, 512))
