@@ -1,7 +1,7 @@
 """New backgrounds: the subject stays to the pixel, the rest changes, and the seed alone decides how."""
 
 import random
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from data_gen.phrases import PLACES, fill, place_of
 from data_gen.sources.prompted import GenerationConfig
 from data_gen.stages import STAGES
 from data_gen.stages.augment import Augment, AugmentConfig, InpaintConfig
-from jedi.config import ConfigError
+from jedi.config import ConfigError, load
 from tests import tiny
 from tests.data_gen.made_sets import SIDE, config, copied, make_set, make_unit, picture, pixels, same
 
@@ -360,6 +360,23 @@ def test_a_unit_is_inpainted_in_common_batches_of_equal_sizes(inpainting_base, m
     assert all(same(a, b) for a, b in zip(made, again, strict=True))
 
 
+def test_a_plain_text_to_image_model_inpaints_too(tiny_base):
+    given = make_set(0, "cup", "thing", (1, 2, 200))
+    made = inpaint(tiny_base).process([given])[0]
+    for i in changed(made):
+        alpha = np.asarray(EdgesConfig().alpha(given.masks[i]))
+        new, old = pixels(made.images[i]), pixels(given.images[i])
+        assert (new[alpha == 255] == old[alpha == 255]).all()
+        assert (new[alpha == 0] != old[alpha == 0]).any(-1).mean() > 0.95
+
+
+def test_what_the_pipeline_does_not_take_is_named(inpainting_base):
+    with pytest.raises(ConfigError, match=r"augment\.inpaint\.call: .*takes no 'sharpness'"):
+        inpaint(inpainting_base, call={"sharpness": 1}).process(make_unit())
+    with pytest.raises(ConfigError, match=r"augment\.inpaint: .*strength"):
+        inpaint(inpainting_base, call={"strength": 3.0}).process(make_unit())
+
+
 def test_the_side_at_which_the_model_works(inpainting_base):
     stage = inpaint(inpainting_base, side=32)
     assert stage._working_size((48, 48)) == (32, 32) and stage._working_size((96, 48)) == (64, 32)
@@ -437,6 +454,26 @@ def test_registered_and_light():
 def test_mistakes_are_named(changes, message):
     with pytest.raises(ConfigError, match=message):
         augment(**changes)
+
+
+@dataclass
+class Sections:
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+
+def test_the_section_is_set_from_the_command_line(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text("augment:\n  method: composite\n  backdrops: {painted: true}\n  edges: {feather: 3}\n")
+    loaded = load(Sections, file, ["augment.share=0.25", "augment.inpaint.side=512", "augment.inpaint.call={eta: 0}"])
+    assert loaded.augment == AugmentConfig(
+        method="composite",
+        share=0.25,
+        edges=EdgesConfig(feather=3.0),
+        inpaint=InpaintConfig(side=512, call={"eta": 0}),
+        backdrops=BackdropsConfig(painted=True),
+    )
+    with pytest.raises(ConfigError, match=r"augment\.backdrops\.count is 0"):
+        load(Sections, file, ["augment.backdrops.count=0"])
 
 
 def test_a_model_that_cannot_be_had(tmp_path):
