@@ -15,12 +15,12 @@ from data_gen.checks import check_number
 from data_gen.sets import Dropped, Item, SubjectSet
 from data_gen.sources import SOURCES
 from data_gen.sources.prompted import GenerationConfig, Generator, PromptedSubjects
-from data_gen.sources.subjects import check_template, names
+from data_gen.sources.subjects import NAMES, check_template, names
 
 if TYPE_CHECKING:
     from data_gen.config import DataConfig
 
-_PLACEHOLDERS = ("collage", "name", "a_name", "class", "a_class", "panels")
+_PLACEHOLDERS = ("collage", "panels", "look", *NAMES)
 
 
 @dataclass
@@ -29,7 +29,7 @@ class CollageConfig(GenerationConfig):
 
     # 1024 pixels a side leave 512 for each of four panels; its weights are open, and it runs in 10 GB.
     model: str = "stabilityai/stable-diffusion-xl-base-1.0"
-    prompt: str = "{collage}"  # around the prompt book's; may also say {name}, {a_name}, {class}, {a_class}, {panels}
+    prompt: str = "{collage}"  # around the prompt book's; also {look}, {name}, {a_name}, {class}, {a_class}, {panels}
     panels: int | None = None  # wanted in a collage, for {panels} and the record; None: images_per_set
     batch_size: int = 4  # collages a call: what 24 GB hold with SDXL; another number may make a GPU's bits differ
 
@@ -100,4 +100,4 @@ class Collage:
     def _prompt(self, item: Item) -> str:
         subject = self.prompted.subject(item)
         about = names(subject.name, subject.category)
-        return self.settings.prompt.format(collage=subject.collage, panels=self.panels, **about)
+        return self.settings.prompt.format(collage=subject.collage, panels=self.panels, look=subject.look, **about)

@@ -63,9 +63,7 @@ class Generator:
     """A pipeline, loaded when it is first called, behind the arguments that a section sets. `kind` is "text2image"
     or "inpaint"."""
 
-    def __init__(
-        self, section: str, settings: GenerationConfig, config: DataConfig, kind: str = "text2image"
-    ) -> None:
+    def __init__(self, section: str, settings: GenerationConfig, config: DataConfig, kind: str = "text2image") -> None:
         self.section, self.settings, self.config, self.kind = section, settings, config, kind
 
     @functools.cached_property
@@ -97,9 +95,7 @@ class Generator:
             with torch.inference_mode():
                 output = self.pipe(prompt=prompts, generator=generators, **self.settings.arguments(), **arguments)
         except (ValueError, TypeError) as error:  # sizes that do not divide, a scheduler's limits
-            raise ConfigError(
-                f"{self.section}: {type(self.pipe).__name__} refuses these settings: {error}"
-            ) from error
+            raise ConfigError(f"{self.section}: {type(self.pipe).__name__} refuses these settings: {error}") from error
         unsafe = getattr(output, "nsfw_content_detected", None) or [False] * len(prompts)
         return [image.convert("RGB") for image in output.images], list(unsafe)
 

@@ -62,8 +62,11 @@ def wanted(config: DataConfig, found: dict[str, int]) -> dict[str, int]:
     }
 
 
+NAMES = ("name", "a_name", "class", "a_class")
+
+
 def names(name: str, kind: str) -> dict[str, str]:
-    """What caption templates may say of a subject."""
+    """What templates may say of a subject, by `NAMES`."""
     return {"name": name, "a_name": _article(name), "class": kind, "a_class": _article(kind)}
 
 

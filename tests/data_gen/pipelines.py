@@ -5,12 +5,23 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
-from transformers import T5Config, T5EncoderModel, T5Tokenizer
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
 
+from data_gen.prompts import PromptBook, Subject
+from data_gen.prompts.book import save
 from tests import tiny
 
 SUBJECTS = ("red cat", "blue bird", "dog", "cup", "red fox", "teapot", "robot", "candle", "duck", "clock")
+PLACES = ("on the grass", "on the beach", "in a cup", "with a bird", "and a dog", "in the red", "on the blue")
+
 
 def settings(out: Path | str = "unused", **changes) -> SimpleNamespace:
     """What a source reads of a DataConfig, its own section aside."""
@@ -55,40 +66,39 @@ def save_flux(folder: Path) -> Path:
 
 
 def write_book(folder: Path, subjects: Sequence[str] = SUBJECTS, scenes: int = 6) -> Path:
-    """A folder with the prompts.json of these subjects."""
-    import dataclasses
-    import json
-    import sys
-    import types
-
-    @dataclasses.dataclass
-    class Subject:
-        id: str
-        name: str
-        category: str
-        scenes: list
-        collage: str
-
-    def read_prompts(out):
-        from jedi.config import ConfigError
-
-        try:
-            found = json.loads((Path(out) / "prompts.json").read_text())
-        except FileNotFoundError:
-            raise ConfigError("no prompts") from None
-        return SimpleNamespace(subjects=[Subject(**x) for x in found])
-
-    try:
-        import data_gen.prompts  # noqa: F401
-    except ImportError:
-        stub = types.ModuleType("data_gen.prompts")
-        stub.read_prompts = read_prompts
-        sys.modules["data_gen.prompts"] = stub
+    """A folder with the prompts.json of these subjects; of the usual ones, "robot" is held out."""
     folder.mkdir(parents=True, exist_ok=True)
-    places = ("on the grass", "on the beach", "in a cup", "with a bird", "and a dog", "in the red", "on the blue")
     found = [
-        Subject(name.replace(" ", "-"), name, "animal", [f"a {name} {p}" for p in places[:scenes]], f"a collage of a {name}")
+        Subject(
+            id=name.replace(" ", "-"),
+            name=name,
+            category="thing",
+            scenes=[f"a {name} {place}" for place in PLACES[:scenes]],
+            collage=f"a collage of a {name}",
+            look=f"a {name} with a hat",
+        )
         for name in subjects
     ]
-    (folder / "prompts.json").write_text(json.dumps([dataclasses.asdict(x) for x in found]))
+    save(PromptBook(found), folder)
     return folder
+
+
+def save_plain_jedi(root: Path, folder: Path) -> Path:
+    """models/jedi-tiny as a plain text-to-image pipeline: real pictures, from a UNet that never saw a reference.
+
+    Of its input layer the channels of the noisy latents stay; those of the mask, which is 1 everywhere where nothing
+    is given, go into the bias (exact but for the outermost pixels), and those of the given latents (0) go.
+    """
+    model = root / "models" / "jedi-tiny"
+    unet = UNet2DConditionModel.from_pretrained(model / "unet")
+    c, joint = unet.config.out_channels, unet.conv_in
+    unet.conv_in = torch.nn.Conv2d(c, joint.out_channels, 3, padding=1)
+    with torch.no_grad():
+        unet.conv_in.weight.copy_(joint.weight[:, :c])
+        unet.conv_in.bias.copy_(joint.bias + joint.weight[:, c].sum((1, 2)))
+    unet.register_to_config(in_channels=c)
+    parts = {"vae": AutoencoderKL, "text_encoder": CLIPTextModel, "tokenizer": CLIPTokenizer}
+    parts = {name: kind.from_pretrained(model / name) for name, kind in parts.items()}
+    return tiny.save_base(
+        parts | {"unet": unet, "scheduler": DDIMScheduler.from_pretrained(model / "scheduler")}, folder
+    )
