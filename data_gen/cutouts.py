@@ -57,22 +57,21 @@ class EdgesConfig:
 def _depth(inside: NDArray[np.bool_], limit: float) -> NDArray[np.float32]:
     """`[H W]`: distance of each pixel's centre to the nearest outline, 0 outside; exact below `limit`, which caps it.
 
-    The distance to the next pixel outside is found along the rows first, then over columns (both only as far as
-    `limit` reaches); from there to the outline it is half a pixel less.
+    The distance to the next pixel outside is found along the rows first, then over the columns, as far as `limit`
+    reaches; to the outline it is half a pixel less.
     """
     reach = int(np.ceil(limit)) + 1
     padded = np.pad(inside, reach, mode="edge")  # beyond the border the subject goes on as it reaches it
-    rows = np.where(padded, np.float32(reach), np.float32(0))
+    columns = np.arange(padded.shape[1], dtype=np.float32)
+    before = np.maximum.accumulate(np.where(padded, np.float32(-reach), columns), axis=1)
+    after = np.minimum.accumulate(np.where(padded, columns[-1] + reach, columns)[:, ::-1], axis=1)[:, ::-1]
+    squared = np.minimum(np.minimum(columns - before, after - columns), np.float32(reach))[:, reach:-reach] ** 2
+    height = inside.shape[0]
+    nearest = squared[reach : reach + height].copy()
     for shift in range(1, reach):
-        for moved in (np.roll(padded, shift, 1), np.roll(padded, -shift, 1)):
-            rows[~moved] = np.minimum(rows[~moved], shift)
-    squared = rows**2
-    nearest = squared.copy()
-    for shift in range(1, reach):
-        for moved in (np.roll(squared, shift, 0), np.roll(squared, -shift, 0)):
-            np.minimum(nearest, moved + shift**2, out=nearest)
-    depth = np.sqrt(nearest[reach:-reach, reach:-reach]) - 0.5
-    return depth.clip(0, limit).astype(np.float32)
+        for start in (reach - shift, reach + shift):
+            np.minimum(nearest, squared[start : start + height] + np.float32(shift**2), out=nearest)
+    return np.clip(np.sqrt(nearest) - np.float32(0.5), 0, limit, dtype=np.float32)
 
 
 def _highest_near(depth: NDArray[np.float32], distance: float) -> NDArray[np.float32]:

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from data_gen.backdrops import Backdrop, Backdrops, BackdropsConfig
-from data_gen.cutouts import EdgesConfig, cut, cut_sides, grown, paste
+from data_gen.cutouts import EdgesConfig, _depth, cut, cut_sides, grown, paste
 from data_gen.phrases import PLACES, fill, place_of
 from data_gen.sources.prompted import GenerationConfig
 from data_gen.stages import STAGES
@@ -58,12 +58,20 @@ def test_alpha_is_whole_inside_nothing_outside_and_rises_between():
     assert (alpha == alpha.T).all()
 
 
-def test_distances_are_those_of_a_disc():
-    mask = Image.fromarray((np.hypot(*np.mgrid[-64:64, -64:64]) < 40.5).astype(np.uint8) * 255)
-    radius = np.hypot(*np.mgrid[-64:64, -64:64])
-    alpha = np.asarray(EdgesConfig(erode=0.0, feather=40.0).alpha(mask)).astype(int)  # at 128 px: 10 pixels
-    expected = 255 * ((40.5 - radius) / 10).clip(0, 1)
-    assert np.abs(alpha - expected).max() < 255 * 0.1  # outlines of pixels are no circles
+def test_depth_is_the_distance_to_the_nearest_pixel_outside():
+    """Against the plain definition, on random masks."""
+    chance = np.random.default_rng(0)
+    for _ in range(20):
+        height, width = chance.integers(4, 24, 2)
+        inside = chance.random((height, width)) < chance.choice([0.6, 0.9, 0.98])
+        far = np.pad(inside, 14, mode="edge")
+        outside = np.argwhere(~far) - 14
+        limit = float(chance.uniform(0.3, 9))
+        expected = np.full(inside.shape, limit)
+        for y, x in np.ndindex(*inside.shape):
+            if len(outside):
+                expected[y, x] = np.clip(np.hypot(*(outside - (y, x)).T).min() - 0.5, 0, limit)
+        assert np.allclose(_depth(inside, limit), expected, atol=1e-5)
 
 
 def test_edges_scale_with_the_picture_and_never_get_hard():
