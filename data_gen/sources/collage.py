@@ -49,6 +49,7 @@ class Collage:
     """
 
     gives = frozenset({"collage"})
+    reads_prompts = True
 
     def __init__(self, config: DataConfig) -> None:
         self.config, self.settings = config, config.collage

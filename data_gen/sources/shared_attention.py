@@ -56,6 +56,7 @@ class SharedAttention:
     the words that the model reads have no mask, and are dropped where one is wanted."""
 
     gives = frozenset({"images"})
+    reads_prompts = True
 
     def __init__(self, config: DataConfig) -> None:
         self.config, self.settings = config, config.shared_attention

@@ -1,0 +1,251 @@
+"""A user's own sets: a folder with a folder of photos for each subject, or of the frames of a film.
+
+    DIR/red_mug/01.jpg            a photo
+    DIR/red_mug/01.txt            its caption, if there is one; else `folder.caption` is said
+    DIR/red_mug/01.mask.png       where the subject is (white), if known
+    DIR/subjects.json             {"red_mug": {"name": "red mug", "class": "mug"}}, if folder names don't say it
+
+Films are not read: `ffmpeg -i mug.mp4 DIR/red_mug/%05d.jpg` makes a folder of frames, `every_nth` takes some of them.
+All photos of a subject are used, each once: `images_per_set` at most in a set, so seven photos make sets of four and of
+three. Neighbours (by name) go to different sets, for the frames of a film.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data_gen.checks import check_number
+from data_gen.sets import Dropped, Item, SubjectSet
+from data_gen.sources import SOURCES
+from data_gen.sources.subjects import (
+    NAMES,
+    check_template,
+    given_folder,
+    inside,
+    names,
+    same_name,
+    share_out,
+    slug,
+    split_of,
+    wanted,
+    words,
+)
+from jedi.config import ConfigError
+from jedi.folders import file_sha256
+from jedi.images import SUFFIXES, ImageError, load_image, load_mask
+
+if TYPE_CHECKING:
+    from data_gen.config import DataConfig
+
+MASK = ".mask.png"
+SUBJECTS = "subjects.json"
+_FILMS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
+
+
+@dataclass
+class FolderConfig:
+    """The `folder` source."""
+
+    path: str = ""
+    caption: str = "a photo of {a_name}"  # of photos without a text; also {name}, {class}, {a_class}
+    licence: str = "unknown"  # of the photos, as the data card says it
+    every_nth: int = 1  # of a subject's pictures, in the order of their names
+    min_images: int = 2  # a set with less is dropped: one picture cannot be both reference and target
+    unreadable: str = "error"  # a broken picture: error, or drop (its set goes on without it, and says so)
+    heldout_fraction: float = 0.1  # of the subjects, by the sha256 of their names; 0: none
+
+    def __post_init__(self) -> None:
+        check_template("folder.caption", self.caption, NAMES)
+        check_number("folder.every_nth", self.every_nth, 1, 100_000)
+        check_number("folder.min_images", self.min_images, 1, 64)
+        check_number("folder.heldout_fraction", self.heldout_fraction, 0.0, 1.0)
+        if self.unreadable not in ("error", "drop"):
+            raise ConfigError(f"folder.unreadable is {self.unreadable!r}; expected error or drop")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A subject's folder. `photos` in the order of their names."""
+
+    folder: Path
+    about: dict[str, str]  # id, name, class
+    photos: tuple[Path, ...]
+
+
+@SOURCES.register("folder")
+class Folder:
+    """Sets of photos that are there. The folder is read when it is first needed; all mistakes are ConfigErrors."""
+
+    uses_model = False
+
+    def __init__(self, config: DataConfig) -> None:
+        self.config, self.settings = config, config.folder
+        self.root = given_folder("folder.path", config.folder.path)
+
+    @functools.cached_property
+    def subjects(self) -> list[Subject]:
+        return read_subjects(self.root, self.settings.every_nth)
+
+    @functools.cached_property
+    def sets(self) -> dict[str, list[tuple[Subject, list[Path]]]]:
+        """All sets of each split; a subject's sets follow one another."""
+        sets: dict[str, list[tuple[Subject, list[Path]]]] = {"train": [], "heldout": []}
+        for subject in self.subjects:
+            split = split_of(same_name(subject.folder.name), self.settings.heldout_fraction)
+            for photos in share_out(subject.photos, self.config.images_per_set):
+                sets[split].append((subject, photos))
+        return sets
+
+    @property
+    def gives(self) -> frozenset[str]:
+        """Masks, where every photo has one."""
+        photos = [photo for subject in self.subjects for photo in subject.photos]
+        return frozenset({"images", *(["masks"] if all(_mask(photo).is_file() for photo in photos) else [])})
+
+    def sizes(self) -> dict[str, int]:
+        """As many sets as there are, `sets` and `heldout_sets` at most."""
+        return wanted(self.config, {split: len(sets) for split, sets in self.sets.items()})
+
+    def inputs(self) -> dict[str, str]:
+        """One digest over the names and contents of all files that are used: this reads them all."""
+        digest = hashlib.sha256()
+        files = [file for subject in self.subjects for photo in subject.photos for file in _files(photo)]
+        for file in [self.root / SUBJECTS, *files]:
+            if file.is_file():
+                digest.update(f"{file.relative_to(self.root).as_posix()}\0{file_sha256(file)}\n".encode())
+        return {"photos in folder.path": digest.hexdigest()}
+
+    def make(self, items: Sequence[Item]) -> Iterator[SubjectSet | Dropped]:
+        """Raises ConfigError for a picture that cannot be read, unless these are to be dropped."""
+        for item in items:
+            subject, photos = self.sets[item.split][item.index]
+            yield self._set(item.key, subject, photos)
+
+    def _set(self, key: str, subject: Subject, photos: list[Path]) -> SubjectSet | Dropped:
+        images, masks, used, broken = [], [], [], []
+        for photo in photos:
+            try:
+                image, mask = load_photo(photo, _mask(photo))
+            except ImageError as error:
+                if self.settings.unreadable == "error":
+                    raise ConfigError(f"{error}; mend or remove it, or set folder.unreadable=drop") from error
+                broken.append(photo.name)
+                continue
+            images.append(image)
+            masks.append(mask)
+            used.append(photo)
+        if len(images) < self.settings.min_images:
+            return Dropped(key, "unreadable images" if broken else "too few images", {"images": len(images)})
+        return SubjectSet(
+            key=key,
+            subject=dict(subject.about),
+            captions=[self._caption(subject, photo) for photo in used],
+            images=images,
+            masks=masks,
+            attributes=[{"file": photo.relative_to(self.root).as_posix()} for photo in used],
+            licence=self.settings.licence,
+            provenance={"unreadable": broken} if broken else {},
+        )
+
+    def _caption(self, subject: Subject, photo: Path) -> str:
+        file = photo.with_suffix(".txt")
+        try:
+            said = " ".join(file.read_text(encoding="utf-8").split()) if file.is_file() else ""
+        except UnicodeDecodeError:
+            raise ConfigError(f"{file}: a caption must be UTF-8 text") from None
+        return said or self.settings.caption.format(**names(subject.about["name"], subject.about["class"]))
+
+
+def read_subjects(root: Path, every_nth: int = 1) -> list[Subject]:
+    """The subjects of a folder, by name. Raises ConfigError for what cannot be meant: no subjects, a subject twice, a
+    subject without pictures, pictures or films where they are not looked for, links that lead elsewhere."""
+    folders, told = [], _told(root)
+    for path in sorted(root.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if inside(root, path).is_dir():
+            folders.append(path)
+        elif path.suffix.lower() in (*SUFFIXES, *_FILMS):
+            raise ConfigError(f"{path}: pictures lie in a folder for each subject, {root}/SUBJECT/{path.stem}.jpg")
+    if not folders:
+        raise ConfigError(f"folder.path={root} holds no folder: each subject's photos lie in a folder of their own")
+    known: dict[str, Path] = {}
+    for folder in folders:
+        other = known.setdefault(same_name(folder.name), folder)
+        if other is not folder:
+            raise ConfigError(f"{other} and {folder} name the same subject; put their photos together, or rename one")
+    if missing := sorted(set(told) - {folder.name for folder in folders}):
+        raise ConfigError(f"{root / SUBJECTS} tells of {missing[0]!r}, and there is no such folder")
+    return [_subject(root, folder, told.get(folder.name, {}), every_nth) for folder in folders]
+
+
+def load_photo(photo: Path, mask: Path) -> tuple[Any, Any]:
+    """The picture, and its mask or None where there is no file. Raises ImageError, also where their sizes differ."""
+    image = load_image(photo)
+    if not mask.is_file():
+        return image, None
+    found = load_mask(mask)
+    if found.size != image.size:
+        raise ImageError(f"{mask} has {found.size} pixels, its picture {image.size}")
+    return image, found.point(lambda value: 255 * (value >= 128))
+
+
+def _subject(root: Path, folder: Path, told: dict[str, str], every_nth: int) -> Subject:
+    photos, stems, masks = [], {}, []
+    for path in sorted(folder.iterdir()):
+        inside(root, path)
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            raise ConfigError(f"{path}: photos lie in their subject's folder, not in folders below it")
+        if path.name.endswith(MASK):
+            masks.append(path)
+        elif path.suffix.lower() in SUFFIXES:
+            if path.stem in stems:
+                raise ConfigError(f"{path} and {stems[path.stem]} share a name, so captions and masks are not clear")
+            stems[path.stem] = path
+            photos.append(path)
+        elif path.suffix.lower() in _FILMS:
+            raise ConfigError(f"{path}: films are not read; make frames: ffmpeg -i {path.name} {folder.name}/%05d.jpg")
+    for mask in masks:
+        if mask.name.removesuffix(MASK) not in stems:
+            raise ConfigError(f"{mask}: a mask without its picture")
+    if not photos:
+        raise ConfigError(f"{folder}: a subject's folder without pictures ({', '.join(SUFFIXES)})")
+    name = told.get("name", words(folder.name))
+    about = {"id": slug(folder.name) or folder.name, "name": name, "class": told.get("class", name)}
+    return Subject(folder, about, tuple(photos[::every_nth]))
+
+
+def _told(root: Path) -> dict[str, dict[str, str]]:
+    """What subjects.json says, by folder."""
+    path = inside(root, root / SUBJECTS)
+    if not path.is_file():
+        return {}
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path}: not JSON: {error}") from None
+    fits = isinstance(told, dict) and all(
+        isinstance(entry, dict)
+        and set(entry) <= {"name", "class"}
+        and all(isinstance(value, str) and value.strip() for value in entry.values())
+        for entry in told.values()
+    )
+    if not fits:
+        raise ConfigError(f'{path}: expected {{"FOLDER": {{"name": "red mug", "class": "mug"}}, ...}}')
+    return told
+
+
+def _mask(photo: Path) -> Path:
+    return photo.with_name(photo.stem + MASK)
+
+
+def _files(photo: Path) -> tuple[Path, Path, Path]:
+    return photo, photo.with_suffix(".txt"), _mask(photo)

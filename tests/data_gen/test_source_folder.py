@@ -1,0 +1,253 @@
+"""The folder source: a user's own photos, and everything that can be wrong with them."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_gen.sets import Dropped, Item
+from data_gen.sources import SOURCES
+from data_gen.sources.folder import Folder, FolderConfig
+from data_gen.sources.subjects import share_out
+from jedi.config import ConfigError
+from tests.data_gen.pipelines import settings
+
+
+def photo(path: Path, colour: int = 0, size: tuple[int, int] = (24, 16)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (colour % 256, 40, 200)).save(path)
+    return path
+
+
+def mask(path: Path, size: tuple[int, int] = (24, 16)) -> Path:
+    image = Image.new("L", size)
+    image.paste(255, (4, 4, 12, 12))
+    image.save(path)
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    """Three subjects of 3, 7 and 1 photos."""
+    for subject, count in {"red_mug": 3, "dog2": 7, "teapot": 1}.items():
+        for number in range(count):
+            photo(tmp_path / "photos" / subject / f"{number:02}.png", 10 * number)
+    (tmp_path / "photos" / "LICENCE.md").write_text("CC0")
+    (tmp_path / "photos" / "dog2" / ".DS_Store").write_text("")
+    return tmp_path / "photos"
+
+
+def source(path: Path, changes=None, **section) -> Folder:
+    section = {"heldout_fraction": 0.0, **section}
+    common = {"images_per_set": 4, "sets": 100, "heldout_sets": 100, **(changes or {})}
+    return Folder(settings(folder=FolderConfig(path=str(path), **section), **common))
+
+
+def made(one: Folder, split: str = "train") -> list:
+    return list(one.make([Item(split, index) for index in range(one.sizes()[split])]))
+
+
+def files(one) -> list[str]:
+    return [described["file"] for described in one.attributes]
+
+
+def test_all_photos_come_once_and_alone_ones_are_dropped(photos):
+    one = source(photos)
+    assert one.sizes() == {"train": 4, "heldout": 0}
+    first, second, third, fourth = made(one)
+    assert files(first) == ["dog2/00.png", "dog2/02.png", "dog2/04.png", "dog2/06.png"]
+    assert files(second) == ["dog2/01.png", "dog2/03.png", "dog2/05.png"]
+    assert files(third) == ["red_mug/00.png", "red_mug/01.png", "red_mug/02.png"]
+    assert fourth == Dropped("train-00000003", "too few images", {"images": 1})
+    assert first.subject == {"id": "dog2", "name": "dog2", "class": "dog2"}
+    assert third.subject == {"id": "red-mug", "name": "red mug", "class": "red mug"}
+    assert third.captions == ["a photo of a red mug"] * 3
+    assert first.images[1].getpixel((0, 0)) == (20, 40, 200)
+    assert first.masks == [None] * 4 and one.gives == {"images"} and not Folder.uses_model
+    json.dumps([first.subject, first.attributes, first.provenance])
+    assert SOURCES.get("folder") is Folder
+
+
+def test_photos_are_shared_out_evenly():
+    for count in range(1, 30):
+        sets = share_out(range(count), 4)
+        assert sorted(x for one in sets for x in one) == list(range(count))
+        sizes = {len(one) for one in sets}
+        assert max(sizes) <= 4 and max(sizes) - min(sizes) <= 1 and len(sets) == -(-count // 4)
+
+
+def test_the_grouping_does_not_matter(photos):
+    one = source(photos)
+    items = [Item("train", index) for index in range(4)]
+    alone = [x for item in reversed(items) for x in source(photos).make([item])]
+    for a, b in zip(one.make(items), reversed(alone), strict=True):
+        if isinstance(a, Dropped):
+            assert a == b
+            continue
+        assert replace(a, images=[]) == replace(b, images=[])
+        assert [x.tobytes() for x in a.images] == [x.tobytes() for x in b.images]
+
+
+def test_no_more_sets_than_wanted(photos):
+    assert source(photos, {"sets": 2}).sizes() == {"train": 2, "heldout": 0}
+
+
+def test_frames_of_a_film(photos):
+    first, *_ = made(source(photos, every_nth=3))
+    assert files(first) == ["dog2/00.png", "dog2/03.png", "dog2/06.png"]
+
+
+def test_captions_and_names(photos):
+    (photos / "dog2" / "00.txt").write_text("  my dog\n on the sofa \n", encoding="utf-8")
+    (photos / "dog2" / "01.txt").write_text(" \n")
+    (photos / "subjects.json").write_text(json.dumps({"dog2": {"name": "old corgi", "class": "dog"}}))
+    first, second, *_ = made(source(photos, caption="{a_name}, {a_class}", licence="CC0-1.0"))
+    assert first.captions == ["my dog on the sofa", *["an old corgi, a dog"] * 3]
+    assert second.captions == ["an old corgi, a dog"] * 3
+    assert first.subject == {"id": "dog2", "name": "old corgi", "class": "dog"}
+    assert first.licence == "CC0-1.0"
+    (photos / "dog2" / "00.txt").write_bytes(b"\xff\xfe\xff")
+    with pytest.raises(ConfigError, match="00.txt: a caption must be UTF-8"):
+        made(source(photos))
+
+
+def test_masks(photos):
+    for path in sorted(photos.glob("*/*.png")):
+        mask(path.with_name(path.stem + ".mask.png"))
+    one = source(photos)
+    assert one.gives == {"images", "masks"}
+    first = made(one)[0]
+    assert len(first.images) == 4  # masks are no photos
+    assert first.masks[0].getbbox() == (4, 4, 12, 12) and first.masks[0].mode == "L"
+    (photos / "dog2" / "00.mask.png").unlink()
+    one = source(photos)
+    assert one.gives == {"images"}
+    assert made(one)[0].masks[0] is None
+    mask(photos / "dog2" / "00.mask.png", (5, 5))
+    with pytest.raises(ConfigError, match=r"00.mask.png has \(5, 5\) pixels, its picture \(24, 16\)"):
+        made(source(photos))
+    (photos / "dog2" / "00.png").unlink()
+    with pytest.raises(ConfigError, match="00.mask.png: a mask without its picture"):
+        source(photos).sizes()
+
+
+def test_broken_pictures(photos):
+    (photos / "red_mug" / "01.png").write_bytes(b"no picture")
+    with pytest.raises(ConfigError, match="red_mug/01.png: not a picture .*folder.unreadable=drop"):
+        made(source(photos))
+    third = made(source(photos, unreadable="drop"))[2]
+    assert files(third) == ["red_mug/00.png", "red_mug/02.png"]
+    assert third.provenance == {"unreadable": ["01.png"]}
+    (photos / "red_mug" / "00.png").write_bytes((photos / "red_mug" / "02.png").read_bytes()[:60])
+    assert made(source(photos, unreadable="drop"))[2] == Dropped("train-00000002", "unreadable images", {"images": 1})
+
+
+def test_inputs_are_the_contents(photos):
+    before = source(photos).inputs()
+    assert before == source(photos).inputs() and list(before) == ["photos in folder.path"]
+    seen = {before["photos in folder.path"]}
+    for change in (
+        lambda: photo(photos / "dog2" / "00.png", 99),
+        lambda: (photos / "dog2" / "00.txt").write_text("a dog"),
+        lambda: mask(photos / "dog2" / "00.mask.png"),
+        lambda: (photos / "dog2" / "06.png").rename(photos / "dog2" / "07.png"),
+        lambda: (photos / "subjects.json").write_text("{}"),
+    ):
+        change()
+        seen.add(source(photos).inputs()["photos in folder.path"])
+    assert len(seen) == 6
+    (photos / "LICENCE.md").write_text("other")  # no part of the sets
+    assert source(photos).inputs()["photos in folder.path"] in seen
+
+
+def test_the_split_is_by_name(tmp_path):
+    for number in range(40):
+        for i in range(2):
+            photo(tmp_path / "photos" / f"thing {number}" / f"{i}.png")
+    one = source(tmp_path / "photos", heldout_fraction=0.25)
+    assert one.sizes()["train"] + one.sizes()["heldout"] == 40 and 4 <= one.sizes()["heldout"] <= 16
+    ids = {split: {x.subject["id"] for x in made(one, split)} for split in ("train", "heldout")}
+    assert not ids["train"] & ids["heldout"]
+    (tmp_path / "photos" / "thing 3").rename(tmp_path / "photos" / "Thing_3")
+    again = source(tmp_path / "photos", heldout_fraction=0.25)
+    assert {x.subject["id"] for x in made(again, "heldout")} == ids["heldout"]
+    assert source(tmp_path / "photos", heldout_fraction=1.0).sizes() == {"train": 0, "heldout": 40}
+
+
+def empty(root):
+    (root / "empty").mkdir()
+
+
+def outside(root):
+    photo(root.parent / "secret.png")
+    (root / "dog2" / "x.png").symlink_to(root.parent / "secret.png")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda root: photo(root / "DOG 2" / "0.png"), "DOG 2 and .*dog2 name the same subject"),
+        (empty, "empty: a subject's folder without pictures"),
+        (lambda root: photo(root / "00.png"), "00.png: pictures lie in a folder for each subject"),
+        (lambda root: photo(root / "dog2" / "deeper" / "0.png"), "deeper: photos lie in their subject's folder"),
+        (lambda root: photo(root / "dog2" / "00.jpg"), "00.png and .*00.jpg share a name"),
+        (lambda root: (root / "dog2" / "film.mp4").write_bytes(b""), "films are not read; .*ffmpeg"),
+        (outside, "leads out of"),
+        (lambda root: (root / "link").symlink_to(root.parent), "leads out of"),
+        (lambda root: (root / "subjects.json").write_text("["), "subjects.json: not JSON"),
+        (lambda root: (root / "subjects.json").write_text('{"dog2": {"nmae": "x"}}'), "subjects.json: expected"),
+        (lambda root: (root / "subjects.json").write_text('{"dog3": {"name": "x"}}'), "tells of 'dog3'"),
+    ],
+)
+def test_what_cannot_be_meant(photos, change, said):
+    assert source(photos).sizes()
+    change(photos)
+    with pytest.raises(ConfigError, match=said):
+        source(photos).sizes()
+
+
+def test_links_inside_the_folder_are_followed(photos):
+    (photos / "red_mug" / "03.png").symlink_to(photos / "dog2" / "00.png")
+    assert len(made(source(photos))[2].images) == 4
+
+
+def test_no_folder(tmp_path):
+    with pytest.raises(ConfigError, match="folder.path is empty"):
+        Folder(settings(folder=FolderConfig()))
+    with pytest.raises(ConfigError, match="nowhere: no such folder"):
+        source(tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match="holds no folder"):
+        source(tmp_path).sizes()
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ({"caption": "{nme}"}, "'nme' is no placeholder"),
+        ({"every_nth": 0}, "folder.every_nth is 0"),
+        ({"min_images": 0}, "folder.min_images is 0"),
+        ({"unreadable": "skip"}, "folder.unreadable is 'skip'"),
+        ({"heldout_fraction": 2.0}, "folder.heldout_fraction"),
+    ],
+)
+def test_impossible_settings(section, said):
+    with pytest.raises(ConfigError, match=said):
+        FolderConfig(**section)
+
+
+def test_dreambooth(root):
+    photos = root.parent / "shared" / "dreambooth"
+    if not photos.is_dir():
+        pytest.skip("the DreamBooth photos are not on this machine")
+    one = source(photos, heldout_fraction=0.1)
+    sizes = one.sizes()
+    assert len(one.subjects) == 30 and sizes["train"] > sizes["heldout"] > 0
+    used = [path for sets in one.sets.values() for _, chosen in sets for path in chosen]
+    assert sorted(used) == sorted(photos.glob("*/*.jpg"))
+    first, second = one.make([Item("train", 0), Item("heldout", 0)])
+    assert first.subject["name"] == "backpack" and first.captions[0] == "a photo of a backpack"
+    assert min(min(image.size) for image in first.images) > 256
+    assert np.asarray(second.images[0]).std() > 10
