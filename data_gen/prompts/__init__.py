@@ -1,0 +1,26 @@
+"""Subjects, scenes and collage prompts, written by an LLM or by a grammar: the first step of the data engine.
+
+`write_prompts` asks, journals every answer in `prompts.jsonl` and writes `prompts.json`; `read_prompts` reads
+it. What is in `prompts.json` is a pure function of (configuration, seed, answers).
+
+Reading order: config.py, book.py, asking.py (what is asked), answers.py (what is accepted), journal.py,
+writer.py (the loop), backends.py and the three back ends: grammar.py, local.py, endpoint.py.
+"""
+
+from data_gen.prompts.asking import Request
+from data_gen.prompts.backends import PROMPT_BACKENDS, Answer, Backend
+from data_gen.prompts.book import PromptBook, Subject, read_prompts
+from data_gen.prompts.config import PromptsConfig
+from data_gen.prompts.writer import write_prompts
+
+__all__ = [
+    "PROMPT_BACKENDS",
+    "Answer",
+    "Backend",
+    "PromptBook",
+    "PromptsConfig",
+    "Request",
+    "Subject",
+    "read_prompts",
+    "write_prompts",
+]
