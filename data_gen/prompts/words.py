@@ -30,12 +30,11 @@ def plain(text: str) -> str:
 def singular(word: str) -> str:
     """A form that singular and plural share. It need not be a word ("hous", "wolv"): only equality counts."""
     word = _IRREGULAR.get(word, word)
-    if len(word) <= 3:
-        return word
-    if word.endswith("s") and not word.endswith(("ss", "us", "is")):
+    if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
         word = word[:-1]
-    word = word.removesuffix("e")
-    return word[:-1] + {"y": "i", "f": "v"}.get(word[-1], word[-1])
+    if len(word) > 2:
+        word = word.removesuffix("e")
+    return word[:-1] + {"y": "i", "f": "v"}.get(word[-1:], word[-1:])
 
 
 def tidy(text: str) -> str:
@@ -45,12 +44,12 @@ def tidy(text: str) -> str:
 
 def words(text: str) -> list[str]:
     """All words, in order, in their normal form."""
-    return [singular(word) for word in re.findall(r"[a-z0-9]+", plain(text).replace("'s", "").replace("'", ""))]
+    return [singular(word) for word in _split(text)]
 
 
 def content_words(text: str) -> list[str]:
     """Those that carry meaning."""
-    return [word for word in words(text) if word not in _SMALL]
+    return [singular(word) for word in _split(text) if word not in _SMALL]
 
 
 def subject_key(name: str) -> tuple[str, ...]:
@@ -67,6 +66,10 @@ def head_noun(name: str) -> str:
 def slug(name: str) -> str:
     """Letters, digits and hyphens: "red-fox"."""
     return re.sub(r"[^a-z0-9]+", "-", plain(name)).strip("-")
+
+
+def _split(text: str) -> list[str]:
+    return re.findall(r"[a-z0-9]+", plain(text).replace("'s", "").replace("'", ""))
 
 
 def _before(name: str, cuts: tuple[str, ...]) -> str:
