@@ -43,8 +43,10 @@ class Filter(Protocol):
     """Whether the configuration asks for it."""
     needs: frozenset[str]
     """"masks", or nothing."""
+    uses_model: bool
+    """Whether it wants a GPU, or all cores of a process."""
     packages: tuple[str, ...]
-    """Of models that it uses: what must stay at one version for equal scores. Empty without a model."""
+    """What must stay at one version for equal scores, besides numpy and Pillow."""
 
     def judge(self, pictures: Pictures) -> Sequence[Verdict]:
         """One for each set, in order, whatever other filters say of it."""

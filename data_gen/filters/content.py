@@ -24,7 +24,7 @@ BATCH = 8
 class People:
     """Score: of each picture the highest probability of a detection with the label; 0 to 1."""
 
-    needs, packages = frozenset(), ("torch", "transformers")
+    needs, uses_model, packages = frozenset(), True, ("torch", "transformers")
 
     def __init__(self, config: DataConfig) -> None:
         self.settings, self.config = config.filter.people, config
@@ -76,7 +76,7 @@ class Nsfw:
     here its cosines are read, to have a number and the pictures as they are.
     """
 
-    needs, packages = frozenset(), ("diffusers", "torch", "transformers")
+    needs, uses_model, packages = frozenset(), True, ("diffusers", "torch", "transformers")
 
     def __init__(self, config: DataConfig) -> None:
         self.settings, self.config = config.filter.nsfw, config

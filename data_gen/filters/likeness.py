@@ -26,7 +26,7 @@ def pair_cosines(embeddings: Tensor) -> Tensor:
 class Identity:
     """Score: `mean` and `min` of the pairs' cosines; None for a single picture, which has nothing to differ from."""
 
-    packages = MODELS
+    uses_model, packages = True, MODELS
 
     def __init__(self, config: DataConfig) -> None:
         self.settings = config.filter.identity
@@ -66,7 +66,8 @@ class Duplicates:
     def __init__(self, config: DataConfig) -> None:
         self.settings = config.filter.duplicates
         self.on = self.settings.max_copy is not None or self.settings.max_cosine is not None
-        self.packages = ("torch",) if self.settings.max_cosine is None else MODELS
+        self.uses_model = self.settings.max_cosine is not None
+        self.packages = MODELS if self.uses_model else ("torch",)
 
     def judge(self, pictures: Pictures) -> list[Verdict]:
         likeness: dict[str, list[list[float]]] = {}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Text:
     """Score: of each picture the cosine with its caption."""
 
-    needs, packages = frozenset(), MODELS
+    needs, uses_model, packages = frozenset(), True, MODELS
 
     def __init__(self, config: DataConfig) -> None:
         self.settings = config.filter.text
@@ -39,7 +39,7 @@ class Text:
 class Aesthetic:
     """Score: LAION's aesthetic score of each picture; the set's mean decides."""
 
-    needs, packages = frozenset(), MODELS
+    needs, uses_model, packages = frozenset(), True, MODELS
 
     def __init__(self, config: DataConfig) -> None:
         self.settings = config.filter.aesthetic
@@ -71,7 +71,7 @@ class Aesthetic:
 class Sharpness:
     """Score: `sharpness` of each picture."""
 
-    needs, packages = frozenset(), ()
+    needs, uses_model, packages = frozenset(), False, ()
 
     def __init__(self, config: DataConfig) -> None:
         self.settings, self.resolution = config.filter.sharpness, config.resolution

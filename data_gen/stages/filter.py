@@ -36,7 +36,7 @@ class FilterSets:
         self.filters = _make(config)
         self.needs = frozenset({"images"}).union(*(one.needs for one in self.filters.values()))
         self.packages = tuple(sorted({name for one in self.filters.values() for name in one.packages}))
-        self.uses_model = bool(self.packages)
+        self.uses_model = any(one.uses_model for one in self.filters.values())
         self._encoders = Encoders(config)
 
     def process(self, sets: Sequence[SubjectSet]) -> list[SubjectSet | Dropped]:

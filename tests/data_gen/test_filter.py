@@ -360,7 +360,7 @@ def told(monkeypatch):
 
     def telling(name, *answers):
         class Told:
-            on, needs, packages = True, frozenset(), ()
+            on, needs, uses_model, packages = True, frozenset(), False, ()
 
             def __init__(self, config):
                 pass
@@ -418,6 +418,8 @@ def test_a_score_that_is_no_number_stops_the_run(unit, told):
 def test_what_the_stage_says_of_itself(clip):
     light = STAGES.get("filter")(configured(sharpness=SharpnessConfig()))
     assert (light.needs, light.gives, light.uses_model, light.packages) == ({"images"}, set(), False, ())
+    copies = FilterSets(configured(duplicates=DuplicatesConfig()))
+    assert (copies.uses_model, copies.packages) == (False, ("torch",))
     heavy = FilterSets(configured(text=TextConfig(min_score=0, encoder=clip)))
     assert heavy.uses_model
     assert heavy.packages == ("timm", "torch", "transformers")
