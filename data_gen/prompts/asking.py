@@ -1,8 +1,8 @@
 """What an LLM is asked: two kinds of small requests, each with one worked example and a JSON schema.
 
 Small, since a weak model keeps to one thing at a time and a strong one loses nothing by it: names of one category,
-or the look and the scenes of one subject. Hints drawn from the seed (some looks, some places) keep a model from
-giving everybody the same red fox under the same tree.
+or the look and the scenes of one subject. Hints drawn from the seed (some looks, a detail, some places) keep a model
+from giving everybody the same red fox under the same tree.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import Any
 
 from data_gen.prompts.config import PromptsConfig
-from data_gen.prompts.vocabulary import CATEGORY, LOOKS, PLACES
+from data_gen.prompts.vocabulary import CATEGORY, COLOURS, LOOKS, PLACES
 from data_gen.sources.wording import with_article
 
 AVOIDED = 20
@@ -38,6 +38,7 @@ _KINDS = {
 }
 _PORTRAITS = {
     "old brass trumpet": (
+        "a dented bell",
         "an old brass trumpet with a dented bell and a green ribbon",
         {
             "on a stone wall": "an old brass trumpet lying on a stone wall at sunset",
@@ -47,6 +48,7 @@ _PORTRAITS = {
         },
     ),
     "young tabby cat": (
+        "one white paw",
         "a young tabby cat with one white paw and a torn ear",
         {
             "on a stone wall": "a young tabby cat asleep on a stone wall in the sun",
@@ -76,6 +78,7 @@ class Request:
     subject: str = ""
     look: bool = False
     places: tuple[str, ...] = ()
+    detail: str = ""  # by which the subject may be known: "a torn ear"
 
     @cached_property
     def key(self) -> str:
@@ -122,15 +125,17 @@ def ask_portrait(
     """For what a subject lacks: its look (if `look`), and so many scenes."""
     chance = random.Random(f"{seed}/{subject}/{round_}/places")
     places = tuple(chance.sample(PLACES, scenes))
+    kind = CATEGORY.get(category, CATEGORY["household object"])[0]
+    detail = chance.choice(kind.features).format(colour=chance.choice(COLOURS)) if look else ""
     others = [name for name, key in zip(_PORTRAITS, _EXAMPLES, strict=True) if key != category]
     example = others[round_ % len(others)]  # what copied one example does not copy the next
-    shown, there = _PORTRAITS[example]
-    there = dict(list(there.items())[: max(scenes, 1)])
-    answer = {**({"look": shown} if look else {}), **({"scenes": list(there.values())} if scenes else {})}
+    shown_detail, shown_look, scenes_there = _PORTRAITS[example]
+    there = dict(list(scenes_there.items())[:scenes])
+    answer = {**({"look": shown_look} if look else {}), **({"scenes": list(there.values())} if scenes else {})}
     messages = _chat(
-        _portrait_wanted(example, look, tuple(there) if scenes else ()),
+        _portrait_wanted(example, shown_detail if look else "", list(there)),
         answer,
-        _portrait_wanted(subject, look, places) + refused,
+        _portrait_wanted(subject, detail, places) + refused,
     )
     name = with_article(subject)
     # A little more than is accepted: who gets to the end was rambling, and is cut off in a word.
@@ -143,13 +148,13 @@ def ask_portrait(
         parts["scenes"] = {"type": "array", "items": items, "minItems": scenes, "maxItems": scenes}
     return Request(
         "portrait", category, scenes, round_, seed, messages, _object(parts), **_of(config),
-        subject=subject, look=look, places=places,
+        subject=subject, look=look, places=places, detail=detail,
     )  # fmt: skip
 
 
 def examples() -> list[tuple[str, str]]:
     """(subject, text) of all that the worked examples say: an answer that says it again has copied them."""
-    return [(name, text) for name, (look, there) in _PORTRAITS.items() for text in (look, *there.values())]
+    return [(name, text) for name, (_, look, there) in _PORTRAITS.items() for text in (look, *there.values())]
 
 
 def _names_wanted(count: int, category: str, looks: Sequence[str]) -> str:
@@ -161,11 +166,11 @@ def _names_wanted(count: int, category: str, looks: Sequence[str]) -> str:
     )
 
 
-def _portrait_wanted(subject: str, look: bool, places: Sequence[str]) -> str:
+def _portrait_wanted(subject: str, detail: str, places: Sequence[str]) -> str:
     name = with_article(subject)
     wanted = [f"Subject: {name}."]
-    if look:
-        wanted.append('Under "look", say by what details one would know it again, in one phrase.')
+    if detail:
+        wanted.append(f'Under "look", say in one phrase by what one would know it again, such as {detail}.')
     if places:
         what = "a short scene of it" if len(places) == 1 else f"{len(places)} short scenes of it, one picture each"
         wanted.append(f'Under "scenes", write {what}: {"; ".join(places)}.')

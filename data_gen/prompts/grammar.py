@@ -12,7 +12,7 @@ import random
 from data_gen.prompts.asking import Request
 from data_gen.prompts.backends import PROMPT_BACKENDS, Answer
 from data_gen.prompts.config import PromptsConfig
-from data_gen.prompts.vocabulary import CATEGORY, COLOURS, LIGHTS
+from data_gen.prompts.vocabulary import CATEGORY, LIGHTS
 from data_gen.sources.wording import with_article
 from jedi.config import ConfigError
 
@@ -41,8 +41,7 @@ class Template:
         chance = random.Random(f"{request.seed}/{request.subject}/{request.round}/grammar")
         subject, content = with_article(request.subject), {}
         if request.look:
-            feature = chance.choice(kind.features).format(colour=chance.choice(COLOURS))
-            content["look"] = f"{subject} with {feature}"
+            content["look"] = f"{subject} with {request.detail}"
         if request.count:
             actions = [chance.choice(kind.actions) for _ in request.places]
             content["scenes"] = [
