@@ -248,7 +248,8 @@ def _judge(answer: Answer, request: Request, portrait: _Portrait) -> list[str]:
             complaints.append(_ADVICE.get(refused.reason) or f"{what} were refused as {refused.reason!r}")
 
     def scene(text: str) -> None:
-        portrait.scenes.append(check_scene(text, portrait.name, portrait.scenes))
+        said = [portrait.look, *portrait.scenes] if portrait.look else portrait.scenes
+        portrait.scenes.append(check_scene(text, portrait.name, said))
 
     portrait.counts["answers"] += 1
     portrait.last = answer.text

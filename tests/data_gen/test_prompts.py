@@ -351,6 +351,19 @@ def test_only_what_is_missing_is_asked_again(tmp_path, scripted):
     }  # fmt: skip
 
 
+def test_a_scene_that_only_says_the_look_again_is_refused(tmp_path, scripted):
+    def say(request):
+        if request.kind == "subjects":
+            return json.dumps({"subjects": ["red fox"]})
+        look = "a red fox with one white paw"
+        scene = f"{look} asleep by the sea" if request.round else look
+        return json.dumps({**({"look": look} if request.look else {}), "scenes": [scene]})
+
+    book = written(scripted(say, categories=["animal"], subjects=1, scenes_per_subject=1), tmp_path)
+    assert book.subjects[0].scenes == ["a red fox with one white paw asleep by the sea"]
+    assert book.counts == {"answers": 3, "retried": 1, "refused scenes: repeat": 1}
+
+
 def test_repeats_of_subjects_are_counted_over_all_categories(tmp_path, scripted):
     def say(request):
         if request.kind == "portrait":
