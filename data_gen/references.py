@@ -8,10 +8,11 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from data_gen.config import DataConfig, EmojiConfig
+from data_gen.config import DataConfig
 from data_gen.shards import png, whole_file
 from data_gen.sources.drawings import LICENCE, catalogue, is_held_out
 from data_gen.sources.emoji import EmojiSource
+from data_gen.sources.emoji_config import EmojiConfig
 
 # Folder -> code point and recolouring (0 = the drawing's own colours). All are held out of training.
 SUBJECTS = {"teddy_bear": ("1F9F8", 0), "boxing_glove": ("1F94A", 4), "hamster": ("1F439", 6)}
@@ -45,7 +46,7 @@ def write_references(out: str | Path, resolution: int = 256) -> list[Path]:
     for folder, (code_point, number) in SUBJECTS.items():
         if not is_held_out(code_point):
             raise ValueError(f"{folder} ({code_point}) is a training subject; references must be held out")
-        made = source.draw_set([(drawings[code_point], number)], random.Random(f"{_SEED}/{folder}"))
+        made = source.draw_set([(drawings[code_point], number)], random.Random(f"{_SEED}/{folder}"), folder)
         (out / folder).mkdir(parents=True, exist_ok=True)
         for i, image in enumerate(made.images):
             written.append(out / folder / f"{i}.png")

@@ -13,34 +13,40 @@ from typing import Any
 from PIL import Image
 
 from data_gen.config import DataConfig
+from data_gen.finish import RESULT, is_packed
+from data_gen.plan import Plan
+from data_gen.sets import SPLITS
 from data_gen.shards import whole_file, write_json
-from data_gen.sources import SPLITS
-from data_gen.stage import manifest_of, shard_path, units
 from jedi import images
 
 CONTACT_SHEET = "report/contact_sheet.png"
 
 
-def write_report(config: DataConfig) -> None:
-    """Writes DIR/statistics.json and, last, DIR/report/contact_sheet.png from the shards that are done."""
+def is_reported(config: DataConfig) -> bool:
+    """Whether the report on all shards stands there whole."""
+    return (Path(config.out) / CONTACT_SHEET).is_file()
+
+
+def write_report(config: DataConfig, plan: Plan) -> None:
+    """Writes DIR/statistics.json and, last, DIR/report/contact_sheet.png from the shards that are packed."""
     out = Path(config.out)
-    write_json(out / "statistics.json", statistics(config))
+    (out / CONTACT_SHEET).unlink(missing_ok=True)
+    write_json(out / "statistics.json", statistics(plan))
     (out / CONTACT_SHEET).parent.mkdir(exist_ok=True)
     with whole_file(out / CONTACT_SHEET) as partial:
-        contact_sheet(config).save(partial, "PNG")
+        contact_sheet(plan, config.contact_sheet_rows).save(partial, "PNG")
 
 
-def statistics(config: DataConfig) -> dict[str, Any]:
-    """Counts of subjects, classes, attributes, words and drops, by split; a pure function of the shards."""
+def statistics(plan: Plan) -> dict[str, Any]:
+    """Counts of subjects, classes, attributes, words and drops, by split; a pure function of the manifests and
+    the shards."""
     result: dict[str, Any] = {"splits": {}}
     vocabulary: set[str] = set()
     licences: set[str] = set()
     for split in SPLITS:
-        manifests = [m for unit in units(config) if unit.split == split and (m := manifest_of(config, unit))]
-        dropped, attributes, classes, subjects, coarse, longest = Counter(), {}, Counter(), set(), 0, 0
-        for manifest in manifests:
-            dropped.update(manifest["counts"]["dropped"])
-        for sample in read_descriptions(config, split):
+        manifests = [json.loads(path.with_suffix(".json").read_text(encoding="utf-8")) for path in _shards(plan, split)]
+        dropped, attributes, classes, subjects, coarse, longest = drops(plan, split), {}, Counter(), set(), 0, 0
+        for sample in read_descriptions(plan, split):
             licences.add(sample["licence"])
             subjects.add(sample["subject"]["id"])
             classes[sample["subject"]["class"]] += 1
@@ -72,18 +78,30 @@ def statistics(config: DataConfig) -> dict[str, Any]:
     return result
 
 
-def read_descriptions(config: DataConfig, split: str) -> Iterator[dict[str, Any]]:
+def drops(plan: Plan, split: str) -> Counter:
+    """Dropped sets by reason, near-duplicates that `finish` found among them."""
+    counted = Counter()
+    for unit in plan.units:
+        if unit.split == split and (manifest := plan.manifest(unit)) is not None:
+            counted.update(row["reason"] for row in manifest["dropped"])
+    if (result := plan.out / RESULT).is_file():
+        rows = json.loads(result.read_text(encoding="utf-8"))["duplicates"]
+        counted.update(row["reason"] for row in rows if row["key"].startswith(f"{split}-"))
+    return counted
+
+
+def read_descriptions(plan: Plan, split: str) -> Iterator[dict[str, Any]]:
     """The JSON of every set of a split, in order."""
-    for _, tar, member in _members(config, split, ".json"):
+    for _, tar, member in _members(plan, split, ".json"):
         yield json.load(tar.extractfile(member))
 
 
-def contact_sheet(config: DataConfig) -> Image.Image:
-    """Sets as rows, with captions: `contact_sheet_rows` rows, a third of them held-out subjects."""
-    heldout_rows = min(config.contact_sheet_rows // 3, config.heldout_sets)
+def contact_sheet(plan: Plan, count: int) -> Image.Image:
+    """Sets as rows, with captions: `count` rows, a third of them held-out subjects."""
+    heldout_rows = min(count // 3, sum(unit.count for unit in plan.units if unit.split == "heldout"))
     rows = []
-    for split, count in (("train", config.contact_sheet_rows - heldout_rows), ("heldout", heldout_rows)):
-        for _, (key, tar, member) in zip(range(count), _members(config, split, ".json"), strict=False):
+    for split, wanted in (("train", count - heldout_rows), ("heldout", heldout_rows)):
+        for _, (key, tar, member) in zip(range(wanted), _members(plan, split, ".json"), strict=False):
             sample = json.load(tar.extractfile(member))
             subject = sample["subject"]
             label = " / ".join([subject["name"], subject["class"], subject["id"], sample["key"].split("-")[0]])
@@ -93,12 +111,13 @@ def contact_sheet(config: DataConfig) -> Image.Image:
     return images.contact_sheet(rows or [[(None, "no sets")]], tile=128)
 
 
-def _members(
-    config: DataConfig, split: str, ending: str
-) -> Iterator[tuple[str, tarfile.TarFile, tarfile.TarInfo]]:
-    for unit in units(config):
-        if unit.split == split and manifest_of(config, unit):
-            with tarfile.open(shard_path(config, unit)) as tar:
-                for member in tar.getmembers():
-                    if member.name.endswith(ending):
-                        yield member.name.removesuffix(ending), tar, member
+def _shards(plan: Plan, split: str) -> list[Path]:
+    return [path for path in sorted((plan.out / split).glob("*.tar")) if is_packed(path, plan)]
+
+
+def _members(plan: Plan, split: str, ending: str) -> Iterator[tuple[str, tarfile.TarFile, tarfile.TarInfo]]:
+    for path in _shards(plan, split):
+        with tarfile.open(path) as tar:
+            for member in tar.getmembers():
+                if member.name.endswith(ending):
+                    yield member.name.removesuffix(ending), tar, member

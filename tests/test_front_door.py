@@ -17,7 +17,8 @@ LAYOUT = """
 README.md Makefile setup.py pyproject.toml LICENSE CITATION.cff CHANGELOG.md train.py sample.py .ci/run
 jedi/attention.py jedi/unet.py jedi/diffusion.py jedi/conditioning.py jedi/guidance.py jedi/loss.py
 jedi/pipeline.py jedi/data.py jedi/training/__init__.py jedi/config.py jedi/export.py jedi/images.py jedi/rng.py
-data_gen/__main__.py data_gen/stage.py data_gen/shards.py data_gen/sources/emoji.py data_gen/report.py
+data_gen/__main__.py data_gen/plan.py data_gen/run.py data_gen/finish.py data_gen/shards.py data_gen/report.py
+data_gen/sources/emoji.py data_gen/sources/collage.py data_gen/stages/split.py data_gen/stages/filter.py docs/extending.md
 configs/data_gen/tiny.yaml configs/base/tiny.yaml configs/train/tiny.yaml configs/train/jedi_tiny.yaml
 slurm/train.sbatch slurm/data_gen.sbatch slurm/README.md benchmarks/README.md
 models/jedi-tiny/model_index.json assets/references

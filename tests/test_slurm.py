@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from data_gen.config import DataConfig
 from jedi.config import load
 from jedi.recipe import TrainConfig
 
@@ -83,20 +82,41 @@ def test_the_keys_exist():
     train = ["base=b", "out=o", "data.path=d", "hardware.nodes=2", "hardware.devices=4"]
     config = load(TrainConfig, None, train)
     assert (config.hardware.nodes, config.hardware.devices) == (2, "4")
-    assert load(DataConfig, None, ["out=o", "workers=16"]).workers == 16
 
 
-def test_data_command(root, cluster):
-    done = submit(root, cluster, "data_gen.sbatch", "my.yaml", "seed=3")
+@pytest.mark.parametrize("verb", ["prompts", "plan", "run", "finish"])
+def test_data_command(root, cluster, verb):
+    done = submit(root, cluster, "data_gen.sbatch", verb, "my.yaml", "seed=3")
     called = Path(cluster["SLURM_SUBMIT_DIR"], "called").read_text().strip()
-    assert called == ".venv/bin/python -m data_gen run --config my.yaml workers=16 seed=3"
+    assert called == f".venv/bin/python -m data_gen {verb} --config my.yaml seed=3"
     environment = Path(cluster["SLURM_SUBMIT_DIR"], "environment").read_text().splitlines()
     assert "SRUN_CPUS_PER_TASK=16" in environment
     assert done.returncode == 7
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-@pytest.mark.parametrize("arguments", [[], ["absent.yaml"]])
+@pytest.mark.parametrize(("first", "last", "task", "part"), [(0, 63, 5, "5/64"), (1, 4, 4, "3/4"), (3, 90, 90, "0/3")])
+def test_a_task_of_a_data_array_begins_at_its_part(root, cluster, first, last, task, part):
+    count = part.partition("/")[2]
+    values = {"ID": str(task), "MIN": str(first), "MAX": str(last), "COUNT": count}
+    array = {f"SLURM_ARRAY_TASK_{key}": value for key, value in values.items()}
+    submit(root, cluster | array, "data_gen.sbatch", "run", "my.yaml", "seed=3")
+    called = Path(cluster["SLURM_SUBMIT_DIR"], "called").read_text().strip()
+    assert called.endswith(f"data_gen run --config my.yaml --part {part} seed=3")
+    refused = submit(root, cluster | array, "data_gen.sbatch", "finish", "my.yaml")
+    assert refused.returncode == 2 and "only run works in parts" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments"),
+    [
+        ("train.sbatch", []),
+        ("train.sbatch", ["absent.yaml"]),
+        ("data_gen.sbatch", []),
+        ("data_gen.sbatch", ["my.yaml"]),
+        ("data_gen.sbatch", ["run"]),
+        ("data_gen.sbatch", ["run", "absent.yaml"]),
+    ],
+)
 def test_a_missing_config_is_refused(root, cluster, script, arguments):
     done = submit(root, cluster, script, *arguments)
     assert done.returncode == 2
@@ -114,6 +134,6 @@ def test_a_name_that_does_not_resolve_is_refused(root, cluster):
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_missing_environment_is_refused(root, cluster, script):
     Path(cluster["SLURM_SUBMIT_DIR"], ".venv/bin/python").unlink()
-    done = submit(root, cluster, script, "my.yaml")
+    done = submit(root, cluster, script, *(["run"] if script == "data_gen.sbatch" else []), "my.yaml")
     assert done.returncode == 2
     assert "no .venv/bin/python" in done.stderr

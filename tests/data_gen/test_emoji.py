@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_gen.config import EmojiConfig
-from data_gen.sources import Dropped
+from data_gen.sets import Dropped, Item, SubjectSet
 from data_gen.sources.backgrounds import BACKGROUNDS, background
 from data_gen.sources.drawings import catalogue, is_held_out, sprite
 from data_gen.sources.emoji import EmojiSource, Scene, compose
+from data_gen.sources.emoji_config import EmojiConfig
 from data_gen.sources.wording import NOUNS, with_article
 from jedi.config import ConfigError
 from tests.data_gen.conftest import read_sets, small_config
@@ -41,6 +41,10 @@ def source(**changes) -> EmojiSource:
     return EmojiSource(small_config("unused", emoji=EmojiConfig(**changes)))
 
 
+def make(source: EmojiSource, split: str, index: int) -> SubjectSet | Dropped:
+    return next(source.make([Item(split, index)]))
+
+
 def test_no_caption_says_a_colour_and_half_say_only_the_class(small):
     names = {drawing.name for drawing in catalogue()} - {None}
     samples = [sample for split in ("train", "heldout") for sample in read_sets(Path(small.out) / split)]
@@ -64,7 +68,7 @@ def test_no_caption_says_a_colour_and_half_say_only_the_class(small):
 
 
 def test_captions_stay_coarse_and_true_whatever_is_asked_for():
-    samples = [source(name_probability=1.0, mention_probability=1.0).make("train", i) for i in range(30)]
+    samples = [make(source(name_probability=1.0, mention_probability=1.0), "train", i) for i in range(30)]
     named = ["name" in image["caption_says"] for sample in samples for image in sample.attributes]
     assert 0.3 < np.mean(named) <= 0.5
     for sample in samples:
@@ -130,10 +134,23 @@ def test_backgrounds_are_many_and_distinct():
         assert background(first, 0, 64).tobytes() != background(first, 1, 64).tobytes()
 
 
+def test_references_stand_first_in_poses_of_their_own():
+    split = source(references=2, reference_poses=["lying"], poses=["upright", "upside down"], mention_probability=1.0)
+    for index in range(10):
+        made = make(split, "train", index)
+        poses = [image["pose"] for image in made.attributes]
+        assert made.references == [0, 1] and poses[:2] == ["lying"] * 2
+        assert set(poses[2:]) <= {"upright", "upside down"}
+    with pytest.raises(ConfigError, match=r"emoji\.references=4 leaves no target"):
+        source(references=4)
+    with pytest.raises(ConfigError, match=r"emoji\.reference_poses: unknown 'flying'"):
+        source(reference_poses=["flying"])
+
+
 def test_only_what_varies_differs_within_a_set():
     fixed = source(vary=["background"], jitter=0.03)
     for index in range(10):
-        images = fixed.make("train", index).attributes
+        images = make(fixed, "train", index).attributes
         same = ("pose", "angle", "size_fraction", "centre", "companion", "accessory")
         assert len({str([image[key] for key in same]) for image in images}) == 1
         assert len({image["background"] for image in images}) == 4
@@ -143,7 +160,7 @@ def test_sets_of_several_subjects_show_each_alone_and_then_all_together():
     both = source(subjects=[2, 3], vary=["background"], mention_probability=1.0, name_probability=0.0)
     counts = set()
     for index in range(20):
-        made = both.make("heldout", index)
+        made = make(both, "heldout", index)
         each = made.subject["subjects"]
         counts.add(len(each))
         assert made.references == list(range(len(each))) and len({subject["class"] for subject in each}) == len(each)
@@ -170,7 +187,7 @@ def test_sets_of_several_subjects_show_each_alone_and_then_all_together():
 def test_subjects_in_slots_are_alone_where_they_stand_together():
     both = source(subjects=[2, 3], slots=True, vary=["background"], sizes=["large"], places=["middle"], jitter=0.05)
     for index in range(6):
-        made = both.make("train", index)
+        made = make(both, "train", index)
         count = len(made.subject["subjects"])
         for j in range(count):
             alone = np.array(made.attributes[j]["box"])
@@ -187,7 +204,7 @@ def test_subjects_in_slots_are_alone_where_they_stand_together():
 def test_a_mixture_has_each_kind_of_set_by_its_share():
     kinds = [{"share": 3, "vary": ["background"]}, {"subjects": [2]}]
     mixed = source(mixture=kinds, vary=["pose"])
-    made = [mixed.make("train", index) for index in range(120)]
+    made = [make(mixed, "train", index) for index in range(120)]
     several = [len(one.subject.get("subjects", [one])) == 2 for one in made]
     assert 0.15 < np.mean(several) < 0.35
     for one, is_several in zip(made, several, strict=True):
@@ -198,7 +215,7 @@ def test_a_mixture_has_each_kind_of_set_by_its_share():
 def test_subjects_are_kept_apart_and_recoloured():
     both = source(recolourings=3)
     for split in ("train", "heldout"):
-        subjects = [both.make(split, index).subject for index in range(40)]
+        subjects = [make(both, split, index).subject for index in range(40)]
         assert all(is_held_out(subject["code_point"]) == (split == "heldout") for subject in subjects)
         assert {subject["recolouring"] for subject in subjects} == {0, 1, 2}
         assert len({subject["id"] for subject in subjects}) == 40
@@ -206,7 +223,7 @@ def test_subjects_are_kept_apart_and_recoloured():
 
 def test_a_hidden_subject_drops_the_set():
     strict = source(min_visible=1.0, accessory_probability=1.0, accessories=["goggles"])
-    assert strict.make("train", 0) == Dropped("subject hidden")
+    assert make(strict, "train", 0) == Dropped("train-00000000", "subject hidden")
 
 
 @pytest.mark.parametrize(

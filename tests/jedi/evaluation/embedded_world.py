@@ -5,8 +5,9 @@ from pathlib import Path
 import torch
 
 from data_gen.config import DataConfig
-from data_gen.shards import write_shard
-from data_gen.stage import make_source
+from data_gen.plan import make_parts
+from data_gen.sets import Item
+from data_gen.shards import encode, write_shard
 from jedi.config import load
 from jedi.evaluation.encoder import EncoderConfig, Probes, TextConfig, VisionConfig, make_model, save
 from jedi.tiny_base import TextConfig as TokenizerConfig
@@ -19,13 +20,13 @@ WORDS = {"background": ["beach", "city", "night", "snow"]}
 def write_world(folder: Path, train: int = 0, heldout: int = 24, *overrides: str) -> Path:
     """Shards as ``python -m data_gen run --config configs/data_gen/benchmark.yaml`` writes them, with fewer sets."""
     config = load(DataConfig, CONFIG, [f"out={folder}", f"sets={max(1, train)}", f"heldout_sets={heldout}", *overrides])
-    source = make_source(config)
+    source = make_parts(config).source
     for split, count in (("train", train), ("heldout", heldout)):
         if count:
             (folder / split).mkdir(parents=True)
-            sets = ((f"{split}-{i:04d}", source.make(split, i)) for i in range(count))
-            about = {"split": split, "config_hash": "0" * 16, "source": "emoji", "seed": config.seed}
-            write_shard(folder / split / "000000.tar", sets, **about)
+            sets = source.make([Item(split, i) for i in range(count)])
+            records = (encode(one, "emoji", config.seed) for one in sets)
+            write_shard(folder / split / "000000.tar", records, {"split": split, "config_hash": "0" * 16})
     return folder
 
 

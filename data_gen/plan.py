@@ -1,0 +1,218 @@
+"""The plan of a data set: `plan.json` freezes the settings, the inputs and the division into units.
+
+A unit is the smallest piece of work that is done or not done. It is done when its manifest stands in
+`units/` and names this plan.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from data_gen.config import DataConfig, config_hash, content
+from data_gen.sets import SPLITS, Item
+from data_gen.shards import write_json
+from data_gen.sources import SOURCES, Source
+from data_gen.stages import STAGES, Stage
+from jedi.config import ConfigError, import_extensions
+from jedi.registry import Registry
+
+FORMAT = 2
+_SOURCES = ("emoji",)
+_STAGES = ("square",)
+_ALWAYS = ("numpy", "pillow")  # they decide bytes, whatever the source
+_MODELS = ("diffusers", "torch", "transformers")
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Sets `start` to `start + count` of a split."""
+
+    name: str
+    split: str
+    start: int
+    count: int
+
+    def items(self) -> list[Item]:
+        return [Item(self.split, index) for index in range(self.start, self.start + self.count)]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `plan.json` says. `hash` (sha256) names the settings, the inputs and the units: what is made of
+    one plan is never mixed with what is made of another."""
+
+    out: Path
+    hash: str
+    units: tuple[Unit, ...]
+    versions: Mapping[str, str]
+
+    def tar(self, unit: Unit) -> Path:
+        return self.out / "units" / f"{unit.name}.tar"
+
+    def manifest(self, unit: Unit) -> dict[str, Any] | None:
+        """The unit's manifest if the unit is done, else None."""
+        try:
+            manifest = json.loads(self.tar(unit).with_suffix(".json").read_text(encoding="utf-8"))
+            return manifest if manifest["plan"] == self.hash else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def check_unchanged(self) -> None:
+        """Raises ConfigError where another plan has come into the folder since this one was read."""
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            if json.loads((self.out / "plan.json").read_text(encoding="utf-8"))["hash"] == self.hash:
+                return
+        raise ConfigError(
+            f"{self.out / 'plan.json'} is not the plan that this run began with; its units are not written. "
+            "Run the command again with the plan's own settings, or choose another out="
+        )
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The source and the stages, as one process uses them."""
+
+    source: Source
+    stages: tuple[tuple[str, Stage], ...]
+
+    @property
+    def all(self) -> tuple[Any, ...]:
+        return (self.source, *(stage for _, stage in self.stages))
+
+    @property
+    def use_models(self) -> bool:
+        """Whether a device is of use: what does not say that it has no model, has one."""
+        return any(getattr(part, "uses_model", True) for part in self.all)
+
+
+def source_factory(config: DataConfig) -> Callable[[DataConfig], Source]:
+    """The configured source's class. Raises ConfigError for an unknown name."""
+    import_extensions(config)
+    return _find(SOURCES, "sources", _SOURCES, config.source, "source")
+
+
+def make_parts(config: DataConfig) -> Parts:
+    """The source and the stages. Raises ConfigError for an unknown name and for stages that do not fit."""
+    source = source_factory(config)(config)
+    factories = [_find(STAGES, "stages", _STAGES, name, "stages") for name in config.stages]
+    stages = tuple((name, factory(config)) for name, factory in zip(config.stages, factories, strict=True))
+    _check_fit(config.source, source, stages)
+    return Parts(source, stages)
+
+
+def _find(registry: Registry, package: str, known: Sequence[str], name: str, key: str) -> Any:
+    for module in known:  # each registers itself
+        importlib.import_module(f"data_gen.{package}.{module}")
+    try:
+        return registry.get(name)
+    except ValueError as error:
+        raise ConfigError(f"{key}: {error}") from None
+
+
+def _check_fit(name: str, source: Source, stages: Sequence[tuple[str, Stage]]) -> None:
+    """Each stage must be given what it needs, and pictures must come out at the end."""
+    holds, behind = set(source.gives), f"source {name!r}"
+    for name, stage in stages:  # noqa: PLR1704
+        if missing := sorted(stage.needs - holds):
+            held = ", ".join(sorted(holds))
+            raise ConfigError(f"stages: {name!r} needs {', '.join(missing)}, but {behind} leaves only {held}")
+        holds |= stage.gives
+        if "images" in stage.gives:
+            holds.discard("collage")
+        behind = f"stage {name!r}"
+    if "images" not in holds:
+        raise ConfigError(f"stages: after {behind} there are collages only; add the stage 'split'")
+
+
+def units(sizes: Mapping[str, int], sets_per_unit: int) -> tuple[Unit, ...]:
+    """The division of the work, in order."""
+    return tuple(
+        Unit(f"{split}-{number:06d}", split, start, min(sets_per_unit, sizes.get(split, 0) - start))
+        for split in SPLITS
+        for number, start in enumerate(range(0, sizes.get(split, 0), sets_per_unit))
+    )
+
+
+def read_plan(config: DataConfig) -> Plan | None:
+    """The plan in the output folder, None if there is none. ConfigError where it is another configuration's."""
+    path = Path(config.out) / "plan.json"
+    if not path.is_file():
+        return None
+    try:
+        plan = json.loads(path.read_text(encoding="utf-8"))
+        found, frozen = plan["config_hash"], plan["config"]
+        result = Plan(Path(config.out), plan["hash"], tuple(Unit(**unit) for unit in plan["units"]), plan["versions"])
+    except (ValueError, KeyError, TypeError):
+        raise ConfigError(f"{path} is no plan of this version of data_gen; choose another out=") from None
+    if found != config_hash(config):
+        changed = ", ".join(_differences(frozen, content(config))) or "the format"
+        raise ConfigError(f"{config.out} holds other data ({changed}); choose another out=, or remove it")
+    return result
+
+
+def freeze(config: DataConfig) -> Plan:
+    """Writes the plan, or checks the one that is there. Raises ConfigError where the folder holds other data,
+    or where what the sets are made from (prompts, photos) is no longer what the plan was made for."""
+    parts = make_parts(config)  # an impossible configuration is refused before anything is written
+    sizes, inputs, out = parts.source.sizes(), parts.source.inputs(), Path(config.out)
+    if (plan := read_plan(config)) is not None:
+        frozen = json.loads((out / "plan.json").read_text(encoding="utf-8"))["inputs"]
+        if changed := [name for name in {**frozen, **inputs} if frozen.get(name) != inputs.get(name)]:
+            raise ConfigError(f"{out}: {changed[0]} changed since the plan was made; bring it back, or choose another out=")
+        return plan
+    if not any(sizes.values()):
+        raise ConfigError(f"source {config.source!r} has no set to make")
+    for split in (*SPLITS, "units"):
+        if (out / split).is_dir() and any((out / split).iterdir()):
+            raise ConfigError(f"{out} holds shards but no plan.json; choose another out=")
+    division = units(sizes, config.sets_per_unit)
+    work = {"config_hash": config_hash(config), "inputs": inputs, "units": [asdict(unit) for unit in division]}
+    digest = hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()
+    versions = _versions(parts)
+    try:
+        for split in (*SPLITS, "units"):
+            (out / split).mkdir(parents=True, exist_ok=True)
+        write_json(out / "plan.json", {"format": FORMAT, "hash": digest, "config": content(config), **work, "versions": versions})
+    except OSError as error:
+        raise ConfigError(f"out={out}: cannot write there: {error.strerror}") from None
+    return Plan(out, digest, division, versions)
+
+
+def check_versions(plan: Plan, parts: Parts) -> None:
+    """ConfigError where another version than the plan's would make the units that are missing."""
+    installed = _versions(parts)
+    for name, old in plan.versions.items():
+        if old != (new := installed.get(name, "none")):
+            raise ConfigError(
+                f"{plan.out} was begun with {name} {old}, now there is {new}, which may draw other bytes: "
+                f"pip install {name}=={old}, or choose another out="
+            )
+
+
+def _versions(parts: Parts) -> dict[str, str]:
+    """Of the packages that decide bytes, those that are installed."""
+    names = set(_ALWAYS)
+    for part in parts.all:
+        names.update(getattr(part, "packages", _MODELS if getattr(part, "uses_model", True) else ()))
+    found = {}
+    for name in sorted(names):
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def _differences(old: dict, new: dict, prefix: str = "") -> Iterator[str]:
+    for key in {**old, **new}:
+        first, second = old.get(key), new.get(key)
+        if isinstance(first, dict) and isinstance(second, dict):
+            yield from _differences(first, second, f"{prefix}{key}.")
+        elif first != second:
+            yield f"{prefix}{key} was {first!r}, is {second!r}"

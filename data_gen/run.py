@@ -1,0 +1,282 @@
+"""Doing the work of a plan: each unit from its source through the stages into a tar, by any number of processes.
+
+A process claims a unit by a lock that dies with it, makes it in memory and writes it whole, manifest last. So the
+processes of one machine and the tasks of an array, however many and however often they are killed, share one
+plan without knowing of each other, and the same command again makes what is missing, nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import io
+import multiprocessing
+import os
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from tqdm import tqdm
+
+from data_gen.config import DataConfig
+from data_gen.finish import finish, missing_shards, units_of
+from data_gen.plan import Parts, Plan, Unit, check_versions, freeze, make_parts, read_plan, source_factory
+from data_gen.sets import Dropped, SubjectSet
+from data_gen.shards import PARTIAL, Record, encode, write_json, write_shard
+from jedi.config import ConfigError
+from jedi.folders import locked
+
+EXAMPLES = 8
+"""Dropped sets whose pictures a unit keeps for the report, for each reason."""
+_TILE = 96  # pixels, of those
+
+
+class RunError(RuntimeError):
+    """The work could not go on (no space, a dead worker); what is done stays, the same command goes on."""
+
+
+def prompts(config: DataConfig) -> Iterator[str]:
+    """Writes the prompt book and yields what came of it. Raises ConfigError where the source reads none."""
+    if not getattr(source_factory(config), "reads_prompts", False):
+        raise ConfigError(f"source {config.source!r} reads no prompts")
+    from data_gen.prompts import write_prompts
+
+    with _locked_folder(config), clear_errors(config):
+        book = write_prompts(config.prompts, Path(config.out), config.seed)
+    yield f"{config.out}/prompts.json: {len(book.subjects)} subjects"
+    yield from (f"{name}: {count}" for name, count in book.counts.items())
+
+
+def prepare(config: DataConfig) -> Plan:
+    """The plan, frozen if it is not yet; the prompts before it, where the source reads prompts."""
+    if getattr(source_factory(config), "reads_prompts", False) and read_plan(config) is None:
+        list(prompts(config))
+    return freeze(config)
+
+
+@contextlib.contextmanager
+def _locked_folder(config: DataConfig) -> Iterator[None]:
+    """The output folder, for this process alone. ConfigError where it cannot be made."""
+    try:
+        Path(config.out).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"out={config.out}: cannot write there: {error.strerror}") from None
+    with locked(config.out):
+        yield
+
+
+def run(config: DataConfig) -> None:
+    """Everything that is missing: prompts, plan, units, shards, report. Running it again makes what is lost.
+
+    Raises ConfigError (a senseless or changed configuration) or RunError (the work could not go on).
+    """
+    plan = prepare(config)
+    with locked(config.out), clear_errors(config):
+        make_units(config, plan, [unit for unit in plan.units if plan.manifest(unit) is None])
+        if lost := missing_shards(config, plan):  # of these, units whose tars were cleared away are made again
+            make_units(config, plan, [unit for unit in units_of(plan, lost) if not plan.tar(unit).is_file()])
+        finish(config, plan)
+
+
+def run_part(config: DataConfig, index: int, count: int) -> int:
+    """The units that are missing, from part `index` of `count` on: one task of an array. Returns how many are
+    still not done, because other tasks are at work on them. Raises as `run`; ConfigError without a plan."""
+    plan = read_plan(config)
+    if plan is None:
+        raise ConfigError(f"out={config.out} has no plan.json: run `python -m data_gen plan` before its parts")
+    freeze(config)  # refuses inputs that changed
+    first = len(plan.units) * index // count
+    order = [*plan.units[first:], *plan.units[:first]]  # each task begins elsewhere, and ends by helping the others
+    with clear_errors(config):
+        make_units(config, plan, [unit for unit in order if plan.manifest(unit) is None])
+    return sum(plan.manifest(unit) is None for unit in plan.units)
+
+
+@contextlib.contextmanager
+def clear_errors(config: DataConfig) -> Iterator[None]:
+    """Turns errors of the file system into RunError, with the place and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        place = error.filename or config.out
+        raise RunError(f"{place}: {error.strerror or error}; run the same command again to go on") from None
+
+
+def make_units(config: DataConfig, plan: Plan, missing: Sequence[Unit]) -> None:
+    """Makes these units, but for those that another process is at work on."""
+    if not missing:
+        return
+    parts = make_parts(config)
+    check_versions(plan, parts)
+    devices = _devices(config, parts, len(missing))
+    with tqdm(total=sum(unit.count for unit in missing), unit="set", desc="data_gen", file=sys.stderr) as bar:
+        if len(devices) == 1:
+            for unit in missing:
+                _show(bar, unit, make_unit(config, plan, unit, parts))
+            return
+        context = multiprocessing.get_context("spawn")
+        queue = context.Queue()
+        for device in devices:
+            queue.put(device)
+        pool = ProcessPoolExecutor(len(devices), context, _start_worker, (config, queue, len(devices)))
+        try:
+            futures = {pool.submit(_work, unit): unit for unit in missing}
+            for future in as_completed(futures):
+                _show(bar, futures[future], future.result())
+        except BrokenProcessPool:
+            raise RunError("a worker process died; run the same command again to go on") from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def make_unit(config: DataConfig, plan: Plan, unit: Unit, parts: Parts) -> dict[str, Any] | None:
+    """Makes one unit and returns its manifest; None where another process has it, or had it and is done."""
+    with _claimed(plan, unit) as ours:
+        if not ours or (plan.manifest(unit) is not None and plan.tar(unit).is_file()):
+            return None
+        for partial in plan.tar(unit).parent.glob(f".{unit.name}.*{PARTIAL}"):  # of a killed process
+            partial.unlink(missing_ok=True)
+        kept, dropped, seconds = _through_stages(config, unit, parts)
+        started = time.perf_counter()
+        records = [_record(config, one) for one in kept]
+        plan.check_unchanged()
+        _write_examples(plan.tar(unit).with_suffix(".dropped.tar"), dropped, plan.hash)
+        manifest = write_shard(plan.tar(unit), records, {"split": unit.split, "plan": plan.hash, "dropped": _reasons(dropped)})
+        seconds["write"] = time.perf_counter() - started
+        _log(plan, unit, seconds, manifest)
+        return manifest
+
+
+def _through_stages(
+    config: DataConfig, unit: Unit, parts: Parts
+) -> tuple[list[SubjectSet], list[Dropped], dict[str, float]]:
+    """The sets of a unit that arrive, those that do not, and the seconds that each step took."""
+    seconds, dropped = {}, []
+
+    def step(name: str, make: Callable[[], Sequence[SubjectSet | Dropped]]) -> list[SubjectSet]:
+        started = time.perf_counter()
+        made = list(make())
+        seconds[name] = round(seconds.get(name, 0.0) + time.perf_counter() - started, 6)
+        dropped.extend(one for one in made if isinstance(one, Dropped))
+        return [one for one in made if not isinstance(one, Dropped)]
+
+    sets = step("source", lambda: parts.source.make(unit.items()))
+    for name, stage in parts.stages:
+        if sets:
+            sets = step(name, lambda stage=stage, given=sets: stage.process(given))
+    for one in sets:
+        if odd := next((image.size for image in one.images if image.size != (config.resolution,) * 2), None):
+            raise ConfigError(
+                f"stages: set {one.key} arrives with a picture of {odd[0]} x {odd[1]}, the data set is of "
+                f"resolution={config.resolution} squares; add the stage 'square'"
+            )
+    return sets, dropped, seconds
+
+
+def _record(config: DataConfig, one: SubjectSet) -> Record:
+    """A set as its unit keeps it: the row holds what `finish` and the report ask for, so that they read no tar."""
+    record = encode(one, config.source, config.seed)
+    row = {**record.row, "subject": one.subject["id"], **({"scores": one.scores} if one.scores else {})}
+    if config.finish.duplicate_distance is not None:
+        from data_gen.hashes import difference_hash
+
+        row["hashes"] = [f"{difference_hash(image):016x}" for image in one.images]
+    return Record(row, record.members)
+
+
+def _reasons(dropped: Sequence[Dropped]) -> list[dict[str, Any]]:
+    return [{"key": one.key, "reason": one.reason, "scores": one.scores} for one in dropped]
+
+
+def _write_examples(path: Path, dropped: Sequence[Dropped], plan: str) -> None:
+    """A few dropped sets for each reason, small, as a shard of their own; no file where there is none."""
+    counted, records = Counter(), []
+    for one in dropped:
+        counted[one.reason] += 1
+        if one.rejected is not None and counted[one.reason] <= EXAMPLES:
+            members = {}
+            for i, image in enumerate(one.rejected.images):
+                small, buffer = image.convert("RGB"), io.BytesIO()
+                small.thumbnail((_TILE, _TILE), Image.Resampling.BICUBIC)
+                small.save(buffer, "PNG")
+                members[f"{i}.png"] = buffer.getvalue()
+            records.append(Record({"key": one.key, "n": len(members), "reason": one.reason}, members))
+    if records:
+        write_shard(path, records, {"plan": plan})
+
+
+@contextlib.contextmanager
+def _claimed(plan: Plan, unit: Unit) -> Iterator[bool]:
+    """Whether this process has the unit for the length of the block: a lock on one byte of `units/.lock`, which
+    goes with the process, however it ends, and holds across the machines of a shared file system."""
+    with (plan.out / "units" / ".lock").open("w") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, plan.units.index(unit))
+        except (BlockingIOError, PermissionError):
+            yield False
+            return
+        yield True
+
+
+def _log(plan: Plan, unit: Unit, seconds: dict[str, float], manifest: dict[str, Any]) -> None:
+    """What a unit cost: not in its manifest, which must be the same in every run."""
+    path = plan.out / "logs" / f"{unit.name}.json"
+    path.parent.mkdir(exist_ok=True)
+    write_json(path, {"seconds": seconds, "items": unit.count, "images": manifest["counts"]["images"]})
+
+
+def _show(bar: tqdm, unit: Unit, manifest: dict[str, Any] | None) -> None:
+    if manifest is not None:
+        bar.images = getattr(bar, "images", 0) + manifest["counts"]["images"]
+        elapsed = max(bar.format_dict["elapsed"], 1e-9)
+        bar.set_postfix_str(f"{bar.images / elapsed:.1f} images/s", refresh=False)
+    bar.update(unit.count)
+
+
+def _devices(config: DataConfig, parts: Parts, units: int) -> list[str]:
+    """One device for each process to start."""
+    if not parts.use_models:
+        return ["cpu"] * min(config.workers or len(os.sched_getaffinity(0)), units)
+    from data_gen.models import device_of
+
+    device = device_of(config)
+    if config.device == "auto" and device.startswith("cuda"):
+        import torch
+
+        gpus = torch.cuda.device_count()
+        return [f"cuda:{i % gpus}" for i in range(min(config.workers or gpus, units))]
+    return [device] * min(config.workers or 1, units)
+
+
+_worker: tuple[DataConfig, Plan, Parts] | None = None  # a worker process' own; set once when it starts
+
+
+def _start_worker(config: DataConfig, devices: Any, count: int) -> None:
+    global _worker
+    config = replace(config, device=devices.get())
+    parts = make_parts(config)
+    if parts.use_models:
+        import torch
+
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // count))
+    _worker = config, read_plan(config), parts
+    threading.Thread(target=_follow_parent, daemon=True).start()
+
+
+def _follow_parent() -> None:
+    """Ends this worker when the main process is gone: without it, the pool's workers would wait for ever."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _work(unit: Unit) -> dict[str, Any] | None:
+    config, plan, parts = _worker
+    return make_unit(config, plan, unit, parts)

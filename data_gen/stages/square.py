@@ -1,0 +1,82 @@
+"""The stage `square`: every picture becomes the square that the data set is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from data_gen.checks import check_number
+from data_gen.sets import Dropped, SubjectSet
+from data_gen.stages import STAGES
+from jedi.config import ConfigError
+
+if TYPE_CHECKING:
+    from data_gen.config import DataConfig
+
+Box = tuple[int, int, int, int]
+_CENTRES = ("picture", "subject")
+
+
+@dataclass
+class SquareConfig:
+    """`centre`: around what the largest square is cut, the picture's middle or (where there is a mask) the
+    subject's. `min_side`: a set with a picture of a shorter side is dropped, since enlarging invents
+    nothing; null: half of `resolution`."""
+
+    centre: str = "subject"
+    min_side: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.centre not in _CENTRES:
+            raise ConfigError(f"square.centre is {self.centre!r}; expected one of {', '.join(_CENTRES)}")
+        if self.min_side is not None:
+            check_number("square.min_side", self.min_side, 1, 10_000)
+
+
+@STAGES.register("square")
+class Square:
+    """Cuts the largest square out of each picture and its mask and resizes it to `resolution`. Boxes of
+    subjects in the attributes move along."""
+
+    needs, gives, uses_model = frozenset({"images"}), frozenset(), False
+
+    def __init__(self, config: DataConfig) -> None:
+        self.settings, self.resolution = config.square, config.resolution
+        self.min_side = self.settings.min_side or max(1, self.resolution // 2)
+
+    def process(self, sets: Sequence[SubjectSet]) -> list[SubjectSet | Dropped]:
+        return [self._square(one) for one in sets]
+
+    def _square(self, one: SubjectSet) -> SubjectSet | Dropped:
+        if min(min(image.size) for image in one.images) < self.min_side:
+            return Dropped(one.key, "picture too small", one.scores, one)
+        images, masks, attributes = [], [], []
+        for image, mask, described in zip(one.images, one.masks, one.attributes, strict=True):
+            box = square_box(image.size, self._centre(mask))
+            size = (self.resolution, self.resolution)
+            images.append(image.resize(size, Image.Resampling.LANCZOS, box))
+            masks.append(None if mask is None else _half(mask.resize(size, Image.Resampling.BOX, box)))
+            if "box" in described and masks[-1] is not None:
+                described = {**described, "box": list(masks[-1].getbbox() or (0, 0, 0, 0))}
+            attributes.append(described)
+        return replace(one, images=images, masks=masks, attributes=attributes)
+
+    def _centre(self, mask: Image.Image | None) -> tuple[float, float] | None:
+        box = mask.getbbox() if mask is not None and self.settings.centre == "subject" else None
+        return None if box is None else ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
+
+
+def square_box(size: tuple[int, int], centre: tuple[float, float] | None = None) -> Box:
+    """The largest square inside a picture of this size, as near to `centre` (pixels; None: the middle) as it
+    goes: left, top, right, bottom."""
+    side = min(size)
+    x, y = centre or (size[0] / 2, size[1] / 2)
+    left, top = (min(max(round(at - side / 2), 0), length - side) for at, length in zip((x, y), size, strict=True))
+    return left, top, left + side, top + side
+
+
+def _half(mask: Image.Image) -> Image.Image:
+    return mask.point(lambda value: 255 * (value >= 128))

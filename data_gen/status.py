@@ -1,0 +1,64 @@
+"""How far a data set is, from its manifests alone: whoever makes it, on whatever machine."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from data_gen.config import DataConfig
+from data_gen.finish import is_packed
+from data_gen.plan import Plan
+
+_PAUSE = 10  # a gap between two units this many times the usual one is a pause in the work, not its pace
+
+
+@dataclass(frozen=True)
+class Status:
+    """`rate` is in images a second over all processes, `seconds_left` until the last unit; None: not to be told."""
+
+    units: int
+    done: int
+    shards: int
+    sets: int
+    images: int
+    dropped: Counter = field(default_factory=Counter)
+    rate: float | None = None
+    seconds_left: float | None = None
+
+    def lines(self) -> Iterator[str]:
+        """As people read it."""
+        left = self.units - self.done
+        yield f"{self.done} of {self.units} units, {self.shards} shards, {self.sets} sets, {self.images} images"
+        if left and self.rate is not None:
+            hours, seconds = divmod(round(self.seconds_left), 3600)
+            yield f"{self.rate:.1f} images/s, about {hours}:{seconds // 60:02d}:{seconds % 60:02d} left"
+        for reason, count in self.dropped.most_common():
+            yield f"dropped {count}: {reason}"
+
+
+def status(config: DataConfig, plan: Plan) -> Status:
+    """Counts units, packed shards, and the sets and pictures of the units that are done."""
+    sets, images, dropped, times = 0, 0, Counter(), []
+    for unit in plan.units:
+        if (manifest := plan.manifest(unit)) is not None:
+            sets += manifest["counts"]["sets"]
+            images += manifest["counts"]["images"]
+            dropped.update(row["reason"] for row in manifest["dropped"])
+            times.append(plan.tar(unit).with_suffix(".json").stat().st_mtime)
+    tars = (tar for split in {unit.split for unit in plan.units} for tar in (plan.out / split).glob("*.tar"))
+    rate = left = None
+    if pace := _seconds_a_unit(sorted(times)):
+        rate, left = images / len(times) / pace, (len(plan.units) - len(times)) * pace
+    return Status(len(plan.units), len(times), sum(is_packed(tar, plan) for tar in tars), sets, images, dropped, rate, left)
+
+
+def _seconds_a_unit(times: list[float]) -> float | None:
+    """From when the manifests were written: the mean gap, pauses left out."""
+    gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    if not gaps:
+        return None
+    usual = statistics.mean(gaps) if len(gaps) < 3 else statistics.median(gaps)
+    counted = [gap for gap in gaps if gap <= _PAUSE * usual] or gaps
+    return statistics.mean(counted) or None
