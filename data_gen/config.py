@@ -8,9 +8,21 @@ from dataclasses import dataclass, field, is_dataclass
 from typing import Any
 
 from data_gen.checks import check_number
+from data_gen.filters.settings import FilterConfig
 from data_gen.finish import FinishConfig
+from data_gen.prompts.config import PromptsConfig
 from data_gen.sources import SOURCES
+from data_gen.sources.collage import CollageConfig
 from data_gen.sources.emoji_config import EmojiConfig
+from data_gen.sources.folder import FolderConfig
+from data_gen.sources.shared_attention import SharedAttentionConfig
+from data_gen.sources.subjects200k import Subjects200kConfig
+from data_gen.sources.syncd import SyncdConfig
+from data_gen.stages.augment import AugmentConfig
+from data_gen.stages.caption import CaptionConfig
+from data_gen.stages.compose import ComposeConfig
+from data_gen.stages.segment import SegmentConfig
+from data_gen.stages.split import SplitConfig
 from data_gen.stages.square import SquareConfig
 from jedi.config import ConfigError, to_dict
 
@@ -41,9 +53,24 @@ class DataConfig:
     contact_sheet_rows: int = 12
     extensions: list[str] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)  # for sources and stages that extensions add
-    finish: FinishConfig = field(default_factory=FinishConfig)
+    # Sources.
+    prompts: PromptsConfig = field(default_factory=PromptsConfig)  # read by collage and shared_attention
+    collage: CollageConfig = field(default_factory=CollageConfig)
+    shared_attention: SharedAttentionConfig = field(default_factory=SharedAttentionConfig)
+    folder: FolderConfig = field(default_factory=FolderConfig)
     emoji: EmojiConfig = field(default_factory=EmojiConfig)
+    syncd: SyncdConfig = field(default_factory=SyncdConfig)
+    subjects200k: Subjects200kConfig = field(default_factory=Subjects200kConfig)
+    # Stages.
+    split: SplitConfig = field(default_factory=SplitConfig)
+    segment: SegmentConfig = field(default_factory=SegmentConfig)
+    filter: FilterConfig = field(default_factory=FilterConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    compose: ComposeConfig = field(default_factory=ComposeConfig)
+    caption: CaptionConfig = field(default_factory=CaptionConfig)
     square: SquareConfig = field(default_factory=SquareConfig)
+    # The pass at the end.
+    finish: FinishConfig = field(default_factory=FinishConfig)
 
     def __post_init__(self) -> None:
         if not self.out:

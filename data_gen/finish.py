@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from data_gen.checks import check_number
 from data_gen.sets import SPLITS
-from data_gen.shards import Record, write_json, write_shard
+from data_gen.shards import Record, remove_partials, write_json, write_shard
 from jedi.config import ConfigError
 from jedi.folders import file_sha256
 
@@ -112,6 +112,7 @@ def finish(config: DataConfig, plan: Plan) -> None:
     from data_gen.report import is_reported, write_report
 
     shards, duplicates = layout(config, plan)
+    remove_partials(plan.out, *(plan.out / name for name in (*SPLITS, "units", "report")))
     missing = [shard for shard in shards if not is_packed(shard.path, plan)]
     for unit in units_of(plan, missing):
         _check_whole(plan, unit)

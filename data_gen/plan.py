@@ -25,8 +25,8 @@ from jedi.config import ConfigError, import_extensions
 from jedi.registry import Registry
 
 FORMAT = 2
-_SOURCES = ("emoji",)
-_STAGES = ("square",)
+_SOURCES = ("collage", "emoji", "folder", "shared_attention", "subjects200k", "syncd")
+_STAGES = ("augment", "caption", "compose", "filter", "segment", "split", "square")
 _ALWAYS = ("numpy", "pillow")  # they decide bytes, whatever the source
 _MODELS = ("diffusers", "torch", "transformers")
 
@@ -86,6 +86,10 @@ class Parts:
     @property
     def all(self) -> tuple[Any, ...]:
         return (self.source, *(stage for _, stage in self.stages))
+
+    def inputs(self) -> dict[str, str]:
+        """sha256 of everything outside of the configuration that decides the sets, by name."""
+        return {name: digest for part in self.all if hasattr(part, "inputs") for name, digest in part.inputs().items()}
 
     @property
     def use_models(self) -> bool:
@@ -162,7 +166,7 @@ def freeze(config: DataConfig) -> Plan:
     """Writes the plan, or checks the one that is there. Raises ConfigError where the folder holds other data,
     or where what the sets are made from (prompts, photos) is no longer what the plan was made for."""
     parts = make_parts(config)  # an impossible configuration is refused before anything is written
-    sizes, inputs, out = parts.source.sizes(), parts.source.inputs(), Path(config.out)
+    sizes, inputs, out = parts.source.sizes(), parts.inputs(), Path(config.out)
     if (plan := read_plan(config)) is not None:
         frozen = json.loads((out / "plan.json").read_text(encoding="utf-8"))["inputs"]
         if changed := [name for name in {**frozen, **inputs} if frozen.get(name) != inputs.get(name)]:

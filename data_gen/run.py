@@ -147,12 +147,11 @@ def make_unit(config: DataConfig, plan: Plan, unit: Unit, parts: Parts) -> dict[
         kept, dropped, seconds = _through_stages(config, unit, parts)
         started = time.perf_counter()
         records = [_record(config, one) for one in kept]
+        seconds["encode"] = time.perf_counter() - started
         plan.check_unchanged()
+        _log(plan, unit, seconds, sum(len(one.images) for one in kept))
         _write_examples(plan.tar(unit).with_suffix(".dropped.tar"), dropped, plan.hash)
-        manifest = write_shard(plan.tar(unit), records, {"split": unit.split, "plan": plan.hash, "dropped": _reasons(dropped)})
-        seconds["write"] = time.perf_counter() - started
-        _log(plan, unit, seconds, manifest)
-        return manifest
+        return write_shard(plan.tar(unit), records, {"split": unit.split, "plan": plan.hash, "dropped": _reasons(dropped)})
 
 
 def _through_stages(
@@ -164,7 +163,7 @@ def _through_stages(
     def step(name: str, make: Callable[[], Sequence[SubjectSet | Dropped]]) -> list[SubjectSet]:
         started = time.perf_counter()
         made = list(make())
-        seconds[name] = round(seconds.get(name, 0.0) + time.perf_counter() - started, 6)
+        seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - started
         dropped.extend(one for one in made if isinstance(one, Dropped))
         return [one for one in made if not isinstance(one, Dropped)]
 
@@ -226,11 +225,13 @@ def _claimed(plan: Plan, unit: Unit) -> Iterator[bool]:
         yield True
 
 
-def _log(plan: Plan, unit: Unit, seconds: dict[str, float], manifest: dict[str, Any]) -> None:
-    """What a unit cost: not in its manifest, which must be the same in every run."""
+def _log(plan: Plan, unit: Unit, seconds: dict[str, float], images: int) -> None:
+    """What a unit cost: not in its manifest, which must be the same in every run. Written before it, so that whoever
+    finds all units done finds nobody writing."""
     path = plan.out / "logs" / f"{unit.name}.json"
     path.parent.mkdir(exist_ok=True)
-    write_json(path, {"seconds": seconds, "items": unit.count, "images": manifest["counts"]["images"]})
+    seconds = {name: round(value, 6) for name, value in seconds.items()}
+    write_json(path, {"seconds": seconds, "items": unit.count, "images": images})
 
 
 def _show(bar: tqdm, unit: Unit, manifest: dict[str, Any] | None) -> None:

@@ -107,6 +107,13 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise
 
 
+def remove_partials(*folders: Path) -> None:
+    """Removes what killed writers left in these folders; nobody may be writing there."""
+    for folder in folders:
+        for partial in folder.glob(f".*{PARTIAL}"):
+            partial.unlink(missing_ok=True)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON; the file appears whole or not at all."""
     with whole_file(path) as partial, partial.open("w", encoding="utf-8") as file:
