@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 _VERBS = {
     "run": "all that is missing: prompts, plan, units, shards, report; with --part only units",
@@ -40,7 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name not in _EXTRAS:
             raise
-        print(f"error: {error.name} is not installed: pip install 'jedi-diffusion[{_EXTRAS[error.name]}]'", file=sys.stderr)
+        extra = _EXTRAS[error.name]
+        print(f"error: {error.name} is not installed: pip install 'jedi-diffusion[{extra}]'", file=sys.stderr)
         return 2
     except (RunError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

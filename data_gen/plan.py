@@ -124,7 +124,7 @@ def _find(registry: Registry, package: str, known: Sequence[str], name: str, key
 def _check_fit(name: str, source: Source, stages: Sequence[tuple[str, Stage]]) -> None:
     """Each stage must be given what it needs, and pictures must come out at the end."""
     holds, behind = set(source.gives), f"source {name!r}"
-    for name, stage in stages:  # noqa: PLR1704
+    for name, stage in stages:
         if missing := sorted(stage.needs - holds):
             held = ", ".join(sorted(holds))
             raise ConfigError(f"stages: {name!r} needs {', '.join(missing)}, but {behind} leaves only {held}")
@@ -170,7 +170,9 @@ def freeze(config: DataConfig) -> Plan:
     if (plan := read_plan(config)) is not None:
         frozen = json.loads((out / "plan.json").read_text(encoding="utf-8"))["inputs"]
         if changed := [name for name in {**frozen, **inputs} if frozen.get(name) != inputs.get(name)]:
-            raise ConfigError(f"{out}: {changed[0]} changed since the plan was made; bring it back, or choose another out=")
+            raise ConfigError(
+                f"{out}: {changed[0]} changed since the plan was made; bring it back, or choose another out="
+            )
         return plan
     if not any(sizes.values()):
         raise ConfigError(f"source {config.source!r} has no set to make")
@@ -184,7 +186,8 @@ def freeze(config: DataConfig) -> Plan:
     try:
         for split in (*SPLITS, "units"):
             (out / split).mkdir(parents=True, exist_ok=True)
-        write_json(out / "plan.json", {"format": FORMAT, "hash": digest, "config": content(config), **work, "versions": versions})
+        frozen = {"format": FORMAT, "hash": digest, "config": content(config), **work, "versions": versions}
+        write_json(out / "plan.json", frozen)
     except OSError as error:
         raise ConfigError(f"out={out}: cannot write there: {error.strerror}") from None
     return Plan(out, digest, division, versions)

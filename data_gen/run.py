@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +151,8 @@ def make_unit(config: DataConfig, plan: Plan, unit: Unit, parts: Parts) -> dict[
         plan.check_unchanged()
         _log(plan, unit, seconds, sum(len(one.images) for one in kept))
         _write_examples(plan.tar(unit).with_suffix(".dropped.tar"), dropped, plan.hash)
-        return write_shard(plan.tar(unit), records, {"split": unit.split, "plan": plan.hash, "dropped": _reasons(dropped)})
+        header = {"split": unit.split, "plan": plan.hash, "dropped": _reasons(dropped)}
+        return write_shard(plan.tar(unit), records, header)
 
 
 def _through_stages(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections import Counter
 from collections.abc import Iterator
@@ -51,12 +52,13 @@ def status(config: DataConfig, plan: Plan) -> Status:
     rate = left = None
     if pace := _seconds_a_unit(sorted(times)):
         rate, left = images / len(times) / pace, (len(plan.units) - len(times)) * pace
-    return Status(len(plan.units), len(times), sum(is_packed(tar, plan) for tar in tars), sets, images, dropped, rate, left)
+    shards = sum(is_packed(tar, plan) for tar in tars)
+    return Status(len(plan.units), len(times), shards, sets, images, dropped, rate, left)
 
 
 def _seconds_a_unit(times: list[float]) -> float | None:
     """From when the manifests were written: the mean gap, pauses left out."""
-    gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
     if not gaps:
         return None
     usual = statistics.mean(gaps) if len(gaps) < 3 else statistics.median(gaps)

@@ -16,7 +16,11 @@ from jedi.registry import Registry
 
 class Source(Protocol):
     """Made once in each process, as `factory(config)` with the whole `DataConfig`. Models are loaded at the
-    first `make`, not before: `plan` and `status` make sources too."""
+    first `make`, not before: `plan` and `status` make sources too.
+
+    It may also say: `reads_prompts = True` (the prompt book is written before the plan), `uses_model = False` (no
+    device is of use, so there is one process a core) and `packages` (what must stay at one version for equal
+    bytes; if it is not said, torch, diffusers and transformers where a model is used)."""
 
     gives: frozenset[str]
     """What its sets hold, of "collage" (one picture, still to be split), "images" and "masks"."""
@@ -31,9 +35,9 @@ class Source(Protocol):
         ...
 
     def make(self, items: Sequence[Item]) -> Iterator[SubjectSet | Dropped]:
-        """One answer for each item, in order, each a pure function of the configuration, the inputs and the
-        item: how items are grouped must not matter but where a model's batch makes bits differ. Items of one call are one
-        unit; a source with a model batches over them."""
+        """One answer for each item, in order, each a pure function of the configuration, the inputs and the item:
+        how items are grouped must not matter but where a model's batch makes bits differ. Items of one call are
+        one unit; a source with a model batches over them."""
         ...
 
 

@@ -13,22 +13,19 @@ All thresholds were found with collages made of the photos of every second subje
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 from data_gen.checks import check_number
-from data_gen.sets import Dropped, SubjectSet
-from data_gen.stages import STAGES
 from jedi.config import ConfigError
 from jedi.images import Box
 
 if TYPE_CHECKING:
-    from data_gen.config import DataConfig
+    pass
 
 CHOICES = ("first", "random")
 

@@ -13,8 +13,8 @@ from data_gen.config import DataConfig
 
 
 def small_config(out, **changes) -> DataConfig:
-    settings = {"sets": 90, "heldout_sets": 30, "sets_per_unit": 24, "sets_per_shard": 40, "workers": 1, "contact_sheet_rows": 6}
-    return DataConfig(out=str(out), **{**settings, **changes})
+    settings = {"sets": 90, "heldout_sets": 30, "sets_per_unit": 24, "sets_per_shard": 40}
+    return DataConfig(out=str(out), **{**settings, "workers": 1, "contact_sheet_rows": 6, **changes})
 
 
 def read_sets(folder: Path) -> list[dict]:
@@ -34,10 +34,9 @@ def read_sets(folder: Path) -> list[dict]:
 
 def all_bytes(folder: Path) -> dict[str, bytes]:
     """Everything in a folder, by relative path; but for locks and the log of times."""
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != ".lock")
-    return {
-        str(path.relative_to(folder)): path.read_bytes() for path in files if path.relative_to(folder).parts[0] != "logs"
-    }
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != ".lock"]
+    kept = [path.relative_to(folder) for path in files]
+    return {str(path): (folder / path).read_bytes() for path in kept if path.parts[0] != "logs"}
 
 
 @pytest.fixture(scope="session")
