@@ -150,22 +150,23 @@ def make_unit(config: DataConfig, plan: Plan, unit: Unit, parts: Parts) -> dict[
         seconds["encode"] = time.perf_counter() - started
         plan.check_unchanged()
         _log(plan, unit, seconds, sum(len(one.images) for one in kept))
-        _write_examples(plan.tar(unit).with_suffix(".dropped.tar"), dropped, plan.hash)
+        _write_examples(plan.tar(unit).with_suffix(".dropped.tar"), [one for _, one in dropped], plan.hash)
         header = {"split": unit.split, "plan": plan.hash, "dropped": _reasons(dropped)}
         return write_shard(plan.tar(unit), records, header)
 
 
 def _through_stages(
     config: DataConfig, unit: Unit, parts: Parts
-) -> tuple[list[SubjectSet], list[Dropped], dict[str, float]]:
-    """The sets of a unit that arrive, those that do not, and the seconds that each step took."""
+) -> tuple[list[SubjectSet], list[tuple[str, Dropped]], dict[str, float]]:
+    """The sets of a unit that arrive, those that do not with the step that dropped them ("source", or the stage's
+    name), and the seconds that each step took."""
     seconds, dropped = {}, []
 
     def step(name: str, make: Callable[[], Sequence[SubjectSet | Dropped]]) -> list[SubjectSet]:
         started = time.perf_counter()
         made = list(make())
         seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - started
-        dropped.extend(one for one in made if isinstance(one, Dropped))
+        dropped.extend((name, one) for one in made if isinstance(one, Dropped))
         return [one for one in made if not isinstance(one, Dropped)]
 
     sets = step("source", lambda: parts.source.make(unit.items()))
@@ -192,8 +193,8 @@ def _record(config: DataConfig, one: SubjectSet) -> Record:
     return Record(row, record.members)
 
 
-def _reasons(dropped: Sequence[Dropped]) -> list[dict[str, Any]]:
-    return [{"key": one.key, "reason": one.reason, "scores": one.scores} for one in dropped]
+def _reasons(dropped: Sequence[tuple[str, Dropped]]) -> list[dict[str, Any]]:
+    return [{"key": one.key, "stage": stage, "reason": one.reason, "scores": one.scores} for stage, one in dropped]
 
 
 def _write_examples(path: Path, dropped: Sequence[Dropped], plan: str) -> None:

