@@ -13,7 +13,9 @@ from torch import nn
 from transformers import (
     BertTokenizer,
     BlipConfig,
+    BlipForConditionalGeneration,
     BlipForImageTextRetrieval,
+    BlipImageProcessor,
     CLIPConfig,
     CLIPModel,
     Dinov2Config,
@@ -26,6 +28,8 @@ from jedi.rng import keyed_generator
 from tests import tiny
 
 SIDE = 32
+CAPTION_WORDS = (*tiny.WORDS, "photo", "of", "animal", "food", "thing", "fox", "apple")
+"""All that the captioner can say."""
 LAYERS = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 3}
 
 
@@ -78,6 +82,20 @@ def save_blip(folder: Path) -> Path:
     config = BlipConfig(text_config=text, vision_config=vision, image_text_hidden_size=16)
     fill(BlipForImageTextRetrieval(config)).save_pretrained(folder)
     BertTokenizer(vocab={word: i for i, word in enumerate(vocabulary)}).save_pretrained(folder)
+    return folder
+
+
+def save_captioner(folder: Path) -> Path:
+    """A BlipForConditionalGeneration with a tokenizer of a few words and a processor."""
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", *CAPTION_WORDS]
+    text = {**LAYERS, "vocab_size": len(vocabulary), "encoder_hidden_size": 24, "max_position_embeddings": 24}
+    text |= {"bos_token_id": 5, "sep_token_id": 3, "eos_token_id": 2, "pad_token_id": 0}
+    settings = BlipConfig(text_config=text, vision_config={**LAYERS, "image_size": 32, "patch_size": 8})
+    fill(BlipForConditionalGeneration(settings)).save_pretrained(folder)
+    tokenizer = BertTokenizer(vocab={word: i for i, word in enumerate(vocabulary)})
+    tokenizer.add_special_tokens({"bos_token": "[DEC]"})
+    tokenizer.save_pretrained(folder)
+    BlipImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
     return folder
 
 

@@ -65,6 +65,14 @@ def save_flux(folder: Path) -> Path:
     return folder
 
 
+def save_inpainting(folder: Path) -> Path:
+    """A StableDiffusionInpaintPipeline folder: its UNet has 9 input channels."""
+    tiny.save_base(tiny.components(in_channels=9), folder)
+    index = folder / "model_index.json"
+    index.write_text(index.read_text().replace("StableDiffusionPipeline", "StableDiffusionInpaintPipeline"))
+    return folder
+
+
 def write_book(folder: Path, subjects: Sequence[str] = SUBJECTS, scenes: int = 6) -> Path:
     """A folder with the prompts.json of these subjects; of the usual ones, "robot" is held out."""
     folder.mkdir(parents=True, exist_ok=True)

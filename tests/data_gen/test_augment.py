@@ -15,8 +15,8 @@ from data_gen.sources.prompted import GenerationConfig
 from data_gen.stages import STAGES
 from data_gen.stages.augment import Augment, AugmentConfig, InpaintConfig
 from jedi.config import ConfigError, load
-from tests import tiny
 from tests.data_gen.made_sets import SIDE, config, copied, make_set, make_unit, picture, pixels, same
+from tests.data_gen.pipelines import save_inpainting
 
 PAINTED = {"method": "composite", "backdrops": BackdropsConfig(painted=True, count=40)}
 
@@ -31,12 +31,7 @@ def changed(one) -> list[int]:
 
 @pytest.fixture(scope="module")
 def inpainting_base(tmp_path_factory):
-    """A StableDiffusionInpaintPipeline folder: its UNet has 9 input channels."""
-    folder = tmp_path_factory.mktemp("inpainting")
-    tiny.save_base(tiny.components(in_channels=9), folder)
-    index = folder / "model_index.json"
-    index.write_text(index.read_text().replace("StableDiffusionPipeline", "StableDiffusionInpaintPipeline"))
-    return folder
+    return save_inpainting(tmp_path_factory.mktemp("inpainting"))
 
 
 def inpaint(base, **changes) -> Augment:

@@ -16,27 +16,13 @@ from transformers import (
 from data_gen.stages import STAGES
 from data_gen.stages.caption import CAPTIONERS, BlipCaptioner, Caption, CaptionConfig
 from jedi.config import ConfigError
-from tests import tiny
 from tests.data_gen.made_sets import config, copied, make_set, make_unit, same
-from tests.encoders import LAYERS, fill
-
-WORDS = [*tiny.WORDS, "photo", "of", "animal", "food", "thing", "fox", "apple"]
+from tests.encoders import CAPTION_WORDS, save_captioner
 
 
 @pytest.fixture(scope="module")
 def blip(tmp_path_factory):
-    """A BlipForConditionalGeneration folder with a tokenizer of a few words and a processor, random weights."""
-    folder = tmp_path_factory.mktemp("blip")
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", *WORDS]
-    text = {**LAYERS, "vocab_size": len(vocabulary), "encoder_hidden_size": 24, "max_position_embeddings": 24}
-    text |= {"bos_token_id": 5, "sep_token_id": 3, "eos_token_id": 2, "pad_token_id": 0}
-    settings = BlipConfig(text_config=text, vision_config={**LAYERS, "image_size": 32, "patch_size": 8})
-    fill(BlipForConditionalGeneration(settings)).save_pretrained(folder)
-    tokenizer = BertTokenizer(vocab={word: i for i, word in enumerate(vocabulary)})
-    tokenizer.add_special_tokens({"bos_token": "[DEC]"})
-    tokenizer.save_pretrained(folder)
-    BlipImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
-    return folder
+    return save_captioner(tmp_path_factory.mktemp("blip"))
 
 
 def caption(seed: int = 0, **changes) -> Caption:
@@ -192,7 +178,7 @@ def test_blip_says_the_same_alone_and_in_company(blip):
     assert alone == together and len(set(together)) > 4
     for text, beginning in zip(together, beginnings, strict=True):
         assert text.startswith(beginning) and len(text.split()) <= len(beginning.split()) + 8
-        assert set(text.split()) <= set(WORDS)
+        assert set(text.split()) <= set(CAPTION_WORDS)
 
 
 def test_blip_is_the_models_own_generate(blip):

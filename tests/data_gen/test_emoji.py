@@ -11,8 +11,8 @@ from data_gen.sets import Dropped, Item, SubjectSet
 from data_gen.sources.backgrounds import BACKGROUNDS, background
 from data_gen.sources.drawings import catalogue, is_held_out, sprite
 from data_gen.sources.emoji import EmojiSource
-from data_gen.sources.scenes import Scene, compose
 from data_gen.sources.emoji_config import EmojiConfig
+from data_gen.sources.scenes import Scene, compose
 from data_gen.sources.wording import NOUNS, with_article
 from jedi.config import ConfigError
 from tests.data_gen.conftest import read_sets, small_config

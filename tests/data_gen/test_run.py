@@ -4,11 +4,9 @@ import errno
 import hashlib
 import json
 import os
-import signal
 import sys
 import textwrap
 import time
-from collections import Counter
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
@@ -27,6 +25,7 @@ from data_gen.status import status
 from jedi.config import ConfigError, load
 from jedi.folders import FolderInUse, locked
 from tests.data_gen.conftest import all_bytes, read_sets, small_config
+from tests.data_gen.kills import killed_at
 
 
 def test_no_held_out_subject_is_in_the_training_shards(small):
@@ -108,47 +107,10 @@ def test_another_seed_gives_other_pictures(small, tmp_path):
     )
 
 
-def _killed_at(config: DataConfig, moment: str) -> None:
-    """Runs everything in a child that kills itself with SIGKILL: "set 7" after the 7th set drawn, "write 3" in the middle of
-    writing the 3rd file, "rename 3" before the 3rd rename to a final name, "renamed 3" after it."""
-    child = os.fork()
-    if child:
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL, moment
-        return
-    kind, number = moment.split()
-    seen = Counter()
-
-    def count(what: str) -> None:
-        seen[what] += 1
-        if (what, seen[what]) == (kind, int(number)):
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def replace(self, target, plain=Path.replace):
-        count("rename")
-        plain(self, target)
-        count("renamed")
-
-    def draw(self, item, plain=EmojiSource._make):
-        count("set")
-        return plain(self, item)
-
-    def synced(descriptor, plain=os.fsync):
-        os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)  # half of it has reached the disk
-        count("write")
-        raise AssertionError("the child lives on with half a file")
-
-    try:
-        Path.replace, EmojiSource._make = replace, draw
-        if kind == "write":
-            real, os.fsync = os.fsync, lambda fd: synced(fd) if seen["write"] + 1 == int(number) else (count("write"), real(fd))
-        run.run(config)
-    finally:
-        os._exit(1)  # whatever happened, the child never returns into pytest
-
-
-# The run below makes 6 units of 2 files, then 4 shards of 2 files, finish.json, statistics.json and the sheet: 24 renames with plan.json.
+# The run below draws 120 sets; it makes plan.json, 6 units of 3 files (log, tar, manifest), 4 shards of 2 files, and
+# finish.json and the report.
 MOMENTS = [
-    *(f"set {number}" for number in (1, 7, 24, 25, 90, 119)),
+    *(f"step {number}" for number in (1, 7, 24, 25, 90, 119)),
     *(f"write {number}" for number in (1, 2, 3, 12, 13, 14, 15, 20, 21, 22)),
     *(f"rename {number}" for number in (1, 2, 3, 4, 11, 13, 14, 15, 16, 21, 22, 23, 24)),
     *(f"renamed {number}" for number in (1, 2, 13, 14, 21, 24)),
@@ -158,7 +120,7 @@ MOMENTS = [
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_kill_at_any_moment_costs_and_changes_nothing(small, tmp_path, moment):
     config = small_config(tmp_path / "killed")
-    _killed_at(config, moment)
+    killed_at(moment, lambda: run.run(config), [(EmojiSource, "_make")])
     for tar in tmp_path.glob("killed/*/*.tar"):  # what counts is whole
         if (manifest := tar.with_suffix(".json")).exists():
             assert json.loads(manifest.read_text())["sha256"] == hashlib.sha256(tar.read_bytes()).hexdigest()
@@ -169,9 +131,9 @@ def test_a_kill_at_any_moment_costs_and_changes_nothing(small, tmp_path, moment)
 def test_many_kills_in_one_run(small, tmp_path):
     config = small_config(tmp_path / "killed")
     for _ in range(3):
-        for moment in ("set 30", "rename 2", "write 2"):
+        for moment in ("step 30", "rename 2", "write 2"):
             if plan.read_plan(config) is None or status(config, plan.read_plan(config)).done < 5:
-                _killed_at(config, moment)
+                killed_at(moment, lambda: run.run(config), [(EmojiSource, "_make")])
     run.run(config)
     assert all_bytes(Path(config.out)) == all_bytes(Path(small.out))
 
@@ -208,7 +170,8 @@ def test_a_damaged_unit_is_put_away_and_made_again(tmp_path):
     data = bytearray(tar.read_bytes())
     data[5000] ^= 1
     tar.write_bytes(data)
-    with pytest.raises(run.RunError, match=r"train-000001\.tar is not what its manifest says.*run the same command again"):
+    said = r"train-000001\.tar is not what its manifest says.*run the same command again"
+    with pytest.raises(run.RunError, match=said):
         run.run(config)
     run.run(config)
     assert all_bytes(tmp_path / "unit") == whole
