@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
+
 from data_gen.checks import check_number
 from data_gen.sets import SPLITS
-from data_gen.shards import Record, remove_partials, write_json, write_shard
+from data_gen.shards import Record, remove_partials, thumbnail, write_json, write_shard
 from jedi.config import ConfigError
 from jedi.folders import file_sha256
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from data_gen.plan import Plan, Unit
 
 RESULT = "finish.json"
+EXAMPLES = "finish.dropped.tar"
+PAIRS = 8  # near-duplicates whose pictures are kept for the report
 _ROW = ("key", "n", "width", "height")  # what readers of a shard want of the units' rows
 
 
@@ -69,8 +73,8 @@ def layout(config: DataConfig, plan: Plan) -> tuple[list[Shard], list[dict[str, 
     for unit, manifest in manifests:
         for row in manifest["sets"]:
             if seen is not None:
-                hashes = [int(text, 16) for text in row["hashes"]]
-                if earlier := next((key for value in hashes if (key := seen.find(value))), None):
+                hashes, own = [int(text, 16) for text in row["hashes"]], row.get("made_from", ())
+                if earlier := next((key for value in hashes for key in seen.find(value) if key not in own), None):
                     duplicates.append({"key": row["key"], "reason": "near-duplicate of another set", "of": earlier})
                     continue
                 seen.add(hashes, row["key"])
@@ -109,22 +113,44 @@ def finish(config: DataConfig, plan: Plan) -> None:
     """Packs the shards that are missing, then writes `finish.json` and the report, and clears the units' tars
     away unless `keep_units`. Raises ConfigError where units are not done, OSError where a tar is damaged."""
     from data_gen.config import config_hash
-    from data_gen.report import is_reported, write_report
+    from data_gen.report import forget, is_reported, write_report
 
     shards, duplicates = layout(config, plan)
     remove_partials(plan.out, *(plan.out / name for name in (*SPLITS, "units", "report")))
     missing = [shard for shard in shards if not is_packed(shard.path, plan)]
+    if missing:
+        forget(config)
     for unit in units_of(plan, missing):
         _check_whole(plan, unit)
     for shard in missing:
         header = {"split": shard.split, "config_hash": config_hash(config), "plan": plan.hash}
         write_shard(shard.path, _records(plan, shard), header)
     if missing or not is_reported(config):
+        _write_examples(plan, duplicates)
         write_json(plan.out / RESULT, {"plan": plan.hash, "shards": len(shards), "duplicates": duplicates})
         write_report(config, plan)
     if not config.keep_units:
         for unit in plan.units:
             plan.tar(unit).unlink(missing_ok=True)
+
+
+def _write_examples(plan: Plan, duplicates: Sequence[dict[str, Any]]) -> None:
+    """Small pictures of the first near-duplicates, before their units' tars are cleared away."""
+    path, keys = plan.out / EXAMPLES, [row["key"] for row in duplicates[:PAIRS]]
+    if is_packed(path, plan):
+        return
+    records = []
+    for unit in plan.units:
+        rows = [row for row in plan.manifest(unit)["sets"] if row["key"] in keys]
+        if rows and plan.tar(unit).is_file():
+            with tarfile.open(plan.tar(unit)) as tar:
+                for row in rows:
+                    members = [f"{i}.png" for i in range(row["n"])]
+                    pictures = [Image.open(tar.extractfile(f"{row['key']}.{member}")) for member in members]
+                    small = dict(zip(members, map(thumbnail, pictures), strict=True))
+                    records.append(Record({"key": row["key"], "n": row["n"]}, small))
+    if records:
+        write_shard(path, records, {"plan": plan.hash})
 
 
 def _check_whole(plan: Plan, unit: Unit) -> None:

@@ -62,12 +62,7 @@ class DuplicateIndex:
             self._hashes.append(value)
             self._owners.append(len(self._keys) - 1)
 
-    def find(self, value: int) -> str | None:
-        """The key that was added first of those with a hash within the distance; None if there is none."""
-        owners = self._near(value)
-        return self._keys[int(owners.min())] if owners.size else None
-
-    def find_all(self, value: int) -> list[str]:
+    def find(self, value: int) -> list[str]:
         """All keys with a hash within the distance, in the order in which they were added."""
         return [self._keys[owner] for owner in np.unique(self._near(value)).tolist()]
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import io
 import multiprocessing
 import os
 import sys
@@ -23,20 +22,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from tqdm import tqdm
 
 from data_gen.config import DataConfig
 from data_gen.finish import finish, missing_shards, units_of
-from data_gen.plan import Parts, Plan, Unit, check_versions, freeze, make_parts, read_plan, source_factory
+from data_gen.plan import Parts, Plan, Unit, check_versions, freeze, make_folders, make_parts, read_plan, source_factory
 from data_gen.sets import Dropped, SubjectSet
-from data_gen.shards import PARTIAL, Record, encode, write_json, write_shard
+from data_gen.shards import NO_SPACE, PARTIAL, Record, encode, thumbnail, write_json, write_shard
 from jedi.config import ConfigError
 from jedi.folders import locked
 
 EXAMPLES = 8
 """Dropped sets whose pictures a unit keeps for the report, for each reason."""
-_TILE = 96  # pixels, of those
 
 
 class RunError(RuntimeError):
@@ -59,16 +56,15 @@ def prepare(config: DataConfig) -> Plan:
     """The plan, frozen if it is not yet; the prompts before it, where the source reads prompts."""
     if getattr(source_factory(config), "reads_prompts", False) and read_plan(config) is None:
         list(prompts(config))
-    return freeze(config)
+    with clear_errors(config):
+        return freeze(config)
 
 
 @contextlib.contextmanager
 def _locked_folder(config: DataConfig) -> Iterator[None]:
     """The output folder, for this process alone. ConfigError where it cannot be made."""
-    try:
-        Path(config.out).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"out={config.out}: cannot write there: {error.strerror}") from None
+    with clear_errors(config):
+        make_folders(config, Path(config.out))
     with locked(config.out):
         yield
 
@@ -107,7 +103,8 @@ def clear_errors(config: DataConfig) -> Iterator[None]:
         yield
     except OSError as error:
         place = error.filename or config.out
-        raise RunError(f"{place}: {error.strerror or error}; run the same command again to go on") from None
+        remedy = "make space there, then run" if error.errno in NO_SPACE else "run"
+        raise RunError(f"{place}: {error.strerror or error}; {remedy} the same command again to go on") from None
 
 
 def make_units(config: DataConfig, plan: Plan, missing: Sequence[Unit]) -> None:
@@ -190,6 +187,8 @@ def _record(config: DataConfig, one: SubjectSet) -> Record:
         from data_gen.hashes import difference_hash
 
         row["hashes"] = [f"{difference_hash(image):016x}" for image in one.images]
+        if one.made_from:
+            row["made_from"] = one.made_from
     return Record(row, record.members)
 
 
@@ -203,12 +202,7 @@ def _write_examples(path: Path, dropped: Sequence[Dropped], plan: str) -> None:
     for one in dropped:
         counted[one.reason] += 1
         if one.rejected is not None and counted[one.reason] <= EXAMPLES:
-            members = {}
-            for i, image in enumerate(one.rejected.images):
-                small, buffer = image.convert("RGB"), io.BytesIO()
-                small.thumbnail((_TILE, _TILE), Image.Resampling.BICUBIC)
-                small.save(buffer, "PNG")
-                members[f"{i}.png"] = buffer.getvalue()
+            members = {f"{i}.png": thumbnail(image) for i, image in enumerate(one.rejected.images)}
             records.append(Record({"key": one.key, "n": len(members), "reason": one.reason}, members))
     if records:
         write_shard(path, records, {"plan": plan})

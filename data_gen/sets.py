@@ -46,6 +46,7 @@ class SubjectSet:
     references: list[int] = field(default_factory=list)
     provenance: dict[str, Any] = field(default_factory=dict)  # prompts, seeds and models that made it
     scores: dict[str, Any] = field(default_factory=dict)  # of the filters: a number, or one for each image
+    made_from: list[str] = field(default_factory=list)  # keys of sets whose pictures it shows again, on purpose
 
     @property
     def split(self) -> str:

@@ -158,6 +158,7 @@ class Compose:
             attributes,
             "; ".join(licences),
             references=list(range(2 * count)),
+            made_from=[a.key, b.key],
             provenance={"compose": {"sets": [a.key, b.key], "references": alone, "together": made_by}},
         )
 

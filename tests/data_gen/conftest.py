@@ -27,7 +27,8 @@ def read_sets(folder: Path) -> list[dict]:
             sample, key = json.loads(files[name]), name.removesuffix(".json")
             numbers = range(len(sample["captions"]))
             sample["pictures"] = [Image.open(io.BytesIO(files[f"{key}.{i}.png"])) for i in numbers]
-            sample["masks"] = [Image.open(io.BytesIO(files[f"{key}.{i}.mask.png"])) for i in numbers]
+            found = [files.get(f"{key}.{i}.mask.png") for i in numbers]
+            sample["masks"] = [None if data is None else Image.open(io.BytesIO(data)) for data in found]
             samples.append(sample)
     return samples
 

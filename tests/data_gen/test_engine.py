@@ -1,0 +1,245 @@
+"""The data engine from prompts to shards, every stage on small models of the real classes: what arrives, that a kill at
+any moment changes no byte, and that any number of processes share one plan."""
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_gen import run
+from data_gen.__main__ import main
+from data_gen.config import DataConfig
+from data_gen.filters.quality import Sharpness
+from data_gen.plan import read_plan
+from data_gen.sources.shared_attention import SharedAttention
+from data_gen.stages.augment import Augment
+from data_gen.stages.caption import Caption
+from data_gen.status import status
+from jedi.config import ConfigError, load
+from jedi.data import SetDataset, SetIndex
+from tests.data_gen.conftest import all_bytes, read_sets
+from tests.data_gen.kills import killed_at
+from tests.data_gen.pipelines import save_inpainting
+from tests.encoders import save_captioner, save_clip, save_dinov2
+
+STEPS = [(SharedAttention, "_set"), (Sharpness, "judge"), (Augment, "process"), (Caption, "process")]
+
+
+@pytest.fixture(scope="session")
+def models(tiny_base, tmp_path_factory) -> Path:
+    """A folder with a model for every stage."""
+    folder = tmp_path_factory.mktemp("models")
+    (folder / "text2image").symlink_to(tiny_base)
+    save_inpainting(folder / "inpaint")
+    save_dinov2(folder / "dinov2")
+    save_clip(folder / "clip")
+    save_captioner(folder / "captioner")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def settings(models) -> list[str]:
+    """key=value for 5 training and 2 held-out sets of 3 pictures: prompts, shared attention, and all stages but split.
+    The subject is said to be in the middle, for the pictures show noise."""
+    return [
+        "source=shared_attention", "stages=[segment, filter, augment, compose, caption, square]",
+        "extensions=[tests.data_gen.middle]", "segment.model=middle",
+        "sets=5", "heldout_sets=2", "images_per_set=3", "resolution=24", "sets_per_unit=3", "sets_per_shard=5",
+        "workers=1", "device=cpu", "prompts.subjects=24", "prompts.scenes_per_subject=4",
+        f"shared_attention.model={models}/text2image", "shared_attention.num_inference_steps=2",
+        "shared_attention.masked=false",
+        f"filter.identity.encoder=dinov2:{models}/dinov2", "filter.identity.min_mean=0.955",
+        f"filter.text.encoder=clip:{models}/clip", "filter.text.min_score=-1", "filter.sharpness.min_score=1",
+        f"augment.inpaint.model={models}/inpaint", "augment.inpaint.num_inference_steps=2",
+        "compose.share=1", "compose.backdrops.painted=true", "caption.method=captioner",
+        f"caption.captioner=blip:{models}/captioner", "finish.duplicate_distance=0",
+    ]  # fmt: skip
+
+
+def configured(settings: list[str], out: Path, *changes: str) -> DataConfig:
+    return load(DataConfig, None, [f"out={out}", *settings, *changes])
+
+
+@pytest.fixture(scope="session")
+def made(settings, tmp_path_factory) -> Path:
+    """The data set, made in one go. Read only."""
+    out = tmp_path_factory.mktemp("engine") / "made"
+    run.run(configured(settings, out))
+    return out
+
+
+def test_every_stage_leaves_its_mark(made, models):
+    sets = read_sets(made / "train")
+    alone = [one for one in sets if "subjects" not in one["subject"]]
+    assert len(alone) >= 3 and len(sets) > len(alone)
+    book = {subject["name"]: subject for subject in json.loads((made / "prompts.json").read_text())["subjects"]}
+    for one in alone:
+        subject, provenance = book[one["subject"]["name"]], one["provenance"]
+        assert set(provenance["prompts"]) <= set(subject["scenes"]) and len(provenance["seeds"]) == 3
+        assert provenance["model"] == f"{models}/text2image" and provenance["segmenter"] == "middle"
+        assert {"identity", "text", "sharpness", "duplicates"} <= set(one["scores"])
+        assert all(picture.size == (24, 24) and picture.mode == "RGB" for picture in one["pictures"])
+        assert all(np.isin(np.asarray(mask), (0, 255)).all() for mask in one["masks"])
+        assert {image["caption_from"] for image in one["images"]} <= {"captioner", "prompt"}
+        for image, mask in zip(one["images"], one["masks"], strict=True):
+            assert tuple(image["box"]) == (mask.getbbox() or (0, 0, 0, 0))
+    assert any("augmented" in image for one in alone for image in one["images"])
+    for one in sets:
+        if "subjects" in one["subject"]:
+            assert len(one["subject"]["subjects"]) == 2 and one["references"] == [0, 1]
+
+
+def test_what_was_dropped_is_counted_with_its_reason(made):
+    dropped = [row for path in made.glob("units/*-??????.json") for row in json.loads(path.read_text())["dropped"]]
+    counted = json.loads((made / "statistics.json").read_text())["splits"]
+    assert dropped and all(row["key"] and row["reason"] for row in dropped)
+    of_filters = [row for row in dropped if row["reason"].startswith(("identity", "duplicates"))]
+    assert of_filters and all(row["scores"]["identity"] for row in of_filters)
+    listed = sum(sum(split["dropped"].values()) for split in counted.values())
+    assert listed == len(dropped) + len(json.loads((made / "finish.json").read_text())["duplicates"])
+
+
+def test_sets_that_show_pictures_again_on_purpose_are_no_duplicates(made):
+    """Composed sets hold their halves' pictures as references; pictures that come twice by mistake are dropped."""
+    (composed,) = [one for one in read_sets(made / "train") if "subjects" in one["subject"]]
+    manifests = [json.loads(path.read_text()) for path in made.glob("units/*-??????.json")]
+    rows = {row["key"]: row for manifest in manifests for row in manifest["sets"]}
+    own, halves = rows[composed["key"]], composed["provenance"]["compose"]["sets"]
+    assert own["made_from"] == halves and set(own["hashes"]) & {x for key in halves for x in rows[key]["hashes"]}
+
+
+def test_the_same_pictures_again_are_dropped_and_what_they_repeat_is_named(settings, tmp_path):
+    changes = ["prompts.subjects=24", "stages=[caption, square]", "caption.method=keep"]
+    config = configured(settings, tmp_path / "out", *changes)
+    config.finish.duplicate_distance = 64  # everything is like everything
+    run.run(config)
+    told = json.loads((tmp_path / "out" / "finish.json").read_text())["duplicates"]
+    assert {row["of"] for row in told} == {"train-00000000"} and len(told) == 6
+    assert len(read_sets(tmp_path / "out" / "train")) == 1
+
+
+def test_training_reads_the_shards(made):
+    sets = SetDataset(SetIndex.read(made, "train"))
+    assert len(sets) == len(read_sets(made / "train"))
+    assert sets.image(0, 0).size == (24, 24)
+
+
+def test_the_plan_names_versions_and_inputs(made):
+    plan = json.loads((made / "plan.json").read_text())
+    assert {"torch", "diffusers", "transformers", "pillow", "numpy"} <= set(plan["versions"])
+    assert set(plan["inputs"]) == {"prompts.json"}
+    assert "emoji" not in plan["config"] and "prompts" in plan["config"]  # what plays no part is not frozen
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "moment",
+    [
+        *(f"step {number}" for number in (1, 3, 5, 6, 13)),
+        *(f"write {number}" for number in (1, 20, 25, 27, 30, 40)),
+        *(f"rename {number}" for number in (1, 2, 4, 5, 8, 12)),
+        *(f"renamed {number}" for number in (1, 2, 3, 10)),
+    ],
+)
+def test_a_kill_at_any_moment_changes_no_byte(made, settings, tmp_path, moment):
+    """Prompts, plan, model, stages, units, shards, report: the same command again ends at the same bytes."""
+    config = configured(settings, tmp_path / "killed")
+    killed_at(moment, lambda: run.run(config), STEPS)
+    run.run(config)
+    assert all_bytes(tmp_path / "killed") == all_bytes(made)
+
+
+@pytest.mark.slow
+def test_parts_in_processes_of_their_own_share_the_plan(made, settings, tmp_path, python, environment):
+    """Three tasks of an array at once, one of which is killed, then two: the bytes of one process."""
+    out = tmp_path / "parts"
+    command = [python, "-m", "data_gen"]
+    arguments = [f"out={out}", *settings]
+    subprocess.run([*command, "prompts", *arguments], env=environment, check=True, capture_output=True)
+    subprocess.run([*command, "plan", *arguments], env=environment, check=True, capture_output=True)
+    tasks = [
+        subprocess.Popen([*command, "run", "--part", f"{i}/3", *arguments], env=environment, stderr=subprocess.DEVNULL)
+        for i in range(3)
+    ]
+    tasks[0].kill()
+    assert [task.wait() for task in tasks[1:]] == [0, 0]
+    for i in range(2):
+        subprocess.run([*command, "run", "--part", f"{i}/2", *arguments], env=environment, check=True)
+    subprocess.run([*command, "finish", *arguments], env=environment, check=True, capture_output=True)
+    assert all_bytes(out) == all_bytes(made)
+
+
+@pytest.mark.slow
+def test_two_workers_make_the_same_bytes(made, settings, tmp_path, python, environment):
+    command = [python, "-m", "data_gen", "run", f"out={tmp_path / 'two'}", *settings, "workers=2"]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    assert all_bytes(tmp_path / "two") == all_bytes(made)
+
+
+def test_models_are_loaded_once(settings, tmp_path, monkeypatch):
+    import data_gen.models
+    import jedi.encoders
+
+    loaded = []
+    pipeline, encoder = data_gen.models.load_pipeline, jedi.encoders.load_encoder
+    monkeypatch.setattr(data_gen.models, "load_pipeline", lambda *given: loaded.append(given[0]) or pipeline(*given))
+    monkeypatch.setattr(jedi.encoders, "load_encoder", lambda *given: loaded.append(given[0]) or encoder(*given))
+    run.run(configured(settings, tmp_path / "out"))
+    assert len(loaded) == len(set(loaded)) == 4  # two pipelines, two encoders, three units
+
+
+def test_prompts_that_changed_since_the_plan_are_refused(made, settings, tmp_path, capsys):
+    out = tmp_path / "changed"
+    arguments = [f"out={out}", *settings]
+    assert main(["plan", *arguments]) == 0
+    book = out / "prompts.json"
+    book.write_text(book.read_text().replace('"scenes"', '"scenes" '))
+    assert main(["run", *arguments]) == 2
+    assert "prompts.json changed since the plan was made" in capsys.readouterr().err
+
+
+def test_a_plan_that_changes_under_a_running_task_is_refused(settings, tmp_path):
+    """The folder gets another plan while a unit is being made: the unit is not written among the other plan's."""
+    config = configured(settings, tmp_path / "out")
+    plan = run.prepare(config)
+    file = tmp_path / "out" / "plan.json"
+    file.write_text(file.read_text().replace(plan.hash, "0" * 64))
+    with pytest.raises(ConfigError, match=r"plan\.json is not the plan that this run began with"):
+        run.make_units(config, plan, plan.units[:1])
+    assert not list((tmp_path / "out" / "units").glob("*.tar"))
+
+
+def test_status_tells_pace_and_time_left(settings, tmp_path):
+    config = configured(settings, tmp_path / "out")
+    plan = run.prepare(config)
+    run.make_units(config, plan, plan.units[:2])
+    for i, unit in enumerate(plan.units[:2]):
+        os.utime(plan.tar(unit).with_suffix(".json"), (1000.0 + 30 * i,) * 2)
+    state = status(config, read_plan(config))
+    assert (state.units, state.done, state.shards) == (3, 2, 0)
+    assert state.seconds_left == 30 and state.rate == pytest.approx(state.images / 60)
+    assert list(state.lines())[1].endswith("about 0:00:30 left")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["stages=[split, square]"], "'split' needs collage, but source 'shared_attention' leaves only images"),
+        (["stages=[augment, square]"], "'augment' needs images, masks|'augment' needs masks"),
+        (["source=collage", "stages=[square]"], "'square' needs images, but source 'collage' leaves only collage"),
+        (["source=collage", "stages=[]"], "there are collages only; add the stage 'split'"),
+        (["stages=[segment]"], "add the stage 'square'"),
+        (["images_per_set=9"], "4 scenes of .* ask for more scenes, or set images_per_set=4"),
+        (["prompts.backend=openai", "prompts.endpoint=http://127.0.0.1:9/v1", "prompts.model=x"], "127.0.0.1:9"),
+        (["shared_attention.model=/no/such/folder"], "no such folder"),
+    ],
+)
+def test_configurations_that_cannot_work_are_refused(settings, tmp_path, capsys, changes, said):
+    assert main(["run", f"out={tmp_path / 'out'}", *settings, *changes]) in (1, 2)
+    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(error) == 1
+    assert re.search(said, error[0])
