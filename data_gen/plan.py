@@ -18,7 +18,7 @@ from typing import Any
 
 from data_gen.config import DataConfig, config_hash, content
 from data_gen.sets import SPLITS, Item
-from data_gen.shards import write_json
+from data_gen.shards import NO_SPACE, write_json
 from data_gen.sources import SOURCES, Source
 from data_gen.stages import STAGES, Stage
 from jedi.config import ConfigError, import_extensions
@@ -164,7 +164,7 @@ def read_plan(config: DataConfig) -> Plan | None:
 
 def freeze(config: DataConfig) -> Plan:
     """Writes the plan, or checks the one that is there. Raises ConfigError where the folder holds other data,
-    or where what the sets are made from (prompts, photos) is no longer what the plan was made for."""
+    or where what the sets are made from (prompts, photos) is no longer what the plan was made for; OSError."""
     parts = make_parts(config)  # an impossible configuration is refused before anything is written
     sizes, inputs, out = parts.source.sizes(), parts.inputs(), Path(config.out)
     if (plan := read_plan(config)) is not None:
@@ -183,14 +183,21 @@ def freeze(config: DataConfig) -> Plan:
     work = {"config_hash": config_hash(config), "inputs": inputs, "units": [asdict(unit) for unit in division]}
     digest = hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()
     versions = _versions(parts)
-    try:
-        for split in (*SPLITS, "units"):
-            (out / split).mkdir(parents=True, exist_ok=True)
-        frozen = {"format": FORMAT, "hash": digest, "config": content(config), **work, "versions": versions}
-        write_json(out / "plan.json", frozen)
-    except OSError as error:
-        raise ConfigError(f"out={out}: cannot write there: {error.strerror}") from None
+    make_folders(config, *(out / name for name in (*SPLITS, "units")))
+    frozen = {"format": FORMAT, "hash": digest, "config": content(config), **work, "versions": versions}
+    write_json(out / "plan.json", frozen)
     return Plan(out, digest, division, versions)
+
+
+def make_folders(config: DataConfig, *folders: Path) -> None:
+    """ConfigError where `out` is no place to write to; OSError where it only lacks space."""
+    try:
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in NO_SPACE:
+            raise
+        raise ConfigError(f"out={config.out}: cannot write there: {error.strerror}") from None
 
 
 def check_versions(plan: Plan, parts: Parts) -> None:

@@ -6,6 +6,7 @@ A shard counts when its manifest stands there. Tars hold no times, so the same s
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -23,6 +24,7 @@ from jedi.folders import file_sha256
 
 FORMAT = 1
 PARTIAL = ".partial"  # ending of files that are being written
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)  # what a full disk and a spent quota say
 
 
 @dataclass(frozen=True)
@@ -63,10 +65,12 @@ def write_shard(path: Path, records: Iterable[Record], header: Mapping[str, Any]
     returns the manifest.
 
     A killed writer leaves at most a hidden partial file, or a whole tar without its manifest. A manifest that
-    stands there is removed first: it must never describe another tar.
+    stands there is removed first: it must never describe another tar. Then the old tar, which counts for nothing:
+    its space may be what a full disk lacks.
     """
     rows = []
     path.with_suffix(".json").unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
     with whole_file(path) as partial:
         with partial.open("wb") as file:
             with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
@@ -96,14 +100,17 @@ def write_shard(path: Path, records: Iterable[Record], header: Mapping[str, Any]
 def whole_file(path: Path) -> Iterator[Path]:
     """A hidden path to write to, renamed to `path` when the block ends well, removed when it fails.
 
-    Its name is drawn anew, so that no two writers, on whatever machines, ever mix.
+    Its name is drawn anew, so that no two writers, on whatever machines, ever mix. Where there is no space, the
+    OSError names `path`: a failed write knows of no file.
     """
     partial = path.with_name(f".{path.name}.{secrets.token_hex(6)}{PARTIAL}")
     try:
         yield partial
         partial.replace(path)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in NO_SPACE:
+            error.filename = str(path)
         raise
 
 
@@ -120,6 +127,13 @@ def write_json(path: Path, value: Any) -> None:
         json.dump(value, file, indent=1, ensure_ascii=False)
         file.flush()
         os.fsync(file.fileno())
+
+
+def thumbnail(image: Image.Image, side: int = 96) -> bytes:
+    """A small copy (PNG, RGB, at most `side` pixels) of a picture that is not kept, for the report."""
+    small = image.convert("RGB")
+    small.thumbnail((side, side), Image.Resampling.BICUBIC)
+    return png(small)
 
 
 def png(image: Image.Image) -> bytes:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from data_gen.shards import write_json
 from jedi.config import ConfigError
 
 NAME = "prompts.json"
@@ -40,16 +40,7 @@ class PromptBook:
 def save(book: PromptBook, out: Path) -> Path:
     """Writes `out/prompts.json`: whole or not at all."""
     path = out / NAME
-    partial = path.with_name(f".{NAME}.{os.getpid()}.partial")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            json.dump({"format": FORMAT, **dataclasses.asdict(book)}, file, indent=1, ensure_ascii=False)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    write_json(path, {"format": FORMAT, **dataclasses.asdict(book)})
     return path
 
 

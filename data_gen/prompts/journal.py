@@ -67,8 +67,10 @@ class Journal:
                 while written < len(line):
                     written += os.write(self._file, line[written:])
                 os.fsync(self._file)
-            except BaseException:
+            except BaseException as error:
                 os.ftruncate(self._file, size)
+                if isinstance(error, OSError):
+                    error.filename = str(self.path)
                 raise
             self._answers[request.key] = answer
 
