@@ -183,17 +183,19 @@ def freeze(config: DataConfig) -> Plan:
     work = {"config_hash": config_hash(config), "inputs": inputs, "units": [asdict(unit) for unit in division]}
     digest = hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()
     versions = _versions(parts)
-    make_folders(config, *(out / name for name in (*SPLITS, "units")))
-    frozen = {"format": FORMAT, "hash": digest, "config": content(config), **work, "versions": versions}
-    write_json(out / "plan.json", frozen)
+    with first_writes(config):
+        for split in (*SPLITS, "units"):
+            (out / split).mkdir(parents=True, exist_ok=True)
+        frozen = {"format": FORMAT, "hash": digest, "config": content(config), **work, "versions": versions}
+        write_json(out / "plan.json", frozen)
     return Plan(out, digest, division, versions)
 
 
-def make_folders(config: DataConfig, *folders: Path) -> None:
+@contextlib.contextmanager
+def first_writes(config: DataConfig) -> Iterator[None]:
     """ConfigError where `out` is no place to write to; OSError where it only lacks space."""
     try:
-        for folder in folders:
-            folder.mkdir(parents=True, exist_ok=True)
+        yield
     except OSError as error:
         if error.errno in NO_SPACE:
             raise

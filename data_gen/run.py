@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from data_gen.config import DataConfig
 from data_gen.finish import finish, missing_shards, units_of
-from data_gen.plan import Parts, Plan, Unit, check_versions, freeze, make_folders, make_parts, read_plan, source_factory
+from data_gen.plan import Parts, Plan, Unit, check_versions, first_writes, freeze, make_parts, read_plan, source_factory
 from data_gen.sets import Dropped, SubjectSet
 from data_gen.shards import NO_SPACE, PARTIAL, Record, encode, thumbnail, write_json, write_shard
 from jedi.config import ConfigError
@@ -63,8 +63,8 @@ def prepare(config: DataConfig) -> Plan:
 @contextlib.contextmanager
 def _locked_folder(config: DataConfig) -> Iterator[None]:
     """The output folder, for this process alone. ConfigError where it cannot be made."""
-    with clear_errors(config):
-        make_folders(config, Path(config.out))
+    with clear_errors(config), first_writes(config):
+        Path(config.out).mkdir(parents=True, exist_ok=True)
     with locked(config.out):
         yield
 
