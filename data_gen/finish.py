@@ -116,7 +116,7 @@ def finish(config: DataConfig, plan: Plan) -> None:
     from data_gen.report import forget, is_reported, write_report
 
     shards, duplicates = layout(config, plan)
-    remove_partials(plan.out, *(plan.out / name for name in (*SPLITS, "units", "report")))
+    remove_partials(plan.out, *(plan.out / name for name in (*SPLITS, "units", "report", "logs")))
     missing = [shard for shard in shards if not is_packed(shard.path, plan)]
     if missing:
         forget(config)
@@ -137,7 +137,7 @@ def finish(config: DataConfig, plan: Plan) -> None:
 def _write_examples(plan: Plan, duplicates: Sequence[dict[str, Any]]) -> None:
     """Small pictures of the first near-duplicates, before their units' tars are cleared away."""
     path, keys = plan.out / EXAMPLES, [row["key"] for row in duplicates[:PAIRS]]
-    if is_packed(path, plan):
+    if not keys or is_packed(path, plan):
         return
     records = []
     for unit in plan.units:

@@ -45,6 +45,11 @@ class Filter(Protocol):
     """"masks", or nothing."""
     uses_model: bool
     """Whether it wants a GPU, or all cores of a process."""
+    thresholds: tuple[tuple[str, str], ...]
+    """For the report, if the class has such an attribute: scores and the configuration's keys of their thresholds,
+    `(("redness", "options.redness.max_share"),)`. A key's last part begins with min or max, or its value is the least
+    and the most. "NAME.PART" is a part of a score that is a dict; "NAME.mean" the mean of a list, where that is
+    compared and not each picture's."""
     packages: tuple[str, ...]
     """What must stay at one version for equal scores, besides numpy and Pillow."""
 

@@ -25,6 +25,7 @@ class People:
     """Score: of each picture the highest probability of a detection with the label; 0 to 1."""
 
     needs, uses_model, packages = frozenset(), True, ("torch", "transformers")
+    thresholds = (("people", "filter.people.max_score"),)
 
     def __init__(self, config: DataConfig) -> None:
         self.settings, self.config = config.filter.people, config
@@ -77,6 +78,7 @@ class Nsfw:
     """
 
     needs, uses_model, packages = frozenset(), True, ("diffusers", "torch", "transformers")
+    thresholds = (("nsfw", "filter.nsfw.max_score"),)
 
     def __init__(self, config: DataConfig) -> None:
         self.settings, self.config = config.filter.nsfw, config

@@ -27,6 +27,7 @@ class Identity:
     """Score: `mean` and `min` of the pairs' cosines; None for a single picture, which has nothing to differ from."""
 
     uses_model, packages = True, MODELS
+    thresholds = (("identity.mean", "filter.identity.min_mean"), ("identity.min", "filter.identity.min_pair"))
 
     def __init__(self, config: DataConfig) -> None:
         self.settings = config.filter.identity
@@ -62,6 +63,10 @@ class Duplicates:
     may stay."""
 
     needs = frozenset()
+    thresholds = (
+        ("duplicates.copy", "filter.duplicates.max_copy"),
+        ("duplicates.cosine", "filter.duplicates.max_cosine"),
+    )
 
     def __init__(self, config: DataConfig) -> None:
         self.settings = config.filter.duplicates

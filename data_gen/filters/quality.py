@@ -19,6 +19,7 @@ class Text:
     """Score: of each picture the cosine with its caption."""
 
     needs, uses_model, packages = frozenset(), True, MODELS
+    thresholds = (("text", "filter.text.min_score"),)
 
     def __init__(self, config: DataConfig) -> None:
         self.settings = config.filter.text
@@ -40,6 +41,7 @@ class Aesthetic:
     """Score: LAION's aesthetic score of each picture; the set's mean decides."""
 
     needs, uses_model, packages = frozenset(), True, MODELS
+    thresholds = (("aesthetic.mean", "filter.aesthetic.min_mean"),)
 
     def __init__(self, config: DataConfig) -> None:
         self.settings = config.filter.aesthetic
@@ -72,6 +74,7 @@ class Sharpness:
     """Score: `sharpness` of each picture."""
 
     needs, uses_model, packages = frozenset(), False, ()
+    thresholds = (("sharpness", "filter.sharpness.min_score"),)
 
     def __init__(self, config: DataConfig) -> None:
         self.settings, self.resolution = config.filter.sharpness, config.resolution

@@ -76,6 +76,7 @@ class Subjects200k:
     """Its pairs, in the order of the files; all pairs of an item (by name) are in one split."""
 
     gives, uses_model = frozenset({"images"}), False
+    thresholds = tuple((f"subjects200k_{name}", "subjects200k.min_quality") for name in QUALITIES)
 
     def __init__(self, config: DataConfig) -> None:
         self.config, self.settings = config, config.subjects200k

@@ -81,6 +81,7 @@ class Syncd:
     """SynCD's sets, in the order of its metadata. Raises ConfigError for a folder or an entry of another layout."""
 
     uses_model = False
+    thresholds = (("syncd_identity", "syncd.min_identity"), ("syncd_aesthetic", "syncd.min_aesthetic"))
 
     def __init__(self, config: DataConfig) -> None:
         self.config, self.settings = config, config.syncd

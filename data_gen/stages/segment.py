@@ -68,6 +68,7 @@ class Segment:
     `mask_share` (of the picture). Scores `mask_share` and `mask_border` (of the edge), one for each picture."""
 
     needs, gives = frozenset({"images"}), frozenset({"masks"})
+    thresholds = (("mask_share", "segment.share"), ("mask_border", "segment.max_border"))
 
     def __init__(self, config: DataConfig) -> None:
         self.settings = config.segment

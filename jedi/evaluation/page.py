@@ -21,6 +21,7 @@ from jedi.evaluation.report import (
     Cell,
     Curve,
     Gallery,
+    Histogram,
     Picture,
     Report,
     Section,
@@ -42,6 +43,8 @@ LARGEST = 384
 """Larger pictures are shrunk to this many pixels a side (WebP): sharp on a dense screen, in a file that opens."""
 PLOTS = {"wide": (720, 420), "narrow": (360, 340)}
 """A curve is drawn twice, for a desk and for a phone: shrunk, its words could not be read."""
+BARS = {"wide": (720, 280), "narrow": (360, 260)}
+"""The same for a histogram."""
 MARGINS = (54, 14, 34, 44)
 """Left, right, top, bottom of a drawing: room for the axes' words."""
 
@@ -68,7 +71,7 @@ def render(report: Report) -> str:
 
 def _view(section: Section) -> dict[str, Any]:
     """What the template needs to know of a section."""
-    views = {Table: _table, Curve: _curve, Gallery: _gallery, Text: _text}
+    views = {Table: _table, Curve: _curve, Histogram: _histogram, Gallery: _gallery, Text: _text}
     view = next(view for kind, view in views.items() if isinstance(section, kind))
     return {"title": section.title, "note": getattr(section, "note", ""), **view(section)}
 
@@ -250,6 +253,68 @@ def _plot(curve: Curve, name: str, width: int, height: int) -> dict[str, Any]:
         "x_ticks": [(across(x), text) for x, text in ticks(x0, x1, wanted=7 if name == "wide" else 4)],
         "y_ticks": [(down(y), text) for y, text in ticks(y0, y1)],
         "marks": marks,
+    }
+
+
+# ---- histograms
+
+
+def _histogram(histogram: Histogram) -> dict[str, Any]:
+    bins = list(itertools.pairwise(histogram.edges))
+    return {
+        "kind": "histogram",
+        "x_label": histogram.x_label,
+        "y_label": histogram.y_label,
+        "names": list(histogram.counts),
+        "bins": [(f"{a:.4g} to {b:.4g}", [x[i] for x in histogram.counts.values()]) for i, (a, b) in enumerate(bins)],
+        "plots": [_bars(histogram, name, *size) for name, size in BARS.items()],
+    }
+
+
+def _bars(histogram: Histogram, name: str, width: int, height: int) -> dict[str, Any]:
+    """Places in a drawing of ``width`` x ``height``: axes, stacked bars, and the lines with their words."""
+    left, right, top, bottom = MARGINS[0], width - MARGINS[1], MARGINS[2], height - MARGINS[3]
+    x0, x1 = histogram.edges[0], histogram.edges[-1]
+    highest = max(1, *(sum(column) for column in zip(*histogram.counts.values(), strict=True)))
+    most = highest * (1.05 + 0.09 * len(histogram.lines))  # above the bars there is room for the lines' words
+    whole = all(edge - 0.5 == round(edge - 0.5) for edge in histogram.edges)  # bins of whole numbers
+
+    def across(x: float) -> float:
+        return round(left + (x - x0) / (x1 - x0) * (right - left), 2)
+
+    def tall(count: int) -> float:
+        """At least one pixel, so that what is rare is seen."""
+        return round(max(1.0, count / most * (bottom - top)), 2) if count else 0.0
+
+    bars = []
+    for i, (a, b) in enumerate(itertools.pairwise(histogram.edges)):
+        floor, x = bottom, across(a)
+        for series, (kind, counts) in enumerate(histogram.counts.items()):
+            if high := tall(counts[i]):
+                floor = round(floor - high, 2)
+                wide = round(max(0.5, across(b) - x - 0.5), 2)  # a thin gap between bars
+                title = f"{kind}, {a:.4g} to {b:.4g}: {counts[i]:,}"
+                bars.append({"series": series, "x": x, "y": floor, "width": wide, "height": high, "title": title})
+    lines = []
+    for i, (text, value) in enumerate(sorted(histogram.lines.items(), key=lambda line: line[1])):
+        x = across(value)
+        after = x < (left + right) / 2  # the words stand on the side with more room
+        place = {"words": x + 5 if after else x - 5, "anchor": "start" if after else "end", "y": top + 11 + 15 * i}
+        lines.append({"x": x, "text": text, **place})
+    x_ticks = [(x, text) for x, text in ticks(x0, x1, wanted=8 if name == "wide" else 4) if not whole or x == round(x)]
+    y_ticks = [y for y, _ in ticks(0, most, wanted=4) if y == round(y)]
+    return {
+        "name": name,
+        "width": width,
+        "height": height,
+        "left": left,
+        "right": right,
+        "top": top,
+        "bottom": bottom,
+        "x_ticks": [(across(x), f"{round(x):,}" if whole else text) for x, text in x_ticks],
+        "y_ticks": [(round(bottom - y / most * (bottom - top), 2), f"{round(y):,}") for y in y_ticks],
+        "bars": bars,
+        "lines": lines,
     }
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import os
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -19,14 +18,11 @@ from typing import Any
 
 from PIL import Image
 
+from jedi.evaluation.checks import ReportError, check_interval, check_number, check_word
 from jedi.folders import ResultFolder
 
 ARROWS = {"higher": "\u2191", "lower": "\u2193"}
 _TURNS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-
-
-class ReportError(ValueError):
-    """A report that makes no sense; the message names the place and what would be right."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +35,9 @@ class Cell:
 
     def __post_init__(self) -> None:
         if self.value is not None and not isinstance(self.value, str):
-            _check_number(self.value, "a cell")
+            check_number(self.value, "a cell")
         if self.low is not None or self.high is not None:
-            _check_interval(self.value, self.low, self.high, "a cell")
+            check_interval(self.value, self.low, self.high, "a cell")
 
 
 @dataclass
@@ -75,10 +71,10 @@ class Point:
     high: float | None = None
 
     def __post_init__(self) -> None:
-        _check_number(self.x, "a point's x")
-        _check_number(self.y, "a point's y")
+        check_number(self.x, "a point's x")
+        check_number(self.y, "a point's y")
         if self.low is not None or self.high is not None:
-            _check_interval(self.y, self.low, self.high, "a point's y")
+            check_interval(self.y, self.low, self.high, "a point's y")
 
 
 @dataclass
@@ -97,6 +93,23 @@ class Curve:
     x_label: str
     y_label: str
     series: Sequence[Series]
+    note: str = ""
+
+
+@dataclass
+class Histogram:
+    """How often values lie in each of n bins, between n + 1 rising ``edges``.
+
+    ``counts`` holds n whole numbers for each kind of thing, kinds stacked in the order given. ``lines`` are upright
+    lines with words, a threshold for instance: ``{"min_mean 0.7": 0.7}``.
+    """
+
+    title: str
+    x_label: str
+    y_label: str
+    edges: Sequence[float]
+    counts: Mapping[str, Sequence[int]]
+    lines: Mapping[str, float] = field(default_factory=dict)
     note: str = ""
 
 
@@ -133,20 +146,22 @@ class Text:
     body: str
 
 
-Section = Table | Curve | Gallery | Text
+Section = Table | Curve | Histogram | Gallery | Text
 
 
 @dataclass
 class Report:
     """One page: what was found, in a few sentences; the sections; and ``facts``, what they rest on.
 
-    Facts: model, data, encoders, versions, commands, date.
+    Facts: model, data, encoders, versions, commands, date. ``links`` lead to files near the page: words -> address,
+    relative to it.
     """
 
     title: str
     summary: Sequence[str]
     sections: Sequence[Section]
     facts: Mapping[str, str] = field(default_factory=dict)
+    links: Mapping[str, str] = field(default_factory=dict)
 
 
 def write_report(report: Report, folder: str | Path, name: str = "report") -> Path:
@@ -214,6 +229,10 @@ def to_json(report: Report, folder: Path) -> dict[str, Any]:
         if isinstance(x, Curve):
             series = [{"name": s.name, "points": [point(p) for p in s.points]} for s in x.series]
             return {**common, "x_label": x.x_label, "y_label": x.y_label, "series": series}
+        if isinstance(x, Histogram):
+            counts = {name: list(values) for name, values in x.counts.items()}
+            drawn = {"edges": list(x.edges), "counts": counts, "lines": dict(x.lines)}
+            return {**common, "x_label": x.x_label, "y_label": x.y_label, **drawn}
         if isinstance(x, Gallery):
             rows = [[picture(p) for p in row] for row in x.rows]
             return {**common, "columns": list(x.columns), "labels": list(x.labels), "rows": rows}
@@ -233,6 +252,7 @@ def to_json(report: Report, folder: Path) -> dict[str, Any]:
         "summary": list(report.summary),
         "sections": [section(x) for x in report.sections],
         "facts": dict(report.facts),
+        "links": dict(report.links),
     }
 
 
@@ -251,34 +271,42 @@ def printable(text: str) -> str:
 
 def check_report(report: Report) -> None:
     """Raises :class:`ReportError` for the first thing in the report that makes no sense."""
-    _check_word(report.title, "the report's title")
+    check_word(report.title, "the report's title")
     if isinstance(report.summary, str):
         raise ReportError("summary must be a list of sentences, got one string")
     for i, sentence in enumerate(report.summary):
-        _check_word(sentence, f"summary[{i}]")
+        check_word(sentence, f"summary[{i}]")
     for key, value in report.facts.items():
-        _check_word(key, "a fact's name")
-        _check_word(value, f"the fact {key!r}")
+        check_word(key, "a fact's name")
+        check_word(value, f"the fact {key!r}")
+    for text, address in report.links.items():
+        check_word(text, "a link's text")
+        check_word(address, f"the link {text!r}")
+        if ":" in address or address.startswith("/"):
+            raise ReportError(f"the link {text!r} leads to {address!r}; expected an address relative to the page")
     if not report.sections:
         raise ReportError(f"the report {report.title!r} has no sections")
     for i, section in enumerate(report.sections):
         if not isinstance(section, Section):
-            raise ReportError(f"sections[{i}] must be a Table, Curve, Gallery or Text, got {type(section).__name__}")
+            kinds = "Table, Curve, Histogram, Gallery or Text"
+            raise ReportError(f"sections[{i}] must be a {kinds}, got {type(section).__name__}")
         check_section(section)
 
 
 def check_section(section: Section) -> None:
     """Raises :class:`ReportError`, which names the section, for what makes no sense in it."""
-    _check_word(section.title, f"a {type(section).__name__.lower()}'s title")
+    check_word(section.title, f"a {type(section).__name__.lower()}'s title")
     where = f"{type(section).__name__.lower()} {section.title!r}"
     if isinstance(section, Table):
         _check_table(section, where)
     elif isinstance(section, Curve):
         _check_curve(section, where)
+    elif isinstance(section, Histogram):
+        _check_histogram(section, where)
     elif isinstance(section, Gallery):
         _check_gallery(section, where)
     else:
-        _check_word(section.body, f"{where}: its body")
+        check_word(section.body, f"{where}: its body")
 
 
 def _check_table(table: Table, where: str) -> None:
@@ -286,7 +314,7 @@ def _check_table(table: Table, where: str) -> None:
     if not columns or not table.rows:
         raise ReportError(f"{where} has {len(columns)} columns and {len(table.rows)} rows; it needs one of each")
     for column in columns:
-        _check_word(column, f"{where}: a column's name")
+        check_word(column, f"{where}: a column's name")
     if twice := {x for x in columns if columns.count(x) > 1}:
         raise ReportError(f"{where}: the column {min(twice)!r} stands there twice")
     for name in ("better", "formats"):
@@ -295,7 +323,7 @@ def _check_table(table: Table, where: str) -> None:
     if wrong := [x for x in table.better.values() if x not in ARROWS]:
         raise ReportError(f"{where}: better must be 'higher' or 'lower', got {wrong[0]!r}")
     for label, cells in table.rows:
-        _check_word(label, f"{where}: a row's label")
+        check_word(label, f"{where}: a row's label")
         if unknown := [x for x in cells if x not in columns]:
             raise ReportError(f"{where}, row {label!r}: no column {unknown[0]!r}; there are {', '.join(columns)}")
         for column in columns:
@@ -305,7 +333,7 @@ def _check_table(table: Table, where: str) -> None:
                 raise ReportError(f"{where}, row {label!r}, column {column!r}: {error}") from error
     counts = [count for _, count in table.groups]
     for title, count in table.groups:
-        _check_word(title, f"{where}: a group's heading")
+        check_word(title, f"{where}: a group's heading")
         if not isinstance(count, int) or count < 0:
             raise ReportError(f"{where}: the group {title!r} cannot have {count!r} rows")
     if table.groups and sum(counts) != len(table.rows):
@@ -313,17 +341,40 @@ def _check_table(table: Table, where: str) -> None:
 
 
 def _check_curve(curve: Curve, where: str) -> None:
-    _check_word(curve.x_label, f"{where}: x_label")
-    _check_word(curve.y_label, f"{where}: y_label")
+    check_word(curve.x_label, f"{where}: x_label")
+    check_word(curve.y_label, f"{where}: y_label")
     if not curve.series:
         raise ReportError(f"{where} has no series")
     names = [series.name for series in curve.series]
     for series in curve.series:
-        _check_word(series.name, f"{where}: a series' name")
+        check_word(series.name, f"{where}: a series' name")
         if names.count(series.name) > 1:
             raise ReportError(f"{where}: two series are called {series.name!r}")
         if not series.points:
             raise ReportError(f"{where}: the series {series.name!r} has no points")
+
+
+def _check_histogram(histogram: Histogram, where: str) -> None:
+    check_word(histogram.x_label, f"{where}: x_label")
+    check_word(histogram.y_label, f"{where}: y_label")
+    edges = list(histogram.edges)
+    for edge in edges:
+        check_number(edge, f"{where}: an edge")
+    if len(edges) < 2 or any(a >= b for a, b in itertools.pairwise(edges)):
+        raise ReportError(f"{where}: its edges are {edges}; expected two numbers or more, each larger than the last")
+    if not histogram.counts:
+        raise ReportError(f"{where} counts nothing")
+    for name, counts in histogram.counts.items():
+        check_word(name, f"{where}: the name of what is counted")
+        if len(counts) != len(edges) - 1:
+            raise ReportError(f"{where}: {len(counts)} counts of {name!r} for {len(edges) - 1} bins")
+        if wrong := [x for x in counts if type(x) is not int or x < 0]:
+            raise ReportError(f"{where}: a count of {name!r} is {wrong[0]!r}; expected a whole number from 0 on")
+    for name, x in histogram.lines.items():
+        check_word(name, f"{where}: a line's words")
+        check_number(x, f"{where}: the line {name!r}")
+        if not edges[0] <= x <= edges[-1]:
+            raise ReportError(f"{where}: the line {name!r} at {x} is outside of [{edges[0]}, {edges[-1]}]")
 
 
 def _check_gallery(gallery: Gallery, where: str) -> None:
@@ -342,29 +393,7 @@ def _check_gallery(gallery: Gallery, where: str) -> None:
             raise ReportError(f"{where}: an image must be a PIL picture or a path, got {type(picture.image).__name__}")
         for name, score in picture.scores.items():
             if not isinstance(score, str):
-                _check_number(score, f"{where}: the score {name!r} of {picture.caption!r}")
-
-
-def _check_word(text: Any, what: str) -> None:
-    if not isinstance(text, str) or not text.strip():
-        raise ReportError(f"{what} must be a text that is not empty, got {text!r}")
-
-
-def _check_number(value: Any, what: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ReportError(f"{what} must be a number of Python, got {value!r} ({type(value).__name__})")
-    if not math.isfinite(value):
-        raise ReportError(f"{what} is {value}; what was not measured is None")
-
-
-def _check_interval(value: Any, low: Any, high: Any, what: str) -> None:
-    if low is None or high is None:
-        raise ReportError(f"{what} needs both ends of its interval, got [{low}, {high}]")
-    for x in (value, low, high):
-        _check_number(x, f"{what} with an interval")
-    slack = 1e-6 * max(1.0, abs(value))  # the mean of equal values may differ from them in the last digits
-    if not low - slack <= value <= high + slack:
-        raise ReportError(f"{what}: the value {value} lies outside of its interval [{low}, {high}]")
+                check_number(score, f"{where}: the score {name!r} of {picture.caption!r}")
 
 
 # ---- words and figures of a table
