@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import json
 import statistics
 from collections import Counter
 from collections.abc import Iterator
@@ -10,9 +12,9 @@ from dataclasses import dataclass, field
 
 from data_gen.config import DataConfig
 from data_gen.finish import is_packed
-from data_gen.plan import Plan
+from data_gen.plan import Plan, Unit
 
-_PAUSE = 10  # a gap between two units this many times the usual one is a pause in the work, not its pace
+_PAUSE = 3  # where nothing came for this many times as long as the slowest unit took, nobody was at work
 
 
 @dataclass(frozen=True)
@@ -41,26 +43,34 @@ class Status:
 
 def status(config: DataConfig, plan: Plan) -> Status:
     """Counts units, packed shards, and the sets and pictures of the units that are done."""
-    sets, images, dropped, times = 0, 0, Counter(), []
+    sets, images, dropped, times, slowest = 0, 0, Counter(), [], 0.0
     for unit in plan.units:
         if (manifest := plan.manifest(unit)) is not None:
             sets += manifest["counts"]["sets"]
             images += manifest["counts"]["images"]
             dropped.update(row["reason"] for row in manifest["dropped"])
             times.append(plan.tar(unit).with_suffix(".json").stat().st_mtime)
+            slowest = max(slowest, _seconds(plan, unit))
     tars = (tar for split in {unit.split for unit in plan.units} for tar in (plan.out / split).glob("*.tar"))
     rate = left = None
-    if pace := _seconds_a_unit(sorted(times)):
+    if pace := _seconds_a_unit(sorted(times), slowest):
         rate, left = images / len(times) / pace, (len(plan.units) - len(times)) * pace
     shards = sum(is_packed(tar, plan) for tar in tars)
     return Status(len(plan.units), len(times), shards, sets, images, dropped, rate, left)
 
 
-def _seconds_a_unit(times: list[float]) -> float | None:
-    """From when the manifests were written: the mean gap, pauses left out."""
+def _seconds(plan: Plan, unit: Unit) -> float:
+    """How long its process was at work on a unit, by its log; 0 without one."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        log = json.loads((plan.out / "logs" / f"{unit.name}.json").read_text(encoding="utf-8"))
+        return sum(log["seconds"].values())
+    return 0.0
+
+
+def _seconds_a_unit(times: list[float], slowest: float) -> float | None:
+    """From when the manifests were written: the mean gap, pauses left out. Short gaps say nothing of what a pause is:
+    processes that began together end their units together."""
     gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
     if not gaps:
         return None
-    usual = statistics.mean(gaps) if len(gaps) < 3 else statistics.median(gaps)
-    counted = [gap for gap in gaps if gap <= _PAUSE * usual] or gaps
-    return statistics.mean(counted) or None
+    return statistics.mean([gap for gap in gaps if gap <= _PAUSE * slowest] or gaps) or None
