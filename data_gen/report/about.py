@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 from collections.abc import Iterator, Mapping
@@ -43,8 +44,9 @@ def _changed(settings: Mapping[str, Any], usual: Mapping[str, Any], prefix: str 
 
 def _written(value: Any) -> str:
     """As the command line takes it back."""
-    if isinstance(value, str) and value and yaml.safe_load(f"[{value}]") == [value]:
-        return value
+    with contextlib.suppress(yaml.YAMLError):
+        if isinstance(value, str) and yaml.safe_load(f"[{value}]") == [value]:
+            return value  # needs no quotes
     return json.dumps(value, ensure_ascii=False)
 
 
@@ -128,10 +130,16 @@ def limits(config: DataConfig, statistics: Mapping[str, Any]) -> list[str]:
         said.append("The pictures were taken as they were found: nobody looked into who made them and what they show.")
     if "filter" in config.stages:
         on = _filters(config)
-        said.append("That a set shows one subject is what an encoder says, not a person: some sets will show two.")
+        judged = "identity" in on
+        said.append(
+            "That a set shows one subject is what an encoder says, not a person: some sets will show two."
+            if judged
+            else "No filter judged whether the pictures of a set show one subject."
+        )
     elif config.source != "emoji":  # its subjects are right by construction
         said.append("No filter judged the sets: nothing but the source vouches for identity, sharpness and captions.")
-    if config.source != "emoji" and (missing := [name for name in ("people", "nsfw") if name not in on]):
+    unseen = {"people": "people", "nsfw": "what a safety checker would black out"}
+    if config.source != "emoji" and (missing := [words for name, words in unseen.items() if name not in on]):
         said.append(f"Nothing looked for {' or '.join(missing)} in the pictures.")
     if config.finish.duplicate_distance is None and config.source != "emoji":
         said.append("Sets were not compared with one another: near-duplicates across sets are possible.")

@@ -235,7 +235,8 @@ def duplicates(config: DataConfig, stored: Stored) -> list[Section]:
     if not rows:
         return [Text("Near-duplicates across sets", f"{said} No set was dropped.")]
     shown = [(row["key"], {"is nearly": row["of"]}) for row in rows[:ROWS]]
-    note = f"{said} {len(rows):,} sets were dropped{f'; here are the first {ROWS}' if len(rows) > ROWS else ''}."
+    count = "One set was" if len(rows) == 1 else f"{len(rows):,} sets were"
+    note = f"{said} {count} dropped{f'; here are the first {ROWS}' if len(rows) > ROWS else ''}."
     return [Table("Near-duplicates across sets", ["is nearly"], shown, note=note)]
 
 

@@ -32,7 +32,8 @@ class Stored:
 
     @property
     def is_packed(self) -> bool:
-        return any(self.shards.values())
+        """Whether it is read from shards. A finished data set may have none: then every set was dropped."""
+        return self._result is not None or any(self.shards.values())
 
     @cached_property
     def tars(self) -> dict[str, list[Path]]:
@@ -48,14 +49,19 @@ class Stored:
             if split in (None, unit.split) and (manifest := self.plan.manifest(unit)) is not None:
                 yield unit, manifest
 
-    @cached_property
+    @property
     def duplicates(self) -> list[dict[str, Any]]:
         """The sets that `finish` dropped: key, reason, and of which set."""
+        return self._result["duplicates"] if self._result else []
+
+    @cached_property
+    def _result(self) -> dict[str, Any] | None:
+        """What `finish` wrote of this plan."""
         path = self.plan.out / RESULT
         if not path.is_file():
-            return []
+            return None
         result = json.loads(path.read_text(encoding="utf-8"))
-        return result["duplicates"] if result["plan"] == self.plan.hash else []
+        return result if result["plan"] == self.plan.hash else None
 
     def descriptions(self, split: str) -> Iterator[dict[str, Any]]:
         """The JSON of every set of a split, in order."""

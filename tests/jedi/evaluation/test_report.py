@@ -18,6 +18,7 @@ from jedi.evaluation.report import (
     Cell,
     Curve,
     Gallery,
+    Histogram,
     Picture,
     Point,
     Report,
@@ -59,6 +60,11 @@ def scores() -> Table:
 def trade() -> Curve:
     strong = Series("3 references", [Point(0.28, 0.8, "g = 1", 0.79, 0.81), Point(0.3, 0.7, "g = 5", 0.68, 0.72)])
     return Curve("Trade", "prompt", "identity", [strong, Series("oracle", [Point(0.31, 0.9)])], note="As said.")
+
+
+def lengths(**changes) -> Histogram:
+    plain = Histogram("Lengths", "score", "sets", [0.0, 0.1, 0.2, 0.3], {"kept": [0, 3, 400], "dropped": [5, 1, 0]})
+    return replace(plain, lines={"min_mean 0.1": 0.1}, note="As said.", **changes)
 
 
 def cases(image: Image.Image | Path) -> Gallery:
@@ -374,6 +380,47 @@ def test_the_figures_of_a_curve_are_listed_under_it(tmp_path):
 # ---- files
 
 
+# ---- histograms
+
+
+def test_bars_stand_on_one_another_and_show_what_is_rare():
+    for plot in page._histogram(lengths())["plots"]:
+        bars = {(bar["title"].split(",")[0], bar["title"].split(": ")[1]): bar for bar in plot["bars"]}
+        assert set(bars) == {("kept", "3"), ("kept", "400"), ("dropped", "5"), ("dropped", "1")}
+        below, above = bars["kept", "3"], bars["dropped", "1"]
+        assert above["x"] == below["x"] and above["y"] + above["height"] == pytest.approx(below["y"])
+        assert below["y"] + below["height"] == plot["bottom"] and above["height"] >= 1
+        high = bars["kept", "400"]
+        assert high["height"] / bars["dropped", "5"]["height"] == pytest.approx(80, rel=0.01)
+        (line,) = plot["lines"]
+        assert line["x"] == pytest.approx(below["x"]) and line["y"] < high["y"]  # its words cover no bar
+        assert plot["left"] <= min(bar["x"] for bar in plot["bars"])
+        assert max(bar["x"] + bar["width"] for bar in plot["bars"]) <= plot["right"]
+
+
+def test_bins_of_whole_numbers_have_whole_ticks():
+    counted = Histogram("Words", "words", "captions", [3.5, 4.5, 5.5], {"train": [1, 2]})
+    for plot in page._histogram(counted)["plots"]:
+        assert [text for _, text in plot["x_ticks"]] == ["4", "5"]
+        assert all(text.isdigit() for _, text in plot["y_ticks"])
+
+
+def test_a_histogram_of_nothing_can_be_drawn(tmp_path):
+    elements = read(Report("R", [], [lengths(counts={"kept": [0, 0, 0]})]), tmp_path)
+    assert elements.of("rect") == [] and "score" in elements.words("text")
+
+
+def test_a_histogram_on_the_page_and_in_json(tmp_path):
+    elements = read(Report("R", ["s"], [lengths()], links={"Times": "../logs/times.html"}), tmp_path)
+    assert "min_mean 0.1" in elements.words("text")
+    rows = [text for tag, text in elements.texts if tag in ("th", "td") and text.strip()]
+    assert rows == ["score", "kept", "dropped", "0 to 0.1", "0", "5", "0.1 to 0.2", "3", "1", "0.2 to 0.3", "400", "0"]
+    assert [x["href"] for x in elements.of("a")] == ["../logs/times.html"]
+    (section,) = json.loads((tmp_path / "report.json").read_text())["sections"]
+    assert section["kind"] == "histogram" and section["counts"]["kept"] == [0, 3, 400]
+    assert section["lines"] == {"min_mean 0.1": 0.1} and section["edges"][-1] == 0.3
+
+
 def test_a_second_report_replaces_the_first(tmp_path):
     write_report(whole(), tmp_path / "a" / "b")
     (tmp_path / "a" / "b" / "mine.txt").write_text("kept")
@@ -454,6 +501,12 @@ def test_rounding_is_no_reason_to_refuse_an_interval():
         (replace(trade(), series=[Series("a", [])]), "'a' has no points"),
         (replace(trade(), series=[Series("a", [Point(0, 0)])] * 2), "two series are called 'a'"),
         (replace(trade(), x_label=""), "x_label"),
+        (lengths(edges=[0.0, 0.2, 0.1, 0.3]), "each larger than the last"),
+        (lengths(counts={}), "counts nothing"),
+        (lengths(counts={"kept": [1, 2]}), "2 counts of 'kept' for 3 bins"),
+        (lengths(counts={"kept": [1, 2.5, 0]}), "is 2.5; expected a whole number"),
+        (lengths(counts={"kept": [1, -1, 0]}), "is -1; expected a whole number"),
+        (replace(lengths(), lines={"far": 0.4}), r"'far' at 0.4 is outside of \[0.0, 0.3\]"),
         (Gallery("G", []), "no pictures"),
         (Gallery("G", [[None]]), "no pictures"),
         (Gallery("G", [[Picture(noise())]], labels=["a", "b"]), "2 labels for 1 rows"),
@@ -479,6 +532,9 @@ def test_sections_that_make_no_sense_are_refused(tmp_path, section, says):
         ({"summary": [""]}, r"summary\[0\]"),
         ({"sections": []}, "no sections"),
         ({"facts": {"model": 3}}, "'model'"),
+        ({"links": {"": "a.html"}}, "a link's text"),
+        ({"links": {"page": "https://example.org"}}, "'page' leads to 'https://example.org'; expected"),
+        ({"links": {"page": "//example.org"}}, "relative"),
     ],
 )
 def test_reports_that_make_no_sense_are_refused(tmp_path, change, says):
