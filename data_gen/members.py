@@ -27,7 +27,8 @@ def without(one: SubjectSet, bad: Mapping[int, str], stage: str, least: int | No
     """The set without its bad pictures (position -> reason), or the note that it is dropped: where `least` is None,
     fewer than `least` pictures are left, or a picture is bad that the set needs as a reference.
 
-    The pictures left out are counted in `provenance["left_out"][stage]` by reason.
+    The pictures left out are counted in `provenance["left_out"][stage]` by reason; their scores are in
+    `scores["left_out"]`, so that a threshold can be judged by what it costs.
     """
     if not bad:
         return one
@@ -37,7 +38,16 @@ def without(one: SubjectSet, bad: Mapping[int, str], stage: str, least: int | No
     counted = {reason: reasons.count(reason) for reason in dict.fromkeys(reasons)}
     left_out = {**one.provenance.get("left_out", {}), stage: counted}
     kept = keep_images(one, [i for i in range(len(one.images)) if i not in bad])
-    return replace(kept, provenance={**one.provenance, "left_out": left_out})
+    return replace(kept, provenance={**one.provenance, "left_out": left_out}, scores=kept.scores | _lost(one, bad))
+
+
+def _lost(one: SubjectSet, bad: Mapping[int, str]) -> dict[str, Any]:
+    """`left_out`: the scores of the bad pictures, by name, after those of pictures that were left out before."""
+    lost = dict(one.scores.get("left_out", {}))
+    for name, score in one.scores.items():
+        if isinstance(score, list) and len(score) == len(one.images):
+            lost[name] = [*lost.get(name, []), *(score[i] for i in sorted(bad))]
+    return {"left_out": lost} if lost else {}
 
 
 def _kept(score: Any, keep: list[int], images: int) -> Any:

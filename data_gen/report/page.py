@@ -219,7 +219,7 @@ def histogram(found: Survey, name: str) -> Histogram:
     edges, kept, dropped, outside = spread.bins(limits)
     lines = {limit.words: limit.value for limit in limits if edges[0] <= limit.value <= edges[-1]}
     far = [limit.words for limit in limits if limit.words not in lines]
-    said = ["Kept or dropped is what became of the set, for whatever reason."]
+    said = ["Kept or dropped is what became of the set (or of the picture, left out alone), for whatever reason."]
     said += [f"{text} lies outside of the drawing." for text in far]
     if outside:
         said.append(f"{outside:,} values lie beyond the ends and are counted in the outermost bars.")

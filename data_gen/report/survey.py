@@ -74,8 +74,13 @@ def _score(
     means: frozenset[str],
     place: Place | None,
 ) -> None:
-    """Counts the scores of a set; one with a place becomes an example, if it is near to a threshold."""
-    for name, value, picture in numbers(row.get("scores", {}), means):
+    """Counts the scores of a set, and of pictures left out of it alone; one with a place becomes an example, if it is
+    near to a threshold."""
+    scores = dict(row.get("scores", {}))
+    for name, value, _ in numbers(scores.pop("left_out", {})):
+        if f"{name}.mean" not in means:
+            result.spreads.setdefault(name, Spread(True)).add(value, True, result.limits.get(name, ()))
+    for name, value, picture in numbers(scores, means):
         spread = result.spreads.setdefault(name, Spread(picture is not None))
         limits = result.limits.get(name, ())
         spread.add(value, dropped, limits)

@@ -232,6 +232,7 @@ def test_a_blurred_picture_can_go_alone(unit):
         "prompt": "a prompt",
         "left_out": {"filter": {"sharpness below 200": 1}},
     }
+    assert kept.scores["left_out"]["sharpness"] == [dropped.scores["sharpness"][2]]
     assert isinstance(judged([blurred], drop_images=True, min_images=4, **settings)[0], Dropped)
     assert isinstance(judged([replace(blurred, references=[2])], drop_images=True, **settings)[0], Dropped)
     (kept,) = judged([replace(blurred, references=[3])], drop_images=True, **settings)

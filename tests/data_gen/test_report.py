@@ -151,6 +151,24 @@ def test_examples_are_the_nearest_on_both_sides(made):
         assert shown[..., 0].mean() / 255 == pytest.approx(score, abs=1e-3)
 
 
+def test_pictures_left_out_alone_are_in_the_histogram_too(tmp_path, made):
+    reds = sorted(next(row["scores"]["reds"] for row, _ in unit_rows(made) if row["key"] == "train-00000006"))
+    most = (reds[-2] + reds[-1]) / 2  # one picture of this set fails
+    options = {**made.options, "reds": {"max_share": most}}
+    config = scored_config(tmp_path, sets=40, heldout_sets=0, options=options)
+    config.filter.drop_images = True
+    run.run(config)
+    sets, score = samples(config, "train"), counted(config)["scores"]["reds"]
+    gone = [red for one in sets for red in one["scores"].get("left_out", {}).get("reds", [])]
+    assert gone and all(red > most for red in gone)
+    whole = [red for row, dropped in unit_rows(config) if dropped and row["scores"] for red in row["scores"]["reds"]]
+    assert score["dropped"] == len(gone) + len(whole)
+    assert score["thresholds"][0]["failing"] == sum(red > most for red in [*gone, *whole])
+    said = f"Single images left out of train sets that stayed: {len(gone)} (filter: too red)."
+    assert said in read(config, "DATA_CARD.md")
+    assert "single pictures left out of sets that stayed" in read(config, "report/report.html")
+
+
 # ---- scores, in parts
 
 

@@ -174,6 +174,10 @@ def test_a_picture_alone_can_be_left_out(fixed):
         assert one.scores["mask_share"] == [0.2] * len(left)
         assert one.references == ([1] if changes else [])
         assert one.provenance["left_out"] == {"segment": {"no subject found": 3 - len(left)}}
+        gone = [i for i in range(3) if i not in left]
+        nothing = [0.0] * len(gone)
+        texts = [scores["text"][i] for i in gone]
+        assert one.scores["left_out"] == {"mask_share": nothing, "mask_border": nothing, "text": texts}
 
 
 def test_specks_go_and_soft_edges_stay():
