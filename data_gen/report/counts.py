@@ -129,9 +129,7 @@ def _score(spread: Spread, limits: Sequence[Threshold]) -> dict[str, Any]:
         "kept": spread.kept.total(),
         "dropped": spread.dropped.total(),
         "quantiles": dict(zip(shares, spread.quantiles(list(shares.values())), strict=True)),
-        "thresholds": [
-            {"key": limit.key, "value": limit.value, "failing": spread.failing[limit]} for limit in limits
-        ],
+        "thresholds": [{"key": limit.key, "value": limit.value, "failing": spread.failing[limit]} for limit in limits],
     }
 
 

@@ -33,9 +33,10 @@ def data_report(config: DataConfig, stored: Stored, found: Survey, statistics: M
         sections += pictures.sets(stored, split, wanted[split])
     sections += [*classes(statistics), *caption_lengths(statistics), *attributes(statistics)]
     sections += [*drops(config, statistics, found), *scores(statistics)]
+    where = pictures.find_examples(stored, found)
     for name in sorted(found.spreads):
-        sections += [histogram(found, name), *pictures.examples(stored, found, name, config.resolution)]
-    sections += [*duplicates(config, stored), *pictures.duplicates(stored, config.resolution), *prompts(config)]
+        sections += [histogram(found, name), *pictures.examples(stored, found, where, name, config.resolution)]
+    sections += [*duplicates(config, stored), *pictures.duplicates(stored, where, config.resolution), *prompts(config)]
     return Report(
         f"Data set from the source {config.source}",
         summary(config, stored, found, statistics),

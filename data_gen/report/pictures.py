@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from data_gen.finish import EXAMPLES, is_packed
+from data_gen.finish import EXAMPLES, PAIRS, is_packed
 from data_gen.report.stored import Stored, read_manifest, read_rejected, read_set
 from data_gen.report.survey import Place, Survey
 from data_gen.sets import SPLITS
@@ -56,7 +57,13 @@ def label(sample: dict[str, Any]) -> str:
     return " / ".join(dict.fromkeys(str(subject[name]) for name in ("name", "class", "id")))
 
 
-def examples(stored: Stored, found: Survey, name: str, resolution: int) -> list[Gallery]:
+def find_examples(stored: Stored, found: Survey) -> dict[str, Path]:
+    """The tars of all kept sets that `examples` and `duplicates` show, in one pass over the manifests."""
+    keys = {place.key for (_, _, dropped), nearest in found.nearest.items() if not dropped for _, place in nearest}
+    return stored.find(keys | {row["of"] for row in stored.duplicates[:PAIRS]})
+
+
+def examples(stored: Stored, found: Survey, where: Mapping[str, Path], name: str, resolution: int) -> list[Gallery]:
     """What lies nearest to each threshold of a score, on both sides. No gallery where no picture can be read."""
     galleries = []
     for limit in found.limits.get(name, ()):
@@ -65,7 +72,7 @@ def examples(stored: Stored, found: Survey, name: str, resolution: int) -> list[
         empty = []
         for dropped, word in ((False, "Kept"), (True, "Dropped")):
             nearest = list(found.nearest.get((name, limit, dropped), ()))
-            shown = _dropped(stored, nearest, resolution) if dropped else _kept(stored, nearest)
+            shown = _dropped(stored, nearest, resolution) if dropped else _kept(where, nearest)
             for row, said in _arranged(shown, found.spreads[name].of_pictures, name):
                 rows.append(row)
                 labels.append(f"{word}{said}")
@@ -80,8 +87,7 @@ Shown = list[tuple[float, str, list[tuple[Image.Image, str]]]]
 """For each example its score, its set's key, and its pictures with captions."""
 
 
-def _kept(stored: Stored, nearest: Sequence[tuple[float, Place]]) -> Shown:
-    where = stored.find({place.key for _, place in nearest})
+def _kept(where: Mapping[str, Path], nearest: Sequence[tuple[float, Place]]) -> Shown:
     shown = []
     for score, place in nearest:
         if place.key in where:
@@ -99,14 +105,13 @@ def _dropped(stored: Stored, nearest: Sequence[tuple[float, Place]], resolution:
     return shown
 
 
-def duplicates(stored: Stored, resolution: int) -> list[Gallery]:
+def duplicates(stored: Stored, where: Mapping[str, Path], resolution: int) -> list[Gallery]:
     """Some of the sets that `finish` dropped, each with the set that it is like."""
     tar = stored.plan.out / EXAMPLES
     if not is_packed(tar, stored.plan):
         return []
     shown = {row["key"]: row["n"] for row in read_manifest(tar)["sets"]}
     pairs = [(row["key"], row["of"]) for row in stored.duplicates if row["key"] in shown]
-    where = stored.find({of for _, of in pairs})
     rows, labels = [], []
     for key, of in pairs:
         dropped = read_rejected(tar, key, shown[key])

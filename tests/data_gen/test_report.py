@@ -316,7 +316,7 @@ def test_settings_of_all_kinds_are_written_as_they_are_read():
     from data_gen.sources.emoji_config import EmojiConfig
     from data_gen.sources.folder import FolderConfig
 
-    folder = FolderConfig(path="/a b/ü", licence="yes", caption="it's {a_name}: \"so\" # 1", heldout_fraction=1e-05)
+    folder = FolderConfig(path="/a b/ü", licence="yes", caption='it\'s {a_name}: "so" # 1', heldout_fraction=1e-05)
     emoji = EmojiConfig(poses=["tilted left"], tilt=[1.0, 2.5], vary=[], mixture=[{"share": 2, "poses": ["upright"]}])
     more = {"stages": ["square"], "heldout_sets": 0, "options": {"a": {"b": None}, "c": "d: [e"}}
     for config in (
