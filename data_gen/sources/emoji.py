@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 _ANGLES = {"tilted left": 1, "tilted right": -1}  # of a drawn tilt; the other poses turn by a fixed angle
 _TURNS = {"lying": 90.0, "upside down": 180.0}
 _THREE = 0.58  # size of three subjects beside one another, as a share of that of two
+_COMPANION = (0.26, 0.34)  # size of a companion that stands aside
 _ROWS = {2: ("left", "right"), 3: ("left", "middle", "right")}  # where subjects stand together
 
 
@@ -182,10 +183,13 @@ class EmojiSource:
         names = chance.sample(backgrounds, len(backgrounds))
         scenes = []
         for i in range(n):
-            pose = chance.choice(settings.reference_poses if i < settings.references else settings.poses)
+            is_reference = i < settings.references
+            pose = chance.choice(settings.reference_poses if is_reference else settings.poses)
             tilt = chance.uniform(*settings.tilt)
             size = chance.choice(settings.sizes)
-            has_companion = chance.random() < settings.companion_probability
+            covered = is_reference and settings.covered_references > 0
+            likely = settings.covered_references if covered else settings.companion_probability
+            has_companion = chance.random() < likely
             has_accessory = chance.random() < settings.accessory_probability
             drawn = {
                 "background": {
@@ -205,7 +209,7 @@ class EmojiSource:
                 "companion": {
                     "companion": chance.choice(settings.companions) if has_companion else None,
                     "companion_side": chance.choice(("left", "right")),
-                    "companion_fraction": chance.uniform(0.26, 0.34),
+                    "companion_fraction": chance.uniform(*(settings.cover if covered else _COMPANION)),
                 },
                 "accessory": {"accessory": chance.choice(settings.accessories) if has_accessory else None},
             }

@@ -30,6 +30,8 @@ class EmojiConfig:
     poses: list[str] = field(default_factory=lambda: list(POSES))
     references: int = 0  # how many members of a set of one subject are to be its references; they come first
     reference_poses: list[str] = field(default_factory=lambda: list(POSES))  # of these
+    covered_references: float = 0.0  # probability that a companion stands before a reference and covers a part of it
+    cover: list[float] = field(default_factory=lambda: [0.45, 0.6])  # size of that companion
     tilt: list[float] = field(default_factory=lambda: [10.0, 25.0])  # degrees, for the two tilted poses
     sizes: list[str] = field(default_factory=lambda: list(SIZES))
     small: list[float] = field(default_factory=lambda: [0.35, 0.45])
@@ -72,14 +74,20 @@ class EmojiConfig:
         if not self.subjects or not all(count in (1, 2, 3) for count in self.subjects):
             raise ConfigError(f"emoji.subjects is {self.subjects}; expected numbers from 1 to 3")
         check_range("emoji.tilt", self.tilt, 0.0, 90.0)
-        for kind, choices in (("companion", self.companions), ("accessory", self.accessories)):
-            if getattr(self, f"{kind}_probability") > 0 and not choices:
-                raise ConfigError(
-                    f"there is no {kind} to choose from: name one, or set emoji.{kind}_probability=0"
-                )
+        check_range("emoji.cover", self.cover, 0.05, 1.0)
+        for kind, key, choices in (
+            ("companion", "companion_probability", self.companions),
+            ("companion", "covered_references", self.companions),
+            ("accessory", "accessory_probability", self.accessories),
+        ):
+            if getattr(self, key) > 0 and not choices:
+                raise ConfigError(f"there is no {kind} to choose from: name one, or set emoji.{key}=0")
+        if self.covered_references and not (self.references and "companion" in self.vary):
+            raise ConfigError("emoji.covered_references wants emoji.references above 0, and companion in emoji.vary")
         for kind in ("companion", "accessory", "name", "mention"):
             check_number(f"emoji.{kind}_probability", getattr(self, f"{kind}_probability"), 0.0, 1.0)
         check_number("emoji.references", self.references, 0, 63)
+        check_number("emoji.covered_references", self.covered_references, 0.0, 1.0)
         check_number("emoji.min_visible", self.min_visible, 0.0, 1.0)
         check_number("emoji.jitter", self.jitter, 0.0, 0.5)
         check_number("emoji.recolourings", self.recolourings, 1, 64)

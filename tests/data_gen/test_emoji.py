@@ -148,6 +148,29 @@ def test_references_stand_first_in_poses_of_their_own():
         source(reference_poses=["flying"])
 
 
+def test_companions_cover_references_only():
+    half = source(
+        references=2, covered_references=0.5, cover=[0.5, 0.5], companion_probability=0.0, accessory_probability=0.0
+    )
+    bare = source(references=2, companion_probability=0.0, accessory_probability=0.0)
+    covered, whole = [], []
+    for index in range(40):
+        made = make(half, "train", index)
+        if not hasattr(made, "attributes"):
+            continue  # the companion hid too much of the subject
+        assert all(image["companion"] is None for image in made.attributes[2:])
+        for image in made.attributes[:2]:
+            (covered if image["companion"] else whole).append(image["visible"])
+        assert all(image["companion"] is None for image in make(bare, "train", index).attributes)
+    assert len(covered) > 20 and len(whole) > 20 and set(whole) == {1.0}
+    assert sum(covered) / len(covered) < 0.93
+    for wrong in ({"references": 0}, {"references": 1, "vary": ["background"]}):
+        with pytest.raises(ConfigError, match="emoji.covered_references wants emoji.references above 0, and companion"):
+            source(covered_references=0.5, **wrong)
+    with pytest.raises(ConfigError, match="there is no companion to choose from.*covered_references=0"):
+        source(references=1, covered_references=0.5, companion_probability=0.0, companions=[])
+
+
 def test_only_what_varies_differs_within_a_set():
     fixed = source(vary=["background"], jitter=0.03)
     for index in range(10):
