@@ -16,7 +16,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +34,7 @@ from jedi.folders import locked
 
 EXAMPLES = 8
 """Dropped sets whose pictures a unit keeps for the report, for each reason."""
+_ENCODERS = 8  # threads that write PNGs, which Pillow does beside Python
 
 
 class RunError(RuntimeError):
@@ -143,7 +144,8 @@ def make_unit(config: DataConfig, plan: Plan, unit: Unit, parts: Parts) -> dict[
             partial.unlink(missing_ok=True)
         kept, dropped, seconds = _through_stages(config, unit, parts)
         started = time.perf_counter()
-        records = [_record(config, one) for one in kept]
+        with ThreadPoolExecutor(min(_ENCODERS, _cores())) as pool:  # a GPU waits for it
+            records = list(pool.map(lambda one: _record(config, one), kept))
         seconds["encode"] = time.perf_counter() - started
         plan.check_unchanged()
         _log(plan, unit, seconds, sum(len(one.images) for one in kept))
@@ -238,10 +240,15 @@ def _show(bar: tqdm, unit: Unit, manifest: dict[str, Any] | None) -> None:
     bar.update(unit.count)
 
 
+def _cores() -> int:
+    """Those of this process. Not all clusters bind a task to the cores that it asked for."""
+    return min(len(os.sched_getaffinity(0)), int(os.environ.get("SLURM_CPUS_PER_TASK", 1 << 20)))
+
+
 def _devices(config: DataConfig, parts: Parts, units: int) -> list[str]:
     """One device for each process to start."""
     if not parts.use_models:
-        return ["cpu"] * min(config.workers or len(os.sched_getaffinity(0)), units)
+        return ["cpu"] * min(config.workers or _cores(), units)
     from data_gen.models import device_of
 
     device = device_of(config)
@@ -263,7 +270,7 @@ def _start_worker(config: DataConfig, devices: Any, count: int) -> None:
     if parts.use_models:
         import torch
 
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // count))
+        torch.set_num_threads(max(1, _cores() // count))
     _worker = config, read_plan(config), parts
     threading.Thread(target=_follow_parent, daemon=True).start()
 

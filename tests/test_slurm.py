@@ -4,9 +4,13 @@ import os
 import re
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from data_gen import run
+from data_gen.config import DataConfig
+from data_gen.plan import Parts
 from jedi.config import load
 from jedi.recipe import TrainConfig
 
@@ -90,7 +94,7 @@ def test_data_command(root, cluster, verb):
     called = Path(cluster["SLURM_SUBMIT_DIR"], "called").read_text().strip()
     assert called == f".venv/bin/python -m data_gen {verb} --config my.yaml seed=3"
     environment = Path(cluster["SLURM_SUBMIT_DIR"], "environment").read_text().splitlines()
-    assert "SRUN_CPUS_PER_TASK=16" in environment
+    assert {"SRUN_CPUS_PER_TASK=16", "OMP_NUM_THREADS=16"} <= set(environment)
     assert done.returncode == 7
 
 
@@ -104,6 +108,18 @@ def test_a_task_of_a_data_array_begins_at_its_part(root, cluster, first, last, t
     assert called.endswith(f"data_gen run --config my.yaml --part {part} seed=3")
     refused = submit(root, cluster | array, "data_gen.sbatch", "finish", "my.yaml")
     assert refused.returncode == 2 and "only run works in parts" in refused.stderr
+
+
+def test_a_data_task_starts_no_more_processes_than_it_asked_for_cores(monkeypatch):
+    """Not all clusters bind a task to its cores."""
+    config, drawn = DataConfig(out="x"), Parts(SimpleNamespace(uses_model=False), ())
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    assert run._devices(config, drawn, units=100) == ["cpu"] * 8
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "3")
+    assert run._devices(config, drawn, units=100) == ["cpu"] * 3
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "64")
+    assert run._devices(config, drawn, units=100) == ["cpu"] * 8
 
 
 @pytest.mark.parametrize(
