@@ -7,7 +7,7 @@ Makes 500 collages of real photos (2 to 9 panels in rows or columns of unequal n
 panels right (IoU > 0.9), with gutters and without, how many of the single photos are refused, and the time.
 
 The collages are of the photos of every second subject (`--subjects report`); the thresholds in
-`data_gen.stages.split` were found with the other subjects (`--subjects tune`) and other seeds.
+`data_gen/panels.py` were found with the other subjects (`--subjects tune`) and other seeds.
 """
 
 import argparse
@@ -22,7 +22,8 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from data_gen.stages.split import SplitConfig, find_panels
+from data_gen.panels import find_panels
+from data_gen.stages.split import SplitConfig
 from jedi.images import Box, find_images, load_image
 
 SUBJECTS = ("report", "tune", "all")
