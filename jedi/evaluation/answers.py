@@ -21,6 +21,8 @@ from jedi.pipeline import JediPipeline
 
 DIVERSITY = (20, 3)
 """Subjects, and pictures of each."""
+NOISES = 3
+"""Pictures of each subject where fewer and more references are compared."""
 EDITS, PAIRS = 24, 40
 CURVES = {"guidance_scale": (1.0, 4.0, 7.0), "reference_scale": (1.0, 3.0)}
 """Values besides the model's own."""
@@ -62,6 +64,12 @@ class Row:
 def main_row(rows: Sequence[Row]) -> Row:
     """The row that edits, curves and the like belong to: the first with two references, else the first."""
     return next((row for row in rows if row.references == 2), rows[0])
+
+
+def fewest_and_most(rows: Sequence[Row], main: Row) -> list[Row]:
+    """The rows of the main one's mode with the fewest and with the most references; none where these are the same."""
+    same = sorted((row for row in rows if row.mode == main.mode), key=lambda row: row.references)
+    return [same[0], same[-1]] if same[0].references < same[-1].references else []
 
 
 def rows_beside(main: Row) -> list[Row]:
@@ -117,6 +125,13 @@ class Answers:
         cases = self._asked()
         self.shown["rows"] = (cases, {row.name: [x[0] for x in self._pictures(row, cases)] for row in rows})
         return [row.record(cases, self.judge.score(cases, self.shown["rows"][1][row.name])) for row in rows]
+
+    def references(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
+        """Few references and many, each subject with several noises: the same ones in all rows."""
+        cases = [case for case in self._asked() for _ in range(NOISES)]
+        made = [self._pictures(row, self._asked(), NOISES, "references") for row in rows]
+        flat = [[picture for each in pictures for picture in each] for pictures in made]
+        return [row.record(cases, self.judge.score(cases, x)) for row, x in zip(rows, flat, strict=True)]
 
     def diversity(self) -> list[dict[str, Any]]:
         """Several pictures of one prompt; beside them, real pictures of the subject in other scenes."""
@@ -192,8 +207,10 @@ class Answers:
     def _asked(self) -> list[Case]:
         return list(self.cases.single[: self.subjects])
 
-    def _pictures(self, row: Row, cases: Sequence[Case], each: int = 1) -> list[list[Image.Image]]:
-        """``each`` pictures for each of the cases; one where they are real."""
+    def _pictures(
+        self, row: Row, cases: Sequence[Case], each: int = 1, part: str = "pictures"
+    ) -> list[list[Image.Image]]:
+        """``each`` pictures for each of the cases, below the folder of ``part``; one where they are real."""
         if row.kind == "oracle":
             return [[self.cases.picture(case, case.target)] for case in cases]
         if row.kind == "copy":
@@ -203,7 +220,7 @@ class Answers:
             references = self.cases.references(case, row.references)
             for name in (case.id if i == 0 else f"{case.id}.{i}" for i in range(each)):
                 items.append(Item(name, (case.prompt,), references, seed_of(self.seed, name)))
-        made = self._made(row, items, self.out / "pictures" / (row.name if each == 1 else f"{row.name}-x{each}"))
+        made = self._made(row, items, self.out / part / (row.name if each == 1 else f"{row.name}-x{each}"))
         return [[x[0] for x in made[i : i + each]] for i in range(0, len(made), each)]
 
     def _pair_item(self, row: Row, case: PairCase) -> Item:

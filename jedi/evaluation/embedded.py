@@ -11,8 +11,9 @@ subject recognised among the 100, is the background the one asked for? The pose 
 - *untrained coupling*: the same model reading the references through projections that were never trained
   (:mod:`baselines`), so what references bring without joint training.
 
-Then: diversity, curves of identity against prompt as guidance varies, editing (:mod:`edits`), and two subjects in one
-picture. Each row's pictures have a folder and a frozen plan; the same command goes on where it was stopped.
+Then: what more references bring (several noises, compared subject by subject), diversity, curves of identity against
+prompt as guidance varies, editing (:mod:`edits`), and two subjects in one picture. Each row's pictures have a folder
+and a frozen plan; the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from jedi.folders import locked
 ENCODER = str(Path(__file__).resolve().parents[2] / "models" / "emoji-clip")
 ROWS = ("one_way:1", "one_way:2", "one_way:3", "mutual:2")
 """Mode and number of references of the model's rows."""
-PARTS = ("curves", "pairs", "edits", "diversity")
+PARTS = ("references", "curves", "pairs", "edits", "diversity")
 """What is measured besides the main table."""
 QUICK_ROWS, QUICK_SUBJECTS, QUICK_STEPS = ("one_way:2",), 30, 15
 
@@ -128,7 +129,7 @@ def evaluate(request: Request) -> dict[str, Any]:
     Raises:
         ValueError: data, encoder or model that cannot be used, or a folder that holds other pictures.
     """
-    from jedi.evaluation.answers import Answers, Row, main_row, rows_beside
+    from jedi.evaluation.answers import Answers, Row, fewest_and_most, main_row, rows_beside
     from jedi.evaluation.cases import read_cases
     from jedi.evaluation.edits import edit_cases
     from jedi.evaluation.embedded_report import summarise, write
@@ -147,6 +148,10 @@ def evaluate(request: Request) -> dict[str, Any]:
     if not rows:
         raise ValueError(f"--rows {' '.join(request.rows)}: the model was trained for {', '.join(modes)}")
     parts = [part for part in PARTS if part in request.parts]
+    few_and_many = fewest_and_most(rows, main_row(rows))
+    if "references" in parts and not few_and_many:
+        parts.remove("references")
+        skipped.append("references: all rows of the main row's mode have the same number of references")
     if "pairs" in parts and len(cases.pairs) < 2:
         parts.remove("pairs")
         skipped.append(f"pairs: {request.data} holds no sets of two subjects")
@@ -189,7 +194,8 @@ def evaluate(request: Request) -> dict[str, Any]:
             "gallery": len(cases.single),
             "main": answers.main.name,
             "rows": answers.rows([*rows, *rows_beside(answers.main)]),
-            **{part: getattr(answers, part)() for part in parts},
+            **({"references": answers.references(few_and_many)} if "references" in parts else {}),
+            **{part: getattr(answers, part)() for part in parts if part != "references"},
         }
         result["summary"] = summarise(result, request.samples)
         options.write_json(result, out / "scores.json")

@@ -21,7 +21,7 @@ from jedi.evaluation.report import (
     Text,
     write_report,
 )
-from jedi.evaluation.statistics import Interval, bootstrap, ratio_interval
+from jedi.evaluation.statistics import Interval, bootstrap, difference_interval, ratio_interval
 
 if TYPE_CHECKING:
     from jedi.evaluation.answers import Answers
@@ -36,6 +36,7 @@ SCORES = {
 }
 """Scores of a picture -> columns of the main table."""
 OF_ORACLE, OVER_NONE = "of oracle", "over none"
+DIFFERENCE = "difference"
 SHARES = ("retrieval", "background", "pose", "each", "both", "either way", "kept", OF_ORACLE)
 EXTREMES = 6
 """Rows of the galleries of best and of worst cases."""
@@ -58,10 +59,20 @@ def summarise(result: Mapping[str, Any], samples: int = 2000) -> dict[str, Any]:
         for key, other in ((OF_ORACLE, "oracle"), (OVER_NONE, "none")):
             if name not in (other, "oracle"):
                 summary["rows"][name][key] = _ratio(images, by_name[other], samples)
-    for part in ("curves", "pairs", "edits", "diversity"):
+    for part in ("references", "curves", "pairs", "edits", "diversity"):
         if part in result:
             summary[part] = _means(result[part], samples)
+    if "references" in result:
+        few, many = (row["images"] for row in result["references"])
+        summary["references"][DIFFERENCE] = {
+            score: _difference(many, few, score, samples) for score in ("subject", "likeness")
+        }
     return summary
+
+
+def _difference(images: Sequence[Mapping], others: Sequence[Mapping], score: str, samples: int) -> dict[str, Any]:
+    groups = [x["drawing"] for x in images]
+    return asdict(difference_interval([x[score] for x in images], [x[score] for x in others], groups, samples))
 
 
 def _means(rows: Sequence[Mapping[str, Any]], samples: int) -> dict[str, dict[str, Any]]:
@@ -119,7 +130,7 @@ def _table(
 
 def tables(result: Mapping[str, Any]) -> list[Table]:
     """The main table, and those of the parts that were measured."""
-    parts = {"pairs": pair_table, "edits": edit_table, "diversity": diversity_table}
+    parts = {"references": references_table, "pairs": pair_table, "edits": edit_table, "diversity": diversity_table}
     return [main_table(result), *(table(result) for part, table in parts.items() if part in result)]
 
 
@@ -133,6 +144,19 @@ def main_table(result: Mapping[str, Any]) -> Table:
     note = EXPLAINED.format(subjects=count, chance=1 / count, gallery=GALLERY, references=REFERENCES, pose=pose)
     title = f"{len(result['rows'][0]['images'])} held-out subjects, pose and background other than the references'"
     return _table(title, result["rows"], result["summary"]["rows"], columns, note)
+
+
+def references_table(result: Mapping[str, Any]) -> Table:
+    """What more references bring."""
+    few, many = result["references"]
+    label = f"{many['references']} minus {few['references']}"
+    rows = [many, few, {"name": DIFFERENCE, "label": label, "kind": DIFFERENCE}]
+    columns = {key: SCORES[key] for key in ("subject", "likeness")}
+    note = (
+        f"{len(many['images'])} pictures in each row: several noises for each subject, the same ones in both rows. The "
+        "difference is paired by subject and noise; where its interval leaves out 0, it counts."
+    )
+    return _table("More references", rows, result["summary"]["references"], columns, note)
 
 
 def pair_table(result: Mapping[str, Any]) -> Table:
@@ -213,6 +237,12 @@ def sentences(result: Mapping[str, Any]) -> list[str]:
     text.append(
         f"Copy score {main['copy']['mean']:.3f}; real pictures of the subject have {oracle['copy']['mean']:.3f}."
     )
+    if "references" in result:
+        more, (few, many) = result["summary"]["references"][DIFFERENCE], result["references"]
+        text.append(
+            f"{many['references']} references instead of {few['references']}: retrieval {_signed(more['subject'])}, "
+            f"likeness {_signed(more['likeness'])}."
+        )
     if "pairs" in result:
         name = next(row["name"] for row in result["pairs"] if row["kind"] == "model")
         text.append(f"Two subjects: both are there in {share(result['summary']['pairs'][name]['either way'])}.")
@@ -223,6 +253,11 @@ def sentences(result: Mapping[str, Any]) -> list[str]:
             f"(before pasting {found['decoded']['mean']:.1f} dB, the VAE alone {found['vae']['mean']:.1f} dB)."
         )
     return [*text, *(f"Left out: {reason}." for reason in result["skipped"])]
+
+
+def _signed(found: Mapping[str, Any]) -> str:
+    interval = "" if found["low"] is None else f" [{found['low']:+.3f}, {found['high']:+.3f}]"
+    return f"{found['mean']:+.3f}{interval}"
 
 
 def galleries(result: Mapping[str, Any], answers: Answers) -> list[Gallery]:

@@ -22,6 +22,8 @@ SYMMETRIC = 8.0
 """A subject that differs from itself in another pose by less (mean difference of its pixels, 0 to 255) has no pose."""
 TILTS = (9.0, 17.0, 25.0)
 """Degrees by which a tilted subject may be tilted."""
+QUARTERS = (0.0, 90.0, 180.0, 270.0)
+"""Degrees by which a subject is turned that stands, lies or stands on its head."""
 MARGIN = 0.05
 """Around a subject's box when it is cut out, as a share of the box's side."""
 
@@ -150,10 +152,10 @@ def posed(picture: Image.Image, target: Image.Image, mask: Image.Image, case: Ca
     """1 if the subject in ``picture`` has the pose of ``target``, 0 if it stands otherwise.
 
     ``picture`` is compared with the target's subject (white in ``mask``) in several poses. For a mirrored one: as it
-    is, and mirrored back. For a tilted one: tilted to that side by its own angle and by ``TILTS`` (no prompt says how
-    far), upright, and tilted to the other side. The nearest counts: by the mean absolute difference over the pixels of
-    the subject so posed, the least over shifts of up to ``shift`` pixels. ``None`` for a subject that looks the same in
-    another pose.
+    is, and mirrored back. For one that lies or stands on its head: as it is, upright, and in the other quarter turns.
+    For a tilted one: tilted to that side by its own angle and by ``TILTS`` (no prompt says how far), upright, and
+    tilted to the other side. The nearest counts: by the mean absolute difference over the pixels of the subject so
+    posed, the least over shifts of up to ``shift`` pixels. ``None`` for a subject that looks the same in another pose.
     """
     right = [(target, mask)]
     if case.pose == "mirrored":
@@ -161,10 +163,13 @@ def posed(picture: Image.Image, target: Image.Image, mask: Image.Image, case: Ca
     else:
         left, top, end, bottom = case.box
         centre, smooth = ((left + end) / 2, (top + bottom) / 2), Image.Resampling.BICUBIC
-        tilted = lambda angle: tuple(x.rotate(angle - case.angle, smooth, center=centre) for x in (target, mask))
+        turned = lambda angle: tuple(x.rotate(angle - case.angle, smooth, center=centre) for x in (target, mask))
         side = 1 if case.angle > 0 else -1
-        right += [tilted(side * tilt) for tilt in TILTS]
-        wrong = [tilted(-side * tilt) for tilt in (0.0, *TILTS)]
+        if case.angle in QUARTERS:
+            wrong = [turned(angle) for angle in QUARTERS if angle != case.angle]
+        else:
+            right += [turned(side * tilt) for tilt in TILTS]
+            wrong = [turned(-side * tilt) for tilt in (0.0, *TILTS)]
     images = [np.asarray(image, dtype=np.float32) for image, _ in (*right, *wrong)]
     inside = [np.asarray(shape) >= 128 for _, shape in (*right, *wrong)]
     back = len(right)

@@ -95,6 +95,26 @@ def ratio_interval(
     return Interval(float(ratio), ends[0], ends[1], len(a), len(order))
 
 
+def difference_interval(
+    a: Sequence[float],
+    b: Sequence[float],
+    groups: Sequence[Hashable] | None = None,
+    samples: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """``mean(a) - mean(b)`` of values paired by position, with an interval over resampled groups.
+
+    An interval that leaves out 0 is a difference that counts. Paired, since a hard subject is hard in both.
+
+    Raises:
+        ValueError: as :func:`bootstrap`; another number of values in ``a`` than in ``b``.
+    """
+    if len(a) != len(b):
+        raise ValueError(f"{len(a)} and {len(b)} values: a difference is paired by position")
+    return bootstrap([x - y for x, y in zip(a, b, strict=True)], groups, samples, level, seed)
+
+
 def _by_group(
     values: Sequence[float], groups: Sequence[Hashable] | None, name: str, order: dict[Hashable, int] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -41,7 +41,7 @@ def pipe(tiny_model):
 def small():
     """Fewer of everything."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in (("DIVERSITY", (2, 2)), ("EDITS", 2), ("PAIRS", 2), ("CURVE_SUBJECTS", 2)):
+        for name, value in (("DIVERSITY", (2, 2)), ("NOISES", 2), ("EDITS", 2), ("PAIRS", 2), ("CURVE_SUBJECTS", 2)):
             patch.setattr(answers, name, value)
         patch.setattr(answers, "CURVES", {"guidance_scale": (1.0, 4.0), "reference_scale": (3.0,)})
         yield
@@ -104,17 +104,33 @@ def test_all_parts_are_measured(result):
     assert points["one_way-2-reference_scale-3"]["scales"] == {"guidance_scale": 2.0, "reference_scale": 3.0}
 
 
+def test_few_and_many_references_are_compared_subject_by_subject(result, request_):
+    few, many = result["references"]
+    assert (few["name"], many["name"]) == ("one_way-1", "one_way-2")
+    assert [x["id"] for x in few["images"]] == [x["id"] for x in many["images"]] and len(few["images"]) == 4 * 2
+    plans = [
+        json.loads((out_of(request_) / f"references/one_way-{k}-x2/plan.json").read_text())["items"] for k in (1, 2)
+    ]
+    assert [x["seed"] for x in plans[0]] == [x["seed"] for x in plans[1]] and len({x["seed"] for x in plans[0]}) == 8
+    expected = np.mean([x["likeness"] for x in many["images"]]) - np.mean([x["likeness"] for x in few["images"]])
+    found = result["summary"]["references"]["difference"]["likeness"]
+    assert found["mean"] == pytest.approx(expected) and found["low"] <= expected <= found["high"] and found["n"] == 8
+    alone = [Row.parse("one_way:2"), Row.parse("mutual:1")]
+    assert answers.fewest_and_most(alone, alone[0]) == []
+
+
 def test_what_is_written(result, request_):
     out = out_of(request_)
     stored = json.loads((out / "scores.json").read_text())
     assert stored["rows"] == json.loads(json.dumps(result["rows"]))
     page = (out / "report.html").read_text()
-    for words in ("held-out subjects, pose and background", "Two subjects in one picture", "Editing", "Worst cases"):
+    parts = ("2 references instead of 1: retrieval ", "Two subjects in one picture", "Editing", "Worst cases")
+    for words in ("held-out subjects, pose and background", *parts):
         assert words in page
     titles = [x["title"] for x in json.loads((out / "report.json").read_text())["sections"]]
     assert titles[1:] == [
-        "Identity against prompt as guidance varies", "Two subjects in one picture", "Editing", "Diversity",
-        "Best cases", "Worst cases", "Two subjects", "Edits", "How it is measured",
+        "Identity against prompt as guidance varies", "More references", "Two subjects in one picture", "Editing",
+        "Diversity", "Best cases", "Worst cases", "Two subjects", "Edits", "How it is measured",
     ]  # fmt: skip
     assert "`" not in page and ":mod:" not in page
 

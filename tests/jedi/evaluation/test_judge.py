@@ -17,11 +17,20 @@ ROOM = torch.tensor([[0.9, 0.1, 0.2, 0.0], [0.1, 0.8, 0.2, 0.0]])
 """Likeness of two places to four subjects: subject 0 stands at the first, 1 at the second."""
 
 
+BARE = "emoji.covered_references=0"
+
+
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory):
-    """With mirrored subjects among the others."""
+    """With mirrored and tilted subjects."""
     poses = "emoji.poses=[upright,upright,mirrored,tilted left,tilted right]"
-    return read_cases(write_world(tmp_path_factory.mktemp("world") / "data", 0, 24, poses))
+    return read_cases(write_world(tmp_path_factory.mktemp("world") / "data", 0, 24, "emoji.references=0", poses, BARE))
+
+
+@pytest.fixture(scope="module")
+def turned(tmp_path_factory):
+    """The shipped benchmark's poses: upright references, subjects that lie or stand on their heads."""
+    return read_cases(write_world(tmp_path_factory.mktemp("turned") / "data", 0, 24))
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +83,32 @@ def test_poses_of_real_pictures(cases, encoder):
         target, mask = cases.picture(case, case.target), cases.sets.mask(case.index, case.target)
         assert posed(target, target, mask, case) in (1.0, None)
     assert Judge(encoder, cases).pose_oracle() >= 0.95
+
+
+def test_turned_subjects_are_told_from_upright_and_from_otherwise_turned_ones(turned):
+    assert {case.pose for case in turned.single} == {"lying", "upside down"}
+    verdicts = {True: [], False: []}
+    for case in turned.single:
+        target, mask = turned.picture(case, case.target), turned.sets.mask(case.index, case.target)
+        assert posed(target, target, mask, case) in (1.0, None)
+        for member, image in enumerate(turned.sets.record(case.index)["images"]):
+            found = posed(turned.picture(case, member), target, mask, case)
+            if member != case.target and found is not None:
+                verdicts[image["pose"] == case.pose].append(found)
+    assert np.mean(verdicts[True]) >= 0.95 and np.mean(verdicts[False]) <= 0.1
+
+
+def test_a_reference_kept_but_for_a_small_tilt_has_not_the_pose_asked_for(turned):
+    found = []
+    for case in turned.single:
+        target, mask = turned.picture(case, case.target), turned.sets.mask(case.index, case.target)
+        left, top, right, bottom = case.box
+        leaning = target.rotate(
+            17 - case.angle, Image.Resampling.BICUBIC, center=((left + right) / 2, (top + bottom) / 2)
+        )
+        found.append(posed(leaning, target, mask, case))
+    found = [x for x in found if x is not None]
+    assert len(found) > 5 and np.mean(found) <= 0.1
 
 
 def test_a_subject_without_sides_has_no_pose(cases):

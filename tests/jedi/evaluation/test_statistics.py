@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from jedi.evaluation.statistics import Interval, bootstrap, ratio_interval
+from jedi.evaluation.statistics import Interval, bootstrap, difference_interval, ratio_interval
 
 
 def test_the_mean_and_a_pinned_interval():
@@ -63,6 +63,16 @@ def test_the_interval_holds_the_truth_about_as_often_as_it_says():
 def test_one_group_has_no_interval():
     assert bootstrap([1, 2, 3], ["a"] * 3) == Interval(2.0, None, None, 3, 1)
     assert ratio_interval([1, 2], [2, 4], ["a", "a"]) == Interval(0.5, None, None, 2, 1)
+
+
+def test_a_difference_is_paired():
+    """b is a plus noise that is the same in every subject: the difference has no width, though the means are unsure."""
+    a = np.random.default_rng(3).normal(size=20).tolist()
+    found = difference_interval([x + 0.5 for x in a], a, [i // 2 for i in range(20)])
+    assert (found.mean, found.low, found.high) == pytest.approx((0.5, 0.5, 0.5)) and (found.n, found.groups) == (20, 10)
+    assert difference_interval([1, 5], [0, 2]) == Interval(2.0, 1.0, 3.0, 2, 2)
+    with pytest.raises(ValueError, match="2 and 1 values: a difference is paired by position"):
+        difference_interval([1, 2], [1])
 
 
 def test_a_ratio_of_equal_shares_has_no_width():
