@@ -7,17 +7,22 @@ from collections.abc import Callable
 import torch
 
 
-def measure(ways: dict[str, Callable[[], None]], repeats: int, warm_up: int = 1) -> dict[str, list[float]]:
-    """Seconds of each repeat by name; the ways take turns. A GPU is waited for."""
+def measure(
+    ways: dict[str, Callable[[], object]],
+    repeats: int,
+    warm_up: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
+    """Seconds (of `clock`) of each repeat by name; the ways take turns. A GPU is waited for."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(warm_up + repeats):
         for name, work in ways.items():
             _wait()
-            start = time.perf_counter()
+            start = clock()
             work()
             _wait()
             if turn >= warm_up:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return seconds
 
 

@@ -1,12 +1,18 @@
 """The benchmarks run, compare what they say they compare, and compute ratios the right way round."""
 
+import functools
+import io
+import tarfile
 import time
 
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image
 
-from benchmarks import attention_backends, dataloader, reference_cache, timing
+from benchmarks import attention_backends, data_gen, dataloader, reference_cache, small_models, timing
 from jedi.data import SetIndex
+from tests.benchmarks_made_up import scene
 
 
 def test_measure_takes_turns_and_leaves_the_warm_up_out():
@@ -15,6 +21,12 @@ def test_measure_takes_turns_and_leaves_the_warm_up_out():
     assert calls == ["a"] * 3
     assert [len(values) for values in seconds.values()] == [2, 2]
     assert min(seconds["b"]) >= 0.02
+
+
+def test_measure_by_another_clock():
+    ticks = iter(range(100))
+    seconds = timing.measure({"a": lambda: next(ticks)}, 2, warm_up=1, clock=lambda: float(next(ticks)))
+    assert seconds == {"a": [2.0, 2.0]}  # one tick at the end, one of the work
 
 
 def test_report_says_how_many_times_as_fast(capsys):
@@ -55,3 +67,52 @@ def test_the_programs_run(module, shards, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", [module.__name__, *options])
     module.main()
     assert "times as fast" in capsys.readouterr().out
+
+
+OVERHEAD = ["--sets", "3", "--unit", "2", "--batch", "2", "--steps", "1", "--side", "64", "--repeats", "1"]
+
+
+@pytest.mark.slow
+def test_the_bare_pipeline_makes_what_the_engine_keeps(tmp_path, monkeypatch):
+    """The same calls, and the engine's pictures are theirs."""
+    options = data_gen.options(["overhead", *OVERHEAD, "--device", "cpu"])
+    options.model = str(small_models.text_to_image(tmp_path / "model"))
+    work, calls = data_gen.Overhead(options, tmp_path), []
+    plain = StableDiffusionPipeline.__call__
+
+    @functools.wraps(plain)  # the engine looks at its arguments
+    def called(self, **given):
+        output = plain(self, **given)
+        calls.append((given["prompt"], [x.initial_seed() for x in given["generator"]], output.images))
+        return output
+
+    monkeypatch.setattr(StableDiffusionPipeline, "__call__", called)
+    for way in work.ways().values():
+        way()
+    bare, engine = calls[: len(calls) // 2], calls[len(calls) // 2 :]
+    assert [call[:2] for call in bare] == [call[:2] for call in engine] and len(bare) == 2
+    collages = [image for call in bare for image in call[2]]
+    with tarfile.open(tmp_path / "out-0" / "train" / "train-000000.tar") as tar:
+        for number, collage in enumerate(collages):
+            last = Image.open(io.BytesIO(tar.extractfile(f"train-{number:08d}.3.png").read()))
+            assert last.tobytes() == collage.crop((32, 32, 64, 64)).tobytes()
+    assert {"source", "quarters", "encode", "writing units", "shards and report"} <= work.parts[0].keys()
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_the_data_engine_runs(tmp_path, monkeypatch, capsys):
+    for subject in range(3):
+        (tmp_path / "photos" / f"subject{subject}").mkdir(parents=True)
+        for number in range(4):
+            scene(subject, number).save(tmp_path / "photos" / f"subject{subject}" / f"{number}.png")
+    monkeypatch.setattr(data_gen, "SIDE", 64)
+    common = ["--repeats", "1", "--device", "cpu"]
+    data_gen.main(["stages", "--photos", str(tmp_path / "photos"), "--sets", "3", *common])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("3 sets of 4 photos of 64 x 64")
+    names = [line.split("  ")[0] for line in lines[1:]]
+    assert {"split", "segment (border)", "filter (identity, EfficientNet-Lite0)", "compose", "square"} <= set(names)
+    assert all("pictures/s" in line for line in lines[1:]) and len(names) == len(set(names)) == 19
+    data_gen.main(["overhead", *OVERHEAD, "--device", "cpu"])
+    said = capsys.readouterr().out
+    assert "bare pipeline is " in said and "overhead of the engine: " in said and "shards and report" in said
