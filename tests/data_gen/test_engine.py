@@ -23,7 +23,7 @@ from jedi.config import ConfigError, load
 from jedi.data import SetDataset, SetIndex
 from tests.data_gen.conftest import all_bytes, read_sets
 from tests.data_gen.kills import killed_at
-from tests.data_gen.pipelines import save_inpainting
+from tests.data_gen.pipelines import save_flux, save_inpainting
 from tests.encoders import save_captioner, save_clip, save_dinov2
 
 STEPS = [(SharedAttention, "_set"), (Sharpness, "judge"), (Augment, "process"), (Caption, "process")]
@@ -178,6 +178,34 @@ def test_two_workers_make_the_same_bytes(made, settings, tmp_path, python, envir
     command = [python, "-m", "data_gen", "run", f"out={tmp_path / 'two'}", *settings, "workers=2"]
     subprocess.run(command, env=environment, check=True, capture_output=True)
     assert all_bytes(tmp_path / "two") == all_bytes(made)
+
+
+@pytest.mark.parametrize("family", ["sd", "flux"])
+def test_the_papers_way_from_collages(models, tiny_base, tmp_path, family):
+    """Prompts, collages, panels, captions, shards. The pictures are noise, so `split` is told to see seams in it."""
+    model = tiny_base if family == "sd" else save_flux(tmp_path / "flux")
+    settings = [
+        "source=collage", "stages=[split, caption, square]", "sets=3", "heldout_sets=1", "images_per_set=4",
+        "resolution=16", "prompts.subjects=24", f"collage.model={model}", "collage.width=64", "collage.height=64",
+        "collage.num_inference_steps=2", "split.min_side=8", "split.first_seam_evidence=-10",
+        "split.seam_evidence=-10", "split.gutter_evidence=10", "square.min_side=8", "device=cpu",
+    ]  # fmt: skip
+    run.run(configured(settings, tmp_path / "out"))
+    sets = read_sets(tmp_path / "out" / "train")
+    assert len(sets) == 3
+    for one in sets:
+        assert 2 <= len(one["pictures"]) <= 4 and {picture.size for picture in one["pictures"]} == {(16, 16)}
+        assert all(one["subject"]["name"] in caption for caption in one["captions"])
+        left, top, right, bottom = one["images"][0]["panel"]
+        assert 0 <= left < right <= 64 and 0 <= top < bottom <= 64
+        assert one["provenance"]["panels_found"] >= 2 and one["provenance"]["model"] == str(model)
+
+
+def test_noise_that_is_no_collage_is_dropped_and_counted(tiny_base, tmp_path, capsys):
+    settings = ["source=collage", "stages=[split, square]", "sets=2", "heldout_sets=0", "prompts.subjects=12"]
+    model = [f"collage.model={tiny_base}", "collage.num_inference_steps=1", "device=cpu", "resolution=16"]
+    assert main(["run", f"out={tmp_path / 'out'}", *settings, *model]) == 0
+    assert "0 sets, 0 images" in (said := capsys.readouterr().out) and "dropped 2: no collage" in said
 
 
 def test_models_are_loaded_once(settings, tmp_path, monkeypatch):
