@@ -69,11 +69,13 @@ class Quarters:
 
 @dataclass
 class Overhead:
-    """The two ways of making the same pictures. `parts`: of each run of the engine, seconds by what they went to."""
+    """The two ways of making the same pictures. `parts`: of each run of the engine, seconds by what they went to;
+    `cpu`: of each run of either way, seconds of the processor, which a busy machine hardly changes."""
 
     options: argparse.Namespace
     folder: Path
     parts: list[dict[str, float]] = field(default_factory=list)
+    cpu: dict[str, list[float]] = field(default_factory=lambda: {"bare pipeline": [], "engine": []})
 
     def settings(self, out: Path) -> list[str]:
         options = self.options
@@ -94,7 +96,15 @@ class Overhead:
     def ways(self) -> dict[str, Callable[[], None]]:
         folders = list(self.prepared())
         fresh = iter(folders)
-        return {"bare pipeline": lambda: self.bare(*folders[0]), "engine": lambda: self.engine(*next(fresh))}
+        return {
+            "bare pipeline": lambda: self.counted("bare pipeline", self.bare, *folders[0]),
+            "engine": lambda: self.counted("engine", self.engine, *next(fresh)),
+        }
+
+    def counted(self, name: str, way: Callable[[DataConfig, Plan], None], config: DataConfig, plan: Plan) -> None:
+        start = time.process_time()
+        way(config, plan)
+        self.cpu[name].append(time.process_time() - start)
 
     def bare(self, config: DataConfig, plan: Plan) -> None:
         """What someone would write who only wants the pictures."""
@@ -130,19 +140,19 @@ def overhead(options: argparse.Namespace) -> None:
         if not options.model:
             options.model = str(small_models.text_to_image(Path(folder) / "model"))
         work = Overhead(options, Path(folder))
-        seconds = measure(work.ways(), options.repeats, clock=options.clock)
-    print(
-        f"{options.sets} collages of {options.side} x {options.side}, {options.steps} steps, {options.batch} at once, "
-        f"{options.device}; {'seconds of the processor' if options.cpu_time else 'seconds by the clock'}"
-    )
+        seconds = measure(work.ways(), options.repeats)
+    size = f"{options.sets} collages of {options.side} x {options.side}, {options.steps} steps, {options.batch} at once"
+    print(f"{size}, {options.device}")
     report(seconds, options.sets, "collages", "bare pipeline")
-    bare = seconds["bare pipeline"]
-    shares = sorted(own / peer - 1 for own, peer in zip(seconds["engine"], bare, strict=True))
-    print(f"overhead of the engine: {statistics.median(shares):.1%} ({shares[0]:.1%} to {shares[-1]:.1%})")
+    cpu = {name: values[1:] for name, values in work.cpu.items()}  # the first is the warm-up's
+    for clock, values in {"by the clock": seconds, "of the processor": cpu}.items():
+        both = zip(values["engine"], values["bare pipeline"], strict=True)
+        shares = sorted(own / bare - 1 for own, bare in both)
+        print(f"overhead, seconds {clock}: {statistics.median(shares):.1%} ({shares[0]:.1%} to {shares[-1]:.1%})")
+    bare = statistics.median(seconds["bare pipeline"])
     for name in [name for name in work.parts[0] if name != "source"]:
         part = statistics.median(parts[name] for parts in work.parts[1:])
-        milliseconds = 1000 * part / options.sets
-        print(f"  {name:<18} {part / statistics.median(bare):6.2%}  {milliseconds:7.2f} ms a collage")
+        print(f"  {name:<18} {part / bare:6.2%}  {1000 * part / options.sets:7.2f} ms a collage")
 
 
 def photo_sets(photos: str, count: int) -> list[SubjectSet]:
@@ -261,7 +271,7 @@ def options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--segment", action="append", default=[], help="stages: one more segmenter, KIND:SOURCE")
     parser.add_argument("--only", action="append", help="stages: this one alone (may be given several times)")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--cpu-time", action="store_true", help="seconds of this process' CPU: for a busy machine")
+    parser.add_argument("--cpu-time", action="store_true", help="stages: seconds of the processor, for a busy machine")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", default="float32")
     given = parser.parse_args(arguments)
