@@ -73,8 +73,8 @@ def test_batches_are_a_function_of_the_step(world):
     assert len(set(drawings)) == 5
     assert sets.pixels([0, 2]).shape == (8, 3, 32, 32) and sets.pixels([0]).abs().max() <= 1
     assert len(Sets(str(world), "train", 4, 7).subjects) == 7
-    with pytest.raises(ConfigError, match="no set of 9 images"):
-        Sets(str(world), "train", 9, 100)
+    with pytest.raises(ConfigError, match="no set of 11 images"):
+        Sets(str(world), "train", 11, 100)
 
 
 def test_softened_pictures_stay_pictures():
