@@ -69,7 +69,7 @@ _NEAR, _SAME = 28, 20
 """Greatest difference (0 to 255, any channel) of a gutter's pixels from its colour, with JPEG noise, and of a plain
 line's pixels from their median."""
 _PLAIN = 0.93
-"""Share of a line's pixels that must have the gutter's colour; panels out of place may hold the others."""
+"""Share of a line's pixels that must have the gutter's colour, there or up to `_SHIFT` lines away."""
 _COLOURS = 3
 """Colours of plain lines that are tried: a gutter's, a border's, and one more (a sky)."""
 _OPEN = 0.5
@@ -79,7 +79,7 @@ _GUTTER_SIZES = 0.3
 _WIDER = 6
 """Pixels by which a gutter may be wider than usual, before it is taken for a gutter beside a plain panel."""
 _THIN = 4
-"""A gutter of at most so many pixels is also tried as a seam: panels out of place may leave none of its lines whole."""
+"""A gutter of at most so many pixels is also tried as a seam: panels out of place may hide it (twice the shift)."""
 _EMPTY, _EMPTY_SHARE = 10, 0.98
 """A panel is empty where this share of its pixels differs from their median by at most so much (0 to 255)."""
 
@@ -135,22 +135,26 @@ class _View:
         self.pixels = np.ascontiguousarray(pixels.transpose(2, 0, 1), np.int16)  # [3 H W]
         self.steps = _steps(self.pixels)  # [H W // BLOCK]
         self.near = np.zeros(self.pixels.shape[1:], bool)  # which pixels have the colour that is looked for
-        self.counts = np.zeros((0, 0), np.int32)  # of them, along each row up to each pixel
+        self.counts = np.zeros((0, 0), np.int32)  # of pixels near such ones, along each row up to each pixel
 
     def look_for(self, colour: np.ndarray) -> None:
         self.near = np.abs(self.pixels - colour[:, None, None]).max(0) <= _NEAR
-        self.counts = np.pad(self.near.cumsum(1, dtype=np.int32), ((0, 0), (1, 0)))
+        # Panels out of place leave no line of a thin gutter whole: a pixel counts where the colour is near.
+        padded = np.pad(self.near, ((_SHIFT, _SHIFT), (0, 0)))
+        around = np.any([padded[x : x + len(self.near)] for x in range(2 * _SHIFT + 1)], axis=0)
+        self.counts = np.pad(around.cumsum(1, dtype=np.int32), ((0, 0), (1, 0)))
 
     def bands(self, low: int, high: int, start: int, end: int) -> Iterator[_Band]:
-        """Bands of the colour between lines `low` and `high`, of two lines or more; lines go from `start` to `end`."""
+        """Bands of the colour between lines `low` and `high`; lines go from `start` to `end`."""
         inner = 3  # the ends of the lines may lie in another gutter's edge
         counts = self.counts[low:high, end - inner] - self.counts[low:high, start + inner]
         plain = counts >= _PLAIN * (end - start - 2 * inner)
-        for top, bottom in np.flatnonzero(np.diff(np.r_[0, plain, 0])).reshape(-1, 2) + low:
-            if bottom - top >= 2:
+        for top, bottom in (np.flatnonzero(np.diff(np.r_[0, plain, 0])).reshape(-1, 2) + low).tolist():
+            top, bottom = top + _SHIFT * (top > low), bottom - _SHIFT * (bottom < high)
+            if bottom > top:
                 above = self._edge(slice(max(top - _REACH, 0), top + 2), top - _REACH, start, end)
                 below = self._edge(slice(bottom - 1, bottom + _REACH + 1), bottom + _REACH + 6, start, end)
-                yield _Band(int(top), int(bottom), above, below)
+                yield _Band(top, bottom, above, below)
 
     def _edge(self, lines: slice, behind: int, start: int, end: int) -> float:
         """Mean evidence for a panel's edge at these lines; the six rows before `behind` tell whether it can be seen."""
