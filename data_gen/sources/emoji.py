@@ -233,10 +233,10 @@ class EmojiSource:
         def maybe(value: str | None, probability: float) -> str | None:
             return value if chance.random() < probability else None
 
-        p = world.mention_probability
+        p, of_pose = world.mention_probability, world.pose_mention_probability
         return {
             "size": maybe(scene.size if scene.size != "medium" else None, p),
-            "pose": maybe(scene.pose if scene.pose != "upright" else None, p),
+            "pose": maybe(scene.pose if scene.pose != "upright" else None, p if of_pose is None else of_pose),
             "place": maybe(scene.place if is_clear(scene.place, figure.centre) else None, p),
             "companion": maybe(scene.companion, 0.9),
             "accessory": maybe(scene.accessory, 0.9),

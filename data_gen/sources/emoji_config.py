@@ -49,6 +49,7 @@ class EmojiConfig:
     vary: list[str] = field(default_factory=lambda: list(VARIABLE))
     name_probability: float = 0.4  # of saying "a fox", not "an animal"; at most half of a set's captions do
     mention_probability: float = 0.5  # of saying pose, size, place; companions, accessories are said with 0.9
+    pose_mention_probability: float | None = None  # of saying the pose; `mention_probability` if not given
     min_visible: float = 0.5  # a set with an image that shows less of its subject is dropped, and counted
     mixture: list[dict[str, Any]] = field(default_factory=list)  # [{share: 2, vary: [background]}, {subjects: [2]}]
 
@@ -86,6 +87,8 @@ class EmojiConfig:
             raise ConfigError("emoji.covered_references wants emoji.references above 0, and companion in emoji.vary")
         for kind in ("companion", "accessory", "name", "mention"):
             check_number(f"emoji.{kind}_probability", getattr(self, f"{kind}_probability"), 0.0, 1.0)
+        if self.pose_mention_probability is not None:
+            check_number("emoji.pose_mention_probability", self.pose_mention_probability, 0.0, 1.0)
         check_number("emoji.references", self.references, 0, 63)
         check_number("emoji.covered_references", self.covered_references, 0.0, 1.0)
         check_number("emoji.min_visible", self.min_visible, 0.0, 1.0)

@@ -148,6 +148,16 @@ def test_references_stand_first_in_poses_of_their_own():
         source(reference_poses=["flying"])
 
 
+def test_poses_may_be_said_more_often_than_the_rest():
+    rest = {"poses": ["lying"], "sizes": ["large"], "mention_probability": 0.0}
+    for of_pose, said in ((1.0, {"pose"}), (None, set())):
+        for index in range(5):
+            made = make(source(**rest, pose_mention_probability=of_pose), "train", index)
+            assert all(set(x["caption_says"]) & {"pose", "size", "place"} == said for x in made.attributes)
+    with pytest.raises(ConfigError, match="emoji.pose_mention_probability"):
+        source(pose_mention_probability=1.5)
+
+
 def test_companions_cover_references_only():
     half = source(
         references=2, covered_references=0.5, cover=[0.5, 0.5], companion_probability=0.0, accessory_probability=0.0
