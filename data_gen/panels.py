@@ -31,14 +31,20 @@ BLOCK = 8
 _LEAST = 3 * BLOCK
 """Pixels of a side of the smallest picture, region or panel that is looked at."""
 
-# What a pixel's step says for the edge of a panel: a log-likelihood ratio (natural logarithm), fitted to the steps of
-# 150 collages.
+# What speaks for the edge of a panel at a line: steps from pixel to pixel, and that a stretch of the line changes its
+# colour at once, however little. Both are log-likelihood ratios (natural logarithms), fitted to 150 and to 90 collages.
 _STEP, _NEARBY, _BIAS = 2.15, -1.363, -2.1
-"""Weights of log(1 + step), of log(1 + the second greatest step nearby), and of 1."""
+"""For a pixel: weights of log(1 + step), of log(1 + the second greatest step nearby), and of 1."""
+_STRETCH = 7
+"""Blocks of a stretch, in a picture of 56 or more; fewer in smaller ones. Signed steps are averaged over it: noise,
+JPEG's and the grain of textures cancel out."""
+_PIXELS, _CHANGE, _CHANGE_NEARBY, _BLOCK_BIAS = 0.48, 1.03, -0.63, -1.68
+"""For a block: weights of its pixels' mean, of log(1 + 4 changes), of log(1 + 4 times the second greatest change
+nearby), and of 1. A change is a stretch's mean step, 0 to 255; a quarter of a level counts as one."""
 _OFFSETS = (-6, -5, -4, -3, -2, 2, 3, 4, 5, 6)
 """Rows that count as nearby. The adjoining ones do not: JPEG and resampling spread an edge over two."""
 _CLIP = (-3.0, 1.5)
-"""Least and most that one pixel can say: neighbours are not independent."""
+"""Least and most that a pixel, or a block, can say: neighbours are not independent."""
 _FLAT = -2.1
 """What a pixel without any step says: less against an edge than texture that goes on (-3), for white meets white."""
 
@@ -77,9 +83,11 @@ _OPEN = 0.5
 _GUTTER_SIZES = 0.3
 """Weight of `_size_gain` for a gutter, beside the mean evidence of its edges."""
 _WIDER = 6
-"""Pixels by which a gutter may be wider than usual, before it is taken for a gutter beside a plain panel."""
+"""Pixels by which a gutter may be wider or narrower than usual."""
 _THIN = 4
 """A gutter of at most so many pixels is also tried as a seam: panels out of place may hide it (twice the shift)."""
+_SURE = 4.0
+"""Evidence of seams that are believed more than the gutters found: true ones mostly have 5 to 12, others up to 3."""
 _EMPTY, _EMPTY_SHARE = 10, 0.98
 """A panel is empty where this share of its pixels differs from their median by at most so much (0 to 255)."""
 
@@ -202,7 +210,7 @@ class _Search:
             layout = self._at_gutters(frame)
             best = max(best, layout, key=lambda x: sum(cut.evidence for cut in x.cuts))
         if len(best.panels) < 2 or best.gutter <= _THIN:
-            seams = self._at_seams(frame)
+            seams = self._at_seams(frame, self.config.seam_evidence if len(best.panels) < 2 else _SURE)
             strongest = max((cut.evidence for cut in seams.cuts), default=-np.inf)
             if len(seams.panels) > len(best.panels) and strongest >= self.config.first_seam_evidence:
                 best = seams
@@ -220,30 +228,26 @@ class _Search:
             width, area = layout.gutter, layout.area
         return layout
 
-    def _at_seams(self, frame: Box) -> _Layout:
+    def _at_seams(self, frame: Box, least: float) -> _Layout:
         area = _area(frame) / _PANELS
         for _ in range(2):
-            layout = _divide(frame, partial(self._seam, area=area), self.config.seam_evidence)
+            layout = _divide(frame, partial(self._seam, area=area), least)
             area = layout.area
         return layout
 
     def _gutter(self, region: Box, width: int, area: float) -> _Cut | None:
         """The band through the region with the most evidence, given the usual width (0: not known) and panel area. One
-        that is much wider is a gutter together with a panel's plain background: either side of it may be the gutter."""
+        that is wider may be a gutter together with a panel's plain background: either side of it may be the gutter."""
         cuts = []
         most = min(self.widest, width + _WIDER) if width else self.widest
         for axis, view in enumerate(self.views):
             low, high, start, end = _sides(region, axis)
             for band in view.bands(low, high, start, end):
-                if band.high - band.low <= most:
-                    places = [((band.above + band.below) / 2, band.low, band.high)]
-                elif width:
-                    places = [
-                        (band.above, band.low, band.low + width),
-                        (band.below, band.high - width, band.high),
-                    ]
-                else:
-                    continue
+                places = []
+                if width - _WIDER <= band.high - band.low <= most:
+                    places += [((band.above + band.below) / 2, band.low, band.high)]
+                if width and band.high - band.low > width + _SHIFT:
+                    places += [(band.above, band.low, band.low + width), (band.below, band.high - width, band.high)]
                 for evidence, top, bottom in places:
                     if min(top - low, high - bottom) >= self.least[axis]:
                         at = ((top + bottom) / 2 - low) / (high - low)
@@ -327,13 +331,35 @@ def _size_gain(at: np.ndarray, times: float) -> np.ndarray:
 
 
 def _steps(pixels: np.ndarray) -> np.ndarray:
-    """int16 `[3 H W]` -> `[H W // BLOCK]`: the evidence for the edge of a panel above each row, mean over each block.
+    """int16 `[3 H W]` -> `[H W // BLOCK]`: the evidence of each block for the edge of a panel above its row.
 
-    A pixel's step is its greatest difference from the one above over the channels. It speaks for an edge by its
-    height, and by how far it stands out from the steps nearby in the same column: from the second greatest of them,
-    so that a thin gutter's other edge does not count against it."""
-    steps = np.zeros(pixels.shape[1:], np.int16)
-    steps[1:] = np.abs(np.diff(pixels, axis=1)).max(0)
+    A step speaks for an edge by its height, and by how far it stands out from the steps nearby in the same column:
+    from the second greatest of them, so that a thin gutter's other edge does not count against it."""
+    height, blocks = pixels.shape[1], pixels.shape[2] // BLOCK
+    steps, nearby = _and_nearby(np.abs(np.diff(pixels, axis=1, prepend=pixels[:, :1])).max(0))
+    logarithms = np.log1p(np.arange(256, dtype=np.float32))
+    of_pixels = _STEP * logarithms[steps] + _NEARBY * logarithms[nearby] + _BIAS
+    of_pixels[(steps <= 1) & (nearby <= 1)] = _FLAT
+    of_pixels = _in_blocks(of_pixels.clip(*_CLIP))
+
+    colours = _in_blocks(pixels).astype(np.float32)
+    signed = np.diff(colours, axis=1, prepend=colours[:, :1])
+    half = min(_STRETCH, blocks // 8) // 2
+    signed = np.pad(signed, ((0, 0), (0, 0), (half, half)), mode="edge")
+    stretches = np.mean([signed[..., x : x + blocks] for x in range(2 * half + 1)], axis=0)
+    changes, nearby = _and_nearby(np.abs(stretches).max(0))
+    of_changes = _CHANGE * np.log1p(4 * changes) + _CHANGE_NEARBY * np.log1p(4 * nearby)
+    return (_PIXELS * of_pixels + of_changes + _BLOCK_BIAS).clip(*_CLIP).reshape(height, blocks)
+
+
+def _in_blocks(rows: np.ndarray) -> np.ndarray:
+    """`[... W]` -> `[... W // BLOCK]`: the mean of each block."""
+    blocks = rows.shape[-1] // BLOCK
+    return rows[..., : blocks * BLOCK].reshape(*rows.shape[:-1], blocks, BLOCK).mean(-1)
+
+
+def _and_nearby(steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`[H n]` -> the same, and of each place the second greatest step nearby in its column."""
     reach = max(_OFFSETS)
     padded = np.pad(steps, ((reach, reach), (0, 0)), mode="reflect")
     first, second = np.zeros_like(steps), np.zeros_like(steps)
@@ -341,11 +367,7 @@ def _steps(pixels: np.ndarray) -> np.ndarray:
         other = padded[reach + offset : reach + offset + len(steps)]
         np.maximum(second, np.minimum(first, other), out=second)
         np.maximum(first, other, out=first)
-    logarithms = np.log1p(np.arange(256, dtype=np.float32))
-    evidence = _STEP * logarithms[steps] + _NEARBY * logarithms[second] + _BIAS
-    evidence[(steps <= 1) & (second <= 1)] = _FLAT
-    blocks = steps.shape[1] // BLOCK
-    return evidence.clip(*_CLIP)[:, : blocks * BLOCK].reshape(len(steps), blocks, BLOCK).mean(2)
+    return steps, second
 
 
 def _best_aside(lines: np.ndarray) -> np.ndarray:

@@ -37,7 +37,7 @@ class SplitConfig:
     least: float = 0.1  # nothing is cut to less than this fraction of the collage's width or height
     widest_gutter: float = 0.06  # as a fraction of the collage's shorter side; borders may be twice as wide
     # Evidence is explained in data_gen/panels.py; a lower threshold finds more, also where nothing is.
-    gutter_evidence: float = 0.65  # of at most 1.5 (and a little for parts of usual size)
+    gutter_evidence: float = 0.6  # of at most 1.5 (and a little for parts of usual size)
     border_evidence: float = 0.6  # of at most 1.5
     seam_evidence: float = 0.0
     first_seam_evidence: float = 1.0  # of the strongest seam of a collage without gutters; photos hold weak ones
