@@ -48,10 +48,11 @@ def together(pipe: JediPipeline, subjects: dict[str, Image.Image], prompts: Sequ
 def example(pipe: JediPipeline) -> list[Row]:
     """One subject a row; the last row holds two."""
     places = ("on a sandy beach", "in the snow", "in the forest", "in front of a brick wall")
+    scenes = (*places[:2], "upside down in the forest", "lying on its side in front of a brick wall")
     rows = []
     for subject, noun in {"teddy_bear": "a toy", "boxing_glove": "a thing", "hamster": "an animal"}.items():
         references = given(subject)
-        rows.append(labelled(references) + pictures(pipe, [f"{noun} {place}" for place in places], references))
+        rows.append(labelled(references) + pictures(pipe, [f"{noun} {scene}" for scene in scenes], references))
     pair = {"animal": given("hamster", 1)[0], "thing": given("boxing_glove", 1)[0]}
     prompts = [f"an animal on the left and a thing on the right {place}" for place in places]
     rows.append([(image, name) for name, image in pair.items()] + together(pipe, pair, prompts))
@@ -83,11 +84,11 @@ def several(pipe: JediPipeline, data: str, count: int = 8) -> list[Row]:
 
 
 def limits(pipe: JediPipeline) -> list[Row]:
-    """Words for pose and size, references that differ in size and side."""
+    """Words for tilts and size, references that differ in size and side."""
     glove = given("boxing_glove", 3)[2]
     small = ImageOps.expand(glove.resize((128, 128)), 64, fill=glove.getpixel((2, 2)))
     turned = ImageOps.mirror(glove)
-    words = pictures(pipe, ["a thing upside down in the snow", "a small thing in the snow"], [glove])
+    words = pictures(pipe, ["a thing leaning to the left in the snow", "a small thing in the snow"], [glove])
     blurred = pictures(pipe, ["a thing in the forest", "a thing on a sandy beach"], [small, turned])
     return [
         [(glove, "reference"), *words],
