@@ -78,6 +78,8 @@ _PLAIN = 0.93
 """Share of a line's pixels that must have the gutter's colour, there or up to `_SHIFT` lines away."""
 _COLOURS = 3
 """Colours of plain lines that are tried: a gutter's, a border's, and one more (a sky)."""
+_BETTER = 0.5
+"""Evidence by which gutters of a rarer colour must be better: JPEG paints thin lines of other colours beside them."""
 _OPEN = 0.5
 """Evidence of a block of an edge behind which the gutter's colour goes on, so that nothing can be seen."""
 _GUTTER_SIZES = 0.3
@@ -113,6 +115,10 @@ class _Layout:
 
     panels: list[Box]
     cuts: list[_Cut]
+
+    @property
+    def evidence(self) -> float:
+        return sum(cut.evidence for cut in self.cuts)
 
     @property
     def gutter(self) -> int:
@@ -208,7 +214,8 @@ class _Search:
         for colour in colours:
             self._look_for(colour)
             layout = self._at_gutters(frame)
-            best = max(best, layout, key=lambda x: sum(cut.evidence for cut in x.cuts))
+            if layout.evidence > best.evidence + _BETTER:
+                best = layout
         if len(best.panels) < 2 or best.gutter <= _THIN:
             seams = self._at_seams(frame, self.config.seam_evidence if len(best.panels) < 2 else _SURE)
             strongest = max((cut.evidence for cut in seams.cuts), default=-np.inf)

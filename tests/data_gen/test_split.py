@@ -118,8 +118,8 @@ def test_collages_of_drawn_scenes():
 @pytest.mark.slow
 def test_collages_of_real_photos(root):
     """The benchmark at a quarter of its size, on the subjects that no threshold was found with, without the drawings on
-    white. These seeds are kind to gutters: of the benchmark's 500 collages 96.7 % were right with gutters and 85.8 %
-    without (benchmarks/README.md)."""
+    white. Of the benchmark's 500 collages 97.0 % were right with gutters and 85.8 % without
+    (benchmarks/README.md)."""
     folder = root.parent / "shared" / "dreambooth"
     if not folder.is_dir():
         pytest.skip("../shared/dreambooth is not there")
