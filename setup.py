@@ -75,6 +75,7 @@ setup(
         "data": data,
         "eval": evaluation,
         "import": importers,
+        "llm": llm,
         "rembg": rembg,
         "test": [
             *data,

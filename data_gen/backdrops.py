@@ -99,9 +99,8 @@ class Backdrops:
 
     def draw(self, chance: Random, n: int) -> list[int]:
         """The numbers of `n` backdrops, different ones as far as there are enough."""
-        if n <= len(self):
-            return chance.sample(range(len(self)), n)
-        return [chance.randrange(len(self)) for _ in range(n)]
+        rounds = -(-n // len(self))
+        return [number for _ in range(rounds) for number in chance.sample(range(len(self)), len(self))][:n]
 
     def get(self, number: int, size: tuple[int, int]) -> Backdrop:
         """Backdrop `number`, cropped and resized to `size` (width, height)."""
@@ -178,4 +177,7 @@ def _fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 def _text_beside(file: Path) -> str:
     text = file.with_suffix(".txt")
-    return " ".join(text.read_text(encoding="utf-8").split()) if text.is_file() else ""
+    try:
+        return " ".join(text.read_text(encoding="utf-8").split()) if text.is_file() else ""
+    except UnicodeDecodeError:
+        raise ConfigError(f"{text}: what is said of a backdrop must be UTF-8 text") from None

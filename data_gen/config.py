@@ -27,7 +27,7 @@ from data_gen.stages.square import SquareConfig
 from jedi.config import ConfigError, to_dict
 
 # The settings that change no byte of the data: another value goes on in the same folder.
-# (With models on a CPU, the number of threads changes bits, and `workers` shares the cores out.)
+# (With models, the device changes bits, and on a CPU the number of threads: `workers` shares the cores out.)
 FREE_KEYS = ("out", "workers", "device", "keep_units", "contact_sheet_rows")
 GENERATION = 5  # raised whenever the same settings begin to give other bytes, so that no folder mixes both
 

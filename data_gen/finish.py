@@ -111,7 +111,7 @@ def is_packed(path: Path, plan: Plan) -> bool:
 
 def finish(config: DataConfig, plan: Plan) -> None:
     """Packs the shards that are missing, then writes `finish.json` and the report, and clears the units' tars
-    away unless `keep_units`. Raises ConfigError where units are not done, OSError where a tar is damaged."""
+    away unless `keep_units`. Raises ConfigError where units are not done, or a tar is gone or damaged."""
     from data_gen.config import config_hash
     from data_gen.report import forget, is_reported, write_report
 
@@ -120,8 +120,7 @@ def finish(config: DataConfig, plan: Plan) -> None:
     missing = [shard for shard in shards if not is_packed(shard.path, plan)]
     if missing:
         forget(config)
-    for unit in units_of(plan, missing):
-        _check_whole(plan, unit)
+    _check_whole(plan, units_of(plan, missing))
     for shard in missing:
         header = {"split": shard.split, "config_hash": config_hash(config), "plan": plan.hash}
         write_shard(shard.path, _records(plan, shard), header)
@@ -153,11 +152,19 @@ def _write_examples(plan: Plan, duplicates: Sequence[dict[str, Any]]) -> None:
         write_shard(path, records, {"plan": plan.hash})
 
 
-def _check_whole(plan: Plan, unit: Unit) -> None:
-    tar = plan.tar(unit)
-    if not tar.is_file() or file_sha256(tar) != plan.manifest(unit)["sha256"]:
-        tar.with_suffix(".json").unlink(missing_ok=True)
-        raise OSError(f"{tar} is not what its manifest says, so the unit no longer counts as done")
+def _check_whole(plan: Plan, units: Sequence[Unit]) -> None:
+    """Raises ConfigError where a unit's tar is gone or damaged; such units no longer count as done."""
+    bad = []
+    for unit in units:
+        tar = plan.tar(unit)
+        if not tar.is_file() or file_sha256(tar) != plan.manifest(unit)["sha256"]:
+            tar.with_suffix(".json").unlink(missing_ok=True)
+            bad.append(tar)
+    if bad:
+        raise ConfigError(
+            f"{bad[0]} is not what its manifest says: {len(bad)} such units no longer count as done; "
+            "`python -m data_gen run` makes them again"
+        )
 
 
 def _records(plan: Plan, shard: Shard) -> Iterator[Record]:

@@ -28,7 +28,8 @@ def without(one: SubjectSet, bad: Mapping[int, str], stage: str, least: int | No
     fewer than `least` pictures are left, or a picture is bad that the set needs as a reference.
 
     The pictures left out are counted in `provenance["left_out"][stage]` by reason; their scores are in
-    `scores["left_out"]`, so that a threshold can be judged by what it costs.
+    `scores["left_out"]`, so that a threshold can be judged by what it costs. What the provenance says of single
+    pictures (prompts, seeds, ...) stays as it was: `provenance["kept"][stage]` tells which of them are left.
     """
     if not bad:
         return one
@@ -37,8 +38,10 @@ def without(one: SubjectSet, bad: Mapping[int, str], stage: str, least: int | No
     reasons = [bad[i] for i in sorted(bad)]
     counted = {reason: reasons.count(reason) for reason in dict.fromkeys(reasons)}
     left_out = {**one.provenance.get("left_out", {}), stage: counted}
-    kept = keep_images(one, [i for i in range(len(one.images)) if i not in bad])
-    return replace(kept, provenance={**one.provenance, "left_out": left_out}, scores=kept.scores | _lost(one, bad))
+    places = [i for i in range(len(one.images)) if i not in bad]
+    kept, told = keep_images(one, places), {**one.provenance.get("kept", {}), stage: places}
+    provenance = {**one.provenance, "left_out": left_out, "kept": told}
+    return replace(kept, provenance=provenance, scores=kept.scores | _lost(one, bad))
 
 
 def _lost(one: SubjectSet, bad: Mapping[int, str]) -> dict[str, Any]:

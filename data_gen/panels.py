@@ -190,7 +190,10 @@ def find_panels(image: Image.Image, config: SplitConfig) -> list[Box] | None:
     panels = _Search(np.asarray(small), config).panels()
     if len(panels) < 2:
         return None
-    return [tuple(round(x / scale) for x in panel) for panel in _reading_order(panels)]
+    return [
+        tuple(min(round(x / scale), side) for x, side in zip(panel, image.size * 2, strict=True))
+        for panel in _reading_order(panels)
+    ]
 
 
 class _Search:

@@ -147,6 +147,7 @@ def units(sizes: Mapping[str, int], sets_per_unit: int) -> tuple[Unit, ...]:
 
 def read_plan(config: DataConfig) -> Plan | None:
     """The plan in the output folder, None if there is none. ConfigError where it is another configuration's."""
+    import_extensions(config)  # what they register decides what of the configuration counts
     path = Path(config.out) / "plan.json"
     if not path.is_file():
         return None

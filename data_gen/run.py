@@ -79,7 +79,8 @@ def run(config: DataConfig) -> None:
     with locked(config.out), clear_errors(config):
         make_units(config, plan, [unit for unit in plan.units if plan.manifest(unit) is None])
         if lost := missing_shards(config, plan):  # of these, units whose tars were cleared away are made again
-            make_units(config, plan, [unit for unit in units_of(plan, lost) if not plan.tar(unit).is_file()])
+            again = [unit for unit in units_of(plan, lost) if not plan.tar(unit).is_file()]
+            make_units(config, plan, again, again=True)
         finish(config, plan)
 
 
@@ -108,8 +109,9 @@ def clear_errors(config: DataConfig) -> Iterator[None]:
         raise RunError(f"{place}: {error.strerror or error}; {remedy} the same command again to go on") from None
 
 
-def make_units(config: DataConfig, plan: Plan, missing: Sequence[Unit]) -> None:
-    """Makes these units, but for those that another process is at work on."""
+def make_units(config: DataConfig, plan: Plan, missing: Sequence[Unit], again: bool = False) -> None:
+    """Makes these units, but for those that another process is at work on, or has made meanwhile. `again`: also those
+    that are done, but whose tars were cleared away."""
     if not missing:
         return
     parts = make_parts(config)
@@ -118,7 +120,7 @@ def make_units(config: DataConfig, plan: Plan, missing: Sequence[Unit]) -> None:
     with tqdm(total=sum(unit.count for unit in missing), unit="set", desc="data_gen", file=sys.stderr) as bar:
         if len(devices) == 1:
             for unit in missing:
-                _show(bar, unit, make_unit(config, plan, unit, parts))
+                _show(bar, unit, make_unit(config, plan, unit, parts, again))
             return
         context = multiprocessing.get_context("spawn")
         queue = context.Queue()
@@ -126,7 +128,7 @@ def make_units(config: DataConfig, plan: Plan, missing: Sequence[Unit]) -> None:
             queue.put(device)
         pool = ProcessPoolExecutor(len(devices), context, _start_worker, (config, queue, len(devices)))
         try:
-            futures = {pool.submit(_work, unit): unit for unit in missing}
+            futures = {pool.submit(_work, unit, again): unit for unit in missing}
             for future in as_completed(futures):
                 _show(bar, futures[future], future.result())
         except BrokenProcessPool:
@@ -135,10 +137,13 @@ def make_units(config: DataConfig, plan: Plan, missing: Sequence[Unit]) -> None:
             pool.shutdown(cancel_futures=True)
 
 
-def make_unit(config: DataConfig, plan: Plan, unit: Unit, parts: Parts) -> dict[str, Any] | None:
-    """Makes one unit and returns its manifest; None where another process has it, or had it and is done."""
+def make_unit(
+    config: DataConfig, plan: Plan, unit: Unit, parts: Parts, again: bool = False
+) -> dict[str, Any] | None:
+    """Makes one unit and returns its manifest; None where another process has it, or had it and is done. `again`: it is
+    done only where its tar is there."""
     with _claimed(plan, unit) as ours:
-        if not ours or (plan.manifest(unit) is not None and plan.tar(unit).is_file()):
+        if not ours or (plan.manifest(unit) is not None and (plan.tar(unit).is_file() or not again)):
             return None
         for partial in plan.tar(unit).parent.glob(f".{unit.name}.*{PARTIAL}"):  # of a killed process
             partial.unlink(missing_ok=True)
@@ -172,6 +177,8 @@ def _through_stages(
     for name, stage in parts.stages:
         if sets:
             sets = step(name, lambda stage=stage, given=sets: stage.process(given))
+    if twice := [key for key, count in Counter(one.key for one in sets).items() if count > 1]:
+        raise ConfigError(f"stages: there are two sets {twice[0]}; is a stage named twice, or are keys not unique?")
     for one in sets:
         if odd := next((image.size for image in one.images if image.size != (config.resolution,) * 2), None):
             raise ConfigError(
@@ -281,6 +288,6 @@ def _follow_parent() -> None:
     os._exit(1)
 
 
-def _work(unit: Unit) -> dict[str, Any] | None:
+def _work(unit: Unit, again: bool) -> dict[str, Any] | None:
     config, plan, parts = _worker
-    return make_unit(config, plan, unit, parts)
+    return make_unit(config, plan, unit, parts, again)

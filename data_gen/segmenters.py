@@ -127,9 +127,13 @@ class Rembg:
 
     @cached_property
     def _session(self) -> Any:
+        import torch
+
+        threads = torch.get_num_threads()
         from rembg.session_factory import new_session
         from rembg.sessions import sessions
 
+        torch.set_num_threads(threads)  # rembg's numba has set OpenMP's number, which is torch's, to all cores
         key = f"segment.model={self.config.segment.model}"
         if self.name not in sessions:
             raise ConfigError(f"{key}: rembg has no session {self.name!r}; it has {', '.join(sorted(sessions))}")

@@ -162,6 +162,15 @@ def test_every_imported_library_is_a_dependency(root):
                 assert known.get(top, top) in declared | {""}, f"{file.name} imports {top}"
 
 
+def test_remedies_name_extras_that_exist(root):
+    from data_gen.__main__ import _EXTRAS
+
+    text = "".join(file.read_text() for folder in ("jedi", "data_gen") for file in root.glob(f"{folder}/**/*.py"))
+    named = set(re.findall(r"jedi-diffusion\[(\w+)\]", text)) | set(_EXTRAS.values())
+    extras = re.search(r"extras_require=\{(.*?)^    \},", (root / "setup.py").read_text(), re.M | re.S)[1]
+    assert {"llm", "data", "rembg"} <= named <= set(re.findall(r'^        "(\w+)":', extras, re.M))
+
+
 def test_the_installed_metadata_is_this_setup_py_s():
     stated = {text.replace(" ", "") for text in setup_arguments()["install_requires"]}
 

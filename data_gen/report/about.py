@@ -66,7 +66,9 @@ def heldout_rule(config: DataConfig) -> str:
     if config.source not in (*_PROMPTED, *_FOUND):
         return f"The source {config.source!r}, an extension, decides which subjects are held out."
     fraction = getattr(getattr(config, config.source), "heldout_fraction", 0.1)
-    of = {"syncd": "its object's name", "subjects200k": "its item's name", "folder": "its folder's name"}
+    plain = " (small letters, no spaces, hyphens or underscores)"
+    of = {"syncd": "its object's name", "subjects200k": f"its item's name{plain}"}
+    of["folder"] = f"its folder's name{plain}"
     return (
         f"A subject is held out when the first 64 bits of the sha256 of {of.get(config.source, 'its id')}, as a share "
         f"of 2**64, lie below {fraction:g}: the same subjects in every data set, on every machine "

@@ -120,7 +120,8 @@ def _again(config: DataConfig, stored: Stored) -> Iterable[str]:
     rows = [["configuration", f"`{config_hash(config)}`"], ["plan", f"`{stored.plan.hash}`"]]
     yield _table(["sha256 of", ""], [*rows, *([name, f"`{digest}`"] for name, digest in inputs.items())])
     versions = ", ".join(f"{name} {version}" for name, version in stored.plan.versions.items())
-    yield f"With these versions, on a CPU, it comes out byte for byte: {versions}. `plan.json` holds all settings."
+    yield f"`plan.json` holds all settings. With these versions it comes out byte for byte, on a CPU: {versions}."
+    yield "Where models are used, that holds for the same model files and as many threads."
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

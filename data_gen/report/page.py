@@ -72,7 +72,9 @@ def how_far(stored: Stored, found: Survey) -> str:
         return f"Nothing is packed and no set can be read yet: {units}."
     if not stored.is_packed:
         return f"Not finished: {units} and no shard is packed. What follows is read from the units."
-    return f"Not finished: {units}. What follows is read from the shards." if found.done < found.units else ""
+    if found.done < found.units or not stored.is_complete:
+        return f"Not finished: {units}, and not all shards are packed. What follows is read from those that are."
+    return ""
 
 
 def _before_the_end(found: Survey) -> int:

@@ -35,6 +35,11 @@ class Stored:
         """Whether it is read from shards. A finished data set may have none: then every set was dropped."""
         return self._result is not None or any(self.shards.values())
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether `finish` has packed all shards, and they are there."""
+        return self._result is not None and self._result["shards"] == sum(map(len, self.shards.values()))
+
     @cached_property
     def tars(self) -> dict[str, list[Path]]:
         """What the sets of each split are read from."""

@@ -16,7 +16,7 @@ from jedi.registry import Registry
 
 class Source(Protocol):
     """Made once in each process, as `factory(config)` with the whole `DataConfig`. Models are loaded at the
-    first `make`, not before: `plan` and `status` make sources too.
+    first `make`, not before: `plan` makes sources too.
 
     It may also say: `reads_prompts = True` (the prompt book is written before the plan), `uses_model = False` (no
     device is of use, so there is one process a core) and `packages` (what must stay at one version for equal
@@ -30,8 +30,8 @@ class Source(Protocol):
         ...
 
     def inputs(self) -> dict[str, str]:
-        """sha256 of everything outside the configuration that decides the sets, by name: the prompts, the
-        listing of a folder of photos. Frozen in the plan; a run that finds others is refused."""
+        """sha256 of what outside the configuration decides the sets, by name: the prompts, the photos of a folder.
+        Frozen in the plan; a run that finds others is refused. Models are known by their names alone."""
         ...
 
     def make(self, items: Sequence[Item]) -> Iterator[SubjectSet | Dropped]:

@@ -32,7 +32,7 @@ METHODS = ("inpaint", "composite")
 _WORDS = (*PLACEHOLDERS, "background")
 # What a source may have noted of surroundings that are gone (the emoji source does).
 _STALE = ("background_variant", "companion", "companion_side", "accessory", "caption_says")
-_MOVED = ("place", "size", "size_fraction", "centre", "box")  # what is untrue of a subject that was moved
+_MOVED = ("place", "size", "size_fraction", "centre", "box", "mask_share")  # what is untrue of a subject that was moved
 
 
 @dataclass

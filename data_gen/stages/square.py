@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -12,11 +12,11 @@ from data_gen.checks import check_number
 from data_gen.sets import Dropped, SubjectSet
 from data_gen.stages import STAGES
 from jedi.config import ConfigError
+from jedi.images import Box
 
 if TYPE_CHECKING:
     from data_gen.config import DataConfig
 
-Box = tuple[int, int, int, int]
 _CENTRES = ("picture", "subject")
 
 
@@ -59,8 +59,8 @@ class Square:
             size = (self.resolution, self.resolution)
             images.append(image.resize(size, Image.Resampling.LANCZOS, box))
             masks.append(None if mask is None else _half(mask.resize(size, Image.Resampling.BOX, box)))
-            if "box" in described and masks[-1] is not None:
-                described = {**described, "box": list(masks[-1].getbbox() or (0, 0, 0, 0))}
+            if masks[-1] is not None:
+                described = _described(described, masks[-1])
             attributes.append(described)
         return replace(one, images=images, masks=masks, attributes=attributes)
 
@@ -76,6 +76,17 @@ def square_box(size: tuple[int, int], centre: tuple[float, float] | None = None)
     x, y = centre or (size[0] / 2, size[1] / 2)
     left, top = (min(max(round(at - side / 2), 0), length - side) for at, length in zip((x, y), size, strict=True))
     return left, top, left + side, top + side
+
+
+def _described(attributes: dict[str, Any], mask: Image.Image) -> dict[str, Any]:
+    """What the attributes say of the subject's box, share and centre, as the new mask has it."""
+    left, top, right, bottom = box = mask.getbbox() or (0, 0, 0, 0)
+    now = {
+        "box": list(box),
+        "mask_share": round(mask.histogram()[255] / (mask.width * mask.height), 4),
+        "centre": [round((left + right) / 2 / mask.width, 4), round((top + bottom) / 2 / mask.height, 4)],
+    }
+    return {name: now.get(name, value) for name, value in attributes.items()}
 
 
 def _half(mask: Image.Image) -> Image.Image:

@@ -231,6 +231,7 @@ def test_a_blurred_picture_can_go_alone(unit):
     assert kept.provenance == {
         "prompt": "a prompt",
         "left_out": {"filter": {"sharpness below 200": 1}},
+        "kept": {"filter": [0, 1, 3]},
     }
     assert kept.scores["left_out"]["sharpness"] == [dropped.scores["sharpness"][2]]
     assert isinstance(judged([blurred], drop_images=True, min_images=4, **settings)[0], Dropped)

@@ -173,8 +173,8 @@ def test_a_damaged_unit_is_put_away_and_made_again(tmp_path):
     data = bytearray(tar.read_bytes())
     data[5000] ^= 1
     tar.write_bytes(data)
-    said = r"train-000001\.tar is not what its manifest says.*run the same command again"
-    with pytest.raises(run.RunError, match=said):
+    said = r"train-000001\.tar is not what its manifest says: 1 such units.*`python -m data_gen run` makes them again"
+    with pytest.raises(ConfigError, match=said):
         run.run(config)
     run.run(config)
     assert all_bytes(tmp_path / "unit") == whole

@@ -80,6 +80,20 @@ GOOD = rectangle((20, 30, 60, 80))
 PICTURE = Image.new("RGB", (100, 100), GREEN)
 
 
+def test_rembg_leaves_the_number_of_threads_alone(environment):
+    """Its numba sets OpenMP's to all cores; a process that was given one core must keep to it."""
+    code = (
+        "import torch; torch.set_num_threads(1)\n"
+        "from types import SimpleNamespace; from data_gen.segmenters import Rembg\n"
+        "section = SimpleNamespace(model='rembg:no-such-session')\n"
+        "try: Rembg('no-such-session', SimpleNamespace(device='cpu', segment=section))._session\n"
+        "except ValueError: print(torch.get_num_threads())"
+    )
+    without = {key: value for key, value in environment.items() if key not in ("NUMBA_THREADING_LAYER",)}
+    done = subprocess.run([sys.executable, "-c", code], env=without, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1"
+
+
 def test_a_plain_background_gives_the_disc():
     """Within a pixel of the drawn one; what holds two colours is still one background; a speck and a hole go."""
     image = disc(speck=(100, 5, 102, 7))
