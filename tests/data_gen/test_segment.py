@@ -80,6 +80,7 @@ GOOD = rectangle((20, 30, 60, 80))
 PICTURE = Image.new("RGB", (100, 100), GREEN)
 
 
+@pytest.mark.slow
 def test_rembg_leaves_the_number_of_threads_alone(environment):
     """Its numba sets OpenMP's to all cores; a process that was given one core must keep to it."""
     code = (
