@@ -164,6 +164,25 @@ def test_a_lost_shard_costs_the_units_it_is_made_of(tmp_path, monkeypatch):
     assert made == ["train-000002", "train-000003", "train-000004"] and all_bytes(tmp_path / "lost") == whole
 
 
+def test_a_task_with_an_old_list_does_not_make_packed_units_again(tmp_path):
+    """Another process has packed the units and cleared their tars away meanwhile."""
+    config = small_config(tmp_path / "packed", sets=8, heldout_sets=0, sets_per_unit=4)
+    run.run(config)
+    whole, frozen = all_bytes(tmp_path / "packed"), plan.read_plan(config)
+    run.make_units(config, frozen, frozen.units)
+    assert all_bytes(tmp_path / "packed") == whole and not list((tmp_path / "packed" / "units").glob("*.tar"))
+
+
+def test_a_report_on_half_of_the_shards_says_so(tmp_path):
+    config = small_config(tmp_path / "half", sets=8, heldout_sets=0, sets_per_unit=4, sets_per_shard=4)
+    run.run(config)
+    page = tmp_path / "half" / "report" / "report.html"
+    assert "Not finished" not in page.read_text()
+    (tmp_path / "half" / "train" / "train-000001.json").unlink()
+    report.write_report(config, plan.read_plan(config))
+    assert "Not finished" in page.read_text()
+
+
 def test_a_damaged_unit_is_put_away_and_made_again(tmp_path):
     config = small_config(tmp_path / "unit", sets=8, heldout_sets=0, sets_per_unit=4, keep_units=True)
     run.run(config)
