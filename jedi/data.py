@@ -24,6 +24,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from jedi.errors import InputError
 from jedi.folders import file_sha256
 from jedi.images import to_tensor
 from jedi.rng import keyed_generator
@@ -31,7 +32,7 @@ from jedi.rng import keyed_generator
 log = logging.getLogger(__name__)
 
 
-class DataError(ValueError):
+class DataError(InputError):
     """Data that cannot be used; the message names the shard and, where there is one, the set."""
 
 

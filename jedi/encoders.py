@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from jedi.errors import InputError
 from jedi.folders import file_sha256
 from jedi.images import to_rgb
 
@@ -33,7 +34,7 @@ _VIT_SIZES = {
 Item = TypeVar("Item")
 
 
-class EncoderError(ValueError):
+class EncoderError(InputError):
     """An encoder that cannot be had; the message names it, what was found and the remedy."""
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import hashlib
 import json
+import os
 import secrets
 import shutil
+import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 
 def file_sha256(path: str | Path) -> str:
@@ -20,6 +24,68 @@ def file_sha256(path: str | Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """``with atomic(path) as temporary:`` write a file or a folder there; it becomes ``path``, whole or not at all.
+
+    The temporary name lies beside ``path``, is hidden, and names this host and process: what killed processes of this
+    host left there is removed first. File and folder are synced to the disk before and after the rename, so that a
+    crash of the machine leaves the old content or the new. If the block raises, nothing is left.
+
+    A folder can only take the place of nothing or of an empty folder.
+    """
+    path = Path(path)
+    prefix = f".{path.name}.{socket.gethostname()}."
+    for old in path.parent.glob(f"{glob.escape(prefix)}*.tmp"):
+        if not _alive(old.name.removeprefix(prefix).removesuffix(".tmp")):
+            _remove(old)
+    temporary = path.with_name(f"{prefix}{os.getpid()}.tmp")
+    _remove(temporary)
+    try:
+        yield temporary
+        for file in (temporary, *temporary.rglob("*")):  # a file has no content of its own to list
+            sync(file)
+        temporary.replace(path)
+        sync(path.parent)
+    finally:
+        _remove(temporary)
+
+
+def write_json(path: str | Path, values: Any) -> None:
+    """Writes JSON; the file appears whole or not at all."""
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+
+
+def sync(path: Path) -> None:
+    """Has the system write a file's content, or a folder's list of names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _alive(process: str) -> bool:
+    """Whether a process of this host with that number runs; True if it is not a number."""
+    if not process.isdecimal():
+        return True
+    try:
+        os.kill(int(process), 0)  # asks only
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return int(process) != os.getpid()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 class FolderInUse(OSError):

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from jedi.errors import InputError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -27,7 +29,7 @@ Box = tuple[int, int, int, int]
 """left, top, right, bottom in pixels; right and bottom are one past the end."""
 
 
-class ImageError(ValueError):
+class ImageError(InputError):
     """A file that cannot be used as a picture; the message names it and says why."""
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from jedi.errors import InputError
 
-class ReportError(ValueError):
+
+class ReportError(InputError):
     """A report that makes no sense; the message names the place and what would be right."""
 
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 from tqdm import tqdm
 
+from jedi.errors import InputError
 from jedi.folders import file_sha256
 from jedi.images import load_image, load_mask
 
@@ -36,7 +37,7 @@ Picture = Path | Image.Image
 _ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*")
 
 
-class PlanError(ValueError):
+class PlanError(InputError):
     """A folder that holds another plan, or a plan that makes no sense; the message says what differs."""
 
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from jedi.errors import InputError
 from jedi.folders import file_sha256
 
 PROMPTS_FILE = "prompts_and_classes.txt"
@@ -60,7 +61,7 @@ one-reference scores follow it. The other two are ours, for no published list of
 the subject whole and large, in another view or place, never a mirrored or shifted copy (as are cat 03 and dog5 03)."""
 
 
-class BenchmarkError(ValueError):
+class BenchmarkError(InputError):
     """A benchmark's folder that cannot be used; the message names the file and what would be right."""
 
 

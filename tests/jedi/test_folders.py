@@ -2,11 +2,13 @@
 
 import json
 import os
+import socket
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from jedi.folders import ResultFolder, file_sha256
+from jedi.folders import ResultFolder, atomic, file_sha256, write_json
 
 NAMES = ["0000.png", "grid.png", "samples.json"]
 
@@ -118,3 +120,34 @@ def test_places_that_cannot_be_written(tmp_path):
         with pytest.raises(PermissionError), ResultFolder(tmp_path / "locked" / "out", NAMES):
             pass
     assert tree(tmp_path) - {"locked"} == {"file"}
+
+
+def test_atomic_leaves_the_old_file_when_writing_fails(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_text("old")
+    with pytest.raises(FileNotFoundError), atomic(path) as temporary:
+        temporary.write_text("half") and (tmp_path / "missing").read_text()
+    assert [file.name for file in tmp_path.iterdir()] == ["x.json"]
+    assert path.read_text() == "old"
+    write_json(path, {"a": 1})
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_atomic_clears_what_killed_processes_left(tmp_path):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    host = socket.gethostname()
+    left = tmp_path / f".x.{host}.{dead.pid}.tmp"
+    left.mkdir()
+    (left / "file").touch()
+    names = f".x.{host}.1.tmp", f".x.elsewhere.{dead.pid}.tmp", f".xy.{host}.{dead.pid}.tmp"
+    others = [tmp_path / name for name in names]
+    for other in others:
+        other.touch()
+    with atomic(tmp_path / "x") as temporary:
+        temporary.mkdir()
+        (temporary / "inside").write_text("whole")
+    assert (tmp_path / "x" / "inside").read_text() == "whole"
+    assert not left.exists()
+    assert all(other.exists() for other in others)
