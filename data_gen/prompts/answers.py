@@ -9,13 +9,14 @@ from functools import cache
 from itertools import pairwise
 
 from data_gen.prompts.asking import PHRASE_LETTERS, Request, examples
-from data_gen.prompts.backends import Answer
+from data_gen.prompts.backends import THINK, THOUGHT, Answer
 from data_gen.prompts.vocabulary import COLOURS, LOOKS
 from data_gen.prompts.words import content_words, head_noun, plain, subject_key, tidy, words
 from data_gen.sources.wording import is_plural
 
 MAX_NAME_WORDS = 5
 MIN_WORDS = 4
+_DECODER = json.JSONDecoder()
 SAME = 0.8
 """Two scenes are one when so large a part of all their words is common to both (Jaccard)."""
 _VAGUE = frozenset(words("animal vehicle food clothing furniture object instrument character creature person thing"))
@@ -37,27 +38,40 @@ class Refused(ValueError):
 def parse(answer: Answer, request: Request) -> dict:
     """The answer as JSON of the schema: an object with exactly the keys asked for, strings and lists of strings.
 
-    A fence of Markdown around it is taken off, since many models cannot help it. Numbers of items and patterns are
-    left to the filters.
+    It may stand after a model's thoughts, in a fence of Markdown and among other words, for many models cannot help
+    it: the last JSON object of the answer counts. Numbers of items and patterns are left to the filters.
 
     Raises:
-        Refused: "cut off", "not JSON" or "not as asked".
+        Refused: "cut off while thinking", "cut off", "not JSON" or "not as asked".
     """
+    _, closed, said = answer.text.rpartition(THOUGHT)
     if not answer.finished:
-        raise Refused("cut off")
-    fenced = re.fullmatch(r"\s*```(?:json)?\s*\n(.*)\n\s*```\s*", answer.text, re.DOTALL)
-    try:
-        value = json.loads(fenced[1] if fenced else answer.text)
-    except (ValueError, RecursionError):
-        raise Refused("not JSON") from None
+        raise Refused("cut off while thinking" if not closed and THINK in said else "cut off")
+    value = _last_object(said)
     properties = request.schema["properties"]
-    if not isinstance(value, dict) or set(value) != set(properties):
+    if set(value) != set(properties):
         raise Refused("not as asked")
     for key, part in properties.items():
         strings = [value[key]] if part["type"] == "string" else value[key]
         if not isinstance(strings, list) or not strings or not all(isinstance(text, str) for text in strings):
             raise Refused("not as asked")
     return value
+
+
+def _last_object(text: str) -> dict:
+    """The last JSON object in a text that is not part of another. Raises Refused."""
+    found, start = None, text.find("{")
+    while start >= 0:
+        try:
+            found, end = _DECODER.raw_decode(text, start)
+        except RecursionError:
+            break
+        except ValueError:
+            end = start + 1
+        start = text.find("{", end)
+    if found is None:
+        raise Refused("not JSON")
+    return found
 
 
 def check_name(text: str, category: str) -> str:

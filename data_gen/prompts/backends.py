@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from data_gen.prompts.config import PromptsConfig
 
 
+THINK, THOUGHT = "<think>", "</think>"
+"""Between them stands what a reasoning model says to itself."""
+
+
 @dataclass(frozen=True)
 class Answer:
     """What came back, as it came. `finished` is False where the limit of tokens cut it off."""

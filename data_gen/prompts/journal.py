@@ -59,7 +59,8 @@ class Journal:
         """Appends an answer; when this returns, it is on the disk. A line that cannot be written whole (a full
         disk) is taken back and raises OSError."""
         row = {"key": request.key, "about": request.about, "text": answer.text, "finished": answer.finished}
-        line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
+        # Half of a pair of surrogates, where a limit cut an emoji in two, stays an escape.
+        line = json.dumps(row, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
         with self._lock:
             size = os.fstat(self._file).st_size
             try:

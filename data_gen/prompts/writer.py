@@ -31,6 +31,7 @@ HOPELESS = 8
 """When so many subjects, the first ones, got no portrait, none will."""
 _ADVICE = {
     "cut off": "it was too long; be brief",
+    "cut off while thinking": "the thinking took too long; answer at once",
     "not JSON": "it was not one JSON object",
     "not as asked": "its keys were not the ones asked for",
 }
@@ -218,7 +219,8 @@ class _Writer:
         raise ConfigError(
             f"prompts: {who} {what}. Refused: {self._reasons()}. Its last answer: {said!r}. Take an LLM that follows "
             "instructions, or ask for less at once (prompts.subjects_per_request, prompts.scenes_per_subject) with "
-            f"enough prompts.max_tokens (now {self.config.max_tokens}) and prompts.attempts"
+            f"enough prompts.max_tokens (now {self.config.max_tokens}; a model that thinks first needs thousands, or "
+            "its server told not to let it think) and prompts.attempts"
         )
 
     def _report_missing(self, category: _Category) -> None:

@@ -236,11 +236,16 @@ def test_words():
     [
         ('{"subjects": ["a"]}', None),
         ('```json\n{"subjects": ["a"]}\n```', None),
-        ('Sure! {"subjects": ["a"]}', "not JSON"),
+        ('Sure! {"subjects": ["a"]} Is {this} what you want?', None),
+        ('<think>\nFirst {"subjects": ["b"]}, or {}?\n</think>\n\n{"subjects": ["a"]}', None),
+        ('The user wants names. {"subjects": ["b"]}</think>```json\n{"subjects": ["a"]}\n```', None),
+        ('<think>{"subjects": ["a"]}', None),  # a server took the answer for a thought
+        ('<think>{"subjects": ["a"]}</think>I cannot say.', "not JSON"),
         ('{"subjects": ["a"', "not JSON"),
         ("", "not JSON"),
         ("[" * 100_000, "not JSON"),
-        ('["a"]', "not as asked"),
+        ('{"a":' * 100_000, "not JSON"),
+        ('["a"]', "not JSON"),
         ('{"subjects": []}', "not as asked"),
         ('{"subjects": "a"}', "not as asked"),
         ('{"subjects": [1]}', "not as asked"),
@@ -252,7 +257,8 @@ def test_answers_are_parsed_strictly(text, reason):
     request = ask_subjects(PromptsConfig(), 0, "animal", 0, [])
     if reason is None:
         assert parse(Answer(text), request) == {"subjects": ["a"]}
-        with pytest.raises(Refused, match="cut off"):
+        thinking = text.startswith("<think>") and "</think>" not in text
+        with pytest.raises(Refused, match="^cut off while thinking$" if thinking else "^cut off$"):
             parse(Answer(text, finished=False), request)
         return
     with pytest.raises(Refused) as refused:

