@@ -21,6 +21,7 @@ from data_gen.sources.subjects import check_template
 from jedi.config import ConfigError
 from jedi.folders import file_sha256
 from jedi.images import ImageError, find_images, load_image
+from jedi.rng import seeded_generator
 
 if TYPE_CHECKING:
     from random import Random
@@ -138,12 +139,10 @@ class Backdrops:
 
     def _generate(self, block: int) -> list[Image.Image]:
         """The backdrops of a block, always all of them: in a batch of another make-up their last bits would differ."""
-        import torch
-
         first = block * self.settings.batch_size
         numbers = range(first, min(first + self.settings.batch_size, len(self)))
         prompts = [self._prompt(number) for number in numbers]
-        images, unsafe = self._generator(prompts, [torch.Generator().manual_seed(self._seed(j)) for j in numbers])
+        images, unsafe = self._generator(prompts, [seeded_generator(self._seed(j)) for j in numbers])
         if any(unsafe):
             number = numbers[unsafe.index(True)]
             raise ConfigError(

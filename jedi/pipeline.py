@@ -28,6 +28,7 @@ from jedi.conditioning import network_input
 from jedi.denoiser import Conditions, Denoiser, References
 from jedi.editing import Edit
 from jedi.guidance import GUIDANCE, in_interval
+from jedi.rng import check_seed, seeded_generator
 from jedi.unet import JointUNet
 
 logger = logging.get_logger(__name__)
@@ -48,8 +49,12 @@ class JediPipelineOutput(BaseOutput):
 
 
 def image_generators(seed: int, count: int, device: torch.device | str = "cpu") -> list[torch.Generator]:
-    """One generator a picture: picture i gets ``seed + i``. On the CPU by default: a GPU draws others."""
-    return [torch.Generator(device).manual_seed(seed + i) for i in range(count)]
+    """One generator a picture: picture i gets ``seed + i``. On the CPU by default: a GPU draws others.
+
+    Raises ``InputError`` if one of the seeds is not in 0 to 2^64 - 1.
+    """
+    check_seed(seed, count=count)
+    return [seeded_generator(seed + i, device) for i in range(count)]
 
 
 def encode_captions(tokenizer: Any, text_encoder: Any, captions: Sequence[str]) -> Tensor:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jedi.conditioning import ConditioningConfig
+from jedi.rng import check_seed
 
 
 @dataclass
@@ -206,6 +207,7 @@ class TrainConfig:
         for name in ("max_steps", "batch_size", "checkpoint_every_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is 1 or more, got {getattr(self, name)}")
+        check_seed(self.seed)
         if self.data.set_size is not None and self.data.set_size < 1:
             raise ValueError(f"data.set_size is 1 or more, got {self.data.set_size}")
         if self.data.workers < 0:

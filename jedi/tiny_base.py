@@ -30,7 +30,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from jedi.config import load
 from jedi.data import SetDataset, SetIndex
-from jedi.rng import keyed_generator
+from jedi.rng import keyed_generator, seed_global
 
 log = logging.getLogger(__name__)
 
@@ -290,7 +290,7 @@ def make(config: TinyBaseConfig) -> Path:
     if (out / "model_index.json").exists():
         log.info("%s is there already", out)
         return out
-    torch.manual_seed(config.seed)
+    seed_global(config.seed)
     images, captions = read_pictures(config.data, config.images, config.seed)
     tokenizer = train_tokenizer(captions, config.text)
     text_encoder = train_text_encoder(tokenizer, captions, images, config.text, config.seed)

@@ -256,9 +256,7 @@ class Augment:
     def _inpaint_batch(
         self, sets: Sequence[SubjectSet], jobs: Sequence[Job], size: tuple[int, int]
     ) -> list[Result | None]:
-        import torch
-
-        from jedi.rng import keyed_seed
+        from jedi.rng import keyed_seed, seeded_generator
 
         images = [sets[job.owner].images[job.image] for job in jobs]
         masks = [sets[job.owner].masks[job.image] for job in jobs]
@@ -268,7 +266,7 @@ class Augment:
         seeds = [keyed_seed(self.config.seed, sets[job.owner].key, job.image, "inpaint") for job in jobs]
         painted, unsafe = self.generator(
             prompts,
-            [torch.Generator().manual_seed(seed) for seed in seeds],
+            [seeded_generator(seed) for seed in seeds],
             image=[image.resize(size, Image.Resampling.LANCZOS) for image in images],
             mask_image=[hole.point(lambda value: 255 * (value > 0)) for hole in holes],
             width=size[0],

@@ -24,6 +24,7 @@ from jedi.evaluation.generation import Item, Sampling, missing, save_whole, seed
 from jedi.evaluation.judge import Judge, Scores, cut_out, psnr
 from jedi.images import Box, decode_latents, encode_pixels, fit_square, to_pil, to_tensor
 from jedi.pipeline import JediPipeline
+from jedi.rng import seeded_generator
 
 GROWTH = 2
 """Pixels by which the mask is larger than the box of the subject that has to go."""
@@ -133,7 +134,7 @@ def make_edits(
             guidance_scale=settings.guidance_scale,
             reference_scale=settings.reference_scale,
             mode=settings.mode,
-            generator=[torch.Generator("cpu").manual_seed(item.seed)],
+            generator=[seeded_generator(item.seed)],
             output_type="latent",
         ).images
         with torch.no_grad():

@@ -39,7 +39,7 @@ from jedi.config import ConfigError, load, to_dict
 from jedi.data import SetDataset, SetIndex
 from jedi.folders import locked
 from jedi.images import fit_square, to_rgb, to_tensor
-from jedi.rng import keyed_generator
+from jedi.rng import keyed_generator, seed_global
 from jedi.tiny_base import TextConfig as TokenizerConfig
 from jedi.tiny_base import train_tokenizer
 
@@ -357,7 +357,7 @@ def train(config: EncoderConfig) -> Path:
     with locked(work):
         sets = Sets(config.data, "train", config.images_per_set, config.sets)
         unseen = Sets(config.data, "heldout", config.images_per_set, config.sets)
-        torch.manual_seed(config.seed)
+        seed_global(config.seed)
         captions = [caption for group in sets.captions for caption in group]
         tokenizer = train_tokenizer(
             captions, TokenizerConfig(vocabulary=config.text.vocabulary, length=config.text.length)

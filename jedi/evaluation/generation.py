@@ -26,6 +26,7 @@ from tqdm import tqdm
 from jedi.errors import InputError
 from jedi.folders import file_sha256
 from jedi.images import load_image, load_mask
+from jedi.rng import check_seed, seeded_generator
 
 if TYPE_CHECKING:
     from jedi.attention import ReferenceCache
@@ -84,8 +85,8 @@ class Sampling:
 
 def seed_of(seed: int, name: str) -> int:
     """The seed of the picture ``name`` in a run with ``seed``: a pure function, so that a smaller run makes some of
-    the larger one's pictures, and no two pictures share their noise."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:6], "big")
+    the larger one's pictures. 32 bits, which every tool takes."""
+    return int.from_bytes(hashlib.sha256(f"{check_seed(seed)}/{name}".encode()).digest()[2:6], "big")
 
 
 def image_paths(folder: str | Path, item: Item) -> list[Path]:
@@ -347,7 +348,6 @@ def _sample(
 
     Neighbours with as many references each may share a batch too, though not the references (mode `one_way`).
     """
-    import torch
 
     digests: dict[Path, str] = {}
     caches: dict[tuple, ReferenceCache] = {}
@@ -372,8 +372,7 @@ def _sample(
                         caches[key] = pipe.encode_references(_load(item.references), item.reference_prompts)
                 given["cache"] = _stacked([caches[key] for key in (keys if len(caches) > 1 else keys[:1])])
             prompts = [prompt for item in batch for prompt in item.prompts]
-            seeds = [item.seed + i for item in batch for i in range(len(item.prompts))]
-            generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+            generators = [seeded_generator(item.seed + i) for item in batch for i in range(len(item.prompts))]
             result = iter(pipe(prompts, generator=generators, joint=joint, **given, **options).images)
             yield batch, [list(itertools.islice(result, len(item.prompts))) for item in batch]
 

@@ -41,7 +41,7 @@ from jedi.latents import LatentCache
 from jedi.loss import joint_loss
 from jedi.pipeline import JediPipeline, encode_captions
 from jedi.recipe import HardwareConfig, OptimizerConfig, TrainConfig
-from jedi.rng import keyed_seed
+from jedi.rng import keyed_seed, seed_global
 from jedi.training.callbacks import Checkpoints, HeldOut, Progress, SampleGrid, StopOnSignal, write_json
 from jedi.unet import JointUNet
 
@@ -109,7 +109,7 @@ class JointTraining(L.LightningModule):
     def training_step(self, batch: JointBatch, batch_idx: int) -> Tensor:
         config = self.config
         # A base with dropout draws from the global generator: it is keyed like all else, to resume exactly.
-        torch.manual_seed(keyed_seed(config.seed, "network", int(batch.positions[0])))
+        seed_global(keyed_seed(config.seed, "network", int(batch.positions[0])))
         plan = self.policy(config.seed, batch.step, batch.n, config.conditioning)
         latents = self.encode_images(batch.images) if batch.latents is None else batch.latents
         draws = draw_sets(

@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from jedi.data import JointBatch, SetDataset, SetIndex
 from jedi.images import contact_sheet
-from jedi.pipeline import JediPipeline
+from jedi.pipeline import JediPipeline, image_generators
 from jedi.recipe import TrainConfig
 from jedi.validation import HeldOutSets, choose_sets, reference_gain, reference_losses, wrong_partners
 
@@ -184,7 +184,7 @@ class SampleGrid(StepCallback):
                 num_inference_steps=options.steps,
                 guidance_scale=options.guidance_scale,
                 reference_scale=options.reference_scale,
-                generator=[torch.Generator().manual_seed(1000 * row + j) for j in range(len(prompts))],
+                generator=image_generators(1000 * row, len(prompts)),
             ).images
             rows.append([(image, "reference") for image in references] + list(zip(images, prompts, strict=True)))
         return contact_sheet(rows)

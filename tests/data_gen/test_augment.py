@@ -5,7 +5,6 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from data_gen.backdrops import Backdrop, Backdrops, BackdropsConfig
@@ -15,6 +14,7 @@ from data_gen.sources.prompted import GenerationConfig
 from data_gen.stages import STAGES
 from data_gen.stages.augment import Augment, AugmentConfig, InpaintConfig
 from jedi.config import ConfigError, load
+from jedi.rng import seeded_generator
 from tests.data_gen.made_sets import SIDE, config, copied, make_set, make_unit, picture, pixels, same
 from tests.data_gen.pipelines import save_inpainting
 
@@ -294,7 +294,7 @@ def test_a_generated_backdrop_depends_on_its_number_alone(tiny_base):
     origins = [one.origin for one in first[2:4]]
     bare = pipe(
         prompt=[origin["prompt"] for origin in origins],
-        generator=[torch.Generator().manual_seed(origin["seed"]) for origin in origins],
+        generator=[seeded_generator(origin["seed"]) for origin in origins],
         num_inference_steps=2,
     ).images
     assert [image.tobytes() for image in bare] == [one.image.tobytes() for one in first[2:4]]
@@ -335,7 +335,7 @@ def test_inpainting_is_the_pipelines_own(inpainting_base):
     hole = stage._hole(alpha)
     bare = stage.generator.pipe(
         prompt=[record["prompt"]], image=[given.images[i]], mask_image=[hole], width=SIDE, height=SIDE,
-        num_inference_steps=2, generator=[torch.Generator().manual_seed(record["seed"])],
+        num_inference_steps=2, generator=[seeded_generator(record["seed"])],
     ).images[0]  # fmt: skip
     outside = np.asarray(alpha) == 0
     assert (pixels(made.images[i])[outside] == pixels(bare)[outside]).all()

@@ -15,7 +15,7 @@ from data_gen.sources import SOURCES
 from data_gen.sources.shared_attention import SharedAttention, SharedAttentionConfig, find_words
 from jedi.attention import JointContext, install_joint_attention, sdpa
 from jedi.config import ConfigError
-from jedi.rng import keyed_seed
+from jedi.rng import keyed_seed, seeded_generator
 from tests import tiny
 from tests.data_gen.pipelines import save_flux, save_plain_jedi, settings, write_book
 
@@ -233,7 +233,7 @@ def test_uncoupled_is_the_plain_pipeline(book, tiny_base):
     plain = pipe(
         made.captions,
         negative_prompt=["cup"] * 2,
-        generator=[torch.Generator().manual_seed(seed) for seed in made.provenance["seeds"]],
+        generator=[seeded_generator(seed) for seed in made.provenance["seeds"]],
         num_inference_steps=3,
         width=32,
         height=64,

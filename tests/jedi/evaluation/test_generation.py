@@ -261,6 +261,6 @@ def test_foreign_folders_are_refused(pipe, tmp_path):
 
 def test_seeds_are_a_function_of_the_name():
     seeds = {seed_of(0, f"{subject}/{i}") for subject in ("cat", "dog") for i in range(100)}
-    assert len(seeds) == 200 and max(seeds) < 2**48
+    assert len(seeds) == 200 and max(seeds) < 2**32
     assert seed_of(0, "cat/0") == seed_of(0, "cat/0") != seed_of(1, "cat/0")
-    assert seed_of(0, "cat/00-0") == 0x72EC9E3A3324
+    assert seed_of(0, "cat/00-0") == 0x9E3A3324  # pictures that are published were drawn with it
