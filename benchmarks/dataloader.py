@@ -8,19 +8,17 @@ same function.
 """
 
 import argparse
-import io
 import json
 from collections.abc import Callable, Iterable
 from itertools import islice
 
 import torch
 import webdataset
-from PIL import Image
 from torch.utils.data import DataLoader
 
 from benchmarks.timing import measure, report
 from jedi.data import BatchPlan, SetDataset, SetIndex, StepSampler, collate
-from jedi.images import to_tensor
+from jedi.images import load_image, to_tensor
 
 
 def ours(index: SetIndex, batch: int, workers: int) -> Callable[[], Iterable]:
@@ -36,7 +34,7 @@ def ours(index: SetIndex, batch: int, workers: int) -> Callable[[], Iterable]:
 def decode(sample: dict) -> tuple[torch.Tensor, list[str]]:
     """A webdataset sample -> pictures [n 3 H W] and captions."""
     captions = json.loads(sample["json"])["captions"]
-    pictures = [Image.open(io.BytesIO(sample[f"{i}.png"])).convert("RGB") for i in range(len(captions))]
+    pictures = [load_image(sample[f"{i}.png"]) for i in range(len(captions))]
     return to_tensor(pictures), captions
 
 

@@ -130,7 +130,7 @@ def make_collage(photos: dict[str, list[Image.Image]], seed: str) -> Collage:
     if quality is not None:
         packed = io.BytesIO()
         image.save(packed, "JPEG", quality=quality)
-        image = Image.open(packed).convert("RGB")
+        image = load_image(packed.getvalue(), "composite")
     traits = (
         f"{len(panels)} panels",
         f"all {subjects[0]}" if one_subject else "any photos",

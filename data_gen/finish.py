@@ -15,13 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
 from data_gen.checks import check_number
 from data_gen.sets import SPLITS
 from data_gen.shards import Record, remove_partials, thumbnail, write_json, write_shard
 from jedi.config import ConfigError
 from jedi.folders import file_sha256
+from jedi.images import load_image
 
 if TYPE_CHECKING:
     from data_gen.config import DataConfig
@@ -145,7 +144,8 @@ def _write_examples(plan: Plan, duplicates: Sequence[dict[str, Any]]) -> None:
             with tarfile.open(plan.tar(unit)) as tar:
                 for row in rows:
                     members = [f"{i}.png" for i in range(row["n"])]
-                    pictures = [Image.open(tar.extractfile(f"{row['key']}.{member}")) for member in members]
+                    names = [f"{row['key']}.{member}" for member in members]
+                    pictures = [load_image(tar.extractfile(name).read(), f"{tar.name}: {name}") for name in names]
                     small = dict(zip(members, map(thumbnail, pictures), strict=True))
                     records.append(Record({"key": row["key"], "n": row["n"]}, small))
     if records:

@@ -56,7 +56,7 @@ def check_edit(image: Any, mask: Any) -> None:
 
 def check_mask(name: str, image: Image.Image, mask: Image.Image) -> None:
     """Both of one size, once they stand upright."""
-    of_mask, of_image = pictures.to_mask(mask).size, pictures.to_rgb(image).size
+    of_mask, of_image = pictures.to_mask(mask, name).size, pictures.to_rgb(image).size
     if of_mask != of_image:
         raise ValueError(f"{name} has {of_mask} pixels, its picture {of_image}: they must agree")
 

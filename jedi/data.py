@@ -9,10 +9,10 @@ step, there is no state to save; nothing depends on the number of ranks or worke
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import logging
 import os
+import re
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +26,7 @@ from torch.utils.data import Dataset
 
 from jedi.errors import InputError
 from jedi.folders import file_sha256
-from jedi.images import to_tensor
+from jedi.images import MAX_PIXELS, ImageError, load_image, open_image, to_tensor
 from jedi.rng import keyed_generator
 
 log = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ class SetIndex:
         shards, sets, digest = [], [], hashlib.sha256()
         for path in manifests:
             tar, manifest = path.with_suffix(".tar"), _read_manifest(path)
-            if not tar.exists():
+            if not tar.is_file():
                 raise DataError(f"{path}: {tar.name} is missing; remove the manifest or make the shard again")
             size = tar.stat().st_size
             if size != manifest["bytes"]:
@@ -293,10 +293,9 @@ class SetDataset(Dataset):
         data, where = self._read(index, "json")
         try:
             record = json.loads(data)
-            if len(record["captions"]) != self.index.sets[index].n or "id" not in record["subject"]:
-                raise ValueError(f"{len(record['captions'])} captions for {self.index.sets[index].n} images")
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{where}: not the record of a set ({error!r}); make the shard again") from None
+            _check_record(record, self.index.sets[index])
+        except _UNFIT as error:
+            raise DataError(f"{where}: not the record of a set ({_said(error)}); make the shard again") from None
         return record
 
     def images(self, index: int, members: Sequence[int]) -> Tensor:
@@ -308,23 +307,21 @@ class SetDataset(Dataset):
         record = self.index.sets[index]
         data, where = self._read(index, f"{member}.png")
         try:
-            image = Image.open(io.BytesIO(data)).convert("RGB")
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise DataError(
-                f"{where}: not a readable image ({type(error).__name__}); make the shard again"
-            ) from None
-        if image.size != (record.width, record.height):
-            expected = (record.width, record.height)
-            raise DataError(f"{where}: {image.size} pixels, its manifest says {expected}")
-        return image
+            return load_image(data, where, (record.width, record.height))
+        except ImageError as error:
+            raise DataError(f"{error}; make the shard again") from None
 
     def mask(self, index: int, member: int) -> Image.Image:
         """The mask of one image's subject, mode "L", 255 = subject. Raises `DataError` where the set has none."""
+        record = self.index.sets[index]
         data, where = self._read(index, f"{member}.mask.png")
         try:
-            return Image.open(io.BytesIO(data)).convert("L")
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise DataError(f"{where}: not a readable mask ({type(error).__name__}); make the shard again") from None
+            mask = open_image(data, where, (record.width, record.height))
+        except ImageError as error:
+            raise DataError(f"{error}; make the shard again") from None
+        if mask.mode != "L":
+            raise DataError(f"{where}: a picture with colours, no mask; make the shard again")
+        return mask
 
     def _read(self, index: int, suffix: str) -> tuple[bytes, str]:
         record = self.index.sets[index]
@@ -334,11 +331,17 @@ class SetDataset(Dataset):
         if name not in self._members[record.shard]:
             raise DataError(f"{shard}: no member {name}, which its manifest has; make the shard again")
         offset, size = self._members[record.shard][name]
-        file = os.open(shard, os.O_RDONLY)
         try:
-            return os.pread(file, size, offset), f"{shard}: {name}"
-        finally:
-            os.close(file)
+            file = os.open(shard, os.O_RDONLY)
+            try:
+                data = os.pread(file, size, offset)
+            finally:
+                os.close(file)
+        except OSError as error:
+            raise DataError(f"{shard}: cannot be read ({error.strerror}); copy or make it again") from None
+        if len(data) != size:
+            raise DataError(f"{shard}: {name} is cut short; copy the shard again")
+        return data, f"{shard}: {name}"
 
 
 def collate(sets: Sequence[JointSet]) -> JointBatch:
@@ -353,23 +356,88 @@ def collate(sets: Sequence[JointSet]) -> JointBatch:
     )
 
 
+_UNFIT = (ValueError, KeyError, TypeError, RecursionError)
+"""What reading JSON and looking into it raises where it is not what it should be."""
+_MOST_IMAGES = 4096
+"""Of a set: more is a damaged number."""
+
+
+def _said(error: Exception) -> str:
+    """What an error says, without the file's content, which some carry."""
+    return f"no {error}" if isinstance(error, KeyError) else str(error)[:200] or type(error).__name__
+
+
+def _expect(fits: bool, name: str, found: object, expected: str) -> None:
+    if not fits:
+        raise ValueError(f"{name} is {ascii(found)[:60]}, expected {expected}")
+
+
+def _is_number(value: object, least: int, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def _check_record(record: dict, of: SetRecord) -> None:
+    """Raises one of ``_UNFIT`` unless KEY.json is the record of the set that its manifest names."""
+    _expect(isinstance(record, dict), "it", record, "an object")
+    _expect(record["key"] == of.key, "key", record["key"], f"{of.key!a}, as its manifest says")
+    captions, subject, references = record["captions"], record["subject"], record.get("references", [])
+    _expect(isinstance(captions, list), "captions", captions, "a list")
+    _expect(len(captions) == of.n, "captions", captions, f"as many as images, {of.n}")
+    for caption in captions:
+        _expect(isinstance(caption, str), "a caption", caption, "a text")
+        caption.encode()  # half a surrogate pair is JSON, but no text: a UnicodeEncodeError is a ValueError
+    _expect(isinstance(subject, dict), "subject", subject, "an object")
+    _expect(isinstance(subject["id"], str) and bool(subject["id"]), "subject.id", subject["id"], "a text")
+    subject["id"].encode()
+    whole = isinstance(references, list) and all(_is_number(i, 0, of.n - 1) for i in references)
+    _expect(whole and len(set(references)) == len(references), "references", references, "numbers of images, each once")
+
+
 def _read_manifest(path: Path) -> dict:
+    """The manifest, its sets as the fields of `SetRecord` after the shard."""
+    if not path.is_file():  # to open a pipe would wait for ever
+        raise DataError(f"{path}: not a regular file, and so no manifest; remove it")
     try:
-        manifest = json.loads(path.read_text())
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        _expect(isinstance(manifest, dict), "it", manifest, "an object")
         if manifest["format"] != 1:
-            raise DataError(f"{path}: format {manifest['format']}, this version reads format 1")
-        manifest["bytes"], manifest["sha256"]
-        manifest["sets"] = [(s["key"], s["n"], s["width"], s["height"]) for s in manifest["sets"]]
+            raise DataError(f"{path}: format {ascii(manifest['format'])[:40]}, this version reads format 1")
+        _expect(_is_number(manifest["bytes"], 0, 1 << 60), "bytes", manifest["bytes"], "a whole number")
+        digest = manifest["sha256"]
+        _expect(isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest), "sha256", digest, "64 digits")
+        _expect(isinstance(manifest["sets"], list), "sets", manifest["sets"], "a list")
+        manifest["sets"] = [_entry(entry) for entry in manifest["sets"]]
+        keys = [key for key, *_ in manifest["sets"]]
+        _expect(len(set(keys)) == len(keys), "sets", keys, "each key once")
     except DataError:
         raise
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: not the manifest of a shard ({error!r}); make the shard again") from None
+    except _UNFIT as error:
+        raise DataError(f"{path}: not the manifest of a shard ({_said(error)}); make the shard again") from None
     return manifest
 
 
+def _entry(entry: dict) -> tuple[str, int, int, int]:
+    _expect(isinstance(entry, dict), "a set", entry, "an object")
+    key, n, width, height = (entry[name] for name in ("key", "n", "width", "height"))
+    _expect(isinstance(key, str) and key.isprintable() and bool(key), "key", key, "a name")
+    _expect(_is_number(n, 1, _MOST_IMAGES), "n", n, f"a whole number from 1 to {_MOST_IMAGES}")
+    for name, value in (("width", width), ("height", height)):
+        _expect(_is_number(value, 1, MAX_PIXELS), name, value, "a whole number above 0")
+    _expect(width * height <= MAX_PIXELS, "width x height", width * height, f"at most {MAX_PIXELS:,}")
+    return key, n, width, height
+
+
 def _tar_members(path: Path) -> dict[str, tuple[int, int]]:
+    """Where each member lies: offset and size."""
+    members = {}
     try:
+        end = path.stat().st_size
         with tarfile.open(path, "r:") as tar:
-            return {member.name: (member.offset_data, member.size) for member in tar if member.isfile()}
-    except (tarfile.TarError, OSError) as error:
-        raise DataError(f"{path}: not a readable tar ({error}); copy or make it again") from None
+            for member in tar:
+                if member.size < 0 or member.offset_data + member.size > end:  # tarfile would go back, for ever
+                    raise tarfile.ReadError("a member lies outside of it")
+                if member.isfile():
+                    members[member.name] = member.offset_data, member.size
+    except Exception as error:  # tarfile raises almost anything: TarError, ValueError, IndexError, OverflowError
+        raise DataError(f"{path}: not a readable tar ({_said(error)}); copy or make it again") from None
+    return members

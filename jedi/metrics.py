@@ -138,7 +138,7 @@ def mdino(
 def cut_subject(
     image: Image.Image, mask: Image.Image, background: tuple[int, int, int] = WHITE, crop: bool = False
 ) -> Image.Image:
-    """The subject (mask white) on a plain background, for the masked scores.
+    """The subject (mask white) on a plain background, for the masked scores. A mask of mode "L" is taken as it is.
 
     With ``crop`` also in a centred square just around it, so that place and size in the picture do not count; weaker
     encoders (EfficientNet-Lite0) need that. A mask without a white pixel gives the background alone: a picture
@@ -147,7 +147,7 @@ def cut_subject(
     Raises:
         ValueError: the mask has another size than the picture.
     """
-    image, mask = to_rgb(image), to_mask(mask)
+    image, mask = to_rgb(image), mask if mask.mode == "L" else to_mask(mask)
     if image.size != mask.size:
         raise ValueError(f"the mask has {mask.size} pixels, its picture {image.size}: they must agree")
     cut = Image.composite(image, Image.new("RGB", image.size, background), mask)

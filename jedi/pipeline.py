@@ -89,7 +89,7 @@ class JediPipeline(DiffusionPipeline):
     Example::
 
         pipe = JediPipeline.from_pretrained("models/jedi-tiny")
-        cache = pipe.encode_references([Image.open("a.png"), Image.open("b.png")])
+        cache = pipe.encode_references([load_image("a.png"), load_image("b.png")])  # jedi.images
         for prompt in prompts:
             pipe(prompt=prompt, cache=cache, generator=image_generators(0, 1)).images[0].show()
     """

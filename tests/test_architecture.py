@@ -58,6 +58,30 @@ def test_the_import_reader_sees_all_forms(tmp_path, monkeypatch):
     assert imports(file) == {"a.b", "c", "c.d", "jedi", "jedi.e", "jedi.g", "jedi.g.h"}
 
 
+def opens_pictures(source: str) -> bool:
+    """Whether a module uses PIL's `open`, by whatever name."""
+    tree = ast.parse(source)
+    opened = {"Image.open", "PIL.Image.open"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == "PIL":
+            opened.update(f"{alias.asname}.open" for alias in node.names if alias.name == "Image")
+        elif isinstance(node, ast.ImportFrom) and node.module == "PIL.Image":
+            opened.update(alias.asname or alias.name for alias in node.names if alias.name == "open")
+        elif isinstance(node, ast.Import):
+            opened.update(f"{alias.asname}.open" for alias in node.names if alias.name == "PIL.Image")
+    return any(ast.unparse(node) in opened for node in ast.walk(tree) if isinstance(node, ast.Name | ast.Attribute))
+
+
+def test_one_function_opens_every_picture():
+    """Formats, limits, rotation and colours are decided in `jedi.images.open_image`; EPS would run Ghostscript."""
+    for text in ("from PIL.Image import open as o\no(x)", "from PIL import Image as I\nI.open(x)", "map(Image.open, x)"):
+        assert opens_pictures(text), text
+    assert not opens_pictures("from PIL import Image as I\nopen(x)\nI.new('L', (1, 1))")
+    files = [*sources(), *(file for folder in ("benchmarks", "examples") for file in (ROOT / folder).rglob("*.py"))]
+    found = [file.relative_to(ROOT).as_posix() for file in files if opens_pictures(file.read_text(encoding="utf-8"))]
+    assert found == ["jedi/images.py"]
+
+
 @pytest.mark.parametrize("module", CORE)
 def test_the_core_imports_torch_and_einops_only(module):
     allowed_ours = {"jedi", *(f"jedi.{name}" for name in CORE)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import tarfile
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from PIL import Image
 from data_gen.finish import RESULT, is_packed
 from data_gen.plan import Plan, Unit
 from data_gen.sets import SPLITS
+from jedi.images import load_image
 
 
 @dataclass(frozen=True)
@@ -107,11 +107,15 @@ def read_set(path: Path, key: str) -> tuple[dict[str, Any], list[Image.Image]]:
     """The JSON of a set in a tar, and its pictures."""
     with tarfile.open(path) as tar:
         description = json.load(tar.extractfile(f"{key}.json"))
-        pictures = [tar.extractfile(f"{key}.{i}.png").read() for i in range(len(description["captions"]))]
-    return description, [Image.open(io.BytesIO(picture)) for picture in pictures]
+        return description, _pictures(tar, key, len(description["captions"]))
 
 
 def read_rejected(path: Path, key: str, n: int) -> list[Image.Image]:
     """The small pictures of a dropped set, of a unit's `X.dropped.tar`."""
     with tarfile.open(path) as tar:
-        return [Image.open(io.BytesIO(tar.extractfile(f"{key}.{i}.png").read())) for i in range(n)]
+        return _pictures(tar, key, n)
+
+
+def _pictures(tar: tarfile.TarFile, key: str, n: int) -> list[Image.Image]:
+    names = [f"{key}.{i}.png" for i in range(n)]
+    return [load_image(tar.extractfile(name).read(), f"{tar.name}: {name}") for name in names]

@@ -10,13 +10,14 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
-import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from jedi.images import open_image
 
 LICENCE = "CC BY-SA 4.0, OpenMoji (openmoji.org)"
 SPRITE_SIZE = 128  # pixels a side at which a drawing is rasterised
@@ -168,7 +169,7 @@ def sprite(code_point: str, size: int = SPRITE_SIZE) -> Image.Image:
     import resvg_py
 
     png = resvg_py.svg_to_bytes(svg_path=str(_path(code_point)), width=size, height=size)
-    image = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
+    image = open_image(bytes(png), code_point).convert("RGBA")
     return image.crop(image.getchannel("A").point(lambda a: 255 * (a > 8)).getbbox())
 
 

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +32,7 @@ from data_gen.sets import Dropped, Item, SubjectSet
 from data_gen.sources import SOURCES
 from data_gen.sources.subjects import given_folder, inside, same_name, slug, split_of, wanted
 from jedi.config import ConfigError
-from jedi.images import to_rgb
+from jedi.images import ImageError, load_image
 
 if TYPE_CHECKING:
     from data_gen.config import DataConfig
@@ -165,10 +164,9 @@ class Subjects200k:
         if not stored or not stored.get("bytes"):
             raise ConfigError(f"{where}: no image; parquet files that hold the images themselves are wanted")
         try:
-            with Image.open(io.BytesIO(stored["bytes"]), formats=("JPEG", "PNG", "WEBP")) as image:
-                whole = to_rgb(image)
-        except Exception as error:  # decoders raise almost anything
-            raise ConfigError(f"{where}: broken image ({error})") from error
+            whole = load_image(stored["bytes"], where)
+        except ImageError as error:
+            raise ConfigError(str(error)) from error
         width, height, trim = whole.width // 2, whole.height, self.settings.trim
         if abs(width - height) > 0.1 * height or min(width, height) <= 2 * trim:
             return None

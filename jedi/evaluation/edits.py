@@ -22,7 +22,7 @@ from jedi.editing import Edit
 from jedi.evaluation.cases import Case, Cases
 from jedi.evaluation.generation import Item, Sampling, missing, save_whole, seed_of, write_plan
 from jedi.evaluation.judge import Judge, Scores, cut_out, psnr
-from jedi.images import Box, decode_latents, encode_pixels, fit_square, to_pil, to_tensor
+from jedi.images import Box, decode_latents, encode_pixels, fit_square, load_image, to_pil, to_tensor
 from jedi.pipeline import JediPipeline
 from jedi.rng import seeded_generator
 
@@ -150,7 +150,7 @@ def score_edits(
 ) -> list[Scores]:
     """For each edit: `subject` (recognised in the region), `likeness`, `kept` (all pixels outside of the mask are the
     scene's), and in dB against the scene, outside: `decoded` (the model's own picture) and `vae`."""
-    finished = [Image.open(folder / "images" / f"{edit.id}.png").convert("RGB") for edit in edits]
+    finished = [load_image(folder / "images" / f"{edit.id}.png") for edit in edits]
     inside = [cut_out(picture, region_of(edit, picture.size)) for edit, picture in zip(edits, finished, strict=True)]
     right, likeness = judge.identity(judge.encoder.embed_images(inside), [edit.case.id for edit in edits])
     scores = []
@@ -160,7 +160,7 @@ def score_edits(
         square = fit_square(scene, pipe.image_size)[0]
         pixels = encode_pixels(pipe.vae, to_tensor([square]).to(pipe.device))
         plain = to_pil(decode_latents(pipe.vae, pixels).float())[0]
-        decoded = Image.open(folder / "decoded" / f"{edit.id}.png").convert("RGB")
+        decoded = load_image(folder / "decoded" / f"{edit.id}.png")
         scores.append(
             {
                 "subject": right[i],
