@@ -17,11 +17,12 @@ from PIL import Image, ImageOps
 from data_gen.checks import check_number
 from data_gen.phrases import PLACES
 from data_gen.sources.prompted import GenerationConfig, Generator
-from data_gen.sources.subjects import check_template
+from data_gen.sources.subjects import check_apart, check_template
 from jedi.config import ConfigError
 from jedi.folders import file_sha256
 from jedi.images import ImageError, find_images, load_image
 from jedi.rng import seeded_generator
+from jedi.texts import read_text
 
 if TYPE_CHECKING:
     from random import Random
@@ -81,6 +82,7 @@ class Backdrops:
         self.blocks: dict[int, list[Image.Image]] = {}
         self.files: list[Path] = []
         if settings.folder:
+            check_apart(config, f"{self.key}.folder", settings.folder)
             try:
                 self.files, _ = find_images([settings.folder])
             except ImageError as error:
@@ -176,7 +178,4 @@ def _fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 def _text_beside(file: Path) -> str:
     text = file.with_suffix(".txt")
-    try:
-        return " ".join(text.read_text(encoding="utf-8").split()) if text.is_file() else ""
-    except UnicodeDecodeError:
-        raise ConfigError(f"{text}: what is said of a backdrop must be UTF-8 text") from None
+    return " ".join(read_text(text).split()) if text.is_file() else ""

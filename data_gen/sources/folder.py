@@ -1,7 +1,7 @@
 """A user's own sets: a folder with a folder of photos for each subject, or of the frames of a film.
 
     DIR/red_mug/01.jpg            a photo
-    DIR/red_mug/01.txt            its caption, if there is one; else `folder.caption` is said
+    DIR/red_mug/01.txt            its caption, if there is one (or 01.jpg.txt, 01.caption); else `folder.caption` holds
     DIR/red_mug/01.mask.png       where the subject is (white), if known
     DIR/subjects.json             {"red_mug": {"name": "red mug", "class": "mug"}}, if folder names don't say it
 
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from data_gen.sources.subjects import (
     check_template,
     given_folder,
     inside,
+    is_system,
     names,
     same_name,
     share_out,
@@ -39,11 +39,14 @@ from data_gen.sources.subjects import (
 from jedi.config import ConfigError
 from jedi.folders import file_sha256
 from jedi.images import SUFFIXES, ImageError, load_image, load_mask
+from jedi.texts import read_json, read_text
 
 if TYPE_CHECKING:
     from data_gen.config import DataConfig
 
-MASK = ".mask.png"
+MASK = ".mask"
+"""Ends the name of a mask, before its suffix."""
+CAPTIONS = (".txt", ".caption")
 SUBJECTS = "subjects.json"
 _FILMS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 
@@ -70,12 +73,25 @@ class FolderConfig:
 
 
 @dataclass(frozen=True)
+class Photo:
+    """A picture and what lies beside it."""
+
+    file: Path
+    caption: Path | None = None
+    mask: Path | None = None
+
+    @property
+    def files(self) -> list[Path]:
+        return [file for file in (self.file, self.caption, self.mask) if file]
+
+
+@dataclass(frozen=True)
 class Subject:
     """A subject's folder. `photos` in the order of their names."""
 
     folder: Path
     about: dict[str, str]  # id, name, class
-    photos: tuple[Path, ...]
+    photos: tuple[Photo, ...]
 
 
 @SOURCES.register("folder")
@@ -86,16 +102,16 @@ class Folder:
 
     def __init__(self, config: DataConfig) -> None:
         self.config, self.settings = config, config.folder
-        self.root = given_folder("folder.path", config.folder.path)
+        self.root = given_folder(config, "folder.path", config.folder.path)
 
     @functools.cached_property
     def subjects(self) -> list[Subject]:
         return read_subjects(self.root, self.settings.every_nth)
 
     @functools.cached_property
-    def sets(self) -> dict[str, list[tuple[Subject, list[Path]]]]:
+    def sets(self) -> dict[str, list[tuple[Subject, list[Photo]]]]:
         """All sets of each split; a subject's sets follow one another."""
-        sets: dict[str, list[tuple[Subject, list[Path]]]] = {"train": [], "heldout": []}
+        sets: dict[str, list[tuple[Subject, list[Photo]]]] = {"train": [], "heldout": []}
         for subject in self.subjects:
             split = split_of(same_name(subject.folder.name), self.settings.heldout_fraction)
             for photos in share_out(subject.photos, self.config.images_per_set):
@@ -106,7 +122,7 @@ class Folder:
     def gives(self) -> frozenset[str]:
         """Masks, where every photo has one."""
         photos = [photo for subject in self.subjects for photo in subject.photos]
-        return frozenset({"images", *(["masks"] if all(_mask(photo).is_file() for photo in photos) else [])})
+        return frozenset({"images", *(["masks"] if all(photo.mask for photo in photos) else [])})
 
     def sizes(self) -> dict[str, int]:
         """As many sets as there are, `sets` and `heldout_sets` at most."""
@@ -115,7 +131,7 @@ class Folder:
     def inputs(self) -> dict[str, str]:
         """One digest over the names and contents of all files that are used: this reads them all."""
         digest = hashlib.sha256()
-        files = [file for subject in self.subjects for photo in subject.photos for file in _files(photo)]
+        files = [file for subject in self.subjects for photo in subject.photos for file in photo.files]
         for file in [self.root / SUBJECTS, *files]:
             if file.is_file():
                 digest.update(f"{file.relative_to(self.root).as_posix()}\0{file_sha256(file)}\n".encode())
@@ -127,15 +143,15 @@ class Folder:
             subject, photos = self.sets[item.split][item.index]
             yield self._set(item.key, subject, photos)
 
-    def _set(self, key: str, subject: Subject, photos: list[Path]) -> SubjectSet | Dropped:
+    def _set(self, key: str, subject: Subject, photos: list[Photo]) -> SubjectSet | Dropped:
         images, masks, used, broken = [], [], [], []
         for photo in photos:
             try:
-                image, mask = load_photo(photo, _mask(photo))
+                image, mask = load_photo(photo)
             except ImageError as error:
                 if self.settings.unreadable == "error":
                     raise ConfigError(f"{error}; mend or remove it, or set folder.unreadable=drop") from error
-                broken.append(photo.name)
+                broken.append(photo.file.name)
                 continue
             images.append(image)
             masks.append(mask)
@@ -148,17 +164,13 @@ class Folder:
             captions=[self._caption(subject, photo) for photo in used],
             images=images,
             masks=masks,
-            attributes=[{"file": photo.relative_to(self.root).as_posix()} for photo in used],
+            attributes=[{"file": photo.file.relative_to(self.root).as_posix()} for photo in used],
             licence=self.settings.licence,
             provenance={"unreadable": broken} if broken else {},
         )
 
-    def _caption(self, subject: Subject, photo: Path) -> str:
-        file = photo.with_suffix(".txt")
-        try:
-            said = " ".join(file.read_text(encoding="utf-8").split()) if file.is_file() else ""
-        except UnicodeDecodeError:
-            raise ConfigError(f"{file}: a caption must be UTF-8 text") from None
+    def _caption(self, subject: Subject, photo: Photo) -> str:
+        said = " ".join(read_text(photo.caption).split()) if photo.caption else ""
         return said or self.settings.caption.format(**names(subject.about["name"], subject.about["class"]))
 
 
@@ -167,7 +179,7 @@ def read_subjects(root: Path, every_nth: int = 1) -> list[Subject]:
     subject without pictures, pictures or films where they are not looked for, links that lead elsewhere."""
     folders, told = [], _told(root)
     for path in sorted(root.iterdir()):
-        if path.name.startswith("."):
+        if is_system(path.name):
             continue
         if inside(root, path).is_dir():
             folders.append(path)
@@ -185,37 +197,49 @@ def read_subjects(root: Path, every_nth: int = 1) -> list[Subject]:
     return [_subject(root, folder, told.get(folder.name, {}), every_nth) for folder in folders]
 
 
-def load_photo(photo: Path, mask: Path) -> tuple[Any, Any]:
+def load_photo(photo: Photo) -> tuple[Any, Any]:
     """The picture, and its mask or None where there is no file. Raises ImageError, also where their sizes differ."""
-    image = load_image(photo)
-    if not mask.is_file():
+    image = load_image(photo.file)
+    if photo.mask is None:
         return image, None
-    found = load_mask(mask)
+    found = load_mask(photo.mask)
     if found.size != image.size:
-        raise ImageError(f"{mask} has {found.size} pixels, its picture {image.size}")
+        raise ImageError(f"{photo.mask} has {found.size} pixels, its picture {image.size}")
     return image, found.point(lambda value: 255 * (value >= 128))
 
 
 def _subject(root: Path, folder: Path, told: dict[str, str], every_nth: int) -> Subject:
-    photos, stems, masks = [], {}, []
+    stems: dict[str, Path] = {}
+    masks: dict[str, Path] = {}
+    texts: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        inside(root, path)
-        if path.name.startswith("."):
+        if is_system(path.name):
             continue
+        inside(root, path)
         if path.is_dir():
             raise ConfigError(f"{path}: photos lie in their subject's folder, not in folders below it")
-        if path.name.endswith(MASK):
-            masks.append(path)
-        elif path.suffix.lower() in SUFFIXES:
-            if path.stem in stems:
-                raise ConfigError(f"{path} and {stems[path.stem]} share a name, so captions and masks are not clear")
-            stems[path.stem] = path
-            photos.append(path)
-        elif path.suffix.lower() in _FILMS:
+        suffix, stem = path.suffix.lower(), path.stem
+        if suffix in _FILMS:
             raise ConfigError(f"{path}: films are not read; make frames: ffmpeg -i {path.name} {folder.name}/%05d.jpg")
-    for mask in masks:
-        if mask.name.removesuffix(MASK) not in stems:
-            raise ConfigError(f"{mask}: a mask without its picture")
+        if suffix in SUFFIXES and stem.lower().endswith("-masklabel"):
+            raise ConfigError(f"{path}: is this a mask? Here its name is {stem[:-10]}{MASK}{path.suffix}; rename it")
+        if suffix in SUFFIXES and stem.lower().endswith(MASK):
+            kept, stem = masks, stem[: -len(MASK)]
+        elif suffix in SUFFIXES or suffix in CAPTIONS:
+            kept = stems if suffix in SUFFIXES else texts
+        else:
+            continue
+        if other := kept.get(stem):
+            raise ConfigError(f"{path} and {other} share a name, so captions and masks are not clear")
+        kept[stem] = path
+    if alone := sorted(set(masks) - set(stems)):
+        raise ConfigError(f"{masks[alone[0]]}: a mask without its picture")
+    photos = []
+    for stem, path in stems.items():
+        said = [texts[name] for name in (stem, path.name) if name in texts]
+        if len(said) > 1:
+            raise ConfigError(f"{said[0]} and {said[1]} are both captions of {path.name}; remove one")
+        photos.append(Photo(path, said[0] if said else None, masks.get(stem)))
     if not photos:
         raise ConfigError(f"{folder}: a subject's folder without pictures ({', '.join(SUFFIXES)})")
     name = told.get("name", words(folder.name))
@@ -228,10 +252,7 @@ def _told(root: Path) -> dict[str, dict[str, str]]:
     path = inside(root, root / SUBJECTS)
     if not path.is_file():
         return {}
-    try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{path}: not JSON: {error}") from None
+    told = read_json(path)
     fits = isinstance(told, dict) and all(
         isinstance(entry, dict)
         and set(entry) <= {"name", "class"}
@@ -242,10 +263,3 @@ def _told(root: Path) -> dict[str, dict[str, str]]:
         raise ConfigError(f'{path}: expected {{"FOLDER": {{"name": "red mug", "class": "mug"}}, ...}}')
     return told
 
-
-def _mask(photo: Path) -> Path:
-    return photo.with_name(photo.stem + MASK)
-
-
-def _files(photo: Path) -> tuple[Path, Path, Path]:
-    return photo, photo.with_suffix(".txt"), _mask(photo)

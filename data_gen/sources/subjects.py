@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from data_gen.config import DataConfig
 
 T = TypeVar("T")
+_SYSTEM = ("__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found")
 
 
 def is_held_out(identity: str, fraction: float = 0.1) -> bool:
@@ -88,13 +89,25 @@ def check_template(key: str, template: str, known: Sequence[str]) -> None:
         ) from None
 
 
-def given_folder(key: str, path: str) -> Path:
-    """The folder that a configuration names. Raises ConfigError where there is none."""
+def given_folder(config: DataConfig, key: str, path: str) -> Path:
+    """The folder that a configuration names. Raises ConfigError where there is none, and where `out` lies in it."""
     if not path:
         raise ConfigError(f"{key} is empty: name the folder to read, for instance {key}=/data/photos")
     if not Path(path).is_dir():
         raise ConfigError(f"{key}={path}: no such folder")
+    check_apart(config, key, path)
     return Path(path)
+
+
+def check_apart(config: DataConfig, key: str, path: str) -> None:
+    """Raises ConfigError where `out` is a folder that is read, or lies in it: what is written would be read as well."""
+    if Path(config.out).resolve().is_relative_to(Path(path).resolve()):
+        raise ConfigError(f"out={config.out} lies in {key}={path}, which is only read; give another folder, beside it")
+
+
+def is_system(name: str) -> bool:
+    """Whether a file or folder is none of the user's: hidden, or made by macOS' archives, Windows, network storage."""
+    return name.startswith(".") or name.casefold() in _SYSTEM
 
 
 def inside(root: Path, path: Path) -> Path:

@@ -79,7 +79,7 @@ class Subjects200k:
 
     def __init__(self, config: DataConfig) -> None:
         self.config, self.settings = config, config.subjects200k
-        self.root = given_folder("subjects200k.path", config.subjects200k.path)
+        self.root = given_folder(config, "subjects200k.path", config.subjects200k.path)
         if config.images_per_set < 2:
             raise ConfigError("images_per_set=1, and each set of Subjects200K is a pair: set images_per_set=2 or more")
         self._last: tuple[Any, list[dict[str, Any]]] = (None, [])  # the row group that was read last

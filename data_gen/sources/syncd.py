@@ -19,7 +19,6 @@ reader takes all that is not black, JPEG noise too.
 from __future__ import annotations
 
 import functools
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -35,6 +34,7 @@ from data_gen.sources.subjects import given_folder, inside, share_out, slug, spl
 from jedi.config import ConfigError
 from jedi.folders import file_sha256
 from jedi.images import ImageError, load_image, load_mask
+from jedi.texts import read_json
 
 if TYPE_CHECKING:
     from data_gen.config import DataConfig
@@ -85,7 +85,7 @@ class Syncd:
 
     def __init__(self, config: DataConfig) -> None:
         self.config, self.settings = config, config.syncd
-        self.root = given_folder("syncd.path", config.syncd.path)
+        self.root = given_folder(config, "syncd.path", config.syncd.path)
         self.gives = frozenset({"images", "masks"} if config.syncd.masks else {"images"})
 
     @functools.cached_property
@@ -167,10 +167,7 @@ class Syncd:
 def read_entries(root: Path, file: Path, most: int) -> Iterator[Entry]:
     """The sets of a metadata file, of at most `most` images. Raises ConfigError for another layout."""
     inside(root, file)
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{file}: not JSON: {error}") from None
+    content = read_json(file)
     if not isinstance(content, list):
         raise ConfigError(f"{file}: expected a list of sets, found a {type(content).__name__}")
     for number, entry in enumerate(content):

@@ -58,7 +58,7 @@ def make_unit() -> list[SubjectSet]:
 
 def config(**sections) -> SimpleNamespace:
     """What a stage reads of the configuration."""
-    plain = {"seed": 0, "resolution": SIDE, "images_per_set": 4, "device": "cpu", "dtype": "float32"}
+    plain = {"out": "data", "seed": 0, "resolution": SIDE, "images_per_set": 4, "device": "cpu", "dtype": "float32"}
     return SimpleNamespace(**{**plain, **sections})
 
 

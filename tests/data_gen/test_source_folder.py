@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_gen.__main__ import main
 from data_gen.sets import Dropped, Item
 from data_gen.sources import SOURCES
 from data_gen.sources.folder import Folder, FolderConfig
 from data_gen.sources.subjects import share_out
 from jedi.config import ConfigError
+from jedi.errors import InputError
 from tests.data_gen.pipelines import settings
 
 
@@ -109,9 +111,65 @@ def test_captions_and_names(photos):
     assert second.captions == ["an old corgi, a dog"] * 3
     assert first.subject == {"id": "dog2", "name": "old corgi", "class": "dog"}
     assert first.licence == "CC0-1.0"
-    (photos / "dog2" / "00.txt").write_bytes(b"\xff\xfe\xff")
-    with pytest.raises(ConfigError, match="00.txt: a caption must be UTF-8"):
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [
+        b"\xef\xbb\xbfa dog, \xe2\x80\x9cRex\xe2\x80\x9d\r\n",  # Notepad
+        "\ufeffa dog, \u201cRex\u201d\r\n".encode("utf-16-le"),  # its "Unicode"
+        "\ufeff a dog,\n\n \u201cRex\u201d".encode("utf-16-be"),
+        "a dog,\r\u00a0\u201cRex\u201d\r".encode(),
+    ],
+)
+def test_captions_of_any_editor(photos, saved):
+    (photos / "dog2" / "00.txt").write_bytes(saved)
+    assert made(source(photos))[0].captions[0] == "a dog, \u201cRex\u201d"
+
+
+@pytest.mark.parametrize("name", ["00.TXT", "00.png.txt", "00.caption", "00.PNG.txt"])
+def test_captions_as_other_tools_name_them(photos, name):
+    if "PNG" in name:
+        (photos / "dog2" / "00.png").rename(photos / "dog2" / "00.PNG")
+    before = source(photos).inputs()
+    (photos / "dog2" / name).write_text("Rex")
+    one = source(photos)
+    assert made(one)[0].captions[0] == "Rex" and one.inputs() != before
+    (photos / "dog2" / "00.txt").write_text("Max")
+    with pytest.raises(ConfigError, match=r"share a name|are both captions of 00\.(png|PNG)"):
+        source(photos).sizes()
+
+
+@pytest.mark.parametrize("saved", [b"a dog\x92s ball", "a dog".encode("utf-16-le"), b"\xff\xfe\xff"])
+def test_captions_in_other_encodings_are_refused(photos, saved):
+    (photos / "dog2" / "00.txt").write_bytes(saved)
+    with pytest.raises(InputError, match="00.txt: not a text file in UTF-8 .*save it as UTF-8"):
         made(source(photos))
+
+
+@pytest.mark.parametrize("name", ["._00.png", "Thumbs.db", ".ipynb_checkpoints/00.png", "@eaDir/00.png", "desktop.ini"])
+def test_what_systems_leave_among_photos_is_no_photo(photos, name):
+    before = source(photos).inputs()
+    (photos / "dog2" / name).parent.mkdir(exist_ok=True)
+    (photos / "dog2" / name).write_bytes(b"\0\5\x16\7")
+    photo(photos / "__MACOSX" / "dog2" / "00.png")
+    assert source(photos).inputs() == before
+
+
+@pytest.mark.parametrize("name", ["00.mask.PNG", "00.Mask.webp"])
+def test_masks_of_any_kind_are_no_photos(photos, name):
+    mask(photos / "dog2" / name)
+    first = made(source(photos))[0]
+    assert files(first)[:2] == ["dog2/00.png", "dog2/02.png"] and first.masks[0].getbbox() == (4, 4, 12, 12)
+    mask(photos / "dog2" / "01-masklabel.png")
+    with pytest.raises(ConfigError, match=r"01-masklabel.png: is this a mask\? Here its name is 01\.mask\.png"):
+        source(photos).sizes()
+
+
+def test_subjects_json_of_any_editor(photos):
+    for encoding in ("utf-8-sig", "utf-16"):
+        (photos / "subjects.json").write_text('{"dog2": {"name": "b\u00f6ser Hund"}}', encoding=encoding)
+        assert made(source(photos))[0].subject["name"] == "b\u00f6ser Hund"
 
 
 def test_masks(photos):
@@ -197,7 +255,7 @@ def outside(root):
         (lambda root: (root / "dog2" / "film.mp4").write_bytes(b""), "films are not read; .*ffmpeg"),
         (outside, "leads out of"),
         (lambda root: (root / "link").symlink_to(root.parent), "leads out of"),
-        (lambda root: (root / "subjects.json").write_text("["), "subjects.json: not JSON"),
+        (lambda root: (root / "subjects.json").write_text('{"a": 1,}'), "subjects.json: not JSON: .*line 1 column 9"),
         (lambda root: (root / "subjects.json").write_text('{"dog2": {"nmae": "x"}}'), "subjects.json: expected"),
         (lambda root: (root / "subjects.json").write_text('{"dog3": {"name": "x"}}'), "tells of 'dog3'"),
     ],
@@ -205,13 +263,22 @@ def outside(root):
 def test_what_cannot_be_meant(photos, change, said):
     assert source(photos).sizes()
     change(photos)
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(InputError, match=said):
         source(photos).sizes()
 
 
 def test_links_inside_the_folder_are_followed(photos):
     (photos / "red_mug" / "03.png").symlink_to(photos / "dog2" / "00.png")
     assert len(made(source(photos))[2].images) == 4
+
+
+@pytest.mark.parametrize("out", ["", "data", "dog2/data", "../photos/data", "../link"])
+def test_what_is_written_never_lies_among_the_photos(photos, monkeypatch, capsys, out):
+    """It would be taken for photos ever after. Nothing is left there."""
+    (photos.parent / "link").symlink_to(photos / "dog2")
+    before = sorted(photos.rglob("*"))
+    assert main(["run", f"out={photos / out}", "source=folder", f"folder.path={photos}", "stages=[square]"]) == 2
+    assert "lies in folder.path=" in capsys.readouterr().err and sorted(photos.rglob("*")) == before
 
 
 def test_no_folder(tmp_path):

@@ -10,6 +10,7 @@ from data_gen.sets import Dropped, Item
 from data_gen.sources import SOURCES
 from data_gen.sources.syncd import Syncd, SyncdConfig
 from jedi.config import ConfigError
+from jedi.errors import InputError
 from tests.data_gen.pipelines import settings
 
 RIGID = "000074a334c541878360457c672b6c2e"
@@ -153,7 +154,7 @@ def test_broken_images(folder):
 def test_other_layouts(folder, content, said):
     text = content if isinstance(content, str) else json.dumps(content)
     (folder / "metadata_0.json").write_text(text)
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(InputError, match=said):
         source(folder).sizes()
 
 

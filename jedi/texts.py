@@ -1,0 +1,46 @@
+"""Text files as editors leave them: marks in front, UTF-16, ends of lines of other systems."""
+
+from __future__ import annotations
+
+import codecs
+import json
+from pathlib import Path
+from typing import Any
+
+from jedi.errors import InputError
+
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def read_text(path: str | Path, name: str = "") -> str:
+    """The content of a text file, its lines ended by ``\\n``: UTF-8, or UTF-16 with its mark in front.
+
+    Raises:
+        InputError: another encoding, which would be read as wrong letters. It begins with ``name``, else the path.
+        OSError: the file cannot be read.
+    """
+    data, name = Path(path).read_bytes(), name or str(path)
+    try:
+        text = data.decode("utf-16" if data.startswith(_UTF16) else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        found = f"byte 0x{data[error.start]:02x} at position {error.start}"
+        raise InputError(f"{name}: not a text file in UTF-8 ({found}); save it as UTF-8") from None
+    if "\0" in text:
+        raise InputError(f"{name}: not a text file in UTF-8 (zero bytes, as UTF-16 has); save it as UTF-8")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_lines(path: str | Path, name: str = "") -> list[str]:
+    """The lines of a text file that hold something, without blanks around them. Raises as :func:`read_text`.
+
+    Lines end where an editor shows it: not at the odd separators of Unicode that pasted text brings along.
+    """
+    return [line.strip() for line in read_text(path, name).split("\n") if line.strip()]
+
+
+def read_json(path: str | Path, name: str = "") -> Any:
+    """What a JSON file holds. Raises as :func:`read_text`, and InputError for what is no JSON, with its place."""
+    try:
+        return json.loads(read_text(path, name))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise InputError(f"{name or path}: not JSON: {error}") from None
