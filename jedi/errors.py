@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 
 _ENVIRONMENT = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE,
@@ -26,3 +27,10 @@ def one_line(error: BaseException) -> str | None:
         names = [str(name) for name in (error.filename, error.filename2) if name is not None]
         return f"{' -> '.join(names)}: {error.strerror}" if names else str(error.strerror)
     return None
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: a GPU's words, or those of PyTorch's allocator on a CPU."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and bool(re.search("out of memory|can't allocate memory", str(error)))
+    )

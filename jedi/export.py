@@ -7,7 +7,6 @@ it.
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from diffusers import UNet2DConditionModel
 
 from jedi import config as configs
 from jedi.base import check_prediction_type, load_base
+from jedi.folders import atomic
 from jedi.pipeline import JediPipeline
 from jedi.recipe import TrainConfig
 
@@ -74,10 +74,8 @@ def export(run: str | Path, out: str | Path, checkpoint: str = "last") -> Path:
     for part in (pipe.unet, pipe.vae):
         part.register_to_config(_name_or_path="")  # where the base lay on the machine that trained
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.new")
-    shutil.rmtree(temporary, ignore_errors=True)
-    pipe.save_pretrained(temporary, safe_serialization=True)
-    temporary.replace(out)
+    with atomic(out) as temporary:
+        pipe.save_pretrained(temporary, safe_serialization=True)
     return out
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import glob
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -34,7 +36,8 @@ def atomic(path: str | Path) -> Iterator[Path]:
     host left there is removed first. File and folder are synced to the disk before and after the rename, so that a
     crash of the machine leaves the old content or the new. If the block raises, nothing is left.
 
-    A folder can only take the place of nothing or of an empty folder.
+    A folder can only take the place of nothing or of an empty folder. Where the system does not let us write (a full
+    disk), the ``OSError`` names ``path``, also where a library says so by an error of its own.
     """
     path = Path(path)
     prefix = f".{path.name}.{socket.gethostname()}."
@@ -49,6 +52,10 @@ def atomic(path: str | Path) -> Iterator[Path]:
             sync(file)
         temporary.replace(path)
         sync(path.parent)
+    except Exception as error:
+        if (number := _refusal(error)) is None:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
     finally:
         _remove(temporary)
 
@@ -66,6 +73,18 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _refusal(error: BaseException | None) -> int | None:
+    """The system's number of what kept us from writing, None where something else went wrong. PyTorch hides it in the
+    error's context, safetensors in the message."""
+    while error is not None:
+        said = re.search(r"\(os error (\d+)\)", str(error))
+        number = error.errno if isinstance(error, OSError) else said and int(said[1])
+        if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+            return number
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _alive(process: str) -> bool:
@@ -93,15 +112,16 @@ class FolderInUse(OSError):
 
 
 @contextlib.contextmanager
-def locked(folder: str | Path) -> Iterator[None]:
-    """Keeps other processes of this machine out of ``folder`` for the length of the block.
+def locked(folder: str | Path, name: str = ".lock") -> Iterator[None]:
+    """Keeps other processes of this machine out of ``folder`` (with a ``name`` of its own: of a part of the work
+    there) for the length of the block.
 
-    The lock goes with the process, however it ends; the file ``.lock`` stays and means nothing.
+    The lock goes with the process, however it ends; the file ``name`` stays and means nothing.
 
     Raises:
         FolderInUse: another process has it.
     """
-    with (Path(folder) / ".lock").open("w") as file:
+    with (Path(folder) / name).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

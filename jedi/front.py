@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Callable
+
+from jedi.errors import out_of_memory
 
 
 class Parser(argparse.ArgumentParser):
@@ -26,8 +27,7 @@ def exit_code(program: str, interrupted: str, work: Callable[[], None]) -> int:
         print(f"{program}: {' '.join(message_of(error).split())}", file=sys.stderr)
         return 2
     except (RuntimeError, MemoryError) as error:
-        # A GPU's words, and those of PyTorch's allocator on a CPU.
-        if isinstance(error, RuntimeError) and not re.search("out of memory|can't allocate memory", str(error)):
+        if not out_of_memory(error):
             raise
         print(f"{program}: out of memory; a smaller --batch-size needs less", file=sys.stderr)
         return 2

@@ -199,8 +199,18 @@ def to_pil(pixels: Tensor) -> list[Image.Image]:
 
 def encode_pixels(vae: Any, pixels: Tensor) -> Tensor:
     """``[n 3 H W]`` in [-1, 1] -> scaled latents ``[n c h w]``: the posterior's mode, nothing random."""
-    latents = vae.encode(_ready_for(vae, pixels)).latent_dist.mode()
+    import torch
+
+    batches = _ready_for(vae, pixels).split(encode_batch_size(pixels.shape[-1], pixels.shape[-2]))
+    latents = torch.cat([vae.encode(batch).latent_dist.mode() for batch in batches])
     return (latents - (vae.config.shift_factor or 0)) * vae.config.scaling_factor
+
+
+def encode_batch_size(width: int, height: int) -> int:
+    """How many images of this size are encoded at once: 64 of up to 128 x 128 pixels, 4 of 512 x 512, 1 of
+    1024 x 1024. With Stable Diffusion's VAE that takes up to 2.6 GB: 0.65 GB for each image of 512 x 512.
+    """
+    return max(1, min(64, 2**20 // (width * height)))
 
 
 def decode_latents(vae: Any, latents: Tensor) -> Tensor:

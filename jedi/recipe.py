@@ -24,9 +24,10 @@ class DataConfig:
     workers: int = 2
     """Processes that read and decode, per rank; 0 reads in the training process."""
     cache_latents: bool = False
-    """Encode all images once and keep the latents on disk, instead of encoding at every step."""
+    """Encode all images once and keep the latents on disk, instead of encoding at every step. All processes encode, in
+    parts that stay when the run is interrupted; ``python -m jedi.latents`` does it before the training."""
     latents_folder: str | None = None
-    """Where cached latents lie; ``path/latents`` if not given."""
+    """Where cached latents lie; ``path/latents`` if not given. All nodes must see it."""
     verify: bool = False
     """Check each shard's sha256 at the start."""
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 
 import pytest
 import torch
@@ -14,8 +15,10 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
 
 import train
+from jedi import latents
 from jedi.conditioning import CONDITIONING_POLICIES
 from jedi.folders import locked
+from jedi.latents import LatentCache
 from jedi.training import JointData, JointTraining, callbacks
 from tests import extensions, tiny
 from tests.conftest import write_shard
@@ -159,6 +162,96 @@ def test_a_signal_before_the_first_step_ends_the_start(recipe, tmp_path, monkeyp
     assert not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
 
 
+def interrupting(monkeypatch, name: str, batch: int) -> list[int]:
+    """Has this process send itself a signal before that batch of images is encoded (0 is the first), in parts of
+    seven images. Returns the sizes of the batches, which grow as they are encoded."""
+    encoded, encode = [], latents.encode_pixels
+
+    def encode_pixels(vae, images):
+        if len(encoded) == batch:
+            os.kill(os.getpid(), signal.Signals[name])
+        encoded.append(len(images))
+        return encode(vae, images)
+
+    monkeypatch.setattr(latents, "PART_PIXELS", 7 * tiny.PIXELS**2)
+    monkeypatch.setattr(latents, "encode_pixels", encode_pixels)
+    return encoded
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGUSR1", 0)])
+def test_a_signal_while_latents_are_encoded_keeps_the_parts(recipe, tmp_path, monkeypatch, name, status):
+    requeued, command = [], ["--config", str(recipe), "data.cache_latents=true", "max_steps=1"]
+    monkeypatch.setattr(callbacks, "requeue", lambda environment: requeued.append(name))
+    with monkeypatch.context() as patch:
+        encoded = interrupting(patch, name, batch=3)
+        with pytest.raises(SystemExit) as stopped:
+            train.main(command)
+        assert stopped.value.code == status and requeued == ["SIGUSR1"] * (name == "SIGUSR1") and sum(encoded) == 21
+    parts = list((tmp_path / "latents").glob("*/*.safetensors"))
+    assert len(parts) == 3
+    if name == "SIGUSR1":
+        encoded = interrupting(monkeypatch, name, batch=-1)
+        assert train.main(command) == 0
+        assert sum(encoded) == 70 - 21
+
+
+def test_a_job_that_encoded_no_part_is_not_put_back_into_the_queue(recipe, tmp_path, monkeypatch):
+    """Else it would do so for ever. A launch that finds parts of earlier ones has to finish one more."""
+    requeued, command = [], ["--config", str(recipe), "data.cache_latents=true", "max_steps=1"]
+    monkeypatch.setattr(callbacks, "requeue", lambda environment: requeued.append(1))
+    for batch in (0, 2, 0):
+        with monkeypatch.context() as patch:
+            interrupting(patch, "SIGUSR1", batch)
+            with pytest.raises(SystemExit) as stopped:
+                train.main(command)
+        if batch:
+            assert stopped.value.code == 0 and requeued == [1]
+        else:
+            assert "not put back into the queue" in stopped.value.code  # printed; Python ends with 1
+    assert requeued == [1] and len(list((tmp_path / "latents").glob("*/*.safetensors"))) == 2
+
+
+def test_all_processes_encode_and_the_gradients_are_those_without_a_cache(recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(latents, "PART_PIXELS", 7 * tiny.PIXELS**2)
+    encode, there, makers = LatentCache._encoded, tmp_path / "there", tmp_path / "makers"
+    there.mkdir()
+    makers.mkdir()
+
+    def together(cache, *args):
+        (there / str(os.getpid())).touch()
+        deadline = time.monotonic() + 60
+        while len(list(there.iterdir())) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        made = encode(cache, *args)
+        (makers / f"{os.getpid()}-{sum(1 for _ in makers.iterdir())}").touch()
+        return made
+
+    monkeypatch.setattr(LatentCache, "_encoded", together)
+    command = ["--config", str(recipe), "max_steps=1", "optimizer.clip_grad_norm=0"]
+    two = ["hardware.devices=2", "hardware.strategy=ddp_fork", "data.cache_latents=true"]
+    found = {}
+    for name, options in (("cached", two), ("encoded", [])):
+        assert train.main([*command, *options, f"out={tmp_path / name}"]) == 0
+        found[name] = torch.cat([value.flatten() for value in gradients(tmp_path / name).values()])
+    made = [path.name.split("-")[0] for path in makers.iterdir()]
+    assert len(made) == 10 and len(set(made)) == 2
+    difference = (found["cached"] - found["encoded"]).norm() / found["encoded"].norm()
+    assert 0 < difference < 2e-3  # cached latents are rounded to half precision
+
+
+def test_damaged_latents_stop_the_run_with_their_name(recipe, tmp_path, capsys):
+    command = ["--config", str(recipe), "data.cache_latents=true", "data.workers=1"]
+    assert train.main([*command, "max_steps=1"]) == 0
+    part = sorted((tmp_path / "latents").glob("*/*.safetensors"))[0]
+    data = part.read_bytes()
+    part.write_bytes(data[:-2000] + bytes(2000))  # the latents themselves: found when they are read
+    assert train.main(command) == 2
+    assert f"{part}: damaged" in capsys.readouterr().err.splitlines()[-1]
+    part.write_bytes(data[:-1])
+    assert train.main(command) == 2
+    assert f"{part}: damaged" in capsys.readouterr().err.splitlines()[-1]
+
+
 def gradients(run) -> dict[str, torch.Tensor]:
     """After one step of AdamW its first moment is the gradient times 1 - beta1."""
     return {name: value / 0.1 for name, value in state(run).items() if name.endswith("exp_avg")}
@@ -193,7 +286,7 @@ def test_a_run_validates_samples_logs_and_keeps_the_best(recipe, tmp_path, capsy
     assert train.main(["--config", str(recipe), *options]) == 0
     run = tmp_path / "run"
     assert [path.name for path in (run / "samples").iterdir()] == ["step-00000006.png"]
-    assert list((tmp_path / "latents").glob("latents-*-32x32.npy"))
+    assert len(list((tmp_path / "latents").glob("*/*.safetensors"))) == 2
     assert list((run / "logs").glob("events.out.tfevents*"))
     rows = (run / "logs" / "csv" / "version_0" / "metrics.csv").read_text().splitlines()
     columns = rows[0].split(",")

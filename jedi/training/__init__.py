@@ -27,7 +27,6 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
 from jedi import config as configs
 from jedi.attention import check_backend
@@ -37,7 +36,7 @@ from jedi.data import BatchPlan, JointBatch, SetDataset, SetIndex, StepSampler, 
 from jedi.diffusion import LOSS_WEIGHTINGS, NoiseSchedule
 from jedi.export import is_run, load_run_unet
 from jedi.images import encode_pixels
-from jedi.latents import LatentCache
+from jedi.latents import LatentCache, encode_all
 from jedi.loss import joint_loss
 from jedi.pipeline import JediPipeline, encode_captions
 from jedi.recipe import HardwareConfig, OptimizerConfig, TrainConfig
@@ -222,7 +221,6 @@ class JointData(L.LightningDataModule):
     def __init__(self, config: TrainConfig, base: Base) -> None:
         super().__init__()
         self.config, self.base = config, base
-        self.prepare_data_per_node = False  # cached latents lie beside the data, where all nodes see them
         self.index = SetIndex.read(config.data.path, "train", config.data.verify)
         self.plan = BatchPlan(self.index, config.batch_size, config.seed, config.data.set_size)
         self.max_references = max(bucket.n for bucket in self.plan.used) - 1
@@ -233,8 +231,7 @@ class JointData(L.LightningDataModule):
             policy(config.seed, 0, bucket.n, config.conditioning)
         self.latents = None
         if config.data.cache_latents:
-            folder = config.data.latents_folder or Path(config.data.path) / "latents"
-            self.latents = LatentCache(self.index, folder, base.fingerprint("vae"))
+            self.latents = LatentCache.of_run(config, self.index, base)
 
     def summary(self) -> str:
         """One line: how much there is, and what is left out."""
@@ -244,12 +241,12 @@ class JointData(L.LightningDataModule):
         epoch = f"an epoch is {plan.steps_per_epoch} steps, {dropped}{never}"
         return f"{count} sets in {len(self.index.shards)} shards; {epoch}"
 
-    def prepare_data(self) -> None:
-        if self.latents is None or self.latents.complete:
-            return
-        vae = self.base.vae.to(self.trainer.strategy.root_device)
-        with tqdm(total=self.latents.count, desc="encoding images", unit="image") as bar, torch.no_grad():
-            self.latents.fill(lambda images: encode_pixels(vae, images), report=lambda done: bar.update(done - bar.n))
+    def setup(self, stage: str) -> None:
+        """Encodes what is missing, on all ranks; none goes on before all is there, and none waits in a collective
+        operation meanwhile, which would time out."""
+        if self.latents is not None:
+            vae = self.base.vae.to(self.trainer.strategy.root_device)
+            encode_all(self.latents, vae, show=self.trainer.is_global_zero and not self.latents.complete)
 
     def train_dataloader(self) -> DataLoader:
         trainer, config = self.trainer, self.config
@@ -329,6 +326,7 @@ def identity(config: TrainConfig, data: JointData, base: Base) -> dict[str, Any]
 
 def make_trainer(config: TrainConfig, data: JointData, stop: StopOnSignal) -> L.Trainer:
     """Lightning's Trainer with our callbacks and loggers, as the configuration says."""
+    stop.latents = data.latents
     callbacks: list[L.Callback] = [Progress(config)]
     if config.validation.every_steps:
         callbacks.append(HeldOut(config, data.max_references))

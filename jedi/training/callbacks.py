@@ -27,6 +27,7 @@ from jedi.recipe import TrainConfig
 from jedi.validation import HeldOutSets, choose_sets, reference_gain, reference_losses, wrong_partners
 
 if TYPE_CHECKING:
+    from jedi.latents import LatentCache
     from jedi.training import JointTraining
 
 
@@ -213,6 +214,7 @@ class StopOnSignal(StepCallback):
     agree on it after the step, and no data worker has it: saving inside a handler hangs, or saves twice.
 
     Before the first step there is nothing to save: ``SystemExit`` ends the start (0 for SIGUSR1, else 128 + signal).
+    While latents are encoded, a job comes back only if a part of them was finished: else it might do so for ever.
 
     A context manager: signals are handled like this from ``with stop:`` to the end of the block.
     """
@@ -221,6 +223,7 @@ class StopOnSignal(StepCallback):
 
     def __init__(self, config: TrainConfig) -> None:
         self.config, self.received, self.stepping = config, 0, False
+        self.latents: LatentCache | None = None
 
     def __enter__(self) -> StopOnSignal:
         self._before = {number: signal.getsignal(number) for number in self.SIGNALS}
@@ -246,6 +249,11 @@ class StopOnSignal(StepCallback):
             raise KeyboardInterrupt
         if not self.stepping:
             if number == signal.SIGUSR1 and rank_zero_only.rank == 0:
+                if self.latents is not None and self.latents.stalled:
+                    raise SystemExit(
+                        "train.py: told to stop before one part of the latents was encoded, so the job is not put back "
+                        "into the queue: give it more time, or let several processes run python -m jedi.latents first"
+                    )
                 requeue(os.environ)
             raise SystemExit(0 if number == signal.SIGUSR1 else 128 + number)
         self.received = number

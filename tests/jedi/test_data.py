@@ -2,10 +2,7 @@
 
 import json
 import math
-import os
 import shutil
-import socket
-import subprocess
 import tarfile
 from io import BytesIO
 
@@ -15,8 +12,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from jedi.data import BatchPlan, Bucket, DataError, Draw, SetDataset, SetIndex, SetRecord, StepSampler, collate
-from jedi.images import encode_pixels, to_tensor
-from jedi.latents import LatentCache
+from jedi.images import to_tensor
 from tests import tiny
 from tests.conftest import write_shard
 
@@ -142,53 +138,6 @@ def test_a_loader_that_starts_later_yields_the_same_batches(index, workers):
         assert batch.subject_ids == expected.subject_ids
         assert torch.equal(batch.images, expected.images)
         assert batch.images.shape[:2] == (2, batch.n)
-
-
-def test_cached_latents_equal_encoded_ones(index, tmp_path, tiny_components, monkeypatch):
-    vae = tiny_components["vae"]
-    encode = torch.no_grad()(lambda images: encode_pixels(vae, images))
-    cache = LatentCache(index, tmp_path, "v1")
-    assert not cache.complete
-    done = []
-    cache.fill(encode, batch_size=16, report=done.append)
-    assert cache.complete and done[-1] == cache.count == 70
-    expected = encode(SetDataset(index).images(13, range(4)))
-    torch.testing.assert_close(cache.read(13), expected, atol=1e-3, rtol=1e-3)
-
-    images, latents = SetDataset(index, seed=3), SetDataset(index, seed=3, latents=cache)
-    draw = Draw(0, 5, 13, 3)
-    batch = collate([latents[draw], latents[draw._replace(index=8)]])
-    assert batch.images is None and batch.captions[0] == images[draw].captions
-    torch.testing.assert_close(batch.latents[0], encode(images[draw].images), atol=1e-3, rtol=1e-3)
-
-    # Another VAE is another file; a kill while filling leaves nothing that counts.
-    other = LatentCache(index, tmp_path, "v2")
-    calls = []
-
-    def killed(images):
-        calls.append(images)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return encode(images)
-
-    with pytest.raises(KeyboardInterrupt):
-        other.fill(killed, batch_size=16)
-    assert not other.complete and cache.complete
-    assert [path.name for path in tmp_path.iterdir()] == [cache.path(tiny.PIXELS, tiny.PIXELS).name]
-
-
-def test_what_a_killed_process_left_of_a_latent_cache_is_removed(index, tmp_path):
-    cache = LatentCache(index, tmp_path, "v1")
-    path = cache.path(tiny.PIXELS, tiny.PIXELS)
-    dead = subprocess.Popen(["true"])
-    dead.wait()
-    left = path.with_name(f".{path.name}.{socket.gethostname()}.{dead.pid}")
-    others = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getppid()}")  # that process lives
-    elsewhere = path.with_name(f".{path.name}.another-host.{dead.pid}")
-    for file in (left, others, elsewhere):
-        file.touch()
-    cache.fill(lambda images: images[:, :, ::4, ::4], batch_size=64)
-    assert cache.complete and set(tmp_path.iterdir()) == {path, others, elsewhere}
 
 
 def test_a_batch_moves_as_a_whole(index):

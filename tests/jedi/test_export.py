@@ -89,16 +89,27 @@ def test_a_mode_of_an_extension_from_training_to_sampling(tmp_path, tiny_base, s
         latents(pipe, mode="mutual")
 
 
-def test_nothing_is_overwritten_and_nothing_half_done_is_left(run, tmp_path, monkeypatch):
+def test_nothing_is_overwritten_and_nothing_half_done_is_left(run, tmp_path, monkeypatch, capsys):
     taken = tmp_path / "taken"
     taken.mkdir()
     (taken / "mine").touch()
     with pytest.raises(ValueError, match="taken exists already"):
         export(run, taken)
-    monkeypatch.setattr(JediPipeline, "save_pretrained", lambda self, folder, **_: 1 / 0)
+    save = JediPipeline.save_pretrained
+
+    def fails(self, folder, **options):
+        save(self, folder, **options)
+        raise error
+
+    monkeypatch.setattr(JediPipeline, "save_pretrained", fails)
+    error = ZeroDivisionError()
     with pytest.raises(ZeroDivisionError):
         export(run, tmp_path / "model")
-    assert not (tmp_path / "model").exists()
+    error = Exception("Error while serializing: I/O error: No space left on device (os error 28)")  # safetensors'
+    assert exporting.main([str(run), str(tmp_path / "model")]) == 2
+    said = capsys.readouterr().err
+    assert str(tmp_path / "model") in said and "No space left on device" in said and said.count("\n") == 1
+    assert list(tmp_path.iterdir()) == [taken]
 
 
 def test_what_is_not_a_run_is_refused_in_one_line(run, tmp_path, capsys, tiny_base):

@@ -1,5 +1,6 @@
 """jedi.folders: all or nothing."""
 
+import errno
 import json
 import os
 import socket
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from jedi.errors import one_line
 from jedi.folders import ResultFolder, atomic, file_sha256, write_json
 
 NAMES = ["0000.png", "grid.png", "samples.json"]
@@ -151,3 +153,34 @@ def test_atomic_clears_what_killed_processes_left(tmp_path):
     assert (tmp_path / "x" / "inside").read_text() == "whole"
     assert not left.exists()
     assert all(other.exists() for other in others)
+
+
+@pytest.mark.parametrize("kind", ["write", "safetensors", "torch", "below"])
+def test_atomic_says_where_the_disk_is_full_whoever_writes(tmp_path, kind):
+    """Each as it was seen on a full disk: no place, a message only, a context only, the place of the temporary."""
+    path = tmp_path / "x"
+
+    def full(temporary: Path) -> None:
+        temporary.write_text("half")
+        error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), *([str(temporary)] if kind == "below" else []))
+        if kind == "safetensors":
+            raise Exception("Error while serializing: I/O error: No space left on device (os error 28)")
+        if kind != "torch":
+            raise error
+        try:
+            raise error
+        finally:
+            raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534")
+
+    with pytest.raises(OSError, match="No space left") as found, atomic(path) as temporary:
+        full(temporary)
+    assert (found.value.errno, found.value.filename) == (errno.ENOSPC, str(path))
+    assert one_line(found.value) == f"{path}: No space left on device"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), FileNotFoundError(errno.ENOENT, "no such file", "other")])
+def test_atomic_passes_other_errors_on_as_they_are(tmp_path, error):
+    with pytest.raises(type(error)) as found, atomic(tmp_path / "x"):
+        raise error
+    assert found.value is error
