@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = parser(command).parse_args(argv)
         module_of(arguments.command).run(arguments)
 
-    return exit_code("evaluate.py", "; what is done stays, the same command goes on", work)
+    return exit_code("evaluate.py", work, "; what is done stays, the same command goes on")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jedi.errors import InputError, given
 from jedi.front import Parser, exit_code
 
 if TYPE_CHECKING:  # torch and diffusers are loaded after the request is known to make sense
@@ -134,12 +135,12 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     return exit_code(
-        "sample.py", ", nothing was written", lambda: run(settings_from(vars(parser().parse_args(argv))))
+        "sample.py", lambda: run(settings_from(vars(parser().parse_args(argv)))), ", nothing was written"
     )
 
 
 def settings_from(arguments: dict[str, Any]) -> Settings:
-    """Defaults, then ``--config``, then the options. Raises ``ValueError`` for what makes no sense."""
+    """Defaults, then ``--config``, then the options. Raises ``InputError`` for what makes no sense."""
     config = arguments.pop("config", None)
     settings = Settings()
     if config is not None:
@@ -158,40 +159,38 @@ def settings_from(arguments: dict[str, Any]) -> Settings:
 
 
 def read_prompts(path: Path) -> list[str]:
-    """The prompts in a file. Raises ``OSError`` or ``ValueError`` if it cannot be read as text."""
-    try:
+    """The prompts in a file. Raises ``InputError`` if it cannot be read as text."""
+    with given(f"--prompts-file {path}"):
         lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError:
-        raise ValueError(f"--prompts-file {path}: not a text file in UTF-8") from None
     return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
 
 
 def check(settings: Settings) -> None:
-    """Raises ``ValueError`` for numbers and names that make no sense."""
+    """Raises ``InputError`` for numbers and names that make no sense."""
     if not any(prompt.strip() for prompt in settings.prompts):
-        raise ValueError("no prompt: give --prompt TEXT (may be repeated) or --prompts-file F with a line")
+        raise InputError("no prompt: give --prompt TEXT (may be repeated) or --prompts-file F with a line")
     if settings.out is None:
-        raise ValueError("no place to write to: give --out DIR")
+        raise InputError("no place to write to: give --out DIR")
     if settings.references and settings.subjects:
-        raise ValueError("--references shows one subject, --subject names each of several: give one or the other")
+        raise InputError("--references shows one subject, --subject names each of several: give one or the other")
     for name in ("num_images", "steps", "batch_size"):
         value = getattr(settings, name)
         if value is not None and value < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be 1 or more, got {value}")
+            raise InputError(f"--{name.replace('_', '-')} must be 1 or more, got {value}")
     if (count := len(settings.prompts) * settings.num_images) > MOST_PICTURES:
-        raise ValueError(f"{count:,} pictures are asked for, at most {MOST_PICTURES:,} are made: lower --num-images")
+        raise InputError(f"{count:,} pictures are asked for, at most {MOST_PICTURES:,} are made: lower --num-images")
     for name in ("guidance_scale", "reference_scale"):
         value = getattr(settings, name)
         if value is not None and not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"--{name.replace('_', '-')} must be a number of 0 or more, got {value}")
+            raise InputError(f"--{name.replace('_', '-')} must be a number of 0 or more, got {value}")
     if not 0 <= settings.seed < 2**63:
-        raise ValueError(f"--seed must be 0 to 2^63 - 1, got {settings.seed}")
+        raise InputError(f"--seed must be 0 to 2^63 - 1, got {settings.seed}")
     for name, known in (("scheduler", SCHEDULERS), ("dtype", ("float32", "float16", "bfloat16"))):
         value = getattr(settings, name)
         if value is not None and value not in known:
-            raise ValueError(f"--{name} {value!r}: known are {', '.join(known)}")
+            raise InputError(f"--{name} {value!r}: known are {', '.join(known)}")
     if (settings.image is None) != (settings.mask is None):
-        raise ValueError("--image and --mask go together: a picture, and what of it to make anew (white)")
+        raise InputError("--image and --mask go together: a picture, and what of it to make anew (white)")
 
 
 def run(settings: Settings) -> None:
@@ -226,7 +225,7 @@ def run(settings: Settings) -> None:
 
 
 def read_references(settings: Settings) -> list[Reference]:
-    """The pictures of all subjects, subject after subject. Raises ``ValueError`` or ``OSError`` for a bad one."""
+    """The pictures of all subjects, subject after subject. Raises ``InputError`` for a bad one."""
     from jedi.images import find_images, load_image
 
     references = []

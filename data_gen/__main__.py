@@ -6,6 +6,9 @@ import argparse
 import sys
 from collections.abc import Iterator
 
+from jedi.errors import InputError
+from jedi.front import Parser, exit_code
+
 _VERBS = {
     "run": "all that is missing: prompts, plan, units, shards, report; with --part only units",
     "prompts": "let the language model (or the grammar) write subjects and prompts",
@@ -26,34 +29,22 @@ _EXTRAS = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one verb; returns the exit code: 0 done, 1 the work could not go on, 2 a mistake in the input."""
-    options = _parser().parse_args(arguments)
 
-    from data_gen.run import RunError
-    from jedi.config import ConfigError
+    def work() -> None:
+        try:
+            for line in _do(_parser().parse_args(arguments)):
+                print(line)
+        except ModuleNotFoundError as error:
+            if error.name not in _EXTRAS:
+                raise
+            extra = _EXTRAS[error.name]
+            raise InputError(f"{error.name} is not installed: pip install 'jedi-diffusion[{extra}]'") from error
 
-    try:
-        for line in _do(options):
-            print(line)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except ModuleNotFoundError as error:
-        if error.name not in _EXTRAS:
-            raise
-        extra = _EXTRAS[error.name]
-        print(f"error: {error.name} is not installed: pip install 'jedi-diffusion[{extra}]'", file=sys.stderr)
-        return 2
-    except (RunError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
-    return 0
+    return exit_code("error", work, "; the same command goes on from here", "lower the batch sizes in the settings")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m data_gen", description=__doc__)
+    parser = Parser(prog="python -m data_gen", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="|".join(_VERBS))
     for verb, text in _VERBS.items():
         sub = verbs.add_parser(verb, help=text, description=text)

@@ -19,6 +19,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from jedi.attention import JointAttnProcessor, JointContext, install_joint_attention
+from jedi.errors import InputError
 
 
 @dataclass
@@ -102,7 +103,7 @@ def grid_of(tokens: int, grid: tuple[int, int]) -> tuple[int, int]:
     while height * width > tokens:
         height, width = -(-height // 2), -(-width // 2)
     if height * width != tokens:
-        raise ValueError(f"an attention layer of {tokens} tokens does not fit latents of {grid[0]} x {grid[1]}")
+        raise InputError(f"an attention layer of {tokens} tokens does not fit latents of {grid[0]} x {grid[1]}")
     return height, width
 
 
@@ -125,7 +126,7 @@ def grow(mask: Tensor) -> Tensor:
 
 
 def install_set_attention(unet: nn.Module) -> None:
-    """Puts :class:`SetAttnProcessor` on every attention of a UNet. Raises ``ValueError`` as
+    """Puts :class:`SetAttnProcessor` on every attention of a UNet. Raises ``InputError`` as
     ``jedi.attention.install_joint_attention`` does."""
     install_joint_attention(unet)  # refuses layers that are not plain
     unet.set_attn_processor({name: SetAttnProcessor(name.removesuffix(".processor")) for name in unet.attn_processors})

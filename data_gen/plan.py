@@ -22,6 +22,7 @@ from data_gen.shards import NO_SPACE, write_json
 from data_gen.sources import SOURCES, Source
 from data_gen.stages import STAGES, Stage
 from jedi.config import ConfigError, import_extensions
+from jedi.errors import InputError
 from jedi.registry import Registry
 
 FORMAT = 2
@@ -117,7 +118,7 @@ def _find(registry: Registry, package: str, known: Sequence[str], name: str, key
         importlib.import_module(f"data_gen.{package}.{module}")
     try:
         return registry.get(name)
-    except ValueError as error:
+    except InputError as error:
         raise ConfigError(f"{key}: {error}") from None
 
 

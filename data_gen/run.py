@@ -30,6 +30,7 @@ from data_gen.plan import Parts, Plan, Unit, check_versions, first_writes, freez
 from data_gen.sets import Dropped, SubjectSet
 from data_gen.shards import NO_SPACE, PARTIAL, Record, encode, thumbnail, write_json, write_shard
 from jedi.config import ConfigError
+from jedi.errors import InputError, one_line
 from jedi.folders import locked
 
 EXAMPLES = 8
@@ -37,8 +38,10 @@ EXAMPLES = 8
 _ENCODERS = 8  # threads that write PNGs, which Pillow does beside Python
 
 
-class RunError(RuntimeError):
+class RunError(InputError):
     """The work could not go on (no space, a dead worker); what is done stays, the same command goes on."""
+
+    status = 1
 
 
 def prompts(config: DataConfig) -> Iterator[str]:
@@ -100,10 +103,12 @@ def run_part(config: DataConfig, index: int, count: int) -> int:
 
 @contextlib.contextmanager
 def clear_errors(config: DataConfig) -> Iterator[None]:
-    """Turns errors of the file system into RunError, with the place and the remedy."""
+    """Turns what the machine refuses into RunError, with the place and the remedy."""
     try:
         yield
     except OSError as error:
+        if one_line(error) is None:
+            raise
         place = error.filename or config.out
         remedy = "make space there, then run" if error.errno in NO_SPACE else "run"
         raise RunError(f"{place}: {error.strerror or error}; {remedy} the same command again to go on") from None

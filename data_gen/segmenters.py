@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from jedi.config import ConfigError
+from jedi.errors import InputError
 from jedi.registry import Registry
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def make_segmenter(config: DataConfig) -> Segmenter:
     kind, _, source = config.segment.model.partition(":")
     try:
         return SEGMENTERS.get(kind)(source, config)
-    except ValueError as error:
+    except InputError as error:
         raise ConfigError(f"segment.model={config.segment.model}: {error}") from None
 
 
@@ -67,7 +68,7 @@ class Border:
 
     def __init__(self, source: str, config: DataConfig) -> None:
         if source:
-            raise ValueError("border has no models to choose from; write segment.model=border")
+            raise InputError("border has no models to choose from; write segment.model=border")
         _need("scipy", "data")
 
     def find(self, images: Sequence[Image.Image], names: Sequence[str]) -> list[Image.Image]:
@@ -117,7 +118,7 @@ class Rembg:
         elif not name:
             name, file = source, ""
         if not name or (file and not Path(file).is_file()):
-            raise ValueError(f"{file}: no such file" if file else "write rembg:SESSION, as rembg:isnet-general-use")
+            raise InputError(f"{file}: no such file" if file else "write rembg:SESSION, as rembg:isnet-general-use")
         self.name, self.file, self.config = name, file, config
 
     def find(self, images: Sequence[Image.Image], names: Sequence[str]) -> list[Image.Image]:
@@ -185,7 +186,7 @@ class ClipSeg:
 
     def __init__(self, source: str, config: DataConfig) -> None:
         if not source:
-            raise ValueError("write clipseg:FOLDER_OR_HUB_NAME")
+            raise InputError("write clipseg:FOLDER_OR_HUB_NAME")
         self.source, self.config = source, config
 
     def find(self, images: Sequence[Image.Image], names: Sequence[str]) -> list[Image.Image]:
@@ -224,7 +225,7 @@ class Sam:
 
     def __init__(self, source: str, config: DataConfig) -> None:
         if not source:
-            raise ValueError("write sam:FOLDER_OR_HUB_NAME")
+            raise InputError("write sam:FOLDER_OR_HUB_NAME")
         self.source, self.config = source, config
 
     def find(self, images: Sequence[Image.Image], names: Sequence[str]) -> list[Image.Image]:
@@ -275,7 +276,7 @@ def _load(cls: type, source: str, kind: str, config: DataConfig) -> Any:
 
 def _need(package: str, extra: str) -> None:
     if find_spec(package) is None:
-        raise ValueError(f"{package} is not installed; pip install jedi-diffusion[{extra}]")
+        raise InputError(f"{package} is not installed; pip install jedi-diffusion[{extra}]")
 
 
 def _line(error: BaseException) -> str:

@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from jedi.errors import InputError
 from jedi.registry import Registry
 
 ATTENTION_MODES: Registry[Callable] = Registry("attention mode")
@@ -127,7 +128,7 @@ class ReferenceCache:
         return sum(x.numel() * x.element_size() for pair in self.layers.values() for x in pair)
 
     def expand(self, batch: int) -> ReferenceCache:
-        """The same references for ``batch`` sets. Raises ``ValueError`` unless the cache holds one set or ``batch``."""
+        """The same references for ``batch`` sets. Raises ``InputError`` unless the cache holds one set or ``batch``."""
         if self.batch == batch:
             return self
         if self.batch != 1:
@@ -224,7 +225,7 @@ class JointAttnProcessor:
 def install_joint_attention(unet: nn.Module, backend: str = "sdpa") -> None:
     """Puts :class:`JointAttnProcessor` on every attention of a diffusers ``UNet2DConditionModel`` of SD-1.x/2.x shape.
 
-    Raises ``ValueError`` for attention that is not plain (added key/value projections, query/key norms, group norm,
+    Raises ``InputError`` for attention that is not plain (added key/value projections, query/key norms, group norm,
     residual inside): such layers exist in other model families and would be computed wrongly.
     """
     modules = dict(getattr(unet, "_orig_mod", unet).named_modules())  # torch.compile puts a prefix before the names
@@ -237,7 +238,7 @@ def install_joint_attention(unet: nn.Module, backend: str = "sdpa") -> None:
             if getattr(attn, part, None) is not None
         ]
         if odd or attn.residual_connection:
-            raise ValueError(
+            raise InputError(
                 f"{name}: this attention has {', '.join(odd) or 'a residual inside'}; joint attention is written for "
                 "UNets of SD 1.x / 2.x shape (UNet2DConditionModel with Transformer2DModel blocks)"
             )

@@ -11,6 +11,8 @@ from typing import Any
 
 from diffusers import UNet2DConditionModel
 
+from jedi.errors import InputError
+
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 FROZEN_PARTS = PARTS[1:]
 
@@ -43,13 +45,13 @@ def load_base(name: str | Path) -> Base:
     """Loads a base from a folder or, if there is none of that name, from the model hub.
 
     Raises:
-        ValueError: nothing there, or a folder that lacks a part.
+        InputError: nothing there, or a folder that lacks a part.
     """
     folder = _folder(name)
     index = json.loads((folder / "model_index.json").read_text())
     lacking = [part for part in PARTS if part not in index or not (folder / part).is_dir()]
     if lacking:
-        raise ValueError(
+        raise InputError(
             f"base {folder} has no {', '.join(lacking)}: a diffusers folder with {', '.join(PARTS)} is needed"
         )
     parts = {part: _load_part(folder, part, *index[part]) for part in PARTS}
@@ -63,7 +65,7 @@ def load_unet(name: str | Path, prediction_type: str) -> UNet2DConditionModel:
     """The UNet of a model folder, to start from its weights.
 
     Raises:
-        ValueError: there is none, or its model predicts something else than ``prediction_type``.
+        InputError: there is none, or its model predicts something else than ``prediction_type``.
     """
     folder = _folder(name)
     scheduler = folder / "scheduler" / "scheduler_config.json"
@@ -74,21 +76,21 @@ def load_unet(name: str | Path, prediction_type: str) -> UNet2DConditionModel:
 
 
 def check_unet(unet: UNet2DConditionModel, vae: Any, text_encoder: Any, source: str) -> None:
-    """Raises ``ValueError`` unless the unet of ``source`` makes the vae's latents and reads the encoded text."""
+    """Raises ``InputError`` unless the unet of ``source`` makes the vae's latents and reads the encoded text."""
     for what, found, of, wanted in (
         ("makes latents of {} channels", unet.config.out_channels, "vae", vae.config.latent_channels),
         ("reads text of width {}", unet.config.cross_attention_dim, "text_encoder", text_encoder.config.hidden_size),
     ):
         if found != wanted:
-            raise ValueError(
+            raise InputError(
                 f"{source}: the unet {what.format(found)}, the {of} gives {wanted}; take both from one model"
             )
 
 
 def check_prediction_type(found: str, wanted: str, source: str | Path) -> None:
-    """Raises ``ValueError`` when weights that predict one thing would be trained to predict another."""
+    """Raises ``InputError`` when weights that predict one thing would be trained to predict another."""
     if found != wanted:
-        raise ValueError(
+        raise InputError(
             f"init_from {source} predicts {found!r}, the base's scheduler says {wanted!r}: "
             f"start from a model of that prediction type, or change prediction_type in the base's scheduler"
         )
@@ -99,13 +101,13 @@ def _folder(name: str | Path) -> Path:
     if (folder / "model_index.json").is_file():
         return folder
     if folder.exists() or folder.is_absolute() or len(folder.parts) != 2:  # a hub name is OWNER/NAME
-        raise ValueError(f"{name} is not a model: a diffusers folder has a model_index.json")
+        raise InputError(f"{name} is not a model: a diffusers folder has a model_index.json")
     from diffusers import DiffusionPipeline
 
     try:
         return Path(DiffusionPipeline.download(str(name)))
     except (OSError, ValueError) as error:
-        raise ValueError(
+        raise InputError(
             f"no folder {name}, and the model hub does not give it: {str(error).splitlines()[0]}"
         ) from None
 
@@ -114,4 +116,4 @@ def _load_part(folder: Path, part: str, library: str, name: str) -> Any:
     try:
         return getattr(importlib.import_module(library), name).from_pretrained(folder / part)
     except (OSError, ImportError, AttributeError) as error:
-        raise ValueError(f"{folder / part}: not loadable as {library}.{name}: {str(error).splitlines()[0]}") from None
+        raise InputError(f"{folder / part}: not loadable as {library}.{name}: {str(error).splitlines()[0]}") from None

@@ -1,4 +1,5 @@
-"""What may be asked of a pipeline. A check raises ``ValueError``: the argument, what came, what is right."""
+"""What may be asked of a pipeline. A check raises ``InputError``: the argument, what came, what is right;
+``ValueError`` where only a program can be wrong."""
 
 from __future__ import annotations
 
@@ -10,21 +11,22 @@ from PIL import Image
 from torch import Tensor
 
 from jedi import images as pictures
+from jedi.errors import InputError
 from jedi.guidance import GUIDANCE
 
 
 def check_prompts(prompts: Sequence[str], num_images: int) -> None:
     """At least one prompt, at least one picture each."""
     if not prompts or not all(isinstance(x, str) for x in prompts):
-        raise ValueError(f"prompt must be a string or a list of strings with at least one, got {prompts!r}")
+        raise InputError(f"prompt must be a string or a list of strings with at least one, got {prompts!r}")
     if not isinstance(num_images, int) or num_images < 1:
-        raise ValueError(f"num_images must be a whole number above 0, got {num_images!r}")
+        raise InputError(f"num_images must be a whole number above 0, got {num_images!r}")
 
 
 def check_mode(mode: str, trained: Sequence[str]) -> None:
     """A model does what it was trained for."""
     if mode not in trained:
-        raise ValueError(f"mode {mode!r}: this model was trained in {', '.join(trained)}")
+        raise InputError(f"mode {mode!r}: this model was trained in {', '.join(trained)}")
 
 
 def check_references(
@@ -32,13 +34,13 @@ def check_references(
 ) -> None:
     """PIL pictures, with as many captions and masks; or a cache in their place."""
     if cache is not None and (references or prompts is not None or masks is not None or mode != "one_way"):
-        raise ValueError("cache stands for references, their prompts and masks, and means mode 'one_way'")
+        raise InputError("cache stands for references, their prompts and masks, and means mode 'one_way'")
     references = [] if references is None else references
     if isinstance(references, Image.Image) or not all(isinstance(x, Image.Image) for x in references):
-        raise ValueError("references must be a list of PIL images; jedi.images.load_image reads a file")
+        raise InputError("references must be a list of PIL images; jedi.images.load_image reads a file")
     for name, values in (("reference_prompts", prompts), ("reference_masks", masks)):
         if values is not None and not isinstance(values, str) and len(values) != len(references):
-            raise ValueError(f"{name}: {len(values)} given for {len(references)} references")
+            raise InputError(f"{name}: {len(values)} given for {len(references)} references")
     for i, (image, mask) in enumerate(zip(references, masks or [], strict=False)):
         if mask is not None:
             check_mask(f"reference_masks[{i}]", image, mask)
@@ -47,18 +49,18 @@ def check_references(
 def check_edit(image: Any, mask: Any) -> None:
     """A picture and its mask, or neither."""
     if (image is None) != (mask is None):
-        raise ValueError("image and mask go together: a picture, and what of it is to be generated (white)")
+        raise InputError("image and mask go together: a picture, and what of it is to be generated (white)")
     if image is not None:
         check_mask("mask", image, mask)
         if pictures.to_mask(mask).getextrema()[1] == 0:
-            raise ValueError("mask is black: nothing is to be generated")
+            raise InputError("mask is black: nothing is to be generated")
 
 
 def check_mask(name: str, image: Image.Image, mask: Image.Image) -> None:
     """Both of one size, once they stand upright."""
     of_mask, of_image = pictures.to_mask(mask, name).size, pictures.to_rgb(image).size
     if of_mask != of_image:
-        raise ValueError(f"{name} has {of_mask} pixels, its picture {of_image}: they must agree")
+        raise InputError(f"{name} has {of_mask} pixels, its picture {of_image}: they must agree")
 
 
 def check_noise(generator: Any, latents: Tensor | None, shape: tuple[int, ...]) -> None:
@@ -72,7 +74,7 @@ def check_noise(generator: Any, latents: Tensor | None, shape: tuple[int, ...]) 
 def check_interval(name: str, interval: tuple[float, float]) -> None:
     """Shares of the run, in order."""
     if len(interval) != 2 or not 0 <= interval[0] <= interval[1] <= 1:
-        raise ValueError(f"{name} must be (start, end) with 0 <= start <= end <= 1, got {interval!r}")
+        raise InputError(f"{name} must be (start, end) with 0 <= start <= end <= 1, got {interval!r}")
 
 
 def check_outputs(output_type: str, tensor_inputs: Sequence[str], known: Sequence[str]) -> None:
@@ -86,17 +88,17 @@ def check_outputs(output_type: str, tensor_inputs: Sequence[str], known: Sequenc
 def check_steps(steps: Any) -> None:
     """Number of steps: a whole number above 0."""
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"num_inference_steps must be a whole number above 0, got {steps!r}")
+        raise InputError(f"num_inference_steps must be a whole number above 0, got {steps!r}")
 
 
 def check_scale(name: str, scale: Any) -> None:
     """A guidance scale: finite, 0 or more."""
     if not isinstance(scale, (int, float)) or not math.isfinite(scale) or scale < 0:
-        raise ValueError(f"{name} must be a number of 0 or more, got {scale!r}")
+        raise InputError(f"{name} must be a number of 0 or more, got {scale!r}")
 
 
 def uses_reference_scale(guidance: str) -> bool:
-    """Whether the rule weighs the references by themselves. Raises ``ValueError`` for an unknown rule."""
+    """Whether the rule weighs the references by themselves. Raises ``InputError`` for an unknown rule."""
     return {"none", "refs"} <= set(GUIDANCE.get(guidance).branches)
 
 
@@ -104,7 +106,7 @@ def prediction_type(scheduler: Any) -> str:
     """What the scheduler takes the network's output for."""
     found = scheduler.config.get("prediction_type")
     if found is None or not hasattr(scheduler, "alphas_cumprod"):
-        raise ValueError(
+        raise InputError(
             f"{type(scheduler).__name__} is no discrete-time diffusion scheduler (DDIM, DPM-Solver++...)"
         )
     return found
@@ -114,7 +116,7 @@ def check_scheduler(scheduler: Any, trained: str) -> None:
     """The scheduler must read the network's output as what the network was trained to say."""
     found, name = prediction_type(scheduler), type(scheduler).__name__
     if found != trained:
-        raise ValueError(
+        raise InputError(
             f"{name} is set to prediction_type {found!r}, this model was trained with {trained!r}; make it "
             f"by {name}.from_config(pipe.scheduler.config)"
         )

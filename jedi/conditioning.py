@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, fields
 import torch
 from torch import Tensor
 
+from jedi.errors import InputError
 from jedi.registry import Registry
 from jedi.rng import keyed_generator
 
@@ -44,11 +45,11 @@ class ConditioningConfig:
     def __post_init__(self) -> None:
         for name in ("mutual", "drop_references", "drop_target_caption", "drop_reference_caption", "partly_given"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"conditioning.{name} is a probability, 0 to 1, got {getattr(self, name)}")
+                raise InputError(f"conditioning.{name} is a probability, 0 to 1, got {getattr(self, name)}")
         if not 0 < self.min_free <= 1:
-            raise ValueError(f"conditioning.min_free is a share above 0 and up to 1, got {self.min_free}")
+            raise InputError(f"conditioning.min_free is a share above 0 and up to 1, got {self.min_free}")
         if self.reference_weights and (min(self.reference_weights) < 0 or sum(self.reference_weights) == 0):
-            raise ValueError(
+            raise InputError(
                 f"conditioning.reference_weights are 0 or more, and not all 0, got {self.reference_weights}"
             )
 
@@ -67,12 +68,12 @@ def draw_step(seed: int, step: int, n: int, config: ConditioningConfig) -> StepP
     """k by its weights (cut to ``0 .. n - 1``), the mode a biased coin, references removed now and then.
 
     The draw is keyed by the global step, so that every rank and every accumulated batch of a step agrees. Raises
-    ``ValueError`` if all weight lies on k >= n.
+    ``InputError`` if all weight lies on k >= n.
     """
     u = torch.rand(3, generator=keyed_generator(seed, "step", step), dtype=torch.float64).tolist()
     weights = torch.tensor(config.reference_weights[:n] or [1.0] * n, dtype=torch.float64)
     if weights.sum() == 0:
-        raise ValueError(
+        raise InputError(
             f"conditioning.reference_weights {config.reference_weights} leave no k below the set size n = {n}"
         )
     k = int((weights.cumsum(0) <= u[0] * weights.sum()).sum())

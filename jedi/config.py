@@ -34,7 +34,7 @@ def load(schema: type[T], path: str | Path | None, overrides: Sequence[str] = ()
     """Builds a `schema`, a dataclass: its defaults, then the YAML file at `path`, then the overrides.
 
     An override is `key=value` or `section.key=value`. Fields without a default must be given. A schema checks
-    ranges in its `__post_init__`, raising `ValueError`.
+    ranges in its `__post_init__`, raising `InputError`.
     """
     layers = [] if path is None else [(str(path), _read_yaml(Path(path)))]
     for override in overrides:
@@ -60,7 +60,7 @@ def load(schema: type[T], path: str | Path | None, overrides: Sequence[str] = ()
         raise ConfigError(f"{key} is required: put it into the YAML file or pass {key}=...") from None
     except OmegaConfBaseException as error:
         raise ConfigError(_describe(error)) from None
-    except ValueError as error:  # a range check in some __post_init__
+    except InputError as error:  # a check of several fields, in some __post_init__
         raise ConfigError(str(error)) from None
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from jedi.attention import ReferenceCache
 from jedi.conditioning import network_input
 from jedi.editing import Edit
+from jedi.errors import InputError
 from jedi.guidance import Guidance
 from jedi.unet import JointUNet
 
@@ -88,9 +89,9 @@ class Denoiser:
         return {name: predicted[part] for name, part in wanted.items()}
 
     def add_noise(self, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """q(x_t | x_0) in the scheduler's own scale, ``[n c h w]``. ``ValueError`` where it cannot be had."""
+        """q(x_t | x_0) in the scheduler's own scale, ``[n c h w]``. ``InputError`` where it cannot be had."""
         if hasattr(self.scheduler, "sigmas_interpol"):  # steps between the noise levels that its add_noise knows
-            raise ValueError(
+            raise InputError(
                 f"{type(self.scheduler).__name__} cannot be used for an edit or in mode 'mutual': it gives what is "
                 "given a wrong noise level; HeunDiscreteScheduler, DPMSolverMultistepScheduler, ... can"
             )

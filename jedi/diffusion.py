@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from jedi.errors import InputError
 from jedi.registry import Registry
 
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
@@ -32,13 +33,13 @@ class NoiseSchedule:
 
     def __post_init__(self) -> None:
         if self.prediction_type not in PREDICTION_TYPES:
-            raise ValueError(f"prediction_type {self.prediction_type!r} is none of {', '.join(PREDICTION_TYPES)}")
+            raise InputError(f"prediction_type {self.prediction_type!r} is none of {', '.join(PREDICTION_TYPES)}")
 
     @classmethod
     def from_scheduler(cls, scheduler: Any) -> NoiseSchedule:
         """From any diffusers scheduler that has ``alphas_cumprod`` (DDPM, DDIM, DPM-Solver, Euler, ...)."""
         if not hasattr(scheduler, "alphas_cumprod"):
-            raise ValueError(
+            raise InputError(
                 f"{type(scheduler).__name__} has no alphas_cumprod: joint diffusion needs a discrete-time "
                 "variance-preserving scheduler (DDPM, DDIM, DPM-Solver++, Euler, UniPC, ...)"
             )
@@ -119,13 +120,13 @@ def uniform_weight(schedule: NoiseSchedule, t: Tensor, gamma: float) -> Tensor:
 def min_snr_weight(schedule: NoiseSchedule, t: Tensor, gamma: float) -> Tensor:
     """Min-SNR weights (arXiv 2303.09556), ``S`` the SNR, ``g`` gamma: eps min(S,g)/S, x0 min(S,g), v min(S,g)/(S+1).
 
-    Raises ``ValueError`` for eps with a zero-terminal-SNR schedule: min(S,g)/S has no value at S = 0.
+    Raises ``InputError`` for eps with a zero-terminal-SNR schedule: min(S,g)/S has no value at S = 0.
     """
     snr = schedule.snr(t)
     clipped = snr.clamp(max=gamma)
     if schedule.prediction_type == "epsilon":
         if schedule.zero_terminal_snr:
-            raise ValueError(
+            raise InputError(
                 "epsilon prediction with a zero-terminal-SNR schedule: pure noise says nothing of the image. "
                 "Use v_prediction or sample prediction, or rescale_betas_zero_snr=False"
             )

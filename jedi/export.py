@@ -6,7 +6,6 @@ it.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,9 @@ from diffusers import UNet2DConditionModel
 
 from jedi import config as configs
 from jedi.base import check_prediction_type, load_base
+from jedi.errors import InputError
 from jedi.folders import atomic
+from jedi.front import Parser, exit_code
 from jedi.pipeline import JediPipeline
 from jedi.recipe import TrainConfig
 
@@ -37,7 +38,7 @@ def load_run(run: str | Path, checkpoint: str = "last") -> JediPipeline:
         checkpoint: `last`, or `best` (by the held-out loss).
 
     Raises:
-        ValueError: not a run, or one without that checkpoint.
+        InputError: not a run, or one without that checkpoint.
     """
     config, state = _read(run, checkpoint)
     configs.import_extensions(config)  # a mode of the run's may be one that they register
@@ -55,7 +56,7 @@ def load_run(run: str | Path, checkpoint: str = "last") -> JediPipeline:
 
 
 def load_run_unet(run: str | Path, prediction_type: str) -> UNet2DConditionModel:
-    """The averaged UNet of a run's last checkpoint. Raises ``ValueError`` if it predicts something else."""
+    """The averaged UNet of a run's last checkpoint. Raises ``InputError`` if it predicts something else."""
     _, state = _read(run, "last")
     check_prediction_type(state["jedi"]["prediction_type"], prediction_type, run)
     return _unet(state)
@@ -65,11 +66,11 @@ def export(run: str | Path, out: str | Path, checkpoint: str = "last") -> Path:
     """Writes the averaged weights of ``run`` as a diffusers folder, safetensors only; whole or not at all.
 
     Raises:
-        ValueError: ``out`` exists and is not an empty folder, or the run cannot be read.
+        InputError: ``out`` exists and is not an empty folder, or the run cannot be read.
     """
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} exists already: remove it, or choose another name")
+        raise InputError(f"{out} exists already: remove it, or choose another name")
     pipe = load_run(run, checkpoint)
     for part in (pipe.unet, pipe.vae):
         part.register_to_config(_name_or_path="")  # where the base lay on the machine that trained
@@ -82,11 +83,11 @@ def export(run: str | Path, out: str | Path, checkpoint: str = "last") -> Path:
 def _read(run: str | Path, checkpoint: str) -> tuple[TrainConfig, dict[str, Any]]:
     run = Path(run)
     if not is_run(run):
-        raise ValueError(f"{run} is not the folder of a training run (config.yaml and checkpoints/ make one)")
+        raise InputError(f"{run} is not the folder of a training run (config.yaml and checkpoints/ make one)")
     path = run / "checkpoints" / f"{checkpoint}.ckpt"
     if not path.is_file():
         there = ", ".join(sorted(p.stem for p in path.parent.glob("*.ckpt"))) or "none yet"
-        raise ValueError(f"{run} has no checkpoint {checkpoint!r}; there: {there}")
+        raise InputError(f"{run} has no checkpoint {checkpoint!r}; there: {there}")
     config = configs.load(TrainConfig, run / "config.yaml")
     return config, torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
@@ -103,19 +104,17 @@ def _unet(state: dict[str, Any]) -> UNet2DConditionModel:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; 2 and one line on stderr when something is wrong with the arguments."""
-    parser = argparse.ArgumentParser(prog="python -m jedi.export", description=__doc__.splitlines()[0])
+    """The command; returns its exit code, 2 with one line on stderr for a mistake in the request."""
+    parser = Parser(prog="python -m jedi.export", description=__doc__.splitlines()[0])
     parser.add_argument("run", help="folder of a training run")
     parser.add_argument("out", help="folder to write; must not exist")
     parser.add_argument("--checkpoint", choices=("last", "best"), default="last")
-    args = parser.parse_args(argv)
-    try:
-        out = export(args.run, args.out, args.checkpoint)
-    except (ValueError, OSError) as error:
-        print(f"jedi.export: {error}", file=sys.stderr)
-        return 2
-    print(f"wrote {out}")
-    return 0
+
+    def work() -> None:
+        args = parser.parse_args(argv)
+        print(f"wrote {export(args.run, args.out, args.checkpoint)}")
+
+    return exit_code("jedi.export", work, ", nothing was written")
 
 
 if __name__ == "__main__":

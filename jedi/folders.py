@@ -1,4 +1,4 @@
-"""Results that appear whole or not at all, folders for one process at a time, digests. Only Python's own library."""
+"""Results that appear whole or not at all, folders for one process at a time, digests. Python's own library only."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from jedi.errors import InputError, given
 
 
 def file_sha256(path: str | Path) -> str:
@@ -107,7 +109,7 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-class FolderInUse(OSError):
+class FolderInUse(InputError):
     """Another process works in a folder that is for one at a time."""
 
 
@@ -138,23 +140,24 @@ class ResultFolder:
     works again, also where a kill came between two of the moves.
 
     Raises:
-        FileExistsError: ``path`` is a file, or holds a file of one of these names that its record does not
-        name. OSError: the place cannot be written to.
+        InputError: ``path`` is a file, or holds a file of one of these names that its record does not
+        name, or the place cannot be written to.
     """
 
     def __init__(self, path: str | Path, names: Sequence[str]) -> None:
         self.path, self.names = Path(path), list(names)
         if self.path.exists() and not self.path.is_dir():
-            raise FileExistsError(f"{self.path} is a file; a folder is wanted")
+            raise InputError(f"{self.path} is a file; a folder is wanted")
         self.old = self._recorded()
         if foreign := [name for name in self.names if name not in self.old and (self.path / name).exists()]:
-            raise FileExistsError(f"{self.path} holds a {foreign[0]} that no earlier run wrote")
+            raise InputError(f"{self.path} holds a {foreign[0]} that no earlier run wrote")
         # Beside the new folder, or inside the old one: on the same file system, so that a rename is enough.
         place = next(x for x in (self.path, *self.path.absolute().parents) if x.exists())
         self.temporary = place / f".{self.path.name or 'results'}.{secrets.token_hex(4)}.tmp"
 
     def __enter__(self) -> Path:
-        self.temporary.mkdir()
+        with given(str(self.path)):
+            self.temporary.mkdir()
         return self.temporary
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:

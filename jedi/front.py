@@ -1,41 +1,43 @@
-"""What the front ends share: mistakes in a request end in one line on stderr and an exit code, never in a traceback."""
+"""What the front ends share: a mistake ends in one line on stderr and an exit code, a bug in its traceback."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 from collections.abc import Callable
 
-from jedi.errors import out_of_memory
+from jedi.errors import InputError, one_line, out_of_memory
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises ``ValueError`` for a mistake, for :func:`exit_code` to say in one line."""
+    """Raises :class:`InputError` for a mistake, for :func:`exit_code` to say in one line."""
 
     def error(self, message: str) -> None:
-        raise ValueError(message)
+        raise InputError(message)
 
 
-def exit_code(program: str, interrupted: str, work: Callable[[], None]) -> int:
-    """Does the work. 0: done, 2: a mistake in the request 130: Ctrl-C (``interrupted`` is said)."""
+def exit_code(
+    program: str,
+    work: Callable[[], int | None],
+    interrupted: str = "",
+    memory: str = "a smaller --batch-size needs less",
+) -> int:
+    """Does the work; returns what it returns, 0 for None.
+
+    2 (or the error's own ``status``) for a mistake in the request or what the machine refuses, 130 for Ctrl-C: each
+    with one line on stderr that begins with ``program``; ``interrupted`` and ``memory`` say what to do. All other
+    errors pass, and keep their traceback.
+    """
     try:
-        work()
+        return work() or 0
     except KeyboardInterrupt:
         print(f"{program}: interrupted{interrupted}", file=sys.stderr)
         return 130
-    except (ValueError, OSError) as error:  # of a mistaken request; whatever else comes is a fault of ours
-        print(f"{program}: {' '.join(message_of(error).split())}", file=sys.stderr)
-        return 2
-    except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
+    except Exception as error:
+        line = f"out of memory; {memory}" if out_of_memory(error) else one_line(error)
+        if line is None:
             raise
-        print(f"{program}: out of memory; a smaller --batch-size needs less", file=sys.stderr)
-        return 2
-    return 0
-
-
-def message_of(error: Exception) -> str:
-    """The message without Python's error number."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return str(error)
+        traceback.clear_frames(error.__traceback__)  # frees what they hold: a data loader then ends its workers
+        print(f"{program}: {line}", file=sys.stderr)
+        return getattr(error, "status", 2)

@@ -177,9 +177,9 @@ def place_in_row(image: Image.Image, slot: int, slots: int, size: int) -> Image.
 
 
 def cut_out(image: Image.Image, mask: Image.Image) -> Image.Image:
-    """The masked subject (white) on ``NEUTRAL``. Raises ``ValueError`` unless both have one size."""
+    """The masked subject (white) on ``NEUTRAL``. Raises ``InputError`` unless both have one size."""
     if image.size != mask.size:
-        raise ValueError(f"the mask has {mask.size} pixels, its picture {image.size}: they must agree")
+        raise InputError(f"the mask has {mask.size} pixels, its picture {image.size}: they must agree")
     return Image.composite(image, Image.new("RGB", image.size, NEUTRAL), mask)
 
 
@@ -231,7 +231,7 @@ def contact_sheet(
     """Rows of pictures with captions under them, on white.
 
     Each cell is ``(picture, caption)``; ``None`` leaves its place empty. Pictures are fitted into ``tile``
-    pixels, captions wrapped to at most ``lines`` lines. Raises ``ValueError`` if there is no cell.
+    pixels, captions wrapped to at most ``lines`` lines. Raises ``InputError`` if there is no cell.
     """
     if not any(rows):
         raise ValueError("a contact sheet needs at least one picture")

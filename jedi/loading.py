@@ -1,6 +1,6 @@
 """A model by its name: a folder, a run of train.py, or a name on the hub. For the front ends.
 
-Every failure is a ``ValueError`` of one line that names the option, ``--model`` or ``--device``.
+Every failure is an ``InputError`` of one line that names the option, ``--model`` or ``--device``.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ import hashlib
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from jedi.errors import InputError
 
 if TYPE_CHECKING:
     import torch
@@ -20,24 +22,24 @@ PARTS = ("unet", "vae", "text_encoder")
 
 
 def find_model(name: str) -> str:
-    """Where the model is: "folder", "run" (of train.py) or "hub". Raises ``ValueError`` if nowhere."""
+    """Where the model is: "folder", "run" (of train.py) or "hub". Raises ``InputError`` if nowhere."""
     path = Path(name)
     if path.is_dir():
         return "folder" if (path / "model_index.json").is_file() else "run"
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not path.parent.is_dir():
         return "hub"
-    raise ValueError(f"--model {name}: no such folder (a model, a training run, or OWNER/NAME on the hub)")
+    raise InputError(f"--model {name}: no such folder (a model, a training run, or OWNER/NAME on the hub)")
 
 
 def find_device(name: str | None) -> str:
-    """``name``, by default a GPU if there is one. Raises ``ValueError`` if it cannot be used here."""
+    """``name``, by default a GPU if there is one. Raises ``InputError`` if it cannot be used here."""
     import torch
 
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from error
+        raise InputError(f"--device {name}: {str(error).splitlines()[0]}") from error
     return name
 
 
@@ -54,7 +56,7 @@ def silence() -> None:
 def load_pipeline(name: str, device: str | None = None, dtype: str = "float32") -> tuple[JediPipeline, dict[str, str]]:
     """The pipeline on its device, silent, and the sha256 of its parts' weights as they are stored.
 
-    Raises ``ValueError`` for a model or a device that cannot be used.
+    Raises ``InputError`` for a model or a device that cannot be used.
     """
     origin = find_model(name)
     import torch
@@ -73,7 +75,7 @@ def load_pipeline(name: str, device: str | None = None, dtype: str = "float32") 
     except Exception as error:  # a broken or foreign folder fails in many ways, none of them a fault of ours
         reason = (str(error) or type(error).__name__).strip().splitlines()[0][:300]
         where = " from the hub (there is no such folder here)" if origin == "hub" else ""
-        raise ValueError(f"--model {name}: cannot be loaded{where}: {reason}") from error
+        raise InputError(f"--model {name}: cannot be loaded{where}: {reason}") from error
     # Now: in another dtype the same weights would have another digest.
     digests = model_sha256(pipe)
     pipe.set_progress_bar_config(disable=True)

@@ -26,6 +26,7 @@ from jedi.encoders import (  # noqa: F401 (all that scores need is offered here)
     load_aesthetic_head,
     load_encoder,
 )
+from jedi.errors import InputError
 from jedi.images import Box, to_mask, to_rgb, to_tensor
 
 AGGREGATIONS = ("all_real", "references")
@@ -145,11 +146,11 @@ def cut_subject(
     without its subject must score low, not be left out.
 
     Raises:
-        ValueError: the mask has another size than the picture.
+        InputError: the mask has another size than the picture.
     """
     image, mask = to_rgb(image), mask if mask.mode == "L" else to_mask(mask)
     if image.size != mask.size:
-        raise ValueError(f"the mask has {mask.size} pixels, its picture {image.size}: they must agree")
+        raise InputError(f"the mask has {mask.size} pixels, its picture {image.size}: they must agree")
     cut = Image.composite(image, Image.new("RGB", image.size, background), mask)
     box = mask.point(lambda value: 255 if value > 127 else 0).getbbox()
     if not crop or box is None:

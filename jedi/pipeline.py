@@ -27,6 +27,7 @@ from jedi.attention import ATTENTION_MODES, MODES, ReferenceCache, check_backend
 from jedi.conditioning import network_input
 from jedi.denoiser import Conditions, Denoiser, References
 from jedi.editing import Edit
+from jedi.errors import InputError
 from jedi.guidance import GUIDANCE, in_interval
 from jedi.rng import check_seed, seeded_generator
 from jedi.unet import JointUNet
@@ -84,7 +85,7 @@ class JediPipeline(DiffusionPipeline):
         sampling_defaults: what of ``SAMPLING_DEFAULTS`` is better otherwise for this model.
 
     Raises:
-        ValueError: parts that do not fit one another, an unknown mode or default.
+        InputError: parts that do not fit one another, an unknown mode or default.
 
     Example::
 
@@ -112,15 +113,15 @@ class JediPipeline(DiffusionPipeline):
         super().__init__()
         c = vae.config.latent_channels
         if (unet.config.in_channels, unet.config.out_channels) != (2 * c + 1, c):
-            raise ValueError(
+            raise InputError(
                 f"unet takes {unet.config.in_channels} and gives {unet.config.out_channels} channels; for a "
                 f"vae of c = {c} channels a joint UNet takes 2c + 1 = {2 * c + 1} and gives {c} (a plain "
                 "base becomes one by JointUNet.from_base() and training)"
             )
         if not trained_modes or set(trained_modes) - set(ATTENTION_MODES):
-            raise ValueError(f"trained_modes {list(trained_modes)}: take some of {', '.join(ATTENTION_MODES)}")
+            raise InputError(f"trained_modes {list(trained_modes)}: take some of {', '.join(ATTENTION_MODES)}")
         if odd := sorted(set(sampling_defaults or {}) - set(SAMPLING_DEFAULTS)):
-            raise ValueError(f"sampling_defaults has {odd}; known are {', '.join(SAMPLING_DEFAULTS)}")
+            raise InputError(f"sampling_defaults has {odd}; known are {', '.join(SAMPLING_DEFAULTS)}")
         self.register_modules(
             vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler
         )
@@ -167,7 +168,7 @@ class JediPipeline(DiffusionPipeline):
         """What a call with these arguments uses: they themselves, else the model's defaults.
 
         A rule that has no use for ``reference_scale`` has it at 1, which is off; so the result can be given back.
-        Raises ``ValueError`` for senseless numbers, an unknown rule, and a rule that is named together with
+        Raises ``InputError`` for senseless numbers, an unknown rule, and a rule that is named together with
         another ``reference_scale`` than 1 that it has no use for.
         """
         given = {"num_inference_steps": num_inference_steps, "guidance": guidance}
@@ -179,7 +180,7 @@ class JediPipeline(DiffusionPipeline):
             elif guidance is None:
                 settings["guidance"] = "three_branch"
             else:
-                raise ValueError(f"guidance {guidance!r} has no use for reference_scale; 'three_branch' has")
+                raise InputError(f"guidance {guidance!r} has no use for reference_scale; 'three_branch' has")
         checks.check_steps(settings["num_inference_steps"])
         for key in ("guidance_scale", "reference_scale"):
             checks.check_scale(key, settings[key])
@@ -199,7 +200,7 @@ class JediPipeline(DiffusionPipeline):
     ) -> ReferenceCache:
         """Keys and values of the references, for ``pipe(..., cache=cache)`` with any prompt and batch.
 
-        Arguments as in ``__call__``, at least one reference. Raises ``ValueError`` also if the model was not
+        Arguments as in ``__call__``, at least one reference. Raises ``InputError`` also if the model was not
         trained in mode `one_way`.
         """
         checks.check_mode("one_way", self.config.trained_modes)
@@ -267,7 +268,7 @@ class JediPipeline(DiffusionPipeline):
             callback_on_step_end_tensor_inputs: tensors for the callback: "latents", ``[n c h w]``.
 
         Raises:
-            ValueError: arguments that are senseless or do not fit one another, or a mode or scheduler that
+            InputError: arguments that are senseless or do not fit one another, or a mode or scheduler that
                 the model was not trained for.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
@@ -382,10 +383,13 @@ class JediPipeline(DiffusionPipeline):
         return self._joint_unet().encode_references(sample, text[None])
 
     def _schedule(self, steps: int) -> Tensor:
+        known = self.scheduler.config.num_train_timesteps
+        if steps > known:  # each scheduler of diffusers has its own way to fail
+            raise InputError(f"num_inference_steps={steps} is too many: the model knows {known} timesteps; take fewer")
         self.scheduler.set_timesteps(steps, device=self._execution_device)
-        first, known = float(max(self.scheduler.timesteps)), self.scheduler.config.num_train_timesteps
+        first = float(max(self.scheduler.timesteps))
         if first > known - 1:  # where `steps_offset` pushes the first step over the end
-            raise ValueError(
+            raise InputError(
                 f"num_inference_steps={steps} is too many: {type(self.scheduler).__name__} would begin at timestep "
                 f"{first:g}, the last one is {known - 1}; take fewer"
             )

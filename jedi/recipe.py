@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jedi.conditioning import ConditioningConfig
+from jedi.errors import InputError
 from jedi.rng import check_seed
 
 
@@ -64,11 +65,11 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         if self.lr < 0:
-            raise ValueError(f"optimizer.lr is 0 or more, got {self.lr}")
+            raise InputError(f"optimizer.lr is 0 or more, got {self.lr}")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"optimizer.betas are two numbers from 0 to below 1, got {self.betas}")
+            raise InputError(f"optimizer.betas are two numbers from 0 to below 1, got {self.betas}")
         if not 0 <= self.final_lr <= 1:
-            raise ValueError(f"optimizer.final_lr is a share of lr, 0 to 1, got {self.final_lr}")
+            raise InputError(f"optimizer.final_lr is a share of lr, 0 to 1, got {self.final_lr}")
 
 
 @dataclass
@@ -80,7 +81,7 @@ class EmaConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.decay < 1:
-            raise ValueError(f"ema.decay is from 0 to below 1, got {self.decay}")
+            raise InputError(f"ema.decay is from 0 to below 1, got {self.decay}")
 
 
 @dataclass
@@ -110,7 +111,7 @@ class ValidationConfig:
 
     def __post_init__(self) -> None:
         if self.every_steps and (self.sets < 2 or self.bins < 1 or self.batch_size < 1):
-            raise ValueError(
+            raise InputError(
                 "validation needs sets of two subjects or more, one bin and batch_size 1, "
                 f"got sets={self.sets}, bins={self.bins}, batch_size={self.batch_size}"
             )
@@ -145,9 +146,9 @@ class LogConfig:
 
     def __post_init__(self) -> None:
         if odd := sorted(set(self.loggers) - {"tensorboard", "csv", "wandb"}):
-            raise ValueError(f"log.loggers: {', '.join(odd)} is unknown; known are tensorboard, csv, wandb")
+            raise InputError(f"log.loggers: {', '.join(odd)} is unknown; known are tensorboard, csv, wandb")
         if self.every_steps < 1:
-            raise ValueError(f"log.every_steps is 1 or more, got {self.every_steps}")
+            raise InputError(f"log.every_steps is 1 or more, got {self.every_steps}")
 
 
 @dataclass
@@ -166,7 +167,7 @@ class HardwareConfig:
 
     def __post_init__(self) -> None:
         if self.strategy != "auto" and not self.strategy.startswith("ddp"):
-            raise ValueError(
+            raise InputError(
                 f"hardware.strategy is auto, or ddp or one of its kin (ddp_fork, ...), got {self.strategy!r}: the "
                 "average of the weights is kept whole, which strategies that shard them do not do"
             )
@@ -207,18 +208,18 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("max_steps", "batch_size", "checkpoint_every_steps"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} is 1 or more, got {getattr(self, name)}")
+                raise InputError(f"{name} is 1 or more, got {getattr(self, name)}")
         check_seed(self.seed)
         if self.data.set_size is not None and self.data.set_size < 1:
-            raise ValueError(f"data.set_size is 1 or more, got {self.data.set_size}")
+            raise InputError(f"data.set_size is 1 or more, got {self.data.set_size}")
         if self.data.workers < 0:
-            raise ValueError(f"data.workers is 0 or more, got {self.data.workers}")
+            raise InputError(f"data.workers is 0 or more, got {self.data.workers}")
 
     def accumulate(self, world_size: int) -> int:
-        """Micro batches per optimiser step of one process; ``ValueError`` if the batch cannot be cut so."""
+        """Micro batches per optimiser step of one process; ``InputError`` if the batch cannot be cut so."""
         micro = self.micro_batch_size or -(-self.batch_size // world_size)
         if micro < 1 or self.batch_size % (world_size * micro):
-            raise ValueError(
+            raise InputError(
                 f"batch_size={self.batch_size} cannot be cut into micro batches of {micro} on {world_size} "
                 f"processes: make it a multiple of {world_size * max(micro, 1)}, or change micro_batch_size"
             )

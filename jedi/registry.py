@@ -7,6 +7,8 @@ import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
+from jedi.errors import InputError
+
 T = TypeVar("T")
 
 
@@ -34,11 +36,11 @@ class Registry(Generic[T]):
         return add
 
     def get(self, name: str) -> T:
-        """The part of that name. Raises ``ValueError`` naming the nearest known name."""
+        """The part of that name. Raises ``InputError`` naming the nearest known name."""
         if name not in self._parts:
             near = difflib.get_close_matches(name, self._parts, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ValueError(f"unknown {self.kind} {name!r}: {hint}known are {', '.join(sorted(self._parts))}")
+            raise InputError(f"unknown {self.kind} {name!r}: {hint}known are {', '.join(sorted(self._parts))}")
         return self._parts[name]
 
     def __contains__(self, name: str) -> bool:

@@ -11,7 +11,6 @@ decoder learns to turn them into sharp pictures.
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import sys
@@ -30,6 +29,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from jedi.config import load
 from jedi.data import SetDataset, SetIndex
+from jedi.front import Parser, exit_code
 from jedi.rng import keyed_generator, seed_global
 
 log = logging.getLogger(__name__)
@@ -326,18 +326,16 @@ def make(config: TinyBaseConfig) -> Path:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line: ``--config FILE key=value ...``. Returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m jedi.tiny_base", description=__doc__.split("\n")[0])
+    parser = Parser(prog="python -m jedi.tiny_base", description=__doc__.split("\n")[0])
     parser.add_argument("--config", help="a YAML file, for instance configs/base/tiny.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, for instance out=models/tiny-base")
-    arguments = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        folder = make(load(TinyBaseConfig, arguments.config, arguments.overrides))
-    except (ValueError, OSError) as error:
-        print(f"tiny_base: {error}", file=sys.stderr)
-        return 2
-    log.info("base model: %s", folder)
-    return 0
+
+    def work() -> None:
+        arguments = parser.parse_args(argv)
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
+        log.info("base model: %s", make(load(TinyBaseConfig, arguments.config, arguments.overrides)))
+
+    return exit_code("tiny_base", work, ", nothing was written", "smaller batch sizes, or fewer images, need less")
 
 
 if __name__ == "__main__":

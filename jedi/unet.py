@@ -8,6 +8,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from jedi.attention import JointContext, ReferenceCache, install_joint_attention
+from jedi.errors import InputError
 
 
 class JointUNet(nn.Module):
@@ -21,7 +22,7 @@ class JointUNet(nn.Module):
         super().__init__()
         channels = unet.config.out_channels
         if unet.config.in_channels != 2 * channels + 1:
-            raise ValueError(
+            raise InputError(
                 f"a joint UNet takes 2c + 1 = {2 * channels + 1} input channels (noisy latents, mask, given latents), "
                 f"this one takes {unet.config.in_channels}; JointUNet.from_base() grows a plain base"
             )

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from jedi.conditioning import SetDraws, StepPlan
 from jedi.data import SetDataset, SetIndex
 from jedi.diffusion import NoiseSchedule
+from jedi.errors import InputError
 from jedi.loss import joint_loss
 from jedi.rng import keyed_generator
 
@@ -69,14 +70,14 @@ def choose_sets(
     The sets are spread over the split.
 
     Raises:
-        ValueError: no set is large enough.
+        InputError: no set is large enough.
     """
     largest = max(record.n for record in index.sets)
     k = references
     if k is None:
         k = largest - targets if max_references is None else max(1, min(largest - targets, max_references))
     if k < 1 or k + targets > largest:
-        raise ValueError(
+        raise InputError(
             f"held-out sets have at most {largest} images, too few for {max(k, 1)} references and {targets} "
             "more: lower validation.references, samples.references or samples.prompts, or make larger sets"
         )
@@ -92,14 +93,14 @@ def wrong_partners(subjects: Sequence[str]) -> Tensor:
     """For each set one of another subject, from the other half of the list (neighbours are often alike).
 
     Raises:
-        ValueError: there is only one subject.
+        InputError: there is only one subject.
     """
     count, partners = len(subjects), []
     for i, subject in enumerate(subjects):
         others = ((i + count // 2 + shift) % count for shift in range(count))
         partner = next((j for j in others if subjects[j] != subject), None)
         if partner is None:
-            raise ValueError(f"the reference gain needs sets of two subjects or more, all {count} are of {subject!r}")
+            raise InputError(f"the reference gain needs sets of two subjects or more, all {count} are of {subject!r}")
         partners.append(partner)
     return torch.tensor(partners)
 

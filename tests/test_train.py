@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 import train
 from jedi import latents
 from jedi.conditioning import CONDITIONING_POLICIES
+from jedi.diffusion import LOSS_WEIGHTINGS
 from jedi.folders import locked
 from jedi.latents import LatentCache
 from jedi.training import JointData, JointTraining, callbacks
@@ -376,6 +377,11 @@ def test_a_run_is_for_one_process_at_a_time(recipe, tmp_path, capsys):
         (["samples.steps=0"], "num_inference_steps must be a whole number above 0, got 0"),
         (["sampling_defaults.guidance_sale=2"], "sampling_defaults has ['guidance_sale']"),
         (["conditioning.modes=[thrid]"], "trained_modes ['thrid']"),
+        (["hardware.accelerator=mps"], "hardware.accelerator=mps: this machine has none"),
+        (["hardware.accelerator=cppu"], "hardware.accelerator is 'cppu'; known are auto, cpu,"),
+        (["hardware.devices=0"], "hardware.devices is auto, 1 or more"),
+        (["hardware.nodes=0"], "hardware.nodes is 1 or more"),
+        (["hardware.strategy=ddp_frok"], "hardware.strategy is 'ddp_frok'; known are auto, ddp,"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(recipe, tmp_path, capsys, options, message):
@@ -383,6 +389,17 @@ def test_what_is_wrong_is_said_in_one_line(recipe, tmp_path, capsys, options, me
     error = capsys.readouterr().err.strip()
     assert message in error and error.startswith("train.py: ") and "\n" not in error
     assert not (tmp_path / "run").exists()
+
+
+def test_a_bug_in_an_extension_keeps_file_and_line(recipe, monkeypatch, capsys):
+    def broken(schedule, timesteps, gamma):
+        raise ValueError
+
+    monkeypatch.setitem(LOSS_WEIGHTINGS._parts, "broken", broken)
+    with pytest.raises(ValueError) as bug:
+        train.main(["--config", str(recipe), "loss.weighting=broken"])
+    assert str(bug.traceback[-1].path) == __file__
+    assert "train.py:" not in capsys.readouterr().err
 
 
 def test_a_held_out_split_of_one_subject_is_refused(recipe, tmp_path, shards, capsys):

@@ -15,6 +15,7 @@ from PIL import Image
 
 from data_gen.sets import SubjectSet
 from jedi.config import ConfigError
+from jedi.errors import InputError
 from jedi.registry import Registry
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def too_high(name: str, values: Sequence[float], most: float | None) -> dict[int
 
 
 def rounded(score: Any) -> Any:
-    """The score with its numbers rounded to 4 digits. ValueError for one that is not finite: it would pass any
+    """The score with its numbers rounded to 4 digits. InputError for one that is not finite: it would pass any
     threshold, and JSON has no word for it."""
     if isinstance(score, Mapping):
         return {name: rounded(value) for name, value in score.items()}
@@ -159,5 +160,5 @@ def rounded(score: Any) -> Any:
     if score is None:
         return None
     if not math.isfinite(score):
-        raise ValueError(f"the score is {score}")
+        raise InputError(f"the score is {score}")
     return round(float(score), 4)

@@ -24,6 +24,7 @@ from data_gen.prompts.config import PromptsConfig
 from data_gen.prompts.journal import Journal
 from data_gen.prompts.words import slug, subject_key
 from jedi.config import ConfigError
+from jedi.errors import InputError
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ def write_prompts(config: PromptsConfig, out: str | Path, seed: int, *, progress
         backend = PROMPT_BACKENDS.get(config.backend)(config)
     except ConfigError:
         raise
-    except ValueError as error:
+    except InputError as error:
         raise ConfigError(f"prompts.backend: {error}") from None
     out.mkdir(parents=True, exist_ok=True)
     with Journal(out) as journal, tqdm(

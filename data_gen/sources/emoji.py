@@ -27,6 +27,7 @@ from data_gen.sources.emoji_config import EmojiConfig
 from data_gen.sources.scenes import Figure, Picture, Scene, compose, in_slot, is_clear, sprite_size
 from data_gen.sources.wording import NOUNS, caption, caption_together
 from jedi.config import ConfigError
+from jedi.errors import InputError
 
 if TYPE_CHECKING:
     from data_gen.config import DataConfig
@@ -55,7 +56,7 @@ class EmojiSource:
             try:
                 for name in world.backgrounds:
                     BACKGROUNDS.get(name)
-            except ValueError as error:
+            except InputError as error:
                 raise ConfigError(f"emoji.backgrounds: {error}") from None
             for split, wanted, chosen in zip(SPLITS, (config.sets, config.heldout_sets), subjects, strict=True):
                 if wanted and not chosen:

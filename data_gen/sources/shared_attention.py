@@ -22,6 +22,7 @@ from data_gen.sources import SOURCES
 from data_gen.sources.prompted import GenerationConfig, Generator, PromptedSubjects
 from data_gen.sources.subjects import NAMES, check_template, names
 from jedi.config import ConfigError
+from jedi.errors import InputError
 
 if TYPE_CHECKING:
     from data_gen.config import DataConfig
@@ -182,7 +183,7 @@ class SharedAttention:
             )
         try:
             install_set_attention(pipe.unet)
-        except ValueError as error:
+        except InputError as error:
             raise ConfigError(f"{key}: {error}") from None
         self._ready = True
 

@@ -23,6 +23,7 @@ from data_gen.sets import SubjectSet
 from data_gen.sources.subjects import check_template
 from data_gen.stages import STAGES
 from jedi.config import ConfigError
+from jedi.errors import InputError
 from jedi.registry import Registry
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ class Caption:
             raise ConfigError("caption.captioner is empty: name one, as blip:FOLDER, or set caption.method=keep")
         try:
             CAPTIONERS.get(self.kind)
-        except ValueError as error:
+        except InputError as error:
             raise ConfigError(f"caption.captioner={self.settings.captioner}: {error}") from None
 
     @property
@@ -185,7 +186,7 @@ class Caption:
             return CAPTIONERS.get(self.kind)(self.source, self.config)
         except ConfigError:
             raise
-        except ValueError as error:  # jedi.encoders.EncoderError: no such model, or one of another kind
+        except InputError as error:  # jedi.encoders.EncoderError: no such model, or one of another kind
             raise ConfigError(f"caption.captioner={self.settings.captioner}: {error}") from None
 
     def _describe(self, sets: Sequence[SubjectSet]) -> list[list[str]]:

@@ -15,6 +15,7 @@ from data_gen.members import without
 from data_gen.sets import Dropped, SubjectSet
 from data_gen.stages import STAGES
 from jedi.config import ConfigError
+from jedi.errors import InputError
 
 if TYPE_CHECKING:
     from data_gen.config import DataConfig
@@ -53,8 +54,8 @@ class FilterSets:
         for name, verdict in verdicts.items():
             try:
                 scores[name] = rounded(verdict.score)
-            except ValueError as error:
-                raise ValueError(
+            except InputError as error:
+                raise InputError(
                     f"filter.{name}: {error} for set {one.key}; its pictures or the model are broken"
                 ) from None
         one = replace(one, scores=scores)
@@ -81,7 +82,7 @@ def _make(config: DataConfig) -> dict[str, Filter]:
             made[name] = FILTERS.get(name)(config)
         except ConfigError:
             raise
-        except ValueError as error:
+        except InputError as error:
             raise ConfigError(f"filter.extra: {error}") from None
     if not any(one.on for one in made.values()):
         raise ConfigError(

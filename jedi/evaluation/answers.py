@@ -11,6 +11,7 @@ from typing import Any
 
 from PIL import Image
 
+from jedi.errors import InputError
 from jedi.evaluation.baselines import UntrainedCoupling
 from jedi.evaluation.cases import Case, Cases, PairCase
 from jedi.evaluation.edits import edit_cases, make_edits, real_edits, score_edits
@@ -48,10 +49,10 @@ class Row:
 
     @classmethod
     def parse(cls, text: str) -> Row:
-        """``"one_way:2"`` -> the model with two references. Raises ``ValueError`` for anything else."""
+        """``"one_way:2"`` -> the model with two references. Raises ``InputError`` for anything else."""
         mode, _, count = text.partition(":")
         if not (re.fullmatch(r"\w+", mode) and count in ("1", "2", "3")):
-            raise ValueError(f"--rows {text}: wanted is MODE:REFERENCES with 1 to 3 references, as one_way:2")
+            raise InputError(f"--rows {text}: wanted is MODE:REFERENCES with 1 to 3 references, as one_way:2")
         return cls(f"{mode}-{count}", f"{_spoken(mode)}, {_references(int(count))}", "model", int(count), mode)
 
     def record(self, cases: Sequence[Any], scores: Sequence[Mapping[str, Any]], **more: Any) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from jedi.errors import InputError
 from jedi.evaluation import options
 from jedi.evaluation.generation import Item, check_done, generate, seed_of
 from jedi.evaluation.protocol import IMAGES, Benchmark, Subject, read_benchmark
@@ -44,14 +45,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Generates, scores, reports. Raises ``ValueError`` for a mistake in the request."""
+    """Generates, scores, reports. Raises ``InputError`` for a mistake in the request."""
     sampling = options.sampling_of(arguments)
     part = options.part_of(arguments.part)
     options.check_positive(arguments, "num_images", "prompts", "samples")
     if arguments.no_reference < 0:
-        raise ValueError(f"--no-reference must be 0 or more, got {arguments.no_reference}")
+        raise InputError(f"--no-reference must be 0 or more, got {arguments.no_reference}")
     if arguments.part is not None and arguments.stage == "score":
-        raise ValueError("--part is for generating; scoring is one task, after all parts")
+        raise InputError("--part is for generating; scoring is one task, after all parts")
     benchmark = select(read_benchmark(arguments.data, arguments.refs, arguments.reference_list), arguments)
     items = plan(benchmark, arguments.num_images, arguments.no_reference, arguments.seed, arguments.identifier)
     scoring = arguments.stage != "generate" and arguments.part is None
@@ -107,17 +108,17 @@ def run(arguments: argparse.Namespace) -> int:
 def select(benchmark: Benchmark, arguments: argparse.Namespace) -> Benchmark:
     """What was asked for, with a remark for all that is not the full protocol.
 
-    Raises ``ValueError`` for a subject that is not there.
+    Raises ``InputError`` for a subject that is not there.
     """
     subjects, wanted, remarks = benchmark.subjects, arguments.subjects, list(benchmark.remarks)
     if wanted and len(wanted) == 1 and wanted[0].isdecimal():
         if not 0 < int(wanted[0]) <= len(subjects):
-            raise ValueError(f"--subjects {wanted[0]}: there are {len(subjects)}")
+            raise InputError(f"--subjects {wanted[0]}: there are {len(subjects)}")
         subjects = subjects[: int(wanted[0])]
     elif wanted:
         names = {subject.name for subject in subjects}
         if unknown := [name for name in wanted if name not in names]:
-            raise ValueError(f"--subjects {unknown[0]}: not in {arguments.data}, which has {', '.join(sorted(names))}")
+            raise InputError(f"--subjects {unknown[0]}: not in {arguments.data}, which has {', '.join(sorted(names))}")
         subjects = tuple(subject for subject in subjects if subject.name in wanted)
     if len(subjects) < len(benchmark.subjects):
         remarks.append(f"{len(subjects)} of {len(benchmark.subjects)} subjects")

@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from jedi.errors import InputError
 from jedi.evaluation import options
 from jedi.evaluation.generation import Sampling, versions
 from jedi.folders import locked
@@ -79,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def request_from(arguments: argparse.Namespace) -> Request:
-    """The request. Raises ``ValueError`` for what makes no sense."""
+    """The request. Raises ``InputError`` for what makes no sense."""
     options.check_positive(arguments, "subjects", "samples")
     sampling = options.sampling_of(arguments)
     rows = tuple(arguments.rows or (QUICK_ROWS if arguments.quick else ROWS))
@@ -109,7 +110,7 @@ def request_from(arguments: argparse.Namespace) -> Request:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Generates, scores, reports. Raises ``ValueError`` for a mistake in the request."""
+    """Generates, scores, reports. Raises ``InputError`` for a mistake in the request."""
     from jedi.evaluation.embedded_report import tables
     from jedi.evaluation.report import text_table
 
@@ -127,7 +128,7 @@ def evaluate(request: Request) -> dict[str, Any]:
     """Makes what is missing, scores all, writes ``scores.json`` and the report; returns what ``scores.json`` holds.
 
     Raises:
-        ValueError: data, encoder or model that cannot be used, or a folder that holds other pictures.
+        InputError: data, encoder or model that cannot be used, or a folder that holds other pictures.
     """
     from jedi.evaluation.answers import Answers, Row, fewest_and_most, main_row, rows_beside
     from jedi.evaluation.cases import read_cases
@@ -146,7 +147,7 @@ def evaluate(request: Request) -> dict[str, Any]:
     skipped = [f"{row.label}: the model was trained for {', '.join(modes)}" for row in rows if row.mode not in modes]
     rows = [row for row in rows if row.mode in modes]
     if not rows:
-        raise ValueError(f"--rows {' '.join(request.rows)}: the model was trained for {', '.join(modes)}")
+        raise InputError(f"--rows {' '.join(request.rows)}: the model was trained for {', '.join(modes)}")
     parts = [part for part in PARTS if part in request.parts]
     few_and_many = fewest_and_most(rows, main_row(rows))
     if "references" in parts and not few_and_many:

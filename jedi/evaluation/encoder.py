@@ -18,7 +18,6 @@ a question about all the things in the world. Of a known subject it is easily to
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import sys
@@ -37,7 +36,9 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcesso
 
 from jedi.config import ConfigError, load, to_dict
 from jedi.data import SetDataset, SetIndex
+from jedi.errors import InputError
 from jedi.folders import locked
+from jedi.front import Parser, exit_code
 from jedi.images import fit_square, to_rgb, to_tensor
 from jedi.rng import keyed_generator, seed_global
 from jedi.tiny_base import TextConfig as TokenizerConfig
@@ -104,9 +105,9 @@ class EncoderConfig:
 
     def __post_init__(self) -> None:
         if not 0 < self.subject_width <= self.embedding:
-            raise ValueError(f"subject_width={self.subject_width}: it must be 1 to embedding={self.embedding}")
+            raise InputError(f"subject_width={self.subject_width}: it must be 1 to embedding={self.embedding}")
         if not 0 <= self.recoloured <= self.drawings:
-            raise ValueError(f"recoloured={self.recoloured}: it must be 0 to drawings={self.drawings}")
+            raise InputError(f"recoloured={self.recoloured}: it must be 0 to drawings={self.drawings}")
 
 
 class Probes(nn.Module):
@@ -450,21 +451,16 @@ def save(model: CLIPModel, tokenizer: CLIPTokenizer, probes: Probes, out: Path, 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line: ``--config FILE key=value ...``. Returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m jedi.evaluation.encoder", description=__doc__.split("\n")[0])
+    parser = Parser(prog="python -m jedi.evaluation.encoder", description=__doc__.split("\n")[0])
     parser.add_argument("--config", help="a YAML file, for instance configs/evaluation/encoder.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, for instance out=models/mine")
-    arguments = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        folder = train(load(EncoderConfig, arguments.config, arguments.overrides))
-    except KeyboardInterrupt:
-        print("encoder: interrupted; the same command goes on", file=sys.stderr)
-        return 130
-    except (ValueError, OSError) as error:
-        print(f"encoder: {error}", file=sys.stderr)
-        return 2
-    log.info("encoder: %s", folder)
-    return 0
+
+    def work() -> None:
+        arguments = parser.parse_args(argv)
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
+        log.info("encoder: %s", train(load(EncoderConfig, arguments.config, arguments.overrides)))
+
+    return exit_code("encoder", work, "; the same command goes on", "fewer sets or drawings need less")
 
 
 if __name__ == "__main__":

@@ -130,7 +130,7 @@ def generate(
         notes: kept in the plan for readers, as the model's name; other notes make no other plan.
 
     Raises:
-        PlanError: the folder holds another plan, or ``items`` make no sense. ValueError: as the pipeline raises.
+        PlanError: the folder holds another plan, or ``items`` make no sense. InputError: as the pipeline raises.
     """
     index, count = part
     if not 0 <= index < count:

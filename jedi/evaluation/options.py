@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jedi.errors import InputError
 from jedi.evaluation.generation import Sampling, write_text_whole
 from jedi.evaluation.scoring import DEFAULT_ENCODERS
 
@@ -45,29 +46,29 @@ def add_scoring_options(parser: argparse.ArgumentParser) -> None:
 
 
 def sampling_of(arguments: argparse.Namespace) -> Sampling:
-    """How to sample. Raises ``ValueError`` for what makes no sense."""
+    """How to sample. Raises ``InputError`` for what makes no sense."""
     check_positive(arguments, "steps", "batch_size")
     for name in ("guidance_scale", "reference_scale"):
         value = getattr(arguments, name)
         if value is not None and not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"--{name.replace('_', '-')} must be a number of 0 or more, got {value}")
+            raise InputError(f"--{name.replace('_', '-')} must be a number of 0 or more, got {value}")
     for name in arguments.extensions:
         try:
             importlib.import_module(name)
         except ModuleNotFoundError as error:
             if error.name != name:
                 raise
-            raise ValueError(f"--extensions {name}: no such module on the Python path") from None
+            raise InputError(f"--extensions {name}: no such module on the Python path") from None
     keys = ("steps", "guidance", "guidance_scale", "reference_scale", "mode")
     return Sampling(**{key: getattr(arguments, key) for key in keys})
 
 
 def check_positive(arguments: argparse.Namespace, *names: str) -> None:
-    """Raises ``ValueError`` unless each of these options is 1 or more, where it is given."""
+    """Raises ``InputError`` unless each of these options is 1 or more, where it is given."""
     for name in names:
         value = getattr(arguments, name)
         if value is not None and value < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be 1 or more, got {value}")
+            raise InputError(f"--{name.replace('_', '-')} must be 1 or more, got {value}")
 
 
 def part_of(text: str | None) -> tuple[int, int]:
@@ -76,7 +77,7 @@ def part_of(text: str | None) -> tuple[int, int]:
         return 0, 1
     index, _, count = text.partition("/")
     if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
-        raise ValueError(f"--part {text}: wanted is I/N with I from 0 to N - 1, for instance 0/8")
+        raise InputError(f"--part {text}: wanted is I/N with I from 0 to N - 1, for instance 0/8")
     return int(index), int(count)
 
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from jedi.errors import InputError
+from jedi.errors import InputError, given
 from jedi.folders import file_sha256
 
 PROMPTS_FILE = "prompts_and_classes.txt"
@@ -278,10 +278,8 @@ def _read_lists(file: Path) -> dict[str, list[str]]:
 
 
 def _text(file: Path) -> str:
-    try:
+    with given(str(file)):
         return file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise BenchmarkError(f"{file}: not a text file in UTF-8") from None
 
 
 def fingerprint(subject: Subject) -> dict[str, str]:

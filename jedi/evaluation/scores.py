@@ -14,6 +14,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from jedi.errors import InputError, given
 from jedi.evaluation import options
 from jedi.evaluation.scoring import COPIED, MODEL, ORACLE, Case, Group, load_encoders, score_all
 from jedi.folders import file_sha256
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Scores and reports. Raises ``ValueError`` for a mistake in the request."""
+    """Scores and reports. Raises ``InputError`` for a mistake in the request."""
     options.check_positive(arguments, "samples")
     groups = read_groups(
         Path(arguments.images),
@@ -71,7 +72,7 @@ def read_groups(
     """What is scored against what, subject by subject.
 
     Raises:
-        ValueError: folders that do not fit one another, prompts for other pictures than those that are there.
+        InputError: folders that do not fit one another, prompts for other pictures than those that are there.
     """
     from jedi.metrics import drop_identifier
 
@@ -98,16 +99,14 @@ def read_groups(
 
 
 def read_prompts(file: Path, images: Path, files: Sequence[Path]) -> Mapping[str, str]:
-    """The prompt of each picture, by its place in ``images``. Raises ``ValueError`` if they do not fit."""
-    try:
+    """The prompt of each picture, by its place in ``images``. Raises ``InputError`` if they do not fit."""
+    with given(f"--prompts {file}"):
         text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise ValueError(f"--prompts {file}: not a text file in UTF-8") from None
     ids = [path.relative_to(images).as_posix() for path in files]
     if file.suffix.lower() != ".json":
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         if len(lines) != len(ids):
-            raise ValueError(f"--prompts {file}: {len(lines)} lines, but {images} holds {len(ids)} pictures; one each")
+            raise InputError(f"--prompts {file}: {len(lines)} lines, but {images} holds {len(ids)} pictures; one each")
         return dict(zip(ids, lines, strict=True))
     try:
         found = json.loads(text)
@@ -117,9 +116,9 @@ def read_prompts(file: Path, images: Path, files: Sequence[Path]) -> Mapping[str
     except (json.JSONDecodeError, AttributeError, KeyError, TypeError):
         right = False
     if not right or not found:
-        raise ValueError(f'--prompts {file}: wanted is {{"PICTURE": "PROMPT", ...}} or a samples.json of sample.py')
+        raise InputError(f'--prompts {file}: wanted is {{"PICTURE": "PROMPT", ...}} or a samples.json of sample.py')
     if lost := sorted(set(found) - set(ids)):
-        raise ValueError(f"--prompts {file}: {images} holds no {lost[0]} ({len(lost)} such names)")
+        raise InputError(f"--prompts {file}: {images} holds no {lost[0]} ({len(lost)} such names)")
     if left := [id for id in ids if id not in found]:
         print(f"evaluate.py: without a prompt and left out: {', '.join(left[:5])} ({len(left)})", file=sys.stderr)
     return found
@@ -128,13 +127,13 @@ def read_prompts(file: Path, images: Path, files: Sequence[Path]) -> Mapping[str
 def _by_subject(folder: Path, option: str) -> dict[str, list[Path]]:
     """Pictures by subject; "" where they lie in the folder itself."""
     if not folder.is_dir():
-        raise ValueError(f"{option} {folder}: no such folder")
+        raise InputError(f"{option} {folder}: no such folder")
     inside = sorted(x for x in folder.iterdir() if not x.name.startswith("."))
     if any(x.is_file() and x.suffix.lower() in SUFFIXES for x in inside):
         return {"": find_images([folder])[0]}
     folders = [x for x in inside if x.is_dir()]
     if not folders:
-        raise ValueError(f"{option} {folder}: neither pictures nor folders of pictures")
+        raise InputError(f"{option} {folder}: neither pictures nor folders of pictures")
     return {x.name: find_images([x])[0] for x in folders}
 
 
@@ -142,5 +141,5 @@ def _of_subject(folder: Path, subject: str, images: Path, option: str) -> list[P
     place = folder / subject
     if not place.is_dir():
         beside = f", but {images / subject} is a subject" if subject else ""
-        raise ValueError(f"{option} {place}: no such folder{beside}")
+        raise InputError(f"{option} {place}: no such folder{beside}")
     return find_images([place])[0]

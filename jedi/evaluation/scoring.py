@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from jedi.errors import InputError
 from jedi.evaluation.generation import write_text_whole
 from jedi.folders import file_sha256
 from jedi.images import load_image
@@ -97,7 +98,7 @@ def load_encoders(specs: Sequence[str], device: str = "cpu") -> list[Encoder]:
     """The encoders that the specifications name (see :func:`jedi.metrics.load_encoder`).
 
     Raises:
-        EncoderError: as there. ValueError: two encoders whose scores would have one name.
+        EncoderError: as there. InputError: two encoders whose scores would have one name.
     """
     from jedi.loading import silence, weights_sha256
     from jedi.metrics import load_encoder
@@ -113,7 +114,7 @@ def load_encoders(specs: Sequence[str], device: str = "cpu") -> list[Encoder]:
             identity, text = None, network.name
         encoder = Encoder(kind, network, identity, text, weights_sha256(network.model))
         if clash := seen.intersection(encoder.columns):
-            raise ValueError(f"--encoders {spec}: another encoder has the score {sorted(clash)[0]!r} already; take one")
+            raise InputError(f"--encoders {spec}: another encoder has the score {sorted(clash)[0]!r} already; take one")
         seen.update(encoder.columns)
         encoders.append(encoder)
     return encoders

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import re
 import secrets
 import signal
 import time
@@ -20,8 +21,10 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.accelerators import AcceleratorRegistry, CPUAccelerator
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.strategies import StrategyRegistry
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -34,6 +37,7 @@ from jedi.base import Base, check_unet, load_unet
 from jedi.conditioning import CONDITIONING_POLICIES, draw_sets
 from jedi.data import BatchPlan, JointBatch, SetDataset, SetIndex, StepSampler, collate
 from jedi.diffusion import LOSS_WEIGHTINGS, NoiseSchedule
+from jedi.errors import InputError
 from jedi.export import is_run, load_run_unet
 from jedi.images import encode_pixels
 from jedi.latents import LatentCache, encode_all
@@ -281,7 +285,7 @@ def open_run(config: TrainConfig, identity: dict[str, Any]) -> Path | None:
     """Makes the run's folder, or opens it again; returns the checkpoint to go on from, if there is one.
 
     Raises:
-        ValueError: the run there was made with other settings or data, and going on would mix the two.
+        InputError: the run there was made with other settings or data, and going on would mix the two.
     """
     last = config.run / "checkpoints" / "last.ckpt"
     identity_file = config.run / "identity.json"
@@ -293,7 +297,7 @@ def open_run(config: TrainConfig, identity: dict[str, Any]) -> Path | None:
             if key in identity and value != identity[key]
         ]
         if changed:
-            raise ValueError(
+            raise InputError(
                 f"the run in {config.run} was made with other settings: {'; '.join(changed)}. "
                 "Set them back, or choose another `out` (with init_from to start from this run's weights)"
             )
@@ -334,9 +338,10 @@ def make_trainer(config: TrainConfig, data: JointData, stop: StopOnSignal) -> L.
         callbacks.append(SampleGrid(config, data.max_references))
     callbacks += [Checkpoints(config), stop]  # in this order: a checkpoint knows of the validation before it
     hardware = config.hardware
+    check_hardware(hardware)
     trainer = L.Trainer(
         accelerator=hardware.accelerator,
-        devices=hardware.devices if not hardware.devices.isdigit() else int(hardware.devices),
+        devices=int(hardware.devices) if hardware.devices.isdecimal() else hardware.devices,
         num_nodes=hardware.nodes,
         strategy=hardware.strategy,
         precision=choose_precision(hardware),
@@ -358,8 +363,31 @@ def make_trainer(config: TrainConfig, data: JointData, stop: StopOnSignal) -> L.
     try:
         check_backend(config.network.attention, trainer.strategy.root_device)
     except RuntimeError as error:
-        raise ValueError(f"network.attention: {error}") from None
+        raise InputError(f"network.attention: {error}") from None
     return trainer
+
+
+def check_hardware(hardware: HardwareConfig) -> None:
+    """Raises ``InputError`` for what this machine does not have, or Lightning does not know."""
+    kinds = {"auto": ["cuda", "mps", "tpu", "cpu"], "gpu": ["cuda", "mps"]}
+    kinds |= {kind: [kind] for kind in AcceleratorRegistry.available_accelerators()}
+    if hardware.accelerator not in kinds:
+        raise InputError(f"hardware.accelerator is {hardware.accelerator!r}; known are {', '.join(sorted(kinds))}")
+    found = [AcceleratorRegistry[kind]["accelerator"] for kind in kinds[hardware.accelerator]]
+    found = next((accelerator for accelerator in found if accelerator.is_available()), None)
+    if found is None:
+        raise InputError(f"hardware.accelerator={hardware.accelerator}: this machine has none; take auto or cpu")
+    count = None if found is CPUAccelerator else found.auto_device_count()
+    devices = hardware.devices
+    if not re.fullmatch(r"auto|0*[1-9]\d*" + (r"|\d+,(\d+(,\d+)*)?" if count else ""), devices):
+        raise InputError(f"hardware.devices is auto, 1 or more, or a list of GPUs that are there, got {devices!r}")
+    if count and max(int(number) + ("," in devices) for number in re.findall(r"\d+", devices) or "0") > count:
+        raise InputError(f"hardware.devices={devices}: this machine has {count}")
+    if hardware.nodes < 1:
+        raise InputError(f"hardware.nodes is 1 or more, got {hardware.nodes}")
+    strategies = ["auto", *sorted(name for name in StrategyRegistry.available_strategies() if name.startswith("ddp"))]
+    if hardware.strategy not in strategies:
+        raise InputError(f"hardware.strategy is {hardware.strategy!r}; known are {', '.join(strategies)}")
 
 
 def choose_precision(hardware: HardwareConfig) -> str:

@@ -21,6 +21,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from jedi.data import JointBatch, SetDataset, SetIndex
+from jedi.errors import InputError
 from jedi.images import contact_sheet
 from jedi.pipeline import JediPipeline, image_generators
 from jedi.recipe import TrainConfig
@@ -68,7 +69,7 @@ class Progress(StepCallback):
         mean = torch.as_tensor(module.loss_sum / module.loss_count, device=module.device)
         loss = float(trainer.strategy.reduce(mean, reduce_op="mean"))
         if not np.isfinite(loss):
-            raise FloatingPointError(
+            raise InputError(
                 f"the loss is {loss} at step {trainer.global_step}: lower optimizer.lr, or train in 32-true"
             )
         seconds = max(time.monotonic() - self._start - module.paused_seconds, 1e-9)
@@ -287,12 +288,12 @@ def save_checkpoint(trainer: L.Trainer, run: Path, name: str) -> None:
     """Saves ``checkpoints/name`` of the run; it appears whole or not at all. All ranks call this.
 
     Raises:
-        FloatingPointError: the weights are not finite; the file that is there stays.
+        InputError: the weights are not finite; the file that is there stays.
     """
     path = run / "checkpoints" / name
     weights = list(trainer.lightning_module.unet.parameters())
     if not bool(torch.stack(torch._foreach_norm(weights)).isfinite().all()):
-        raise FloatingPointError(
+        raise InputError(
             f"the weights are not finite at step {trainer.global_step}, {path} is left as it was: lower optimizer.lr"
         )
     temporary = path.with_name(f".{name}.new")

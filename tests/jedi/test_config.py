@@ -7,6 +7,7 @@ import yaml
 
 from jedi import config as configs
 from jedi.config import ConfigError
+from jedi.errors import InputError
 from jedi.recipe import TrainConfig
 
 REQUIRED = ["base=b", "out=o", "data.path=d"]
@@ -19,7 +20,7 @@ class Inner:
 
     def __post_init__(self):
         if self.rate > 1:
-            raise ValueError(f"inner.rate is at most 1, got {self.rate}")
+            raise InputError(f"inner.rate is at most 1, got {self.rate}")
 
 
 @dataclass

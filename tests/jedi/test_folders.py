@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jedi.errors import one_line
+from jedi.errors import InputError, one_line
 from jedi.folders import ResultFolder, atomic, file_sha256, write_json
 
 NAMES = ["0000.png", "grid.png", "samples.json"]
@@ -101,7 +101,7 @@ def test_files_of_others_are_never_overwritten(tmp_path, record):
     (tmp_path / "out" / "0000.png").write_text("mine")
     if record is not None:
         (tmp_path / "out" / "samples.json").write_text(record)
-    with pytest.raises(FileExistsError, match="no earlier run wrote"):
+    with pytest.raises(InputError, match="no earlier run wrote"):
         ResultFolder(tmp_path / "out", NAMES)
 
 
@@ -113,13 +113,13 @@ def test_an_empty_or_foreign_folder_is_filled(tmp_path):
 
 def test_places_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(FileExistsError, match="is a file"):
+    with pytest.raises(InputError, match="is a file"):
         ResultFolder(tmp_path / "file", NAMES)
-    with pytest.raises(OSError), ResultFolder(tmp_path / "file" / "out", NAMES):
+    with pytest.raises(InputError), ResultFolder(tmp_path / "file" / "out", NAMES):
         pass
     if os.geteuid():
         (tmp_path / "locked").mkdir(mode=0o500)
-        with pytest.raises(PermissionError), ResultFolder(tmp_path / "locked" / "out", NAMES):
+        with pytest.raises(InputError), ResultFolder(tmp_path / "locked" / "out", NAMES):
             pass
     assert tree(tmp_path) - {"locked"} == {"file"}
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jedi.errors import InputError
 from jedi.evaluation import page
 from jedi.evaluation.report import (
     Cell,
@@ -432,7 +433,7 @@ def test_a_second_report_replaces_the_first(tmp_path):
 
 def test_a_file_of_other_origin_is_not_overwritten(tmp_path):
     (tmp_path / "report.html").write_text("mine")
-    with pytest.raises(FileExistsError, match=r"report\.html"):
+    with pytest.raises(InputError, match=r"report\.html"):
         write_report(whole(), tmp_path)
     assert (tmp_path / "report.html").read_text() == "mine"
 
