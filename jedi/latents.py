@@ -346,7 +346,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         encode_all(cache, base.vae.to(find_device("cpu" if config.hardware.accelerator == "cpu" else None)))
         print(f"{cache.folder}: the latents of {cache.count} images in {len(cache.parts)} parts")
 
-    return exit_code("jedi.latents", "; the parts that are finished are kept, the same command goes on", work)
+    return exit_code("jedi.latents", work, "; the parts that are finished are kept, the same command goes on")
 
 
 if __name__ == "__main__":
