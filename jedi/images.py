@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 
 from jedi.errors import InputError
+from jedi.lettering import Typesetter
 
 if TYPE_CHECKING:
     from PIL.ImageCms import ImageCmsTransform
@@ -123,14 +124,15 @@ def _mask_values(mask: Image.Image | np.ndarray, name: str) -> np.ndarray:
 def find_images(paths: Iterable[str | Path]) -> tuple[list[Path], list[Path]]:
     """Picture files from files and folders, folders in the order of their names and without their subfolders.
 
-    Returns the pictures, and the files of folders that were left out because their name is not a picture's.
+    Returns the pictures, and what was left out of folders: files whose name is not a picture's, or is not UTF-8, and
+    what is no regular file (pipes, sockets, links to nowhere).
     Raises :class:`ImageError` for a missing path or a folder without pictures.
     """
     found, ignored = [], []
     for path in map(Path, paths):
         if path.is_dir():
-            files = sorted(x for x in path.iterdir() if x.is_file() and not x.name.startswith("."))
-            pictures = [x for x in files if x.suffix.lower() in SUFFIXES]
+            files = sorted(x for x in path.iterdir() if not x.is_dir() and not x.name.startswith("."))
+            pictures = [x for x in files if x.suffix.lower() in SUFFIXES and x.is_file() and is_text(x.name)]
             if not pictures:
                 raise ImageError(f"{path}: a folder without pictures ({', '.join(SUFFIXES)})")
             found += pictures
@@ -140,6 +142,15 @@ def find_images(paths: Iterable[str | Path]) -> tuple[list[Path], list[Path]]:
         else:
             raise ImageError(f"{path}: no such file or folder")
     return found, ignored
+
+
+def is_text(name: str) -> bool:
+    """Whether a file's name is UTF-8. One that is not can stand in no record, log or page."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def fit_square(image: Image.Image, size: int) -> tuple[Image.Image, Box]:
@@ -231,14 +242,14 @@ def contact_sheet(
     """Rows of pictures with captions under them, on white.
 
     Each cell is ``(picture, caption)``; ``None`` leaves its place empty. Pictures are fitted into ``tile``
-    pixels, captions wrapped to at most ``lines`` lines. Raises ``InputError`` if there is no cell.
+    pixels, captions wrapped to at most ``lines`` lines; letters that no font of this machine has are shown by their
+    numbers, with a warning. Raises ``InputError`` if there is no cell.
     """
     if not any(rows):
-        raise ValueError("a contact sheet needs at least one picture")
-    font = ImageFont.load_default(size=12)
-    line_height = sum(font.getmetrics()) + 2
-    captions = [[_wrap(caption, font, tile, lines) for _, caption in row] for row in rows]
-    heights = [tile + line_height * max((len(text) for text in row), default=0) + gap for row in captions]
+        raise InputError("a contact sheet needs at least one picture")
+    letters = Typesetter()
+    captions = [[letters.lines(caption, tile, lines) for _, caption in row] for row in rows]
+    heights = [tile + letters.line_height * max((len(text) for text in row), default=0) + gap for row in captions]
     columns = max(map(len, rows))
     sheet = Image.new("RGB", (gap + columns * (tile + gap), gap + sum(heights)), "white")
     draw = ImageDraw.Draw(sheet)
@@ -250,8 +261,9 @@ def contact_sheet(
                 fitted = ImageOps.contain(to_rgb(picture), (tile, tile))
                 sheet.paste(fitted, (left + (tile - fitted.width) // 2, top + (tile - fitted.height) // 2))
             for i, line in enumerate(text):
-                draw.text((left, top + tile + i * line_height), line, fill="black", font=font)
+                letters.draw(draw, (left, top + tile + i * letters.line_height), line)
         top += height
+    letters.say_what_lacks()
     return sheet
 
 
@@ -263,8 +275,8 @@ def _open(source: str | Path | bytes, name: str, convert: Any, size: tuple[int, 
             found = "a folder, not a picture" if path.is_dir() else "no such file"
             raise ImageError(f"{name}: " + ("not a regular file" if found[0] == "n" and path.exists() else found))
     try:
-        with warnings.catch_warnings():  # PIL warns of what is refused here
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with warnings.catch_warnings():  # PIL warns of what is refused here, and of odd tags, and names no file
+            warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(source) if isinstance(source, bytes) else path, formats=_known()) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise ImageError(f"{name}: too many pixels ({image.width} x {image.height}); at most {_LIMIT}")
@@ -390,19 +402,3 @@ def _transform(profile: bytes, mode: str) -> ImageCmsTransform | None:
     change = np.asarray(transform.apply(plain), dtype=int) - np.asarray(plain.convert("RGB"))
     return None if np.abs(change).max() <= 1 else transform
 
-
-def _wrap(text: str, font: Any, width: int, lines: int) -> list[str]:
-    """Words of ``text`` in up to ``lines`` lines of ``width`` pixels; an ellipsis for what is left out."""
-    wrapped: list[str] = []
-    for word in text.split():
-        if wrapped and font.getlength(f"{wrapped[-1]} {word}") <= width:
-            wrapped[-1] += f" {word}"
-        else:
-            wrapped.append(word)
-    if len(wrapped) > lines:
-        wrapped = [*wrapped[: lines - 1], f"{wrapped[lines - 1]} ..."]
-    for i, line in enumerate(wrapped):
-        while len(line) > 1 and font.getlength(line) > width:
-            line = line[:-1]
-        wrapped[i] = line
-    return wrapped

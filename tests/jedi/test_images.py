@@ -2,7 +2,11 @@
 
 import io
 import os
+import random
+import socket
 import struct
+import subprocess
+import time
 import zlib
 from pathlib import Path
 
@@ -12,6 +16,7 @@ import torch
 from PIL import Image
 
 from jedi import images
+from tests import icc
 
 ORANGE = (255, 128, 0)
 DREAMBOOTH = Path(__file__).resolve().parents[3] / "shared" / "dreambooth"
@@ -133,12 +138,273 @@ def test_missing_files_folders_and_permissions_are_named(tmp_path):
             images.load_image(tmp_path / "a.png")
 
 
-def test_masks(tmp_path):
-    Image.new("1", (4, 4), 1).save(tmp_path / "1.png")
-    Image.new("RGBA", (4, 4), (255, 255, 255, 0)).save(tmp_path / "clear.png")
-    assert images.load_mask(tmp_path / "1.png").getextrema() == (255, 255)
-    assert images.load_mask(tmp_path / "clear.png").getextrema() == (0, 0)
-    assert images.load_mask(tmp_path / "1.png").mode == "L"
+SHAPE = np.array([[0, 0, 1], [1, 1, 1]])
+"""A mask, as numbers."""
+
+
+def stored(image: Image.Image, kind: str = "PNG", **settings) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **settings)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        *(SHAPE.astype(kind) for kind in ("bool", "uint8", "int64", "float32")),
+        *((SHAPE * 255).astype(kind) for kind in ("uint8", "uint16", "int64", "float32")),
+        (SHAPE * 65535).astype(np.uint16),
+        (SHAPE * 255).astype(np.uint8)[..., None],
+        SHAPE.astype(bool)[None],
+    ],
+    ids=lambda mask: f"{mask.dtype}-{mask.max()}-{mask.ndim}d",
+)
+def test_masks_as_arrays_and_as_pictures_of_any_range(mask):
+    assert np.array_equal(images.to_mask(mask), SHAPE * 255)
+    if mask.ndim == 2 and mask.dtype != np.int64:
+        assert np.array_equal(images.to_mask(Image.fromarray(mask)), SHAPE * 255)
+        if mask.dtype != np.float32:
+            assert np.array_equal(images.load_mask(stored(Image.fromarray(mask))), SHAPE * 255)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "RGB", "RGBA", "P", "CMYK", "I", "F"])
+def test_masks_of_any_mode(mode):
+    mask = Image.fromarray((SHAPE * 255).astype(np.uint8)).convert(mode)
+    assert np.array_equal(images.to_mask(mask), SHAPE * 255)
+
+
+def test_what_is_transparent_is_off_and_soft_masks_stay_soft():
+    clear = Image.new("RGBA", (2, 1), (255, 255, 255, 0))
+    clear.putpixel((1, 0), (255, 255, 255, 255))
+    assert np.asarray(images.load_mask(stored(clear))).tolist() == [[0, 255]]
+    soft = np.array([[0, 100, 200]], np.uint8)
+    assert np.array_equal(images.to_mask(soft), soft)
+    assert np.asarray(images.to_mask(soft / 255)).tolist() == soft.tolist()
+    assert np.asarray(images.to_mask(np.zeros((2, 2)))).max() == 0
+    profiled = stored(Image.fromarray(soft), icc_profile=icc.grey(1.0))  # numbers, not colours
+    assert np.array_equal(images.load_mask(profiled), soft)
+
+
+def cut_out_in_black() -> Image.Image:
+    picture = Image.new("RGBA", (3, 2), (0, 0, 0, 0))
+    picture.putpixel((1, 1), (0, 0, 0, 255))
+    return picture
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (np.array([[0, 1, 2, 3]], np.uint8), "from 0 to 3, which is neither .* a mask is white"),
+        (np.array([[0, 255 * 20]], np.uint16), "from 0 to 5100"),
+        (np.array([[-1, 1]]), "from -1 to 1"),
+        (np.array([[0, np.nan]]), "nan"),
+        (np.array([[0, np.inf]]), "inf"),
+        (np.zeros((3, 4, 5)), r"\[3, 4, 5\]"),
+        (np.array([["a"]]), "a mask is numbers"),
+        (np.zeros((0, 3)), r"\[0, 3\]"),
+        (Image.new("RGB", (3, 2), (255, 255, 0)), "colours"),
+        (cut_out_in_black(), "transparency; paint white"),
+    ],
+    ids=["labels", "16-bit labels", "negative", "nan", "inf", "shape", "text", "empty", "colours", "alpha"],
+)
+def test_masks_that_may_mean_this_or_that_are_refused(mask, message):
+    with pytest.raises(images.ImageError, match=f"my mask.*({message})"):
+        images.to_mask(mask, "my mask")
+
+
+COLOURS = [(255, 0, 0), (0, 255, 0), (10, 60, 250), (200, 130, 90), (128, 128, 128), (0, 0, 0), (255, 255, 255)]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF", "AVIF"])
+@pytest.mark.parametrize("primaries", [icc.DISPLAY_P3, icc.ADOBE_RGB], ids=["Display P3", "Adobe RGB"])
+def test_embedded_colour_profiles_are_converted_to_srgb(kind, primaries):
+    """Against the formulas; the colours lie in patches large enough for JPEG."""
+    picture = Image.new("RGB", (16 * len(COLOURS), 16))
+    for i, colour in enumerate(COLOURS):
+        picture.paste(colour, (16 * i, 0, 16 * i + 16, 16))
+    settings = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}, "AVIF": {"quality": 100}}
+    image = images.load_image(stored(picture, kind, icc_profile=icc.rgb(primaries), **settings.get(kind, {})))
+    plain = images.load_image(stored(picture, kind, **settings.get(kind, {})))
+    for i in range(len(COLOURS)):
+        expected = icc.to_srgb(plain.getpixel((16 * i + 8, 8)), primaries)
+        assert np.abs(expected - image.getpixel((16 * i + 8, 8))).max() <= 2, COLOURS[i]
+    assert "icc_profile" not in image.info  # or it would be converted once more
+    assert np.array_equal(images.to_rgb(image), image)
+
+
+def test_a_picture_that_pil_opened_brings_its_profile_too():
+    picture = Image.new("RGB", (2, 2), (200, 130, 90))
+    data = stored(picture, icc_profile=icc.rgb(icc.DISPLAY_P3))
+    with Image.open(io.BytesIO(data)) as opened:
+        assert np.array_equal(images.to_rgb(opened), images.load_image(data))
+    assert not np.array_equal(images.load_image(data), picture)
+
+
+def test_transparency_and_palettes_keep_their_profile():
+    colour, profile = (200, 130, 90), icc.rgb(icc.DISPLAY_P3)
+    expected = icc.to_srgb(colour, icc.DISPLAY_P3)
+    picture = Image.new("RGBA", (2, 1), (*colour, 255))
+    picture.putpixel((1, 0), (*colour, 0))
+    image = images.load_image(stored(picture, icc_profile=profile))
+    assert near(image, (0, 0), tuple(expected), 2) and near(image, (1, 0), images.NEUTRAL, 0)
+    palette = Image.new("RGB", (2, 1), colour).quantize(2)
+    assert near(images.load_image(stored(palette, icc_profile=profile)), (0, 0), tuple(expected), 2)
+
+
+def test_grey_and_cmyk_profiles():
+    value = icc.to_srgb((100,) * 3, icc.SRGB)[0]
+    for mode, colour in (("L", 100), ("LA", (100, 255))):
+        image = images.load_image(stored(Image.new(mode, (2, 2), colour), icc_profile=icc.grey(icc.GAMMA)))
+        assert near(image, (0, 0), (value,) * 3, 2)
+    linear = images.load_image(stored(Image.new("L", (2, 2), 100), icc_profile=icc.grey(1.0)))
+    assert near(linear, (0, 0), (168,) * 3, 2)  # sRGB of 100/255
+    sixteen = Image.fromarray(np.full((2, 2), 100 * 257, np.uint16))
+    assert near(images.load_image(stored(sixteen, icc_profile=icc.grey(1.0))), (0, 0), (168,) * 3, 2)
+    lab = np.zeros((2, 2, 2, 2, 3))
+    lab[..., 0] = 100  # white
+    lab[1, 0, 0, 0] = (53.6, 0, 0)  # this printer's cyan is mid grey
+    picture = Image.new("CMYK", (16, 16), (255, 0, 0, 0))
+    for kind in ("JPEG", "TIFF"):
+        assert near(images.load_image(stored(picture, kind, icc_profile=icc.cmyk(lab))), (8, 8), (128,) * 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("mode", "profile"),
+    [
+        ("RGB", b"no profile"),
+        ("RGB", icc.rgb(icc.DISPLAY_P3)[:200]),
+        ("RGB", icc.grey(1.0)),
+        ("RGB", icc.cmyk(np.zeros((2, 2, 2, 2, 3)))),
+        ("CMYK", icc.rgb(icc.DISPLAY_P3)),
+    ],
+    ids=["text", "cut short", "grey in colours", "cmyk in rgb", "rgb in cmyk"],
+)
+def test_a_profile_that_cannot_be_used_is_said_and_the_picture_taken_as_srgb(tmp_path, caplog, mode, profile):
+    kind = "TIFF" if mode == "CMYK" else "PNG"
+    quarters().convert(mode).save(tmp_path / "a.png", kind, icc_profile=profile)
+    image = images.load_image(tmp_path / "a.png")
+    assert np.array_equal(image, quarters().convert(mode).convert("RGB"))
+    assert f"{tmp_path / 'a.png'}: its colour profile cannot be used" in caplog.text
+
+
+def test_a_profile_that_is_srgb_changes_nothing():
+    from PIL import ImageCms
+
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8))
+    assert np.array_equal(images.load_image(stored(picture, icc_profile=profile)), picture)
+
+
+def test_broken_exif_data_do_not_cost_the_picture(caplog):
+    data = stored(quarters(), exif=b"Exif\0\0no TIFF at all")
+    assert np.array_equal(images.load_image(data, "a.png"), quarters())
+    assert "a.png: its EXIF data cannot be read" in caplog.text
+
+
+def test_what_the_file_says_beside_its_pixels_is_not_kept():
+    exif = Image.Exif()
+    exif[0x010E] = "where I live"
+    image = images.load_image(stored(quarters(), "JPEG", exif=exif, comment="me"))
+    assert not image.info and not image.getexif()
+
+
+def test_size_is_compared_before_decoding():
+    with pytest.raises(images.ImageError, match=r"a.png: \(10000, 8000\) pixels, expected \(8, 8\)"):
+        images.open_image(bomb(10_000, 8_000), "a.png", (8, 8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with pytest.raises(images.ImageError, match=r"\(6, 8\) pixels, expected \(8, 6\)"):
+        images.open_image(stored(quarters(), exif=exif), "a.png", (8, 6))
+    assert images.open_image(stored(quarters()), "a.png", (8, 6)).size == (8, 6)
+
+
+def test_the_limit_holds_whatever_others_do_to_pil(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    started = time.monotonic()
+    with pytest.raises(images.ImageError, match="too many pixels"):
+        images.open_image(bomb(13_000, 13_000))
+    assert time.monotonic() - started < 1
+
+
+def test_pipes_sockets_devices_and_loops_of_links_are_refused_at_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a socket's path must be short
+    os.mkfifo("pipe.png")
+    Path("loop.png").symlink_to("loop.png")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("socket.png")
+        quarters().save("a.png")
+        for name, message in (
+            ("pipe.png", "not a regular file"),
+            ("socket.png", "not a regular file"),
+            ("/dev/zero", "not a regular file"),
+            ("loop.png", "no such file"),
+        ):
+            with pytest.raises(images.ImageError, match=message):
+                images.load_image(name)
+        found, ignored = images.find_images(["."])
+    assert [x.name for x in found] == ["a.png"]
+    assert [x.name for x in ignored] == ["loop.png", "pipe.png", "socket.png"]
+
+
+def mutated(data: bytes, chance: random.Random) -> bytes:
+    """Cut short, with bits turned, pieces moved or doubled, or another beginning."""
+    data = bytearray(data)
+    kind = chance.randrange(5)
+    if kind == 0:
+        return bytes(data[: chance.randrange(len(data))])
+    if kind == 1:
+        place = chance.randrange(len(data))
+        return bytes(data[:place] + chance.randbytes(chance.randrange(1, 40)) + data[place:])
+    if kind == 2:
+        place, other = chance.randrange(len(data)), chance.randrange(len(data))
+        data[place : place + 8] = data[other : other + 8]
+        return bytes(data)
+    for _ in range(chance.randrange(1, 8)):  # the first bytes tell sizes: more often there
+        place = chance.randrange(len(data) if kind == 3 else min(64, len(data)))
+        data[place] = chance.choice((0, 255, data[place] ^ 1 << chance.randrange(8)))
+    return bytes(data)
+
+
+def test_mutated_and_foreign_files_are_pictures_or_refused(monkeypatch):
+    """Seeded. Nothing but ImageError comes out, and no other program is started."""
+
+    def forbidden(*arguments, **settings):
+        raise AssertionError(f"a program was started: {arguments}")
+
+    monkeypatch.setattr(subprocess, "Popen", forbidden)
+    monkeypatch.setattr(os, "system", forbidden)
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    more = {"exif": exif, "icc_profile": icc.rgb(icc.DISPLAY_P3)}
+    kinds = {kind: more if kind in ("PNG", "JPEG", "WEBP", "TIFF", "AVIF") else {} for kind in images.FORMATS}
+    whole = {kind: stored(picture, kind, **settings) for kind, settings in kinds.items()}
+    whole["16 bits"] = stored(Image.fromarray(np.full((4, 4), 999, np.uint16)))
+    whole["palette"] = stored(picture.quantize(9), transparency=3)
+    others = ("EPS", "PDF", "ICO", "ICNS", "TGA", "PCX", "SGI", "DDS", "JPEG2000")
+    foreign = [stored(picture, kind) for kind in others]
+    foreign += [b"%!PS\n(payload) print\n", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"", b"\0" * 100]
+    chance = random.Random(5)
+    tried = [(kind, mutated(data, chance)) for kind, data in whole.items() for _ in range(90)]
+    tried += [("foreign", data) for data in foreign]
+    mishandled, refused = [], 0
+    for kind, data in tried:
+        try:
+            image = images.load_image(data, "a.png")
+            if image.mode != "RGB" or image.info:
+                mishandled.append((kind, data, image.mode))
+        except images.ImageError as error:
+            refused += 1
+            if "a.png: " not in str(error) or len(str(error)) > 500:
+                mishandled.append((kind, data, str(error)))
+        except Exception as error:
+            mishandled.append((kind, data, repr(error)))
+    print(f"tried {len(tried)}, refused {refused}, mishandled {len(mishandled)}")
+    assert not mishandled, mishandled[:3]
+    assert len(tried) > 900 and refused > 300
+    for data in foreign:
+        with pytest.raises(images.ImageError, match="not a picture of a known kind"):
+            images.open_image(data)
 
 
 def test_folders_are_read_in_order_and_tell_what_they_leave_out(tmp_path):

@@ -1,0 +1,155 @@
+"""Words under pictures: set in lines of a width, each letter in a font of this machine that has it. PIL only."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import unicodedata
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from PIL import Image, ImageDraw, ImageFont
+
+if TYPE_CHECKING:
+    from PIL.ImageFont import FreeTypeFont
+
+log = logging.getLogger(__name__)
+
+FONTS = (
+    "DejaVuSans.ttf", "NotoSans-Regular.ttf", "LiberationSans-Regular.ttf",  # Latin, Greek, Cyrillic, some Arabic
+    "NotoSansCJK-Regular.ttc", "NotoSansCJKsc-Regular.otf", "SourceHanSansSC-Regular.otf", "wqy-microhei.ttc",
+    "wqy-zenhei.ttc", "DroidSansFallbackFull.ttf", "NotoSansArabic-Regular.ttf", "NotoNaskhArabic-Regular.ttf",
+    "NotoSansHebrew-Regular.ttf", "NotoSansDevanagari-Regular.ttf", "NotoSansThai-Regular.ttf",
+    "NotoEmoji-Regular.ttf", "Symbola_hint.ttf", "unifont.otf", "unifont_upper.otf",
+    "Arial Unicode.ttf", "PingFang.ttc", "Hiragino Sans GB.ttc",  # macOS
+    "msyh.ttc", "malgun.ttf", "YuGothR.ttc", "arial.ttf", "seguiemj.ttf",  # Windows
+)  # fmt: skip
+"""Asked for, by file name, where the system keeps its fonts, when PIL's own font lacks a letter."""
+
+Piece = tuple["FreeTypeFont", str]
+"""A letter, or letters that follow one another, and their font."""
+
+
+class Typesetter:
+    """Sets captions in ``size`` pixels. Letters that no font has are set as "U+4E2D", and kept in ``lacking``."""
+
+    def __init__(self, size: int = 12) -> None:
+        self.size, self.lacking = size, set[str]()
+        self.line_height = sum(_font("", size).getmetrics()) + 2
+
+    def lines(self, text: str, width: int, most: int) -> list[list[Piece]]:
+        """``text`` in at most ``most`` lines of ``width`` pixels; an ellipsis for what is left out.
+
+        Lines end between words, in words that are too long for a line, and after any letter of Chinese or Japanese.
+        The time that it takes grows with what is shown, not with the text.
+        """
+        lines: list[list[Piece]] = [[]]
+        room = float(width)
+        for spaced, word in self._words(text[: 8 * most * width]):
+            needed = sum(map(_length, word))
+            space = [(lines[-1][-1][0], " ")] if spaced and lines[-1] else []  # one font: Arabic goes leftwards
+            gap = sum(map(_length, space))
+            if lines[-1] and gap + needed > room:
+                lines.append([])
+                room, space = float(width), []
+            for piece in [*space, *word]:
+                if lines[-1] and _length(piece) > room:
+                    lines.append([])
+                    room = float(width)
+                lines[-1].append(piece)
+                room -= _length(piece)
+            if len(lines) > most:
+                return [*lines[: most - 1], self._cut(lines[most - 1], width)]
+        return lines if lines[0] else []
+
+    def draw(self, canvas: ImageDraw.ImageDraw, place: tuple[float, float], line: list[Piece]) -> None:
+        """Draws a line, black, with its top left corner at ``place``."""
+        left, top = place
+        baseline = top + _font("", self.size).getmetrics()[0]
+        for font, text in _joined(line):
+            canvas.text((left, baseline), text, fill="black", font=font, anchor="ls", embedded_color=True)
+            left += font.getlength(text)
+
+    def say_what_lacks(self) -> None:
+        """One warning about the letters that no font has, if there were any."""
+        if self.lacking:
+            some = ", ".join(f"U+{ord(x):04X}" for x in sorted(self.lacking)[:5])
+            log.warning(
+                "captions on contact sheets: no font here has %d of their letters (%s); their numbers are shown. "
+                "Install fonts, of Debian for instance fonts-dejavu-core, fonts-noto-cjk, fonts-unifont",
+                len(self.lacking), some,
+            )  # fmt: skip
+
+    def _words(self, text: str) -> Iterator[tuple[bool, list[Piece]]]:
+        """Each word as pieces, and whether a space stands before it; every wide letter is a word of its own."""
+        for word in text.split():
+            spaced, pieces = True, []
+            for char in word:
+                wide = unicodedata.east_asian_width(char) in "WF"
+                if wide and pieces:
+                    yield spaced, pieces
+                    spaced, pieces = False, []
+                pieces += self._pieces(char, pieces[-1][0] if pieces else None)
+                if wide:
+                    yield spaced, pieces
+                    spaced, pieces = False, []
+            if pieces:
+                yield spaced, pieces
+
+    def _pieces(self, char: str, before: FreeTypeFont | None) -> list[Piece]:
+        """The letter in the font of the letter before it, else in the first that has it, else its number."""
+        if unicodedata.category(char) == "Cf" or "\ufe00" <= char <= "\ufe0f":  # joiners and the like show nothing
+            return [(before, char)] if before is not None else []
+        marks = [before] if unicodedata.category(char).startswith("M") else []
+        for font in (*marks, *(_font(name, self.size) for name in ("", *FONTS))):
+            if font is not None and _has(font, char):
+                return [(font, char)]
+        self.lacking.add(char)
+        return [(_font("", self.size), x) for x in f"U+{ord(char):04X}"]
+
+    def _cut(self, line: list[Piece], width: int) -> list[Piece]:
+        """The beginning of a line and an ellipsis."""
+        line, dots = list(line), (_font("", self.size), " ...")
+        while line and sum(map(_length, line)) + _length(dots) > width:
+            line.pop()
+        return [*line, dots]
+
+
+def _joined(line: list[Piece]) -> Iterator[Piece]:
+    """Letters of one font together, so that they are shaped together, as Arabic must be."""
+    start = 0
+    for i in range(1, len(line) + 1):
+        if i == len(line) or line[i][0] is not line[start][0]:
+            yield line[start][0], "".join(text for _, text in line[start:i])
+            start = i
+
+
+@functools.cache
+def _font(name: str, size: int) -> FreeTypeFont | None:
+    """A font of the system, PIL's own for "", None where there is none of that name."""
+    try:
+        return ImageFont.truetype(name, size) if name else ImageFont.load_default(size)
+    except OSError:
+        return None
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _has(font: FreeTypeFont, char: str) -> bool:
+    """Whether a font has a letter: PIL doesn't tell, but what is missing is drawn as U+FFFF is, which is none.
+
+    A mark that is missing may have a dotted circle before that.
+    """
+    if unicodedata.category(char) in ("Cs", "Cc", "Cn", "Co"):
+        return False
+    return _drawn(font, char) not in (_drawn(font, x) for x in ("", "\uffff", "\u25cc\uffff"))
+
+
+def _drawn(font: FreeTypeFont, text: str) -> bytes:
+    canvas = Image.new("RGB", (4 * int(font.size),) * 2, "white")
+    ImageDraw.Draw(canvas).text((font.size, font.size), text, fill="black", font=font, embedded_color=True)
+    return canvas.tobytes()
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _length(piece: Piece) -> float:
+    return piece[0].getlength(piece[1])
