@@ -1,8 +1,9 @@
-# make demo   pictures of an unseen subject with the model that ships, in out/demo
-# make test   the test suite, on a fresh clone too: what CI runs
-# make tiny   the whole loop on a CPU: make data, train a small model for minutes, sample (in out/tiny)
-# make lint   ruff
-# make clean  removes build leftovers, not .venv, data or runs
+# make demo       pictures of an unseen subject with the model that ships, in out/demo
+# make test       the test suite, on a fresh clone too: what CI runs; at most 12 minutes on two cores, set-up included
+# make test-fast  without the tests marked slow: at most 2 minutes, to be run all day
+# make tiny       the whole loop on a CPU: make data, train a small model for minutes, sample (in out/tiny)
+# make lint       ruff
+# make clean      removes build leftovers, not .venv, data or runs
 #
 # Needs Python >= 3.10 (PYTHON=/path/to/python3 picks one), make and git. Each step is skipped when it is done.
 
@@ -14,7 +15,10 @@ TINY_DATA ?=
 TINY_BASE ?=
 TINY_TRAIN ?=
 
-.PHONY: demo test tiny lint clean
+# Two processes of one thread each; the tests of a module stay in one process, which builds its fixtures once.
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadscope
+
+.PHONY: demo test test-fast tiny lint clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -23,7 +27,10 @@ demo: $(VENV)/.demo
 	@echo "The pictures are in $(CURDIR)/out/demo; grid.png shows them beside the references."
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+test-fast: $(VENV)/.test
+	$(PYTEST) -m "not slow"
 
 # Each step ends at once when it is done and goes on where it was interrupted.
 tiny: $(VENV)/.data

@@ -86,6 +86,7 @@ setup(
             "ipython>=8.37,<10",
             "onnx>=1.18,<2",
             "pytest>=8,<10",
+            "pytest-xdist>=3.8,<4",
             "ruff>=0.14,<0.18",
             "setuptools>=77",
             "transformers[serving]",  # a real endpoint for the tests of prompts

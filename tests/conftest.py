@@ -13,8 +13,9 @@ from pathlib import Path
 os.environ.update({"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "DIFFUSERS_VERBOSITY": "error"})
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-# numba (rembg has it) would set OpenMP's threads to all cores, and then a forked process hangs in its first large sum.
-os.environ.setdefault("NUMBA_THREADING_LAYER", "workqueue")
+# rembg brings pymatting, which no test calls, and its numba would compile that for a minute when it is imported. It
+# would also set OpenMP's threads to all cores, and then a forked process hangs in its first large sum.
+os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
 
 import numpy as np
 import pytest
