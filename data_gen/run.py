@@ -8,7 +8,6 @@ plan without knowing of each other, and the same command again makes what is mis
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import multiprocessing
 import os
 import sys
@@ -31,7 +30,7 @@ from data_gen.sets import Dropped, SubjectSet
 from data_gen.shards import NO_SPACE, PARTIAL, Record, encode, thumbnail, write_json, write_shard
 from jedi.config import ConfigError
 from jedi.errors import InputError, one_line
-from jedi.folders import locked
+from jedi.folders import FolderInUse, locked
 
 EXAMPLES = 8
 """Dropped sets whose pictures a unit keeps for the report, for each reason."""
@@ -224,12 +223,12 @@ def _write_examples(path: Path, dropped: Sequence[Dropped], plan: str) -> None:
 
 @contextlib.contextmanager
 def _claimed(plan: Plan, unit: Unit) -> Iterator[bool]:
-    """Whether this process has the unit for the length of the block: a lock on one byte of `units/.lock`, which
-    goes with the process, however it ends, and holds across the machines of a shared file system."""
-    with (plan.out / "units" / ".lock").open("w") as file:
+    """Whether this process has the unit for the length of the block: a lock which goes with the process, however it
+    ends, and holds across the machines of a shared file system."""
+    with contextlib.ExitStack() as held:
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, plan.units.index(unit))
-        except (BlockingIOError, PermissionError):
+            held.enter_context(locked(plan.out / "units", f".{unit.name}.lock"))
+        except FolderInUse:
             yield False
             return
         yield True

@@ -115,20 +115,94 @@ class FolderInUse(InputError):
 
 @contextlib.contextmanager
 def locked(folder: str | Path, name: str = ".lock") -> Iterator[None]:
-    """Keeps other processes of this machine out of ``folder`` (with a ``name`` of its own: of a part of the work
-    there) for the length of the block.
+    """Keeps other processes out of ``folder`` (with a ``name`` of its own: of a part of the work there) for the length
+    of the block. A folder that is not there is made, and goes again if nothing was put into it.
 
-    The lock goes with the process, however it ends; the file ``name`` stays and means nothing.
+    The lock goes with the process, however it ends; a file ``name`` that is left means nothing. Where the file system
+    has no locks (Lustre without ``-o flock``, some of FUSE and NFS), the file itself is the lock, and names host and
+    process: what a dead process of this host left is taken over; what one of another host left, a person removes.
 
     Raises:
         FolderInUse: another process has it.
     """
-    with (Path(folder) / name).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise FolderInUse(f"another run is at work in {folder}; wait for it or end it") from None
+    path = Path(folder) / name
+    made = [place for place in (path.parent, *path.parent.parents) if not place.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with _system_lock(path):
+            yield
+    finally:
+        with contextlib.suppress(OSError):  # some are no longer empty
+            for place in made:
+                place.rmdir()
+
+
+@contextlib.contextmanager
+def _system_lock(path: Path) -> Iterator[None]:
+    """A lock of the system on the file; without such locks, :func:`_file_lock` beside it."""
+    while True:
+        with path.open("w") as file, contextlib.ExitStack() as held:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise FolderInUse(f"another run is at work in {path.parent}; wait for it or end it") from None
+            except OSError as error:
+                if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+                    raise
+                held.enter_context(_file_lock(path.with_name(f"{path.name}.held")))
+            try:
+                ours = os.path.samestat(os.fstat(file.fileno()), path.stat())
+            except FileNotFoundError:
+                ours = False
+            if ours:  # else who had it before us has removed the file that we opened
+                held.callback(path.unlink, missing_ok=True)
+                yield
+                return
+
+
+@contextlib.contextmanager
+def _file_lock(path: Path) -> Iterator[None]:
+    ours = f"{socket.gethostname()} {os.getpid()} {_started(os.getpid())}"
+    if (found := _read(path)) is not None:
+        host, process, started = [*found.split(" "), "", "", ""][:3]
+        dead = host == socket.gethostname() and process.isdecimal() and _started(int(process)) != started
+        if not dead:
+            raise FolderInUse(
+                f"another run is at work in {path.parent}: process {process or '?'} on {host or '?'}; "
+                f"if it is no longer there, remove {path}"
+            )
+        stale = path.with_name(f"{path.name}.{os.getpid()}")
+        path.replace(stale)
+        same = _read(stale) == found
+        if not same:  # another process took it over just before us: what we moved is its lock
+            with contextlib.suppress(FileExistsError):
+                os.link(stale, path)
+        stale.unlink()
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    except FileExistsError:
+        raise FolderInUse(f"another run is at work in {path.parent}; wait for it or end it") from None
+    try:
+        os.write(descriptor, ours.encode())
+        os.close(descriptor)
         yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _started(process: int) -> str:
+    """When a process of this host started, in clock ticks; "" if it does not run, "?" where nothing tells."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return "?" if not Path("/proc/self/stat").exists() and _alive(str(process)) else ""
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return None
 
 
 class ResultFolder:

@@ -174,7 +174,6 @@ class LatentCache:
                     tensors = self._encoded(part, encode, report)
                     with atomic(part.path) as temporary:
                         temporary.write_bytes(save(tensors))
-                (self.folder / lock).unlink(missing_ok=True)  # who waits for it finds the part
         except FolderInUse:
             return False
         return True

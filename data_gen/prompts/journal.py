@@ -6,7 +6,7 @@ A line counts once its newline is on the disk.
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import json
 import os
 import threading
@@ -16,7 +16,7 @@ from types import TracebackType
 from data_gen.prompts.asking import Request
 from data_gen.prompts.backends import Answer
 from jedi.config import ConfigError
-from jedi.folders import FolderInUse
+from jedi.folders import locked
 
 NAME = "prompts.jsonl"
 
@@ -35,18 +35,18 @@ class Journal:
     def __init__(self, out: str | Path) -> None:
         self.path = Path(out) / NAME
         self._lock = threading.Lock()
-        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-        try:
+        with contextlib.ExitStack() as held:
+            held.enter_context(locked(self.path.parent, ".prompts.lock"))
+            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+            held.callback(os.close, self._file)
             self._answers = self._read()
-        except BaseException:
-            os.close(self._file)
-            raise
+            self._held = held.pop_all()
 
     def __enter__(self) -> Journal:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        os.close(self._file)
+        self._held.close()
 
     def __len__(self) -> int:
         return len(self._answers)
@@ -76,10 +76,6 @@ class Journal:
             self._answers[request.key] = answer
 
     def _read(self) -> dict[str, Answer]:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise FolderInUse(f"another run writes {self.path}; wait for it or end it") from None
         data = self.path.read_bytes()
         whole = data.rfind(b"\n") + 1
         if whole < len(data):

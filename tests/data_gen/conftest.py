@@ -35,7 +35,7 @@ def read_sets(folder: Path) -> list[dict]:
 
 def all_bytes(folder: Path) -> dict[str, bytes]:
     """Everything in a folder, by relative path; but for locks and the log of times."""
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != ".lock"]
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.endswith(".lock")]
     kept = [path.relative_to(folder) for path in files]
     return {str(path): (folder / path).read_bytes() for path in kept if path.parts[0] != "logs"}
 

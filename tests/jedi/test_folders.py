@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from jedi import folders
 from jedi.errors import InputError, one_line
-from jedi.folders import ResultFolder, atomic, file_sha256, write_json
+from jedi.folders import FolderInUse, ResultFolder, atomic, file_sha256, locked, write_json
 
 NAMES = ["0000.png", "grid.png", "samples.json"]
 
@@ -184,3 +185,83 @@ def test_atomic_passes_other_errors_on_as_they_are(tmp_path, error):
     with pytest.raises(type(error)) as found, atomic(tmp_path / "x"):
         raise error
     assert found.value is error
+
+
+def test_a_lock_keeps_others_out_and_leaves_nothing(tmp_path):
+    folder = tmp_path / "a" / "b"
+    with locked(folder):
+        with pytest.raises(FolderInUse, match=f"another run is at work in {folder}"), locked(folder):
+            pass
+        with locked(folder, ".part.lock"):
+            assert sorted(x.name for x in folder.iterdir()) == [".lock", ".part.lock"]
+    assert not list(tmp_path.iterdir())  # it was made for the lock, and nothing was put into it
+    with locked(folder):
+        (folder / "x").touch()
+    assert tree(tmp_path) == {"a", "a/b", "a/b/x"}
+    with pytest.raises(ZeroDivisionError), locked(tmp_path / "c"):
+        1 / 0  # noqa: B018
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_lock_whose_file_was_removed_meanwhile_is_taken_anew(tmp_path, monkeypatch):
+    """Who had the lock removes its file: one that was opened before counts for nothing."""
+    (tmp_path / ".lock").touch()
+    flock, calls = folders.fcntl.flock, []
+
+    def remove_once(file, how):
+        if not calls:
+            (tmp_path / ".lock").unlink()
+        calls.append(how)
+        flock(file, how)
+
+    monkeypatch.setattr(folders.fcntl, "flock", remove_once)
+    with locked(tmp_path):
+        assert len(calls) == 2
+        with pytest.raises(FolderInUse), locked(tmp_path):
+            pass
+
+
+@pytest.fixture
+def no_locks(monkeypatch, request):
+    def flock(file, how):
+        raise OSError(request.param, os.strerror(request.param))
+
+    monkeypatch.setattr(folders.fcntl, "flock", flock)
+
+
+@pytest.mark.parametrize("no_locks", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP], indirect=True)
+def test_without_locks_of_the_system_a_file_names_host_and_process(tmp_path, no_locks):
+    held = tmp_path / ".lock.held"
+    with locked(tmp_path):
+        assert held.read_text().split()[:2] == [socket.gethostname(), str(os.getpid())]
+        said = f"process {os.getpid()} on {socket.gethostname()}; if .* remove {held}"
+        with pytest.raises(FolderInUse, match=said), locked(tmp_path):
+            pass
+        assert held.exists()
+    assert not tree(tmp_path)
+
+
+@pytest.mark.parametrize("no_locks", [errno.ENOSYS], indirect=True)
+def test_what_a_dead_process_left_is_taken_over_and_another_host_s_is_not(tmp_path, no_locks):
+    held = tmp_path / ".lock.held"
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    reused = f"{socket.gethostname()} {os.getpid()} 1"  # a process that has the number again, but started later
+    for stale in (f"{socket.gethostname()} {dead.pid} 17", reused):
+        held.write_text(stale)
+        with locked(tmp_path):
+            assert held.read_text() != stale
+        assert not tree(tmp_path)
+    for foreign in ("elsewhere 1 17", ""):  # half written: somebody is about to have it
+        held.write_text(foreign)
+        with pytest.raises(FolderInUse, match=f"remove {held}"), locked(tmp_path):
+            pass
+        assert held.read_text() == foreign
+        held.unlink()
+
+
+@pytest.mark.parametrize("no_locks", [errno.EIO], indirect=True)
+def test_another_error_of_a_lock_is_no_lack_of_locks(tmp_path, no_locks):
+    with pytest.raises(OSError) as error, locked(tmp_path):
+        pass
+    assert error.value.errno == errno.EIO
