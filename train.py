@@ -11,7 +11,6 @@ import signal
 signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 import argparse
-import json
 import logging
 import os
 import sys
@@ -45,19 +44,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(recipe: str, overrides: Sequence[str]) -> int:
     """From the recipe to the end of the run; returns the exit code."""
     from jedi import config as configs
+    from jedi.folders import locked, read_json
     from jedi.recipe import TrainConfig
 
     config = configs.load(TrainConfig, recipe, overrides)
     configs.import_extensions(config)
     done = config.run / "done"
-    if done.exists() and (step := json.loads(done.read_text())["step"]) >= config.max_steps:
+    if done.exists() and (step := read_json(done, step=int)["step"]) >= config.max_steps:
         print(f"{config.run} is complete at step {step}; raise max_steps to go on")
         return 0
     from transformers.utils.logging import disable_progress_bar
 
     from jedi import training
     from jedi.base import load_base
-    from jedi.folders import locked
 
     quiet()
     disable_progress_bar()
@@ -66,12 +65,12 @@ def run(recipe: str, overrides: Sequence[str]) -> int:
     model = training.JointTraining(config, base)
     stop = training.StopOnSignal(config)
     trainer = training.make_trainer(config, data, stop)
-    checkpoint = training.open_run(config, training.identity(config, data, base))
+    begun = training.open_run(config, training.identity(config, data, base))
     if trainer.is_global_zero:
         print(f"{config.run}: {data.summary()}", file=sys.stderr)
     with stop, locked(config.run) if trainer.is_global_zero else nullcontext():
-        trainer.fit(model, data, ckpt_path=checkpoint, weights_only=True)
-    if not stop.received or trainer.global_step >= config.max_steps:
+        trainer.fit(model, data, ckpt_path=begun, weights_only=True)
+    if not trainer.should_stop:
         return 0
     if trainer.is_global_zero:
         print(f"stopped and saved at step {trainer.global_step} of {config.max_steps}: the same command goes on")

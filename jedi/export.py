@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from diffusers import UNet2DConditionModel
 
+from jedi import checkpoints
 from jedi import config as configs
 from jedi.base import check_prediction_type, load_base
 from jedi.errors import InputError
@@ -35,19 +35,19 @@ def load_run(run: str | Path, checkpoint: str = "last") -> JediPipeline:
 
     Args:
         run: the run's folder.
-        checkpoint: `last`, or `best` (by the held-out loss).
+        checkpoint: `last`, `best` (by the held-out loss), or one of ``checkpoints/`` by its name (`kept-00001000`).
 
     Raises:
-        InputError: not a run, or one without that checkpoint.
+        InputError: not a run, or one without that checkpoint; it is damaged, or not finite.
     """
-    config, state = _read(run, checkpoint)
+    config, state, path = _read(run, checkpoint)
     configs.import_extensions(config)  # a mode of the run's may be one that they register
     base = load_base(config.base)
     return JediPipeline(
         vae=base.vae,
         text_encoder=base.text_encoder,
         tokenizer=base.tokenizer,
-        unet=_unet(state),
+        unet=_unet(state, path),
         scheduler=base.scheduler,
         trained_modes=config.trained_modes,
         max_trained_references=state["jedi"]["max_references"],
@@ -57,9 +57,9 @@ def load_run(run: str | Path, checkpoint: str = "last") -> JediPipeline:
 
 def load_run_unet(run: str | Path, prediction_type: str) -> UNet2DConditionModel:
     """The averaged UNet of a run's last checkpoint. Raises ``InputError`` if it predicts something else."""
-    _, state = _read(run, "last")
+    _, state, path = _read(run, "last")
     check_prediction_type(state["jedi"]["prediction_type"], prediction_type, run)
-    return _unet(state)
+    return _unet(state, path)
 
 
 def export(run: str | Path, out: str | Path, checkpoint: str = "last") -> Path:
@@ -80,24 +80,23 @@ def export(run: str | Path, out: str | Path, checkpoint: str = "last") -> Path:
     return out
 
 
-def _read(run: str | Path, checkpoint: str) -> tuple[TrainConfig, dict[str, Any]]:
+def _read(run: str | Path, checkpoint: str) -> tuple[TrainConfig, dict[str, Any], Path]:
     run = Path(run)
     if not is_run(run):
         raise InputError(f"{run} is not the folder of a training run (config.yaml and checkpoints/ make one)")
-    path = run / "checkpoints" / f"{checkpoint}.ckpt"
-    if not path.is_file():
-        there = ", ".join(sorted(p.stem for p in path.parent.glob("*.ckpt"))) or "none yet"
-        raise InputError(f"{run} has no checkpoint {checkpoint!r}; there: {there}")
-    config = configs.load(TrainConfig, run / "config.yaml")
-    return config, torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    path = checkpoints.find(run, checkpoint)
+    return configs.load(TrainConfig, run / "config.yaml"), checkpoints.load(path), path
 
 
-def _unet(state: dict[str, Any]) -> UNet2DConditionModel:
+def _unet(state: dict[str, Any], path: Path) -> UNet2DConditionModel:
     weights = {
         name.removeprefix(_AVERAGED): value
         for name, value in state["state_dict"].items()
         if name.startswith(_AVERAGED)
     }
+    odd = [name for name, value in weights.items() if not bool(value.isfinite().all())]
+    if odd:
+        raise checkpoints.CheckpointError(f"{path}: weights are not finite ({odd[0]} and {len(odd) - 1} more)")
     unet = UNet2DConditionModel.from_config(state["jedi"]["unet"])
     unet.load_state_dict(weights)
     return unet.eval()
@@ -108,7 +107,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m jedi.export", description=__doc__.splitlines()[0])
     parser.add_argument("run", help="folder of a training run")
     parser.add_argument("out", help="folder to write; must not exist")
-    parser.add_argument("--checkpoint", choices=("last", "best"), default="last")
+    parser.add_argument(
+        "--checkpoint", default="last", metavar="NAME", help="last, best, or a name in checkpoints/ (kept-00001000)"
+    )
 
     def work() -> None:
         args = parser.parse_args(argv)

@@ -68,6 +68,24 @@ def write_json(path: str | Path, values: Any) -> None:
         temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 
+def read_json(path: str | Path, **fields: type) -> dict[str, Any]:
+    """A JSON object that this project wrote; ``fields`` are there, and of just these types.
+
+    Raises:
+        InputError: it cannot be read so. The message names the file.
+    """
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        odd = [name for name, kind in fields.items() if type(values[name]) is not kind]
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing") from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{path} is damaged ({type(error).__name__}: {error}); put it back from a copy") from None
+    if odd or not isinstance(values, dict):
+        raise InputError(f"{path} is damaged ({', '.join(odd) or 'no object'}); put it back from a copy")
+    return values
+
+
 def sync(path: Path) -> None:
     """Has the system write a file's content, or a folder's list of names, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)

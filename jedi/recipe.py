@@ -85,6 +85,26 @@ class EmaConfig:
 
 
 @dataclass
+class CheckpointConfig:
+    """What lies in ``checkpoints/``: step-N.ckpt to go on from, best-N.ckpt, kept-N.ckpt."""
+
+    every_steps: int = 1000
+    """A run that is killed loses so many steps at most; one that is told to stop saves first."""
+    keep: int = 2
+    """How many of those there are: were the newest damaged, the run goes on from the one before."""
+    keep_every_steps: int | None = None
+    """Every so many steps one is kept for good."""
+    weights_only: bool = True
+    """The best and those kept for good hold the averaged weights only, which is what is sampled from and exported, not
+    the optimiser: with Stable Diffusion's UNet 3.4 GB instead of 14."""
+
+    def __post_init__(self) -> None:
+        for name in ("every_steps", "keep", "keep_every_steps"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise InputError(f"checkpoints.{name} is 1 or more, got {value}")
+
+
+@dataclass
 class NetworkConfig:
     """How the UNet is run; none of it changes what is computed."""
 
@@ -101,7 +121,7 @@ class ValidationConfig:
     """Held-out loss and reference gain, always with the same sets, noise and timesteps."""
 
     every_steps: int = 1000
-    """0 switches it off (and `best.ckpt` with it)."""
+    """0 switches it off (and the best checkpoint with it)."""
     sets: int = 32
     references: int | None = None
     """k; if not given, one less than the images of a set, but no more than are trained."""
@@ -190,7 +210,7 @@ class TrainConfig:
     """Sets per optimiser step, over all processes."""
     micro_batch_size: int | None = None
     """Sets per forward pass of one process; the rest is accumulated. One pass if not given."""
-    checkpoint_every_steps: int = 1000
+    checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
     conditioning: ConditioningConfig = field(default_factory=ConditioningConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -206,7 +226,7 @@ class TrainConfig:
     """Modules to import: they register loss weightings, conditioning policies, ... by name."""
 
     def __post_init__(self) -> None:
-        for name in ("max_steps", "batch_size", "checkpoint_every_steps"):
+        for name in ("max_steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is 1 or more, got {getattr(self, name)}")
         check_seed(self.seed)

@@ -115,11 +115,13 @@ def reference_losses(
     batch_size: int = 8,
     seed: int = 0,
     only: Sequence[int] | None = None,
+    stop: Callable[[], object] = lambda: False,
 ) -> Tensor:
     """Unweighted loss of every held-out target, ``[b modes 3 bins]`` in the order of ``CONDITIONS``.
 
     Noise and timesteps are functions of (seed, set, bin), the same for all conditions, modes and models.
-    ``only`` names the sets to score (the others stay 0): ranks share the work and add up.
+    ``only`` names the sets to score (the others stay 0): ranks share the work and add up. ``stop`` is asked before each
+    batch: where it says so, the rest stays 0 too.
     """
     b, n, *shape = sets.latents.shape
     device = sets.latents.device
@@ -127,6 +129,8 @@ def reference_losses(
     chosen = list(range(b)) if only is None else list(only)
     cells = [(i, bin) for i in chosen for bin in range(bins)]
     for start in range(0, len(cells), batch_size):
+        if stop():
+            break
         part = cells[start : start + batch_size]
         i, bin = (torch.tensor(column, device=device) for column in zip(*part, strict=True))
         draws = [_draw(schedule.num_timesteps, bins, (n, *shape), seed, *cell) for cell in part]

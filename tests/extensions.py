@@ -8,15 +8,18 @@ from torch import Tensor
 
 from jedi.attention import ATTENTION_MODES
 from jedi.conditioning import CONDITIONING_POLICIES, ConditioningConfig, StepPlan, draw_step
+from jedi.errors import InputError
 
 STEP, SIGNAL = "JEDI_TEST_SIGNAL_STEP", "JEDI_TEST_SIGNAL"
 
 
 @CONDITIONING_POLICIES.register("until_signal")
 def until_signal(seed: int, step: int, n: int, config: ConditioningConfig) -> StepPlan:
-    """The usual policy; at step $JEDI_TEST_SIGNAL_STEP the process sends itself $JEDI_TEST_SIGNAL, once."""
+    """The usual policy; at step $JEDI_TEST_SIGNAL_STEP the process sends itself $JEDI_TEST_SIGNAL (or fails), once."""
     if os.environ.get(STEP) == str(step):
         del os.environ[STEP]
+        if os.environ[SIGNAL] == "CRASH":
+            raise InputError(f"step {step} fails")
         os.kill(os.getpid(), signal.Signals[os.environ[SIGNAL]])
     return draw_step(seed, step, n, config)
 

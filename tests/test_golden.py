@@ -32,7 +32,7 @@ RECIPE = {
     "seed": 7,
     "max_steps": 20,
     "batch_size": 4,
-    "checkpoint_every_steps": 20,
+    "checkpoints": {"every_steps": 20},
     "data": {"workers": 0},
     "conditioning": {"mutual": 0.5, "partly_given": 0.5},
     "optimizer": {"lr": 1e-3, "warmup_steps": 5, "schedule": "cosine"},

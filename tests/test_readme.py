@@ -19,7 +19,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 TINY_DATA = "sets=24 heldout_sets=8 sets_per_shard=12 resolution=32 workers=1"
 TINY_BASE = "vae.steps=3 text.steps=3 images=64"
 TINY_TRAIN = (
-    "max_steps=2 batch_size=2 data.workers=0 checkpoint_every_steps=1 validation.every_steps=2 "
+    "max_steps=2 batch_size=2 data.workers=0 checkpoints.every_steps=1 validation.every_steps=2 "
     "validation.sets=2 samples.every_steps=2 samples.subjects=1 samples.steps=2"
 )
 # README command -> what is run in its place. None: not run, for the reason given.

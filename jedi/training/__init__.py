@@ -27,10 +27,10 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import StrategyRegistry
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
+from jedi import checkpoints
 from jedi import config as configs
 from jedi.attention import check_backend
 from jedi.base import Base, check_unet, load_unet
@@ -39,13 +39,22 @@ from jedi.data import BatchPlan, JointBatch, SetDataset, SetIndex, StepSampler, 
 from jedi.diffusion import LOSS_WEIGHTINGS, NoiseSchedule
 from jedi.errors import InputError
 from jedi.export import is_run, load_run_unet
+from jedi.folders import read_json, write_json
 from jedi.images import encode_pixels
 from jedi.latents import LatentCache, encode_all
 from jedi.loss import joint_loss
 from jedi.pipeline import JediPipeline, encode_captions
 from jedi.recipe import HardwareConfig, OptimizerConfig, TrainConfig
 from jedi.rng import keyed_seed, seed_global
-from jedi.training.callbacks import Checkpoints, HeldOut, Progress, SampleGrid, StopOnSignal, write_json
+from jedi.training.callbacks import (
+    Checkpoints,
+    HeldOut,
+    Progress,
+    Recurring,
+    RunCheckpointIO,
+    SampleGrid,
+    StopOnSignal,
+)
 from jedi.unet import JointUNet
 
 log = logging.getLogger(__name__)
@@ -92,6 +101,14 @@ class JointTraining(L.LightningModule):
         self.base.vae.to(self.device)
         self.base.text_encoder.to(self.device)
         self.schedule = replace(self.schedule, alphas_cumprod=self.schedule.alphas_cumprod.to(self.device))
+        for callback in self.trainer.callbacks:
+            if isinstance(callback, Recurring):  # what a signal cut short at the step where this launch begins
+                callback.catch_up(self.trainer, self)
+
+    def on_train_start(self) -> None:
+        for state in self.optimizers(use_pl_optimizer=False).state.values():
+            for name, value in state.items():  # on a CPU these are still mapped from the file, which will be removed
+                state[name] = value.clone() if value.is_cpu else value
 
     @torch.no_grad()
     def encode_images(self, images: Tensor) -> Tensor:
@@ -140,15 +157,16 @@ class JointTraining(L.LightningModule):
         self.loss_sum, self.loss_count = self.loss_sum + result.loss.detach(), self.loss_count + 1
         return result.loss
 
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        super().optimizer_step(*args, **kwargs)
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        config = self.config
+        # Set anew at each step: neither a checkpoint's rate nor one of a launch with another max_steps goes on.
+        for group in optimizer.param_groups:
+            group["lr"] = config.optimizer.lr * lr_factor(self.global_step, config.max_steps, config.optimizer)
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         self.ema.update_parameters(self.unet)
 
-    def configure_optimizers(self) -> dict[str, Any]:
-        config = self.config
-        optimizer = make_optimizer(self.unet, config.optimizer)
-        schedule = LambdaLR(optimizer, lambda step: lr_factor(step, config.max_steps, config.optimizer))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return make_optimizer(self.unet, self.config.optimizer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["jedi"] = {
@@ -158,6 +176,16 @@ class JointTraining(L.LightningModule):
             "unet": json.loads(self.unet.unet.to_json_string()),
             "step": self.global_step,
         }
+        if "optimizer_states" not in checkpoint:  # only to be sampled from and exported: the average is enough
+            averaged = {k: v for k, v in checkpoint["state_dict"].items() if k.startswith("ema.module.")}
+            checkpoint["state_dict"] = averaged
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # Of Lightning's counters only the number of steps goes on. A launch begins at a whole step, so its micro
+        # batches are counted from 0: restored, they would end a step in the middle where `accumulate` has changed.
+        del checkpoint["loops"]
+        steps = self.trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total
+        steps.ready = steps.completed = checkpoint["jedi"]["step"]
 
     def pipeline(self) -> JediPipeline:
         """A pipeline of the averaged UNet and the frozen parts (shared, not copied). For a trainer's module."""
@@ -282,15 +310,15 @@ def _outlive_signals(worker: int) -> None:
 
 
 def open_run(config: TrainConfig, identity: dict[str, Any]) -> Path | None:
-    """Makes the run's folder, or opens it again; returns the checkpoint to go on from, if there is one.
+    """Makes the run's folder, or opens it again; returns it if there is a checkpoint to go on from.
 
     Raises:
         InputError: the run there was made with other settings or data, and going on would mix the two.
     """
-    last = config.run / "checkpoints" / "last.ckpt"
+    begun = checkpoints.has_begun(config.run)
     identity_file = config.run / "identity.json"
-    if last.exists():
-        before = json.loads(identity_file.read_text())
+    if begun:
+        before = read_json(identity_file)
         changed = [
             f"{key} was {value!r}, is {identity[key]!r}"
             for key, value in before.items()
@@ -305,13 +333,13 @@ def open_run(config: TrainConfig, identity: dict[str, Any]) -> Path | None:
         (config.run / "checkpoints").mkdir(parents=True, exist_ok=True)
         write_json(identity_file, identity)
         configs.save(config, config.run / "config.yaml")
-    return last if last.exists() else None
+    return config.run if begun else None
 
 
 # What may differ when a run goes on: it changes neither the data nor what a step computes (but for rounding),
 # or, as max_steps does, only what lies ahead. Base and data are compared by what they hold.
-_MAY_CHANGE = {"base", "out", "max_steps", "micro_batch_size", "checkpoint_every_steps", "init_from"}
-_MAY_CHANGE |= {"network", "validation", "samples", "sampling_defaults", "log", "hardware"}
+_MAY_CHANGE = {"base", "out", "max_steps", "micro_batch_size", "init_from"}
+_MAY_CHANGE |= {"checkpoints", "network", "validation", "samples", "sampling_defaults", "log", "hardware"}
 _MAY_CHANGE_IN_DATA = {"path", "workers", "latents_folder", "verify"}
 
 
@@ -331,12 +359,13 @@ def identity(config: TrainConfig, data: JointData, base: Base) -> dict[str, Any]
 def make_trainer(config: TrainConfig, data: JointData, stop: StopOnSignal) -> L.Trainer:
     """Lightning's Trainer with our callbacks and loggers, as the configuration says."""
     stop.latents = data.latents
-    callbacks: list[L.Callback] = [Progress(config)]
+    recurring: list[Recurring] = []
     if config.validation.every_steps:
-        callbacks.append(HeldOut(config, data.max_references))
+        recurring.append(HeldOut(config, stop, data.max_references))
     if config.samples.every_steps:
-        callbacks.append(SampleGrid(config, data.max_references))
-    callbacks += [Checkpoints(config), stop]  # in this order: a checkpoint knows of the validation before it
+        recurring.append(SampleGrid(config, stop, data.max_references))
+    # In this order: the last checkpoint of a step knows what else was done at it.
+    callbacks = [stop, Progress(config), *recurring, Checkpoints(config, stop, recurring)]
     hardware = config.hardware
     check_hardware(hardware)
     trainer = L.Trainer(
@@ -346,7 +375,7 @@ def make_trainer(config: TrainConfig, data: JointData, stop: StopOnSignal) -> L.
         strategy=hardware.strategy,
         precision=choose_precision(hardware),
         # Lightning's own requeueing saves inside the signal handler, which hangs: StopOnSignal does it.
-        plugins=[SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None,
+        plugins=[RunCheckpointIO(), *([SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else [])],
         logger=[make_logger(name, config) for name in config.log.loggers],
         callbacks=callbacks,
         max_steps=config.max_steps,

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import numpy as np
 import torch
+from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 from tqdm.auto import tqdm
 
+from jedi import checkpoints
 from jedi.data import JointBatch, SetDataset, SetIndex
 from jedi.errors import InputError
+from jedi.folders import write_json
 from jedi.images import contact_sheet
 from jedi.pipeline import JediPipeline, image_generators
 from jedi.recipe import TrainConfig
@@ -99,71 +101,123 @@ class Progress(StepCallback):
         self.images = state["images"]
 
 
-class HeldOut(StepCallback):
-    """Held-out loss and reference gain of the averaged weights; the best go to ``checkpoints/best.ckpt``."""
+class Recurring(StepCallback):
+    """Work that is due every so many steps and at the end. A signal cuts it short; then it is made up for when the run
+    goes on: the step of the last such work is in the checkpoint."""
 
-    def __init__(self, config: TrainConfig, max_references: int) -> None:
-        self.config, self.best = config, float("inf")
-        self.data = SetDataset(SetIndex.read(config.data.path, "heldout", config.data.verify))
-        options = config.validation
-        self.members, self.k = choose_sets(self.data.index, options.sets, options.references, 1, max_references)
-        wrong_partners([self.data.record(i)["subject"]["id"] for i in self.members])  # refused now, not at the start
-
-    def on_train_start(self, trainer, module) -> None:
-        encoders = (module.encode_images, module.encode_text)
-        self._sets = HeldOutSets.encode(self.data, self.members, self.k, *encoders)
+    def __init__(self, config: TrainConfig, every_steps: int, stop: StopOnSignal) -> None:
+        self.config, self.every_steps, self.stop, self.done = config, every_steps, stop, 0
 
     def on_step(self, trainer, module, batch) -> None:
-        step, config = trainer.global_step, self.config.validation
-        if step % config.every_steps and step != self.config.max_steps:
+        self.catch_up(trainer, module)
+
+    def owed(self, step: int) -> bool:
+        """Whether the work of this step is due and not done."""
+        due = step > 0 and (step % self.every_steps == 0 or step == self.config.max_steps)
+        return due and self.done != step
+
+    def catch_up(self, trainer: L.Trainer, module: JointTraining) -> None:
+        """Does what is owed at the step where the trainer stands, unless the run is to stop. All ranks call this."""
+        step = trainer.global_step
+        if not self.owed(step) or self.stop.agreed(trainer):
             return
         with module.paused(), trainer.precision_plugin.forward_context():
-            modes = self.config.trained_modes
-            losses = reference_losses(
-                module.ema_unet,
-                module.schedule,
-                self._sets,
-                modes,
-                config.bins,
-                config.batch_size,
-                only=range(trainer.global_rank, len(self._sets), trainer.world_size),
-            )
-            metrics = reference_gain(trainer.strategy.reduce(losses, reduce_op="sum"), modes)
-            log_metrics(trainer, metrics)
-            if trainer.is_global_zero:
-                tqdm.write(
-                    f"step {step}: held-out loss {metrics['heldout/loss']:.5f}, reference gain over wrong "
-                    f"{metrics['gain/wrong']:.2%}, over none {metrics['gain/none']:.2%}",
-                    file=sys.stderr,
-                )
-            if metrics["heldout/loss"] < self.best:
-                self.best = metrics["heldout/loss"]
-                save_checkpoint(trainer, self.config.run, "best.ckpt")
+            self.done = step if self.work(trainer, module) else self.done
+
+    def work(self, trainer: L.Trainer, module: JointTraining) -> bool:
+        """The work, on all ranks; False if it was cut short."""
+        raise TypeError(f"{type(self).__name__} does not say what its work is")
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best}
+        return {"done": self.done}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.best = state["best"]
+        self.done = state["done"]
 
 
-class SampleGrid(StepCallback):
+class HeldOut(Recurring):
+    """Held-out loss and reference gain of the averaged weights; the best go to ``checkpoints/best-N.ckpt``."""
+
+    def __init__(self, config: TrainConfig, stop: StopOnSignal, max_references: int) -> None:
+        options = config.validation
+        super().__init__(config, options.every_steps, stop)
+        self.data = SetDataset(SetIndex.read(config.data.path, "heldout", config.data.verify))
+        self.members, self.k = choose_sets(self.data.index, options.sets, options.references, 1, max_references)
+        wrong_partners([self.data.record(i)["subject"]["id"] for i in self.members])  # refused now, not at the start
+        self._sets = None
+
+    def work(self, trainer, module) -> bool:
+        config, modes = self.config.validation, self.config.trained_modes
+        if self._sets is None:
+            encoders = (module.encode_images, module.encode_text)
+            self._sets = HeldOutSets.encode(self.data, self.members, self.k, *encoders)
+        losses = reference_losses(
+            module.ema_unet,
+            module.schedule,
+            self._sets,
+            modes,
+            config.bins,
+            config.batch_size,
+            only=range(trainer.global_rank, len(self._sets), trainer.world_size),
+            stop=lambda: self.stop.received,
+        )
+        losses = trainer.strategy.reduce(losses, reduce_op="sum")
+        if self.stop.agreed(trainer):
+            return False
+        metrics = reference_gain(losses, modes)
+        log_metrics(trainer, metrics)
+        if trainer.is_global_zero:
+            tqdm.write(
+                f"step {trainer.global_step}: held-out loss {metrics['heldout/loss']:.5f}, reference gain over wrong "
+                f"{metrics['gain/wrong']:.2%}, over none {metrics['gain/none']:.2%}",
+                file=sys.stderr,
+            )
+        loss = metrics["heldout/loss"]
+        # What losses must have in common to be compared. (A run's modes, base and loss never change.)
+        measured = {
+            "sets": config.sets,
+            "references": self.k,
+            "bins": config.bins,
+            "precision": str(trainer.precision),
+            "data": self.data.index.fingerprint[:16],
+        }
+        if trainer.strategy.broadcast(loss < self.best(measured) if trainer.is_global_zero else None):
+            save_checkpoint(trainer, self.config, "best", 1, {"loss": loss, "measured": measured})
+        return True
+
+    def best(self, measured: Mapping[str, Any]) -> float:
+        """The loss of the best checkpoint; infinity if there is none, or if it was not ``measured`` so."""
+        path = next(iter(checkpoints.listed(self.config.run, "best").values()), None)
+        if path is None:
+            return float("inf")
+        try:
+            record = checkpoints.record(path)
+        except checkpoints.CheckpointError as error:
+            tqdm.write(f"{error}; it does not count as the best so far", file=sys.stderr)
+            return float("inf")
+        if (before := record.get("measured")) != measured:
+            line = f"{path.name} was measured with {before}, now {measured}: it does not count as the best so far"
+            tqdm.write(line, file=sys.stderr)
+            return float("inf")
+        return record["loss"]
+
+
+class SampleGrid(Recurring):
     """Pictures of held-out subjects at fixed seeds, into ``samples/`` and the loggers."""
 
-    def __init__(self, config: TrainConfig, max_references: int) -> None:
-        self.config = config
-        self.data = SetDataset(SetIndex.read(config.data.path, "heldout"))
+    def __init__(self, config: TrainConfig, stop: StopOnSignal, max_references: int) -> None:
         options = config.samples
+        super().__init__(config, options.every_steps, stop)
+        self.data = SetDataset(SetIndex.read(config.data.path, "heldout"))
         chosen = choose_sets(self.data.index, options.subjects, options.references, options.prompts, max_references)
         self.members, self.k = chosen
 
-    def on_step(self, trainer, module, batch) -> None:
-        step = trainer.global_step
-        due = step % self.config.samples.every_steps == 0 or step == self.config.max_steps
-        if not due or not trainer.is_global_zero:
-            return
-        with module.paused(), trainer.precision_plugin.forward_context():
-            grid = self.draw(module.pipeline())
+    def work(self, trainer, module) -> bool:
+        grid = self.draw(module.pipeline()) if trainer.is_global_zero else None
+        if self.stop.agreed(trainer):
+            return False
+        if grid is not None:
+            step = trainer.global_step
             path = self.config.run / "samples" / f"step-{step:08d}.png"
             path.parent.mkdir(exist_ok=True)
             grid.save(path)
@@ -172,9 +226,10 @@ class SampleGrid(StepCallback):
                     logger.experiment.add_image("samples", np.asarray(grid), step, dataformats="HWC")
                 elif isinstance(logger, WandbLogger):
                     logger.log_image("samples", [grid], step)
+        return True
 
-    def draw(self, pipe: JediPipeline) -> Image.Image:
-        """One row a subject: its references, then a picture for each prompt."""
+    def draw(self, pipe: JediPipeline) -> Image.Image | None:
+        """One row a subject: its references, then a picture for each prompt. None if a signal came meanwhile."""
         options, rows = self.config.samples, []
         pipe.set_progress_bar_config(disable=True)
         for row, i in enumerate(self.members):
@@ -188,28 +243,47 @@ class SampleGrid(StepCallback):
                 reference_scale=options.reference_scale,
                 generator=image_generators(1000 * row, len(prompts)),
             ).images
+            if self.stop.received:
+                return None
             rows.append([(image, "reference") for image in references] + list(zip(images, prompts, strict=True)))
         return contact_sheet(rows)
 
 
 class Checkpoints(StepCallback):
-    """``checkpoints/last.ckpt`` every so many steps and at the end. A file appears whole or not at all."""
+    """Saves every so many steps, at the end, and at once when the run is to stop; writes `done` at the end."""
 
-    def __init__(self, config: TrainConfig) -> None:
-        self.config = config
+    def __init__(self, config: TrainConfig, stop: StopOnSignal, recurring: Sequence[Recurring]) -> None:
+        self.config, self.stop, self.recurring = config, stop, recurring
+
+    def on_fit_start(self, trainer, module) -> None:
+        if trainer.is_global_zero:  # what a killed launch left, on whatever host: the folder is ours alone
+            for old in (self.config.run / "checkpoints").glob(".*.tmp"):
+                old.unlink(missing_ok=True)
 
     def on_step(self, trainer, module, batch) -> None:
-        step = trainer.global_step
-        if step % self.config.checkpoint_every_steps == 0 or step == self.config.max_steps:
-            with module.paused():
-                save_checkpoint(trainer, self.config.run, "last.ckpt")
-        if step == self.config.max_steps and trainer.is_global_zero:
-            write_json(self.config.run / "done", {"step": step})
+        step, config, stopped = trainer.global_step, self.config.checkpoints, self.stop.agreed(trainer)
+        with module.paused():
+            if stopped or step % config.every_steps == 0 or step == self.config.max_steps:
+                save_checkpoint(trainer, self.config, "step", config.keep)
+                if trainer.is_global_zero:
+                    write_json(self.config.run / "progress.json", {"step": step})
+            if config.keep_every_steps and step % config.keep_every_steps == 0:
+                save_checkpoint(trainer, self.config, "kept")
+        trainer.should_stop = bool(stopped) and not self.complete(step)
+
+    def complete(self, step: int) -> bool:
+        """Whether nothing is left to be done, a validation that was cut short included."""
+        return step >= self.config.max_steps and not any(work.owed(step) for work in self.recurring)
+
+    def on_fit_end(self, trainer, module) -> None:
+        if trainer.is_global_zero and self.complete(trainer.global_step):
+            write_json(self.config.run / "done", {"step": trainer.global_step})
 
 
-class StopOnSignal(StepCallback):
+class StopOnSignal(L.Callback):
     """SIGINT, SIGTERM, SIGUSR1: save after the step that is running, and stop; the same command goes on.
 
+    Validation and sampling are put off, or given up in the middle: they may take longer than the warning leaves.
     SIGUSR1 under Slurm (``#SBATCH --signal=USR1@90``, pre-emption) also puts the job back into the queue. Not
     SIGTERM: a job that somebody cancelled would come back to life. The handler only sets a flag, all ranks
     agree on it after the step, and no data worker has it: saving inside a handler hangs, or saves twice.
@@ -261,13 +335,14 @@ class StopOnSignal(StepCallback):
         if number == signal.SIGINT:
             os.write(2, b"\nsaving after this step; Ctrl-C again stops at once\n")
 
-    def on_step(self, trainer, module, batch) -> None:
-        if trainer.world_size > 1:
-            flag = torch.tensor(self.received, device=module.device)
-            self.received = int(trainer.strategy.reduce(flag, reduce_op="max"))
-        if self.received and trainer.global_step < self.config.max_steps:
-            save_checkpoint(trainer, self.config.run, "last.ckpt")
-            trainer.should_stop = True
+    def agreed(self, trainer: L.Trainer) -> int:
+        """The signal that any rank has received, 0 for none. All ranks call this, at the same place."""
+        if trainer.world_size == 1:
+            return self.received
+        flag = torch.tensor(self.received, device=trainer.strategy.root_device)
+        if agreed := int(trainer.strategy.reduce(flag, reduce_op="max")):
+            self.received = agreed  # not where it is 0: one may have come meanwhile
+        return agreed
 
     def teardown(self, trainer, module, stage) -> None:
         if trainer.should_stop and self.received == signal.SIGUSR1 and trainer.is_global_zero:
@@ -284,32 +359,57 @@ def requeue(environment: Mapping[str, str]) -> None:
     subprocess.run(["scontrol", "requeue", job], check=True)
 
 
-def save_checkpoint(trainer: L.Trainer, run: Path, name: str) -> None:
-    """Saves ``checkpoints/name`` of the run; it appears whole or not at all. All ranks call this.
+def save_checkpoint(
+    trainer: L.Trainer, config: TrainConfig, kind: str, keep: int | None = None, record: Mapping[str, Any] | None = None
+) -> None:
+    """Saves ``checkpoints/KIND-N.ckpt`` and removes older ones of its kind but ``keep``. All ranks call this.
 
     Raises:
-        InputError: the weights are not finite; the file that is there stays.
+        InputError: the weights are not finite; nothing is saved or removed.
     """
-    path = run / "checkpoints" / name
+    step = trainer.global_step
+    path = checkpoints.place(config.run, kind, step)
     weights = list(trainer.lightning_module.unet.parameters())
     if not bool(torch.stack(torch._foreach_norm(weights)).isfinite().all()):
-        raise InputError(
-            f"the weights are not finite at step {trainer.global_step}, {path} is left as it was: lower optimizer.lr"
-        )
-    temporary = path.with_name(f".{name}.new")
-    trainer.save_checkpoint(temporary, weights_only=False)
-    if trainer.is_global_zero:
-        temporary.replace(path)
+        raise InputError(f"the weights are not finite at step {step}, no {path} is made: lower optimizer.lr")
+    averaged_only = kind != "step" and config.checkpoints.weights_only
+    trainer.save_checkpoint(path, averaged_only, {"step": step, **(record or {})})
+    if keep is not None and trainer.is_global_zero:
+        checkpoints.thin(config.run, kind, step, keep)
+
+
+class RunCheckpointIO(CheckpointIO):
+    """How Lightning reads and writes the checkpoints of a run: see :mod:`jedi.checkpoints`.
+
+    With `ddp_fork` and its kin Lightning would also hand the trained weights to the parent process, through a file in
+    $TMPDIR. Nothing there needs them: that file (it comes without options) is not written, and reads as empty.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        if storage_options is not None:
+            checkpoints.save(checkpoint, path, storage_options)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: Any = None) -> dict[str, Any]:
+        """The newest whole checkpoint of the run ``path``. Rank zero looks for it: no two ranks take different ones."""
+        if not Path(path).is_dir():
+            return {}
+        found = [None, None]
+        if rank_zero_only.rank == 0:
+            try:
+                found = [checkpoints.newest(path), None]
+            except Exception as error:  # the other ranks wait for an answer
+                found = [None, error]
+        if torch.distributed.is_initialized():
+            torch.distributed.broadcast_object_list(found)
+        if found[1] is not None:
+            raise found[1]
+        return checkpoints.load(found[0])
+
+    def remove_checkpoint(self, path: Any) -> None:
+        Path(path).parent.rmdir()  # what Lightning made in $TMPDIR, see above
 
 
 def log_metrics(trainer: L.Trainer, metrics: dict[str, float]) -> None:
     """To all loggers, at the current step."""
     for logger in trainer.loggers:
         logger.log_metrics(metrics, trainer.global_step)
-
-
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Writes JSON; the file appears whole or not at all."""
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.write_text(json.dumps(values, indent=1) + "\n")
-    temporary.replace(path)

@@ -48,7 +48,7 @@ def run(tmp_path_factory, tiny_base, shards):
 
 def test_the_folder_holds_the_averaged_weights_and_the_run_s_settings(run, tmp_path, tiny_base):
     out = export(run, tmp_path / "model")
-    state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    state = torch.load(run / "checkpoints" / "step-00000002.ckpt", weights_only=True)["state_dict"]
     weights = load_file(out / "unet" / "diffusion_pytorch_model.safetensors")
     averaged = {name[16:]: value for name, value in state.items() if name.startswith("ema.module.unet.")}
     assert weights.keys() == averaged.keys()
@@ -116,7 +116,7 @@ def test_what_is_not_a_run_is_refused_in_one_line(run, tmp_path, capsys, tiny_ba
     assert is_run(run) and not is_run(tiny_base)
     for arguments, message in (
         ([str(tiny_base), str(tmp_path / "x")], "is not the folder of a training run"),
-        ([str(run), str(tmp_path / "x"), "--checkpoint", "best"], "has no checkpoint 'best'; there: last"),
+        ([str(run), str(tmp_path / "x"), "--checkpoint", "best"], "has no checkpoint 'best'; there: step-00000002"),
     ):
         assert exporting.main(arguments) == 2
         error = capsys.readouterr().err
