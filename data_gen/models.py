@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from jedi.config import ConfigError
 
 if TYPE_CHECKING:
+    import torch
     from diffusers import DiffusionPipeline
 
     from data_gen.config import DataConfig
@@ -49,15 +48,19 @@ def load_pipeline(
             weights as pickles only, a part that does not load.
     """
     import torch
-    from diffusers import AutoPipelineForInpainting, AutoPipelineForText2Image
+    from diffusers import AutoPipelineForInpainting, AutoPipelineForText2Image, DiffusionPipeline
+
+    from jedi.parts import quiet
 
     _check_source(key, source)
     auto = {"text2image": AutoPipelineForText2Image, "inpaint": AutoPipelineForInpainting}[kind]
     device, dtype = device_of(config), getattr(torch, config.dtype)
-    with _quiet():
-        name = _class_name(auto, key, source)
+    with quiet():
+        name, index = _index(auto, key, source)
         try:
-            pipe = auto.from_pretrained(source, dtype=dtype, use_safetensors=True)
+            here = Path(source).is_dir()
+            folder = Path(source if here else DiffusionPipeline.download(source, use_safetensors=True))
+            pipe = auto.from_pretrained(folder, **_parts(folder, index, dtype))
         except Exception as error:  # diffusers and transformers raise almost anything for a folder that lacks a part
             raise ConfigError(_why(key, source, kind, name, error)) from error
     _check_channels(key, source, kind, pipe)
@@ -85,16 +88,37 @@ def _check_source(key: str, source: str) -> None:
         raise ConfigError(f"{key}={source}: no such folder (and a name on the model hub is OWNER/NAME)")
 
 
-def _class_name(auto: type, key: str, source: str) -> str:
-    """The pipeline class that the model's index names."""
+def _index(auto: type, key: str, source: str) -> tuple[str, dict[str, Any]]:
+    """The pipeline class that the model's index names, and the index."""
     try:
-        return str(auto.load_config(source)["_class_name"])
+        index = dict(auto.load_config(source))
+        return str(index["_class_name"]), index
     except OSError as error:  # no network, no such repository, a gated one: all are OSErrors here
         raise ConfigError(
             f"{key}={source}: no such folder, and the model hub does not give it ({_line(error)})"
         ) from error
     except (KeyError, ValueError):
         raise ConfigError(f"{key}={source}: its model_index.json names no pipeline class") from None
+
+
+def _parts(folder: Path, index: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    """The parts that the index names, each with all its weights. Raises ``InputError`` as `jedi.parts` does."""
+    from jedi.model_files import PIPELINE
+    from jedi.parts import known_class, load_part
+
+    named = {
+        name: entry
+        for name, entry in index.items()
+        if not name.startswith("_") and name not in PIPELINE  # which are settings
+        and isinstance(entry, (list, tuple)) and len(entry) == 2 and entry[0] is not None
+    }
+    kinds = {name: known_class(*entry, folder / "model_index.json") for name, entry in named.items()}
+    parts = {name: load_part(kind, folder / name, dtype, unexpected=True) for name, kind in kinds.items()}
+    for name, part in parts.items():  # transformers says 1e30 for a tokenizer that does not know; its encoder does
+        encoder = parts.get(name.replace("tokenizer", "text_encoder"))
+        if "tokenizer" in name and (most := getattr(getattr(encoder, "config", None), "max_position_embeddings", None)):
+            part.model_max_length = min(part.model_max_length, most)
+    return parts
 
 
 def _why(key: str, source: str, kind: str, name: str, error: Exception) -> str:
@@ -121,19 +145,3 @@ def _check_channels(key: str, source: str, kind: str, pipe: Any) -> None:
 
 def _line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """No bars for the loading of parts: they would run through the bar of the work."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    bars = [library for library in (diffusers_logging, transformers_logging) if library.is_progress_bar_enabled()]
-    for library in bars:
-        library.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for library in bars:
-            library.enable_progress_bar()

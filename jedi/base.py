@@ -3,18 +3,38 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
-import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffusers import UNet2DConditionModel
+from diffusers import AutoencoderKL, SchedulerMixin, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer, CLIPTokenizerFast
 
+from jedi.diffusion import NoiseSchedule
 from jedi.errors import InputError
+from jedi.model_files import SCHEDULER, TEXT_ENCODER, TOKENIZER, UNET, VAE, Rule, check_values, read_json
+from jedi.parts import known_class, load_part
 
-PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+INDEX = "model_index.json"
+KINDS = {
+    "unet": (UNet2DConditionModel,),
+    "vae": (AutoencoderKL,),
+    "text_encoder": (CLIPTextModel,),
+    "tokenizer": (CLIPTokenizer, CLIPTokenizerFast),
+    "scheduler": (SchedulerMixin,),
+}
+"""What each part of a model may be; the models of Stable Diffusion 1.x and 2.x are these."""
+PARTS = tuple(KINDS)
 FROZEN_PARTS = PARTS[1:]
+FILES: dict[str, tuple[str, dict[str, Rule], tuple[str, ...]]] = {
+    "unet": ("config.json", UNET, ("sample_size", "in_channels", "out_channels", "cross_attention_dim")),
+    "vae": ("config.json", VAE, ("latent_channels", "block_out_channels")),
+    "text_encoder": ("config.json", TEXT_ENCODER, ("hidden_size", "max_position_embeddings")),
+    "tokenizer": ("tokenizer_config.json", TOKENIZER, ()),
+    "scheduler": ("scheduler_config.json", SCHEDULER, ("num_train_timesteps",)),
+}
+"""Each part's JSON file, the rules that it follows, and the keys that must be there."""
 
 
 @dataclass
@@ -42,37 +62,74 @@ class Base:
 
 
 def load_base(name: str | Path) -> Base:
-    """Loads a base from a folder or, if there is none of that name, from the model hub.
+    """Loads a base from a folder or, if there is none of that name, from the model hub. All parts are in float32.
 
     Raises:
-        InputError: nothing there, or a folder that lacks a part.
+        InputError: nothing there, a folder that lacks a part, parts that are damaged or do not fit one another.
     """
-    folder = _folder(name)
-    index = json.loads((folder / "model_index.json").read_text())
-    lacking = [part for part in PARTS if part not in index or not (folder / part).is_dir()]
-    if lacking:
-        raise InputError(
-            f"base {folder} has no {', '.join(lacking)}: a diffusers folder with {', '.join(PARTS)} is needed"
-        )
-    parts = {part: _load_part(folder, part, *index[part]) for part in PARTS}
-    check_unet(parts["unet"], parts["vae"], parts["text_encoder"], f"base {folder}")
+    folder = find_folder(name)
+    parts = load_parts(folder)
+    check_parts(parts, f"base {folder}")
     for part in ("vae", "text_encoder"):
         parts[part].requires_grad_(False).eval()
     return Base(**parts, folder=folder)
 
 
 def load_unet(name: str | Path, prediction_type: str) -> UNet2DConditionModel:
-    """The UNet of a model folder, to start from its weights.
+    """The UNet of a model folder, in float32, to start from its weights.
 
     Raises:
-        InputError: there is none, or its model predicts something else than ``prediction_type``.
+        InputError: there is none, it is damaged, or its model predicts something else than ``prediction_type``.
     """
-    folder = _folder(name)
-    scheduler = folder / "scheduler" / "scheduler_config.json"
+    folder = find_folder(name)
+    scheduler = folder / "scheduler" / FILES["scheduler"][0]
     if scheduler.exists():
-        found = json.loads(scheduler.read_text()).get("prediction_type", "epsilon")
+        found = read_json(scheduler).get("prediction_type", "epsilon")
         check_prediction_type(found, prediction_type, folder)
-    return UNet2DConditionModel.from_pretrained(folder, subfolder="unet")
+    return load_parts(folder, ("unet",))["unet"]
+
+
+def load_parts(folder: Path, names: Sequence[str] = PARTS) -> dict[str, Any]:
+    """Parts of a model by their names, in float32; their JSON files are checked before any is built.
+
+    Raises:
+        InputError: a part that is not there, is of a class that we do not use, or cannot be loaded.
+    """
+    index = read_json(folder / INDEX)
+    lacking = [name for name in names if name not in index or not (folder / name).is_dir()]
+    if lacking:
+        raise InputError(f"{folder} has no {', '.join(lacking)}: a diffusers folder with {', '.join(PARTS)} is needed")
+    kinds = {name: _class(index[name], name, folder) for name in names}
+    for name in names:
+        file, rules, needed = FILES[name]
+        path = folder / name / file
+        if needed or path.exists():
+            check_values(path, read_json(path), rules, needed)
+    return {name: load_part(kinds[name], folder / name) for name in names}
+
+
+def check_parts(parts: Mapping[str, Any], source: str) -> None:
+    """Raises ``InputError`` unless the parts of ``source`` fit one another and the scheduler's noise makes sense."""
+    check_unet(parts["unet"], parts["vae"], parts["text_encoder"], source)
+    known, width = len(parts["tokenizer"]), parts["text_encoder"].config.vocab_size
+    if not width / 2 <= known <= width:  # without its files transformers makes an empty tokenizer
+        raise InputError(
+            f"{source}: the tokenizer knows {known} tokens, the text_encoder {width}; take both from one model"
+        )
+    try:
+        NoiseSchedule.from_scheduler(parts["scheduler"])
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
+
+
+def _class(entry: Any, name: str, folder: Path) -> type:
+    """The class that the index names for a part, if it is one that we use."""
+    library, found = entry if isinstance(entry, list) and len(entry) == 2 else (entry, None)
+    kind = known_class(library, found, folder / INDEX)
+    if not issubclass(kind, KINDS[name]):
+        wanted = " or ".join(x.__name__ for x in KINDS[name])
+        raise InputError(f"{folder / INDEX}: {name} is of class {found}; {wanted} is needed")
+    return kind
 
 
 def check_unet(unet: UNet2DConditionModel, vae: Any, text_encoder: Any, source: str) -> None:
@@ -96,7 +153,8 @@ def check_prediction_type(found: str, wanted: str, source: str | Path) -> None:
         )
 
 
-def _folder(name: str | Path) -> Path:
+def find_folder(name: str | Path) -> Path:
+    """The folder of a model: ``name`` itself or, if there is none, what the hub gives. ``InputError`` if neither is."""
     folder = Path(name)
     if (folder / "model_index.json").is_file():
         return folder
@@ -105,15 +163,8 @@ def _folder(name: str | Path) -> Path:
     from diffusers import DiffusionPipeline
 
     try:
-        return Path(DiffusionPipeline.download(str(name)))
+        return Path(DiffusionPipeline.download(str(name), use_safetensors=True))
     except (OSError, ValueError) as error:
         raise InputError(
             f"no folder {name}, and the model hub does not give it: {str(error).splitlines()[0]}"
         ) from None
-
-
-def _load_part(folder: Path, part: str, library: str, name: str) -> Any:
-    try:
-        return getattr(importlib.import_module(library), name).from_pretrained(folder / part)
-    except (OSError, ImportError, AttributeError) as error:
-        raise InputError(f"{folder / part}: not loadable as {library}.{name}: {str(error).splitlines()[0]}") from None

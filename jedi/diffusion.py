@@ -26,6 +26,9 @@ class NoiseSchedule:
 
     Training needs ``add_noise``, ``target`` and ``snr``; ``to_x0``, ``to_eps`` and ``to_v`` are for extensions and for
     evaluation, which read predictions in other terms. (Sampling is left to diffusers' schedulers.)
+
+    Raises ``InputError`` for another prediction type, for levels that do not fall from 1 towards 0, and for epsilon
+    with a zero-terminal-SNR schedule, where pure noise says nothing of the image: it would train, and sample black.
     """
 
     alphas_cumprod: Tensor
@@ -34,6 +37,17 @@ class NoiseSchedule:
     def __post_init__(self) -> None:
         if self.prediction_type not in PREDICTION_TYPES:
             raise InputError(f"prediction_type {self.prediction_type!r} is none of {', '.join(PREDICTION_TYPES)}")
+        levels = self.alphas_cumprod
+        if not (levels.isfinite().all() and levels.min() >= 0 and levels.max() <= 1 and (levels.diff() <= 0).all()):
+            raise InputError(
+                "alphas_cumprod must fall from at most 1 to at least 0: look at beta_start, beta_end, beta_schedule "
+                "and trained_betas of the scheduler"
+            )
+        if self.prediction_type == "epsilon" and self.zero_terminal_snr:
+            raise InputError(
+                "epsilon prediction with a zero-terminal-SNR schedule: pure noise says nothing of the image. "
+                "Use v_prediction or sample prediction, or rescale_betas_zero_snr=False"
+            )
 
     @classmethod
     def from_scheduler(cls, scheduler: Any) -> NoiseSchedule:
@@ -118,18 +132,10 @@ def uniform_weight(schedule: NoiseSchedule, t: Tensor, gamma: float) -> Tensor:
 
 @LOSS_WEIGHTINGS.register("min_snr")
 def min_snr_weight(schedule: NoiseSchedule, t: Tensor, gamma: float) -> Tensor:
-    """Min-SNR weights (arXiv 2303.09556), ``S`` the SNR, ``g`` gamma: eps min(S,g)/S, x0 min(S,g), v min(S,g)/(S+1).
-
-    Raises ``InputError`` for eps with a zero-terminal-SNR schedule: min(S,g)/S has no value at S = 0.
-    """
+    """Min-SNR weights (arXiv 2303.09556), ``S`` the SNR, ``g`` gamma: eps min(S,g)/S, x0 min(S,g), v min(S,g)/(S+1)."""
     snr = schedule.snr(t)
     clipped = snr.clamp(max=gamma)
     if schedule.prediction_type == "epsilon":
-        if schedule.zero_terminal_snr:
-            raise InputError(
-                "epsilon prediction with a zero-terminal-SNR schedule: pure noise says nothing of the image. "
-                "Use v_prediction or sample prediction, or rescale_betas_zero_snr=False"
-            )
         return clipped / snr
     if schedule.prediction_type == "sample":
         return clipped

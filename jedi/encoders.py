@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from jedi.errors import InputError
 from jedi.folders import file_sha256
 from jedi.images import to_rgb
+from jedi.parts import load_network
 
 log = logging.getLogger(__name__)
 
@@ -349,7 +350,6 @@ def load_model(cls: Any, source: str, kinds: tuple[str, ...], device: torch.devi
     Raises:
         EncoderError: no such folder or model, a model of another kind, missing weights.
     """
-    from safetensors import SafetensorError
     from transformers import AutoConfig
 
     config = _part(AutoConfig, source, "a model")
@@ -365,17 +365,13 @@ def load_model(cls: Any, source: str, kinds: tuple[str, ...], device: torch.devi
         remedy = f"; write {right[config.model_type]}:{source}" if encoders else ""
         raise EncoderError(f"{source}: a model of type {config.model_type!r}, expected {' or '.join(kinds)}{remedy}")
     try:
-        model, report = cls.from_pretrained(
-            source, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **options
-        )
-    except (OSError, SafetensorError, RuntimeError) as error:
-        remedy = "only safetensors are read: load it once elsewhere and save it with `save_pretrained`"
-        raise EncoderError(f"{source}: its weights cannot be read ({_first_line(error)}); {remedy}") from None
-    if report["missing_keys"]:
-        names = ", ".join(sorted(report["missing_keys"])[:3])
-        lacks = f"{len(report['missing_keys'])} weights of {type(model).__name__} are missing ({names}, ...)"
-        raise EncoderError(f"{source}: {lacks}; the numbers of a network without them would mean nothing")
-    return model.eval().requires_grad_(False).to(device)
+        # A network may be a part of the one that was saved: the pooler of a ViT, the decoder of a BLIP.
+        model = load_network(cls, source, unexpected=True, **options)
+    except InputError as error:
+        raise EncoderError(
+            f"{error} (only safetensors are read; the numbers of a network without all its weights would mean nothing)"
+        ) from None
+    return model.requires_grad_(False).to(device)
 
 
 def _part(cls: Any, source: str, what: str) -> Any:

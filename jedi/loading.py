@@ -71,7 +71,7 @@ def load_pipeline(name: str, device: str | None = None, dtype: str = "float32") 
 
             pipe = load_run(name)
         else:
-            pipe = JediPipeline.from_pretrained(name, use_safetensors=True)
+            pipe = JediPipeline.from_pretrained(name)
     except Exception as error:  # a broken or foreign folder fails in many ways, none of them a fault of ours
         reason = (str(error) or type(error).__name__).strip().splitlines()[0][:300]
         where = " from the hub (there is no such folder here)" if origin == "hub" else ""

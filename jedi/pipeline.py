@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,11 +25,13 @@ from torch import Tensor
 from jedi import checks
 from jedi import images as pictures
 from jedi.attention import ATTENTION_MODES, MODES, ReferenceCache, check_backend
+from jedi.base import INDEX, PARTS, check_parts, find_folder, load_parts
 from jedi.conditioning import network_input
 from jedi.denoiser import Conditions, Denoiser, References
 from jedi.editing import Edit
 from jedi.errors import InputError
 from jedi.guidance import GUIDANCE, in_interval
+from jedi.model_files import PIPELINE, check_values, read_json
 from jedi.rng import check_seed, seeded_generator
 from jedi.unet import JointUNet
 
@@ -58,12 +61,17 @@ def image_generators(seed: int, count: int, device: torch.device | str = "cpu") 
     return [seeded_generator(seed + i, device) for i in range(count)]
 
 
-def encode_captions(tokenizer: Any, text_encoder: Any, captions: Sequence[str]) -> Tensor:
-    """Captions ``[n]`` -> the text encoder's last hidden state ``[n l d]``, padded to the tokenizer's length.
+def caption_length(tokenizer: Any, text_encoder: Any) -> int:
+    """Tokens of a caption: a tokenizer may not know (transformers then says 1e30), the text encoder always does."""
+    return int(min(tokenizer.model_max_length, text_encoder.config.max_position_embeddings))
 
-    Training and sampling share this. A caption longer than the tokenizer allows is cut, with a warning.
+
+def encode_captions(tokenizer: Any, text_encoder: Any, captions: Sequence[str]) -> Tensor:
+    """Captions ``[n]`` -> the text encoder's last hidden state ``[n l d]``, padded to :func:`caption_length`.
+
+    Training and sampling share this. A longer caption is cut, with a warning.
     """
-    captions, limit = list(captions), tokenizer.model_max_length
+    captions, limit = list(captions), caption_length(tokenizer, text_encoder)
     lengths = [len(ids) for ids in tokenizer(captions).input_ids]
     if too_long := [x for x, length in zip(captions, lengths, strict=True) if length > limit]:
         logger.warning(f"cut to {limit} tokens: {too_long}")
@@ -118,13 +126,13 @@ class JediPipeline(DiffusionPipeline):
                 f"vae of c = {c} channels a joint UNet takes 2c + 1 = {2 * c + 1} and gives {c} (a plain "
                 "base becomes one by JointUNet.from_base() and training)"
             )
+        parts = {"vae": vae, "text_encoder": text_encoder, "tokenizer": tokenizer, "unet": unet, "scheduler": scheduler}
+        check_parts(parts, "the model")
         if not trained_modes or set(trained_modes) - set(ATTENTION_MODES):
             raise InputError(f"trained_modes {list(trained_modes)}: take some of {', '.join(ATTENTION_MODES)}")
         if odd := sorted(set(sampling_defaults or {}) - set(SAMPLING_DEFAULTS)):
             raise InputError(f"sampling_defaults has {odd}; known are {', '.join(SAMPLING_DEFAULTS)}")
-        self.register_modules(
-            vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler
-        )
+        self.register_modules(**parts)
         self.register_to_config(
             trained_modes=list(trained_modes),
             max_trained_references=max_trained_references,
@@ -136,6 +144,27 @@ class JediPipeline(DiffusionPipeline):
         self.attention_backend = "sdpa"
         self._interrupt = False
         self._num_timesteps = 0
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, *, dtype: torch.dtype = torch.float32, **given: Any) -> JediPipeline:
+        """The pipeline of a diffusers folder or, if there is none of that name, of a model on the hub.
+
+        Unlike diffusers' own it takes known classes of diffusers and transformers only, safetensors only, and refuses
+        weights that are missing, not expected or not finite.
+
+        Args:
+            dtype: of the whole pipeline; whatever the folder's parts were stored in.
+            given: parts and settings of the constructor that stand in for the folder's (``scheduler=...``).
+
+        Raises:
+            InputError: no such model, or one that cannot be used; the message names the file and what is wrong.
+        """
+        folder = find_folder(name)
+        index = read_json(folder / INDEX)
+        settings = {key: value for key, value in index.items() if key in PIPELINE}
+        check_values(folder / INDEX, settings, PIPELINE)
+        parts = load_parts(folder, [part for part in PARTS if part not in given])
+        return cls(**parts | settings | given).to(dtype)
 
     @property
     def image_size(self) -> int:

@@ -24,7 +24,7 @@ from transformers import (
     ViTModel,
 )
 
-from jedi.rng import keyed_generator
+from jedi.rng import keyed_seed
 from tests import tiny
 
 SIDE = 32
@@ -39,7 +39,7 @@ def fill(model: nn.Module) -> nn.Module:
         for name, weight in model.state_dict().items():
             if not weight.is_floating_point() or not weight.dim():
                 continue
-            noise = torch.randn(weight.shape, generator=keyed_generator(0, name))
+            noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(keyed_seed(0, name)))
             if weight.dim() > 1:
                 weight.copy_(noise * 1.5 / weight[0].numel() ** 0.5)
             else:  # what multiplies stays near 1, what is added near 0

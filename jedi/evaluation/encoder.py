@@ -40,6 +40,7 @@ from jedi.errors import InputError
 from jedi.folders import locked
 from jedi.front import Parser, exit_code
 from jedi.images import fit_square, to_rgb, to_tensor
+from jedi.parts import load_network
 from jedi.rng import keyed_generator, seed_global
 from jedi.tiny_base import TextConfig as TokenizerConfig
 from jedi.tiny_base import train_tokenizer
@@ -163,7 +164,7 @@ class SubjectEncoder:
         for name in ("config.json", "model.safetensors", PROBES):
             if not (folder / name).is_file():
                 raise ConfigError(f"{folder}: no {name}; an encoder is made by `python -m jedi.evaluation.encoder`")
-        model = CLIPModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True, use_safetensors=True)
+        model = load_network(CLIPModel, folder, local_files_only=True)
         if not hasattr(model.config, "subject_width"):
             raise ConfigError(f"{folder / 'config.json'}: no subject_width; a CLIP that was not trained on subjects?")
         tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)

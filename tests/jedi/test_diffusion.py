@@ -5,6 +5,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 
 from jedi.diffusion import LOSS_WEIGHTINGS, NoiseSchedule
+from jedi.errors import InputError
 
 TYPES = ["epsilon", "sample", "v_prediction"]
 
@@ -56,9 +57,19 @@ def test_zero_terminal_snr():
         s = NoiseSchedule.from_scheduler(kind(rescale_betas_zero_snr=True, prediction_type="v_prediction"))
         assert s.zero_terminal_snr and s.snr(torch.tensor(999)) == 0
     assert not schedule().zero_terminal_snr
-    s = NoiseSchedule.from_scheduler(DDIMScheduler(rescale_betas_zero_snr=True, prediction_type="epsilon"))
-    with pytest.raises(ValueError, match="epsilon prediction with a zero-terminal-SNR"):
-        LOSS_WEIGHTINGS.get("min_snr")(s, torch.tensor([999]), 5.0)
+
+
+@pytest.mark.parametrize("kind", [DDIMScheduler, UniPCMultistepScheduler])
+def test_epsilon_with_zero_terminal_snr_is_refused_whatever_the_weighting(kind):
+    """With `uniform` it trained, and sampled black."""
+    with pytest.raises(InputError, match="zero-terminal-SNR .* Use v_prediction or sample prediction"):
+        NoiseSchedule.from_scheduler(kind(rescale_betas_zero_snr=True, prediction_type="epsilon"))
+
+
+@pytest.mark.parametrize("betas", [[0.1, float("nan")], [0.1, -0.2], [1.5, 0.1], [0.1, float("inf")]])
+def test_noise_levels_that_make_no_sense_are_refused(betas):
+    with pytest.raises(InputError, match="alphas_cumprod must fall from at most 1 to at least 0"):
+        NoiseSchedule.from_scheduler(DDIMScheduler(num_train_timesteps=2, trained_betas=betas))
 
 
 def test_other_schedulers_are_refused():
