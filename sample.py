@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from jedi.errors import InputError, given
 from jedi.front import Parser, exit_code
+from jedi.schedulers import SCHEDULERS, exchange
 
 if TYPE_CHECKING:  # torch and diffusers are loaded after the request is known to make sense
     from PIL import Image
@@ -33,13 +34,6 @@ if TYPE_CHECKING:  # torch and diffusers are loaded after the request is known t
     from jedi.pipeline import JediPipeline
 
 HERE = Path(__file__).resolve().parent
-SCHEDULERS = {
-    "ddim": "DDIMScheduler",
-    "ddpm": "DDPMScheduler",
-    "dpm++": "DPMSolverMultistepScheduler",
-    "euler": "EulerDiscreteScheduler",
-    "unipc": "UniPCMultistepScheduler",
-}
 MOST_PICTURES = 100_000
 """More are refused: a slip in a number, not a wish."""
 
@@ -208,9 +202,7 @@ def run(settings: Settings) -> None:
         pipe, digests = load_pipeline(settings.model, settings.device, settings.dtype)
         pipe.set_progress_bar_config(disable=False)
         if settings.scheduler is not None:
-            import diffusers
-
-            pipe.scheduler = getattr(diffusers, SCHEDULERS[settings.scheduler]).from_config(pipe.scheduler.config)
+            pipe.scheduler = exchange(pipe.scheduler, settings.scheduler)
         results = []
         for name, result in zip(names, sample(pipe, settings, references, image, mask), strict=True):
             result.save(folder / name)

@@ -17,7 +17,6 @@ from torch import Tensor
 from jedi.attention import ReferenceCache
 from jedi.conditioning import network_input
 from jedi.editing import Edit
-from jedi.errors import InputError
 from jedi.guidance import Guidance
 from jedi.unet import JointUNet
 
@@ -89,12 +88,7 @@ class Denoiser:
         return {name: predicted[part] for name, part in wanted.items()}
 
     def add_noise(self, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """q(x_t | x_0) in the scheduler's own scale, ``[n c h w]``. ``InputError`` where it cannot be had."""
-        if hasattr(self.scheduler, "sigmas_interpol"):  # steps between the noise levels that its add_noise knows
-            raise InputError(
-                f"{type(self.scheduler).__name__} cannot be used for an edit or in mode 'mutual': it gives what is "
-                "given a wrong noise level; HeunDiscreteScheduler, DPMSolverMultistepScheduler, ... can"
-            )
+        """q(x_t | x_0) in the scheduler's own scale, ``[n c h w]``; see :func:`jedi.schedulers.check_sampler`."""
         return self.scheduler.add_noise(clean, noise, t.expand(len(clean)))
 
     def _call(self, sample: Tensor, text: Tensor, t: Tensor, with_references: bool) -> Tensor:

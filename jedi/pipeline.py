@@ -22,7 +22,7 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
-from jedi import checks
+from jedi import checks, schedulers
 from jedi import images as pictures
 from jedi.attention import ATTENTION_MODES, MODES, ReferenceCache, check_backend
 from jedi.base import INDEX, PARTS, check_parts, find_folder, load_parts
@@ -315,6 +315,8 @@ class JediPipeline(DiffusionPipeline):
         checks.check_interval("reference_interval", reference_interval)
         checks.check_outputs(output_type, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
         settings = self.sampling_settings(num_inference_steps, guidance, guidance_scale, reference_scale)
+        gives = image is not None or (mode != "one_way" and bool(references))
+        schedulers.check_sampler(self.scheduler, settings["num_inference_steps"], gives)
         rule = GUIDANCE.get(settings["guidance"])
         scales = (settings["guidance_scale"], settings["reference_scale"])
 
@@ -412,18 +414,7 @@ class JediPipeline(DiffusionPipeline):
         return self._joint_unet().encode_references(sample, text[None])
 
     def _schedule(self, steps: int) -> Tensor:
-        known = self.scheduler.config.num_train_timesteps
-        if steps > known:  # each scheduler of diffusers has its own way to fail
-            raise InputError(f"num_inference_steps={steps} is too many: the model knows {known} timesteps; take fewer")
-        self.scheduler.set_timesteps(steps, device=self._execution_device)
-        first = float(max(self.scheduler.timesteps))
-        if first > known - 1:  # where `steps_offset` pushes the first step over the end
-            raise InputError(
-                f"num_inference_steps={steps} is too many: {type(self.scheduler).__name__} would begin at timestep "
-                f"{first:g}, the last one is {known - 1}; take fewer"
-            )
-        if hasattr(self.scheduler, "set_begin_index"):
-            self.scheduler.set_begin_index(0)
+        schedulers.start(self.scheduler, steps, self._execution_device)
         self._num_timesteps = len(self.scheduler.timesteps)
         return self.scheduler.timesteps
 

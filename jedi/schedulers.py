@@ -1,0 +1,116 @@
+"""diffusers' schedulers as samplers of a joint model: another one for a model's own, and which of them will do.
+
+A scheduler is judged by what it does. A short run on numbers whose right denoising is known tells whether the noise
+levels of its `add_noise` and of its samples agree, and whether it draws noise that no generator rules.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from jedi.errors import InputError
+
+SCHEDULERS = {
+    "ddim": "DDIMScheduler",
+    "ddpm": "DDPMScheduler",
+    "dpm++": "DPMSolverMultistepScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "unipc": "UniPCMultistepScheduler",
+}
+"""Names for the command line."""
+NEUTRAL = {"clip_sample": False, "thresholding": False, "set_alpha_to_one": True, "rescale_betas_zero_snr": False}
+"""What changes the process; where the model's scheduler does not know it, it is off, whatever diffusers' default."""
+_PROBES, _TOLERANCE = 65_536, 0.05
+
+
+def exchange(scheduler: Any, name: str) -> Any:
+    """The scheduler ``name`` of ``SCHEDULERS`` that means what the model's own ``scheduler`` means.
+
+    Its values hold where both know them, those that are its class's defaults included: diffusers' `from_config` would
+    take the other class's defaults, which clip samples. What it does not know is neutral (``NEUTRAL``).
+    """
+    import diffusers
+
+    kind = getattr(diffusers, SCHEDULERS[name])
+    own = {key: value for key, value in scheduler.config.items() if not key.startswith("_")}
+    return kind.from_config(own, **_known(kind, {key: own.get(key, value) for key, value in NEUTRAL.items()}))
+
+
+def check_sampler(scheduler: Any, steps: int, gives: bool) -> None:
+    """Raises ``InputError`` unless ``scheduler`` can take ``steps`` steps in which generators rule all that it draws.
+
+    Args:
+        gives: whether something is given at the samples' noise level, by `add_noise`: an edit, references in `mutual`.
+    """
+    name = type(scheduler).__name__
+    ruled = "generator" in inspect.signature(scheduler.step).parameters
+    if ruled and not gives:
+        return
+    try:
+        drew, error = _trial(scheduler, steps, ruled)
+    except InputError:
+        raise
+    except Exception as failure:  # diffusers' code on a user's settings: a scheduler that fails here fails later
+        raise InputError(f"{name} cannot take {steps} steps: {str(failure) or type(failure).__name__}") from failure
+    if drew and not ruled:
+        raise InputError(
+            f"{name} draws noise that no generator rules, so its pictures could not be made again: take a scheduler "
+            f"whose `step` takes a generator, or one that draws none ({', '.join(SCHEDULERS)})"
+        )
+    if gives and not error < _TOLERANCE:
+        raise InputError(
+            f"{name} cannot be used for an edit or in mode 'mutual': what is given would be {error:.0%} off the noise "
+            f"level of its samples; HeunDiscreteScheduler, DPMSolverMultistepScheduler, ... can"
+        )
+
+
+def _trial(scheduler: Any, steps: int, ruled: bool) -> tuple[bool, float]:
+    """Whether it drew noise, and by how much the noise level of its samples left that of add_noise, as a share.
+
+    Of pictures that are 0 everywhere all noise is known: a network without fault says how far each pixel is from 0, in
+    the noise level's unit. What starts as equal pixels stays equal unless noise is drawn.
+    """
+    import torch
+
+    kind = type(scheduler)
+    plain = {"prediction_type": "epsilon", "rescale_betas_zero_snr": False, "clip_sample": False, "thresholding": False}
+    trial = kind.from_config(scheduler.config, **_known(kind, plain))
+    start(trial, steps)
+    options = {"generator": torch.Generator().manual_seed(0)} if ruled else {}
+    size = lambda x: float(x.square().mean().sqrt())
+    one, sample, error, drew = torch.ones(1, 1, 1, _PROBES), None, 0.0, False
+    for t in trial.timesteps:
+        noisy = trial.add_noise(torch.zeros_like(one), one, t[None])
+        sample = noisy if sample is None else sample
+        error = max(error, abs(size(sample) / size(noisy) - 1))
+        drew |= float(sample.std()) > 1e-3 * size(sample)
+        network = trial.scale_model_input(sample, t)
+        sample = trial.step(network / size(network), t, sample, **options, return_dict=False)[0]
+    if not size(sample) < size(noisy):
+        raise ValueError("they do not lead from noise to a picture")
+    return drew, error
+
+
+def start(scheduler: Any, steps: int, device: Any = None) -> None:
+    """Makes it ready for a run. Raises ``InputError`` if it cannot take so many steps."""
+    name, known = type(scheduler).__name__, scheduler.config.num_train_timesteps
+    if steps > known:  # each scheduler of diffusers has its own way to fail
+        raise InputError(f"num_inference_steps={steps} is too many: the model knows {known} timesteps; take fewer")
+    try:
+        scheduler.set_timesteps(steps, device=device)
+    except ValueError as error:
+        raise InputError(f"num_inference_steps={steps} does not suit {name}: {error}") from None
+    first = float(max(scheduler.timesteps))
+    if first > known - 1:  # where `steps_offset` pushes the first step over the end
+        raise InputError(
+            f"num_inference_steps={steps} is too many: {name} would begin at timestep {first:g}, the last one is "
+            f"{known - 1}; take fewer"
+        )
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(0)
+
+
+def _known(kind: type, values: dict[str, Any]) -> dict[str, Any]:
+    """Those of the values that the class has a parameter for."""
+    return {key: value for key, value in values.items() if key in inspect.signature(kind.__init__).parameters}
