@@ -33,7 +33,7 @@ def exchange(scheduler: Any, name: str) -> Any:
     import diffusers
 
     kind = getattr(diffusers, SCHEDULERS[name])
-    own = {key: value for key, value in scheduler.config.items() if not key.startswith("_")}
+    own = {key: value for key, value in scheduler.config.items() if key != "_use_default_values"}
     return kind.from_config(own, **_known(kind, {key: own.get(key, value) for key, value in NEUTRAL.items()}))
 
 
