@@ -190,7 +190,7 @@ def check(settings: Settings) -> None:
 def run(settings: Settings) -> None:
     """From settings to the finished folder."""
     from jedi.folders import ResultFolder
-    from jedi.images import load_image, load_mask
+    from jedi.images import RECORD, load_image, load_mask
     from jedi.loading import find_model, load_pipeline
 
     references = read_references(settings)
@@ -198,7 +198,7 @@ def run(settings: Settings) -> None:
     mask = None if settings.mask is None else load_mask(settings.mask)
     find_model(settings.model)  # refused now, before anything is loaded
     names = [f"{i:04d}.png" for i in range(len(settings.captions))]
-    with ResultFolder(settings.out, [*names, "grid.png", "samples.json"]) as folder:
+    with ResultFolder(settings.out, [*names, "grid.png", RECORD]) as folder:
         pipe, digests = load_pipeline(settings.model, settings.device, settings.dtype)
         pipe.set_progress_bar_config(disable=False)
         if settings.scheduler is not None:
@@ -211,7 +211,7 @@ def run(settings: Settings) -> None:
         given += [(image, "to be edited")] if image else []
         sheet(settings, given, results).save(folder / "grid.png")
         record = json.dumps(describe(pipe, digests, settings, references, names), indent=2, ensure_ascii=False)
-        (folder / "samples.json").write_text(record + "\n", encoding="utf-8")
+        (folder / RECORD).write_text(record + "\n", encoding="utf-8")
     plural = "s" * (len(names) > 1)
     print(f"{len(names)} picture{plural}; beside the references: {Path(settings.out) / 'grid.png'}")
 
@@ -222,9 +222,11 @@ def read_references(settings: Settings) -> list[Reference]:
 
     references = []
     for name, paths in [(name, [path]) for name, path in settings.subjects.items()] or [("", settings.references)]:
+        if any(Path(path).resolve() == Path(settings.out).resolve() for path in paths):
+            raise InputError(f"--out {settings.out} is a folder of references: what is made would be one the next time")
         files, ignored = find_images(paths)
         if ignored:
-            print(f"sample.py: left out, no pictures: {', '.join(x.name for x in ignored)}", file=sys.stderr)
+            print(f"sample.py: left out, no references: {', '.join(x.name for x in ignored)}", file=sys.stderr)
         references += [Reference(file, load_image(file), name) for file in files]
     return references
 

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import glob
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -42,11 +43,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
     disk), the ``OSError`` names ``path``, also where a library says so by an error of its own.
     """
     path = Path(path)
-    prefix = f".{path.name}.{socket.gethostname()}."
-    for old in path.parent.glob(f"{glob.escape(prefix)}*.tmp"):
-        if not _alive(old.name.removeprefix(prefix).removesuffix(".tmp")):
-            _remove(old)
-    temporary = path.with_name(f"{prefix}{os.getpid()}.tmp")
+    temporary = path.with_name(f"{_clear(path.parent, path.name)}{os.getpid()}.tmp")
     _remove(temporary)
     try:
         yield temporary
@@ -105,6 +102,21 @@ def _refusal(error: BaseException | None) -> int | None:
             return number
         error = error.__cause__ or error.__context__
     return None
+
+
+def lies_in(path: str | Path, folder: str | Path) -> bool:
+    """Whether ``path``, there or not, is ``folder`` or lies in it, links followed."""
+    return Path(path).resolve().is_relative_to(Path(folder).resolve())
+
+
+def _clear(folder: Path, name: str) -> str:
+    """Removes temporaries of ``name`` that killed processes of this host left; returns how those of this host begin."""
+    prefix = f".{name}.{socket.gethostname()}."
+    for old in folder.glob(f"{glob.escape(prefix)}*.tmp"):
+        process = old.name.removeprefix(prefix).partition(".")[0]
+        if process != str(os.getpid()) and not _alive(process):
+            _remove(old)
+    return prefix
 
 
 def _alive(process: str) -> bool:
@@ -229,11 +241,12 @@ class ResultFolder:
     At the end of the block the files move to ``path``, the last of them (the record, JSON) last; if the block
     raises, nothing is left. A new folder arrives by one rename. A folder that is there already keeps what is
     in it, but for the files that its record lists under "files": those are replaced, so the same command
-    works again, also where a kill came between two of the moves.
+    works again, also where a kill came between two of the moves. Where another run has written there meanwhile, the
+    files stay together in a folder of their own, ``out-2``.
 
     Raises:
         InputError: ``path`` is a file, or holds a file of one of these names that its record does not
-        name, or the place cannot be written to.
+        name, or the place cannot be written to. At the end: another run has written there, and where the files are.
     """
 
     def __init__(self, path: str | Path, names: Sequence[str]) -> None:
@@ -243,9 +256,11 @@ class ResultFolder:
         self.old = self._recorded()
         if foreign := [name for name in self.names if name not in self.old and (self.path / name).exists()]:
             raise InputError(f"{self.path} holds a {foreign[0]} that no earlier run wrote")
+        self.before = self._state()
         # Beside the new folder, or inside the old one: on the same file system, so that a rename is enough.
         place = next(x for x in (self.path, *self.path.absolute().parents) if x.exists())
-        self.temporary = place / f".{self.path.name or 'results'}.{secrets.token_hex(4)}.tmp"
+        prefix = _clear(place, self.path.name or "results")
+        self.temporary = place / f"{prefix}{os.getpid()}.{secrets.token_hex(4)}.tmp"
 
     def __enter__(self) -> Path:
         with given(str(self.path)):
@@ -267,6 +282,17 @@ class ResultFolder:
             return {record.name, *(name for name in files if Path(name).name == name)}
         return set()
 
+    def _state(self) -> dict[str, tuple[int, int]]:
+        """What another run would change: our files that there are, and which ones."""
+        found = {name: self.path / name for name in self.names if (self.path / name).exists()}
+        return {name: ((stat := path.stat()).st_ino, stat.st_mtime_ns) for name, path in found.items()}
+
+    def _keep_aside(self) -> None:
+        name = self.path.absolute().name
+        aside = next(x for n in itertools.count(2) if not (x := self.temporary.with_name(f"{name}-{n}")).exists())
+        self.temporary.rename(aside)
+        raise InputError(f"another run has written to {self.path} meanwhile; what this one made lies in {aside}")
+
     def _publish(self) -> None:
         """Moves the files to their place: a new folder in one step; in an old one the record comes last.
 
@@ -274,8 +300,15 @@ class ResultFolder:
         """
         if not self.path.exists():
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.temporary.rename(self.path)
+            try:
+                self.temporary.rename(self.path)
+            except OSError:
+                if not self.path.exists():
+                    raise
+                self._keep_aside()
             return
+        if self._state() != self.before:
+            self._keep_aside()
         record = self.path / self.names[-1]
         both = self.temporary / f".{record.name}"
         both.write_text(json.dumps({"files": sorted(self.old.union(self.names))}), encoding="utf-8")

@@ -6,8 +6,10 @@ Only PIL and numpy are imported here; torch is loaded by the functions that make
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
+import json
 import logging
 import warnings
 from collections.abc import Iterable, Sequence
@@ -34,6 +36,8 @@ FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM")
 """Decoders of still pictures. PIL also knows formats that run other programs (EPS), and many that nobody tests."""
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 """File names that count as pictures when a folder is read."""
+RECORD = "samples.json"
+"""What sample.py writes beside its pictures: how they were made."""
 
 Box = tuple[int, int, int, int]
 """left, top, right, bottom in pixels; right and bottom are one past the end."""
@@ -124,15 +128,17 @@ def _mask_values(mask: Image.Image | np.ndarray, name: str) -> np.ndarray:
 def find_images(paths: Iterable[str | Path]) -> tuple[list[Path], list[Path]]:
     """Picture files from files and folders, folders in the order of their names and without their subfolders.
 
-    Returns the pictures, and what was left out of folders: files whose name is not a picture's, or is not UTF-8, and
-    what is no regular file (pipes, sockets, links to nowhere).
+    Returns the pictures, and what was left out of folders: files whose name is not a picture's, or is not UTF-8, what
+    is no regular file (pipes, sockets, links to nowhere), and the contact sheet that sample.py's record names.
     Raises :class:`ImageError` for a missing path or a folder without pictures.
     """
     found, ignored = [], []
     for path in map(Path, paths):
         if path.is_dir():
             files = sorted(x for x in path.iterdir() if not x.is_dir() and not x.name.startswith("."))
-            pictures = [x for x in files if x.suffix.lower() in SUFFIXES and x.is_file() and is_text(x.name)]
+            sheets = _sheets(path / RECORD)
+            named = [x for x in files if x.suffix.lower() in SUFFIXES and x.name not in sheets]
+            pictures = [x for x in named if x.is_file() and is_text(x.name)]
             if not pictures:
                 raise ImageError(f"{path}: a folder without pictures ({', '.join(SUFFIXES)})")
             found += pictures
@@ -151,6 +157,14 @@ def is_text(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _sheets(record: Path) -> set[str]:
+    """Files that sample.py's record lists, but not as results."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+        told = json.loads(record.read_text(encoding="utf-8"))
+        return set(told["files"]) - {image["file"] for image in told["images"]}
+    return set()
 
 
 def fit_square(image: Image.Image, size: int) -> tuple[Image.Image, Box]:

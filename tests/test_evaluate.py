@@ -206,6 +206,41 @@ def test_scores_of_a_folder_of_sample_py(tmp_path, monkeypatch, tiny_model, enco
     assert {x["subject"] for x in images} == {"made"}
 
 
+def test_the_contact_sheet_is_no_result(tmp_path, monkeypatch, tiny_model, encoders):
+    monkeypatch.chdir(tmp_path)
+    made_up.scene(1, 0).save(tmp_path / "photo.png")
+    made = ["--references", "photo.png", "--prompt", "a cat", "--model", str(tiny_model), "--steps", "1"]
+    assert sample.main([*made, "--out", "made/cat"]) == 0
+    (tmp_path / "photos/cat").mkdir(parents=True)
+    (tmp_path / "photo.png").rename(tmp_path / "photos/cat/grid.png")  # only the record tells what a picture is
+    assert evaluate.main(["scores", "--images", "made", "--references", "photos", "--out", "out", *encoders]) == 0
+    images = json.loads((tmp_path / "out/scores.json").read_text())["images"]
+    assert [x["id"] for x in images if x["row"] == "model"] == ["cat/0000.png"]
+    assert [x["id"] for x in images if x["row"] == "oracle"] == ["grid.png"]
+
+
+@pytest.mark.parametrize("name", ["scores.json", "report.html", "report.json"])
+def test_files_of_others_stay_and_are_seen_before_the_work(dreambench, tmp_path, monkeypatch, capsys, encoders, name):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text("mine")
+    monkeypatch.setattr("jedi.loading.load_pipeline", lambda *x: pytest.fail("the work has begun"))
+    monkeypatch.setattr("jedi.evaluation.scores.load_encoders", lambda *x: pytest.fail("the work has begun"))
+    scores = ["scores", "--images", "data/can", "--references", "data/can", "--out", "out", *encoders]
+    assert dreambench() == 2 and evaluate.main(scores) == 2
+    said = capsys.readouterr().err
+    assert said.count(f"out holds a {name} that no earlier run wrote") == 2
+    assert (tmp_path / "out" / name).read_text() == "mine" and len(list((tmp_path / "out").iterdir())) == 1
+
+
+@pytest.mark.parametrize("out", ["data", "data/out", "data/can"])
+def test_nothing_is_written_into_what_is_read(dreambench, tmp_path, capsys, encoders, out):
+    before = sorted(tmp_path.rglob("*"))
+    assert dreambench(out=out) == 2 and f"--out {out} lies in --data data" in capsys.readouterr().err
+    scores = ["scores", "--images", "data", "--references", "data", "--out", out, *encoders]
+    assert evaluate.main(scores) == 2 and f"--out {out} lies in --images data" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 # --- mistakes
 
 CANS = ("scores", "--images", "data/can", "--references", "data/can", "--out", "y")

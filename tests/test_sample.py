@@ -67,6 +67,21 @@ def test_pictures_a_grid_and_a_record(request_in, tmp_path, capsys):
     assert grid.width > 4 * 160 and grid.height > 2 * 160  # two references and two results in a row
 
 
+@pytest.mark.parametrize("references", [("photos",), ("photos/a.png", "photos/../photos")])
+def test_results_never_come_among_the_references(request_in, tmp_path, capsys, references):
+    for subject in ((), ("--subject", "cat=photos")):
+        assert request_in(*subject, references=() if subject else references, out="photos") == 2
+        assert "--out photos is a folder of references" in capsys.readouterr().err
+    assert names(tmp_path / "photos") == ["a.png", "b.jpg"]
+
+
+def test_results_as_references_come_without_their_contact_sheet(request_in, tmp_path, capsys):
+    assert request_in() == 0 and request_in(references=("out",), out="again") == 0
+    record = json.loads((tmp_path / "again" / "samples.json").read_text())
+    assert [x["file"] for x in record["references"]] == ["out/0000.png"]
+    assert "left out, no references: grid.png, samples.json" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("scales", [(), ("--reference-scale", "2", "--guidance-scale", "3")])
 def test_the_record_is_enough_to_make_one_of_the_pictures_again(request_in, tmp_path, scales):
     assert request_in("--prompt", "a dog", "--num-images", "2", *scales) == 0

@@ -18,6 +18,7 @@ from jedi.errors import InputError
 from jedi.evaluation import options
 from jedi.evaluation.generation import Item, check_done, generate, seed_of
 from jedi.evaluation.protocol import IMAGES, Benchmark, Subject, read_benchmark
+from jedi.evaluation.report import check_place
 from jedi.evaluation.scoring import COPIED, MODEL, ORACLE, WITHOUT, Case, Group, load_encoders, score_all
 from jedi.folders import locked
 
@@ -53,6 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(f"--no-reference must be 0 or more, got {arguments.no_reference}")
     if arguments.part is not None and arguments.stage == "score":
         raise InputError("--part is for generating; scoring is one task, after all parts")
+    check_place(arguments.out, data=arguments.data)
     benchmark = select(read_benchmark(arguments.data, arguments.refs, arguments.reference_list), arguments)
     items = plan(benchmark, arguments.num_images, arguments.no_reference, arguments.seed, arguments.identifier)
     scoring = arguments.stage != "generate" and arguments.part is None
@@ -98,7 +100,6 @@ def run(arguments: argparse.Namespace) -> int:
             "versions": frozen["versions"],
             **score_report.result_of(records, encoders, label, arguments.samples),
         }
-        options.write_json(result, Path(arguments.out) / "scores.json")
         command = shlex.join(["python", *sys.argv]) if Path(sys.argv[0]).name == "evaluate.py" else ""
         path = dreambench_report.report(result, benchmark, cases, others, arguments.out, command)
     print(f"scores of each picture: {Path(arguments.out) / 'scores.json'}; the report: {path}")

@@ -46,7 +46,7 @@ def report(
     out: str | Path,
     command: str = "",
 ) -> Path:
-    """Prints the tables and writes the page; returns its path.
+    """Prints the tables, writes the page and ``scores.json``; returns the page's path.
 
     Args:
         result: what ``scores.json`` holds.
@@ -62,7 +62,7 @@ def report(
     sections = [scores, *curve(result, others), beside, common.subjects_table(result, kinds)]
     sections += [common.examples(result, groups), *common.extremes(result, groups), how_made(benchmark)]
     title = f"{benchmark.name}: {result['label']}"
-    return write_report(Report(title, common.summary(result), sections, facts(result, command)), out)
+    return write_report(Report(title, common.summary(result), sections, facts(result, command)), out, scores=result)
 
 
 def published_table(result: Mapping[str, Any], others: Sequence[Mapping[str, Any]] = ()) -> Table:

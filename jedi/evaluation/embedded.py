@@ -28,6 +28,7 @@ from typing import Any
 from jedi.errors import InputError
 from jedi.evaluation import options
 from jedi.evaluation.generation import Sampling, versions
+from jedi.evaluation.report import check_place
 from jedi.folders import locked
 
 ENCODER = str(Path(__file__).resolve().parents[2] / "models" / "emoji-clip")
@@ -139,6 +140,7 @@ def evaluate(request: Request) -> dict[str, Any]:
     from jedi.folders import file_sha256
     from jedi.loading import load_pipeline
 
+    check_place(request.out)
     rows = [Row.parse(text) for text in request.rows]
     cases = read_cases(request.data)
     encoder = SubjectEncoder.load(request.encoder)
@@ -199,6 +201,5 @@ def evaluate(request: Request) -> dict[str, Any]:
             **{part: getattr(answers, part)() for part in parts if part != "references"},
         }
         result["summary"] = summarise(result, request.samples)
-        options.write_json(result, out / "scores.json")
         write(result, answers, out)
     return result

@@ -316,7 +316,7 @@ def _edit_gallery(result: Mapping[str, Any], answers: Answers) -> Gallery:
 
 
 def write(result: Mapping[str, Any], answers: Answers, out: Path) -> Path:
-    """Writes ``report.html`` and ``report.json``; returns the page's path."""
+    """Writes ``report.html``, ``report.json`` and ``scores.json``; returns the page's path."""
     sections: list[Any] = tables(result)
     if "curves" in result:
         sections.insert(1, curve(result))
@@ -333,7 +333,7 @@ def write(result: Mapping[str, Any], answers: Answers, out: Path) -> Path:
     }
     if result["command"]:
         facts["command"] = result["command"]
-    return write_report(Report("Embedded benchmark", sentences(result), sections, facts), out)
+    return write_report(Report("Embedded benchmark", sentences(result), sections, facts), out, scores=result)
 
 
 def _method() -> str:

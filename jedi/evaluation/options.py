@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from jedi.errors import InputError
-from jedi.evaluation.generation import Sampling, write_text_whole
+from jedi.evaluation.generation import Sampling
 from jedi.evaluation.scoring import DEFAULT_ENCODERS
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -79,8 +76,3 @@ def part_of(text: str | None) -> tuple[int, int]:
     if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
         raise InputError(f"--part {text}: wanted is I/N with I from 0 to N - 1, for instance 0/8")
     return int(index), int(count)
-
-
-def write_json(content: Mapping[str, Any], path: Path) -> None:
-    """A JSON file that is there whole or not at all."""
-    write_text_whole(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", path)

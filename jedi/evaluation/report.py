@@ -18,8 +18,9 @@ from typing import Any
 
 from PIL import Image
 
+from jedi.errors import InputError
 from jedi.evaluation.checks import ReportError, check_interval, check_number, check_word
-from jedi.folders import ResultFolder
+from jedi.folders import ResultFolder, lies_in
 
 ARROWS = {"higher": "\u2191", "lower": "\u2193"}
 _TURNS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
@@ -164,10 +165,12 @@ class Report:
     links: Mapping[str, str] = field(default_factory=dict)
 
 
-def write_report(report: Report, folder: str | Path, name: str = "report") -> Path:
-    """Writes ``folder/name.html`` and ``folder/name.json``, whole or not at all; returns the page's path.
+def write_report(
+    report: Report, folder: str | Path, name: str = "report", scores: Mapping[str, Any] | None = None
+) -> Path:
+    """Writes ``folder/name.html``, ``folder/name.json`` and, of ``scores``, ``folder/scores.json``: all or none.
 
-    The same call replaces an earlier report of that name; files of other origin are left alone.
+    The same call replaces an earlier report of that name; files of other origin are left alone. Returns the page.
 
     Raises:
         ReportError: something in the report makes no sense, or ``name`` is no file name. ImageError: a picture
@@ -179,12 +182,33 @@ def write_report(report: Report, folder: str | Path, name: str = "report") -> Pa
 
     check_report(report)
     html, folder = render(report), Path(folder)
-    files = [f"{name}.html", f"{name}.json"]
+    files = report_files(name, scores is not None)
     record = json.dumps({"files": files, **to_json(report, folder)}, indent=1, allow_nan=False)
     with ResultFolder(folder, files) as temporary:
         (temporary / files[0]).write_text(html, encoding="utf-8")
-        (temporary / files[1]).write_text(record + "\n", encoding="utf-8")
+        if scores is not None:
+            text = json.dumps(scores, indent=1, ensure_ascii=False, allow_nan=False)
+            (temporary / files[1]).write_text(text + "\n", encoding="utf-8")
+        (temporary / files[-1]).write_text(record + "\n", encoding="utf-8")
     return folder / files[0]
+
+
+def report_files(name: str = "report", scores: bool = True) -> list[str]:
+    """The files that :func:`write_report` writes, its record last."""
+    return [f"{name}.html", *(["scores.json"] if scores else []), f"{name}.json"]
+
+
+def check_place(out: str | Path, **read: str | Path | None) -> None:
+    """Before the work begins: whether ``out`` may hold the report. ``read`` are folders, by the option that names them.
+
+    Raises:
+        InputError: ``out`` lies in a folder that is read, where what is written would be read as well. Else as
+        :func:`write_report` with scores would, at the end of the work.
+    """
+    for option, folder in read.items():
+        if folder is not None and lies_in(out, folder):
+            raise InputError(f"--out {out} lies in --{option} {folder}, which is only read; give another folder")
+    ResultFolder(out, report_files())
 
 
 def text_table(table: Table) -> str:

@@ -16,8 +16,9 @@ from pathlib import Path
 
 from jedi.errors import InputError, given
 from jedi.evaluation import options
+from jedi.evaluation.report import check_place
 from jedi.evaluation.scoring import COPIED, MODEL, ORACLE, Case, Group, load_encoders, score_all
-from jedi.folders import file_sha256
+from jedi.folders import file_sha256, locked
 from jedi.images import SUFFIXES, find_images
 
 
@@ -37,6 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Scores and reports. Raises ``InputError`` for a mistake in the request."""
     options.check_positive(arguments, "samples")
+    out = Path(arguments.out)
+    check_place(out, images=arguments.images, references=arguments.references, real=arguments.real)
     groups = read_groups(
         Path(arguments.images),
         Path(arguments.references),
@@ -49,19 +52,19 @@ def run(arguments: argparse.Namespace) -> int:
     from jedi.loading import find_device
 
     encoders = load_encoders(arguments.encoders, find_device(arguments.device))
-    out = Path(arguments.out)
-    records = score_all(groups, encoders, out / "scores")
+    out.mkdir(parents=True, exist_ok=True)
+    with locked(out):
+        records = score_all(groups, encoders, out / "scores")
     label = arguments.label or score_report.label_of(str(Path(arguments.images).resolve()))
     result = {"format": 1, "benchmark": None, "deviations": []}
     result |= score_report.result_of(records, encoders, label, arguments.samples)
-    options.write_json(result, out / "scores.json")
     table = score_report.scores_table(result)
     print(f"\n{text_table(table)}\n")
     sections = [table, score_report.subjects_table(result), score_report.examples(result, groups)]
     sections += score_report.extremes(result, groups)
     command = shlex.join(["python", *sys.argv]) if Path(sys.argv[0]).name == "evaluate.py" else ""
     facts = score_report.facts(result, command)
-    path = write_report(Report(f"Scores: {label}", score_report.summary(result), sections, facts), out)
+    path = write_report(Report(f"Scores: {label}", score_report.summary(result), sections, facts), out, scores=result)
     print(f"scores of each picture: {out / 'scores.json'}; the report: {path}")
     return 0
 

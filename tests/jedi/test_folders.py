@@ -11,7 +11,7 @@ import pytest
 
 from jedi import folders
 from jedi.errors import InputError, one_line
-from jedi.folders import FolderInUse, ResultFolder, atomic, file_sha256, locked, write_json
+from jedi.folders import FolderInUse, ResultFolder, atomic, file_sha256, lies_in, locked, write_json
 
 NAMES = ["0000.png", "grid.png", "samples.json"]
 
@@ -89,6 +89,56 @@ def test_a_kill_while_the_files_move_is_mended_by_the_same_command(tmp_path, mon
     write(tmp_path / "out")
     assert tree(tmp_path / "out") == {*NAMES, "notes.txt"}
     assert {(tmp_path / "out" / name).read_text() for name in NAMES[:-1]} == {"new"}
+
+
+def overtaken(path, text, meanwhile) -> None:
+    with ResultFolder(path, NAMES) as folder:
+        for name in NAMES:
+            (folder / name).write_text(text)
+        meanwhile()
+
+
+@pytest.mark.parametrize("exists", [None, "empty", "used"])
+def test_of_two_runs_to_one_folder_none_is_lost(tmp_path, exists):
+    """The second to end keeps what it made in a folder of its own, and says where."""
+    if exists:
+        (tmp_path / "out").mkdir()
+    if exists == "used":
+        write(tmp_path / "out", text="old")
+        (tmp_path / "out" / "notes.txt").write_text("mine")
+    for n in (2, 3):
+        with pytest.raises(InputError, match="another run has written to") as caught:
+            overtaken(tmp_path / "out", f"slow {n}", lambda n=n: write(tmp_path / "out", text=f"quick {n}"))
+        aside = Path(str(caught.value).rpartition(" lies in ")[2])
+        assert aside.name.startswith("out-") and {(aside / name).read_text() for name in NAMES} == {f"slow {n}"}
+        assert (tmp_path / "out" / "0000.png").read_text() == f"quick {n}"
+    assert not list(tmp_path.rglob(".*"))
+    write(tmp_path / "out", text="again")
+    assert (tmp_path / "out" / "0000.png").read_text() == "again"
+
+
+def test_a_file_that_came_meanwhile_is_not_overwritten(tmp_path):
+    (tmp_path / "out").mkdir()
+    with pytest.raises(InputError, match="lies in"):
+        overtaken(tmp_path / "out", "new", lambda: (tmp_path / "out" / "grid.png").write_text("mine"))
+    assert (tmp_path / "out" / "grid.png").read_text() == "mine"
+
+
+def test_what_killed_runs_left_is_cleared(tmp_path):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    left = tmp_path / f".out.{socket.gethostname()}.{dead.pid}.0123abcd.tmp"
+    left.mkdir()
+    with ResultFolder(tmp_path / "out", NAMES) as folder:
+        ResultFolder(tmp_path / "out", NAMES)
+        assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_what_lies_in_a_folder(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    inside = [tmp_path / x for x in ("a", "a/b", "link", "link/b", "a/b/../c")]
+    assert all(lies_in(path, tmp_path / "a") for path in inside)
+    assert not any(lies_in(path, tmp_path / "a") for path in (tmp_path, tmp_path / "ab", tmp_path / "a/../b"))
 
 
 def test_digest_of_a_file(tmp_path):
