@@ -270,6 +270,11 @@ def huge() -> str:
     return "huge.png"
 
 
+def small_mask() -> tuple[str, ...]:
+    Image.new("L", (8, 8), 255).save("small.png")
+    return "--image", "photos/a.png", "--mask", "small.png"
+
+
 def black_mask() -> tuple[str, ...]:
     picture(Path("room.png"))
     Image.new("L", (40, 30)).save("mask.png")
@@ -322,7 +327,7 @@ BAD = {
     "device": ({}, ("--device", "gpu7"), "--device gpu7"),
     "image alone": ({}, ("--image", "photos/a.png"), "--image and --mask go together"),
     "mask alone": ({}, ("--mask", "photos/a.png"), "--image and --mask go together"),
-    "mask of another size": ({}, ("--image", "photos/a.png", "--mask", "photos/b.jpg"), "must agree"),
+    "mask of another size": ({}, small_mask, "must agree"),
     "black mask": ({}, black_mask, "mask is black"),
     "subject without a folder": ({}, ("--subject", "fox"), "--subject fox: expected NAME=DIR"),
     "subject twice": ({}, ("--subject", "a=photos", "--subject", "a=photos"), "--subject a is given twice"),
