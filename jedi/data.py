@@ -419,7 +419,7 @@ def _read_manifest(path: Path) -> dict:
 def _entry(entry: dict) -> tuple[str, int, int, int]:
     _expect(isinstance(entry, dict), "a set", entry, "an object")
     key, n, width, height = (entry[name] for name in ("key", "n", "width", "height"))
-    _expect(isinstance(key, str) and key.isprintable() and bool(key), "key", key, "a name")
+    _expect(isinstance(key, str) and key.isprintable() and 0 < len(key) <= 200, "key", key, "a name")
     _expect(_is_number(n, 1, _MOST_IMAGES), "n", n, f"a whole number from 1 to {_MOST_IMAGES}")
     for name, value in (("width", width), ("height", height)):
         _expect(_is_number(value, 1, MAX_PIXELS), name, value, "a whole number above 0")
