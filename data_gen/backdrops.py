@@ -81,15 +81,20 @@ class Backdrops:
         self._generator = Generator(f"{self.key}.generate", settings.generate, config)
         self.blocks: dict[int, list[Image.Image]] = {}
         self.files: list[Path] = []
+        self.ignored: list[Path] = []
         if settings.folder:
             check_apart(config, f"{self.key}.folder", settings.folder)
             try:
-                self.files, _ = find_images([settings.folder])
+                self.files, self.ignored = find_images([settings.folder])
             except ImageError as error:
                 raise ConfigError(f"{self.key}.folder: {error}") from None
 
     def __len__(self) -> int:
         return len(self.files) or self.settings.count
+
+    def left_out(self) -> dict[str, int]:
+        """Files in the folder that are no backdrops."""
+        return {f"in {self.key}.folder, not pictures": len(self.ignored)} if self.ignored else {}
 
     def inputs(self) -> dict[str, str]:
         """sha256 over the folder's pictures and their texts, which decide bytes but are no settings."""

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import importlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -54,6 +55,8 @@ class Plan:
     hash: str
     units: tuple[Unit, ...]
     versions: Mapping[str, str]
+    left_out: Mapping[str, int]
+    """Files among the inputs that are not used, by reason."""
 
     def tar(self, unit: Unit) -> Path:
         return self.out / "units" / f"{unit.name}.tar"
@@ -91,6 +94,11 @@ class Parts:
     def inputs(self) -> dict[str, str]:
         """sha256 of everything outside of the configuration that decides the sets, by name."""
         return {name: digest for part in self.all if hasattr(part, "inputs") for name, digest in part.inputs().items()}
+
+    def left_out(self) -> dict[str, int]:
+        """Files among what is read that are not used, by reason."""
+        counts = (part.left_out() for part in self.all if hasattr(part, "left_out"))
+        return dict(sum(map(Counter, counts), Counter()))
 
     @property
     def use_models(self) -> bool:
@@ -155,7 +163,9 @@ def read_plan(config: DataConfig) -> Plan | None:
     try:
         plan = json.loads(path.read_text(encoding="utf-8"))
         found, frozen = plan["config_hash"], plan["config"]
-        result = Plan(Path(config.out), plan["hash"], tuple(Unit(**unit) for unit in plan["units"]), plan["versions"])
+        frozen_units = tuple(Unit(**unit) for unit in plan["units"])
+        left_out = plan.get("left_out", {})
+        result = Plan(Path(config.out), plan["hash"], frozen_units, plan["versions"], left_out)
     except (ValueError, KeyError, TypeError):
         raise ConfigError(f"{path} is no plan of this version of data_gen; choose another out=") from None
     if found != config_hash(config):
@@ -184,13 +194,13 @@ def freeze(config: DataConfig) -> Plan:
     division = units(sizes, config.sets_per_unit)
     work = {"config_hash": config_hash(config), "inputs": inputs, "units": [asdict(unit) for unit in division]}
     digest = hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()
-    versions = _versions(parts)
+    versions, left_out = _versions(parts), parts.left_out()
     with first_writes(config):
         for split in (*SPLITS, "units"):
             (out / split).mkdir(parents=True, exist_ok=True)
         frozen = {"format": FORMAT, "hash": digest, "config": content(config), **work, "versions": versions}
-        write_json(out / "plan.json", frozen)
-    return Plan(out, digest, division, versions)
+        write_json(out / "plan.json", {**frozen, "left_out": left_out})
+    return Plan(out, digest, division, versions, left_out)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ import itertools
 import json
 import statistics
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from data_gen.config import DataConfig
@@ -27,6 +27,7 @@ class Status:
     sets: int
     images: int
     dropped: Counter = field(default_factory=Counter)
+    left_out: Mapping[str, int] = field(default_factory=dict)
     rate: float | None = None
     seconds_left: float | None = None
 
@@ -39,6 +40,8 @@ class Status:
             yield f"{self.rate:.1f} images/s, about {hours}:{seconds // 60:02d}:{seconds % 60:02d} left"
         for reason, count in self.dropped.most_common():
             yield f"dropped {count}: {reason}"
+        for why, count in self.left_out.items():
+            yield f"left out {count} {'file' if count == 1 else 'files'}: {why}"
 
 
 def status(config: DataConfig, plan: Plan) -> Status:
@@ -56,7 +59,7 @@ def status(config: DataConfig, plan: Plan) -> Status:
     if pace := _seconds_a_unit(sorted(times), slowest):
         rate, left = images / len(times) / pace, (len(plan.units) - len(times)) * pace
     shards = sum(is_packed(tar, plan) for tar in tars)
-    return Status(len(plan.units), len(times), shards, sets, images, dropped, rate, left)
+    return Status(len(plan.units), len(times), shards, sets, images, dropped, plan.left_out, rate, left)
 
 
 def _seconds(plan: Plan, unit: Unit) -> float:

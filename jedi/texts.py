@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,11 @@ def read_lines(path: str | Path, name: str = "") -> list[str]:
 
 def read_json(path: str | Path, name: str = "") -> Any:
     """What a JSON file holds. Raises as :func:`read_text`, and InputError for what is no JSON, with its place."""
+    text = read_text(path, name)
     try:
-        return json.loads(read_text(path, name))
-    except (json.JSONDecodeError, RecursionError) as error:
+        value = json.loads(text)
+        if re.search(r"\\u[dD][89a-fA-F]", text):  # half of a pair is JSON, but no letter, and can be written nowhere
+            json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:  # the number of more than 4,300 digits is a plain ValueError
         raise InputError(f"{name or path}: not JSON: {error}") from None
+    return value

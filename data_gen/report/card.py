@@ -74,6 +74,8 @@ def _drops(statistics: Mapping[str, Any], stored: Stored) -> Iterable[str]:
         if left_out := statistics["splits"][split]["left_out_images"]:
             said = ", ".join(f"{count:,} ({reason})" for reason, count in left_out.items())
             yield f"Single images left out of {split} sets that stayed: {said}."
+    if files := statistics["left_out_files"]:
+        yield f"Files that were not used: {', '.join(f'{count:,} ({why})' for why, count in files.items())}."
     if stored.duplicates:
         yield f"`finish.json` says of {len(stored.duplicates):,} near-duplicates which set each is like."
 

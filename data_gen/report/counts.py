@@ -93,6 +93,7 @@ def statistics(stored: Stored, found: Survey) -> dict[str, Any]:
         "read_from": "shards" if stored.is_packed else "units",
         "units": found.units,
         "units_done": found.done,
+        "left_out_files": dict(sorted(stored.plan.left_out.items())),
         "splits": {},
     }
     for split in SPLITS:

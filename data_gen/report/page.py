@@ -59,6 +59,7 @@ def summary(config: DataConfig, stored: Stored, found: Survey, statistics: Mappi
         said.append(f"Dropped: {share}, most often: {reason} ({count:,}).")
     elif all_sets:
         said.append("No set was dropped.")
+    said += [f"Not used: {count:,} files, {why}." for why, count in statistics["left_out_files"].items()]
     if shared := statistics["subjects_in_both_splits"]:
         said.append(f"{len(shared):,} subjects are in both splits, {shared[0]} for instance.")
     said += [f"Licence: {name}." for name in statistics["licences"][:3]]

@@ -18,8 +18,9 @@ class Source(Protocol):
     """Made once in each process, as `factory(config)` with the whole `DataConfig`. Models are loaded at the
     first `make`, not before: `plan` makes sources too.
 
-    It may also say: `reads_prompts = True` (the prompt book is written before the plan), `uses_model = False` (no
-    device is of use, so there is one process a core) and `packages` (what must stay at one version for equal
+    It may also say: `left_out()` (files among what it reads that it does not use: their number by reason, which plan,
+    `status` and report tell), `reads_prompts = True` (the prompt book is written before the plan), `uses_model = False`
+    (no device is of use, so there is one process a core) and `packages` (what must stay at one version for equal
     bytes; if it is not said, torch, diffusers and transformers where a model is used)."""
 
     gives: frozenset[str]

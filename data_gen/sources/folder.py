@@ -7,13 +7,15 @@
 
 Films are not read: `ffmpeg -i mug.mp4 DIR/red_mug/%05d.jpg` makes a folder of frames, `every_nth` takes some of them.
 All photos of a subject are used, each once: `images_per_set` at most in a set, so seven photos make sets of four and of
-three. Neighbours (by name) go to different sets, for the frames of a film.
+three. Neighbours (by name) go to different sets, for the frames of a film. What else lies there is counted in the plan
+and in the report, by reason.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,20 +27,23 @@ from data_gen.sources import SOURCES
 from data_gen.sources.subjects import (
     NAMES,
     check_template,
+    composed,
     given_folder,
     inside,
     is_system,
     names,
     same_name,
     share_out,
+    shown,
     slug,
     split_of,
+    unusable,
     wanted,
     words,
 )
 from jedi.config import ConfigError
 from jedi.folders import file_sha256
-from jedi.images import SUFFIXES, ImageError, load_image, load_mask
+from jedi.images import SUFFIXES, ImageError, is_text, load_image, load_mask
 from jedi.texts import read_json, read_text
 
 if TYPE_CHECKING:
@@ -92,6 +97,7 @@ class Subject:
     folder: Path
     about: dict[str, str]  # id, name, class
     photos: tuple[Photo, ...]
+    left_out: Counter[str]  # files that are not used, by reason
 
 
 @SOURCES.register("folder")
@@ -106,7 +112,7 @@ class Folder:
 
     @functools.cached_property
     def subjects(self) -> list[Subject]:
-        return read_subjects(self.root, self.settings.every_nth)
+        return read_subjects(self.root, self.settings)
 
     @functools.cached_property
     def sets(self) -> dict[str, list[tuple[Subject, list[Photo]]]]:
@@ -137,6 +143,10 @@ class Folder:
                 digest.update(f"{file.relative_to(self.root).as_posix()}\0{file_sha256(file)}\n".encode())
         return {"photos in folder.path": digest.hexdigest()}
 
+    def left_out(self) -> dict[str, int]:
+        """The files that are not used, by reason."""
+        return dict(sum((subject.left_out for subject in self.subjects), Counter()))
+
     def make(self, items: Sequence[Item]) -> Iterator[SubjectSet | Dropped]:
         """Raises ConfigError for a picture that cannot be read, unless these are to be dropped."""
         for item in items:
@@ -166,7 +176,7 @@ class Folder:
             masks=masks,
             attributes=[{"file": photo.file.relative_to(self.root).as_posix()} for photo in used],
             licence=self.settings.licence,
-            provenance={"unreadable": broken} if broken else {},
+            provenance=_without(broken) if broken else {},
         )
 
     def _caption(self, subject: Subject, photo: Photo) -> str:
@@ -174,14 +184,22 @@ class Folder:
         return said or self.settings.caption.format(**names(subject.about["name"], subject.about["class"]))
 
 
-def read_subjects(root: Path, every_nth: int = 1) -> list[Subject]:
+def _without(broken: list[str]) -> dict[str, Any]:
+    """What a set's provenance says of pictures that could not be read; the report counts them."""
+    return {"unreadable": broken, "left_out": {"source": {"unreadable image": len(broken)}}}
+
+
+def read_subjects(root: Path, settings: FolderConfig) -> list[Subject]:
     """The subjects of a folder, by name. Raises ConfigError for what cannot be meant: no subjects, a subject twice, a
-    subject without pictures, pictures or films where they are not looked for, links that lead elsewhere."""
+    subject without pictures, pictures or films where they are not looked for, links that lead elsewhere, names that
+    are not UTF-8."""
     folders, told = [], _told(root)
     for path in sorted(root.iterdir()):
         if is_system(path.name):
             continue
         if inside(root, path).is_dir():
+            if not is_text(path.name):
+                raise ConfigError(f"{shown(path)}: the name of a subject's folder must be UTF-8; rename it")
             folders.append(path)
         elif path.suffix.lower() in (*SUFFIXES, *_FILMS):
             raise ConfigError(f"{path}: pictures lie in a folder for each subject, {root}/SUBJECT/{path.stem}.jpg")
@@ -192,9 +210,9 @@ def read_subjects(root: Path, every_nth: int = 1) -> list[Subject]:
         other = known.setdefault(same_name(folder.name), folder)
         if other is not folder:
             raise ConfigError(f"{other} and {folder} name the same subject; put their photos together, or rename one")
-    if missing := sorted(set(told) - {folder.name for folder in folders}):
+    if missing := sorted(set(told) - {composed(folder.name) for folder in folders}):
         raise ConfigError(f"{root / SUBJECTS} tells of {missing[0]!r}, and there is no such folder")
-    return [_subject(root, folder, told.get(folder.name, {}), every_nth) for folder in folders]
+    return [_subject(root, folder, told.get(composed(folder.name), {}), settings) for folder in folders]
 
 
 def load_photo(photo: Photo) -> tuple[Any, Any]:
@@ -208,17 +226,23 @@ def load_photo(photo: Photo) -> tuple[Any, Any]:
     return image, found.point(lambda value: 255 * (value >= 128))
 
 
-def _subject(root: Path, folder: Path, told: dict[str, str], every_nth: int) -> Subject:
+def _subject(root: Path, folder: Path, told: dict[str, str], settings: FolderConfig) -> Subject:
+    left_out: Counter[str] = Counter()
     stems: dict[str, Path] = {}
     masks: dict[str, Path] = {}
     texts: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if is_system(path.name):
             continue
-        inside(root, path)
+        suffix, stem = path.suffix.lower(), composed(path.stem)
         if path.is_dir():
-            raise ConfigError(f"{path}: photos lie in their subject's folder, not in folders below it")
-        suffix, stem = path.suffix.lower(), path.stem
+            raise ConfigError(f"{shown(path)}: photos lie in their subject's folder, not in folders below it")
+        if reason := unusable(path):
+            if suffix in SUFFIXES and settings.unreadable == "error":
+                raise ConfigError(f"{shown(path)}: {reason}; mend or remove it, or set folder.unreadable=drop")
+            left_out[reason] += 1
+            continue
+        inside(root, path)
         if suffix in _FILMS:
             raise ConfigError(f"{path}: films are not read; make frames: ffmpeg -i {path.name} {folder.name}/%05d.jpg")
         if suffix in SUFFIXES and stem.lower().endswith("-masklabel"):
@@ -228,6 +252,7 @@ def _subject(root: Path, folder: Path, told: dict[str, str], every_nth: int) -> 
         elif suffix in SUFFIXES or suffix in CAPTIONS:
             kept = stems if suffix in SUFFIXES else texts
         else:
+            left_out[f"{suffix or 'without an ending'}: not a kind that is read"] += 1
             continue
         if other := kept.get(stem):
             raise ConfigError(f"{path} and {other} share a name, so captions and masks are not clear")
@@ -236,15 +261,16 @@ def _subject(root: Path, folder: Path, told: dict[str, str], every_nth: int) -> 
         raise ConfigError(f"{masks[alone[0]]}: a mask without its picture")
     photos = []
     for stem, path in stems.items():
-        said = [texts[name] for name in (stem, path.name) if name in texts]
+        said = [texts[name] for name in (stem, composed(path.name)) if name in texts]
         if len(said) > 1:
             raise ConfigError(f"{said[0]} and {said[1]} are both captions of {path.name}; remove one")
         photos.append(Photo(path, said[0] if said else None, masks.get(stem)))
     if not photos:
-        raise ConfigError(f"{folder}: a subject's folder without pictures ({', '.join(SUFFIXES)})")
+        there = f"; there: {', '.join(sorted(left_out))}" if left_out else ""
+        raise ConfigError(f"{folder}: a subject's folder without pictures ({', '.join(SUFFIXES)}){there}")
     name = told.get("name", words(folder.name))
-    about = {"id": slug(folder.name) or folder.name, "name": name, "class": told.get("class", name)}
-    return Subject(folder, about, tuple(photos[::every_nth]))
+    about = {"id": slug(folder.name) or composed(folder.name), "name": name, "class": told.get("class", name)}
+    return Subject(folder, about, tuple(photos[:: settings.every_nth]), left_out)
 
 
 def _told(root: Path) -> dict[str, dict[str, str]]:
@@ -261,5 +287,5 @@ def _told(root: Path) -> dict[str, dict[str, str]]:
     )
     if not fits:
         raise ConfigError(f'{path}: expected {{"FOLDER": {{"name": "red mug", "class": "mug"}}, ...}}')
-    return told
+    return {composed(folder): entry for folder, entry in told.items()}
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from data_gen.sources.wording import with_article
 from jedi.config import ConfigError
+from jedi.images import is_text
 
 if TYPE_CHECKING:
     from data_gen.config import DataConfig
@@ -21,29 +23,41 @@ _SYSTEM = ("__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume info
 def is_held_out(identity: str, fraction: float = 0.1) -> bool:
     """Whether a subject is kept out of training: for ever, in every data set, on every machine.
 
-    The rule: the first 64 bits of sha256(identity in UTF-8), as a fraction of 2**64, lie below `fraction`. So a
-    larger fraction holds out all that a smaller one did.
+    The rule: the first 64 bits of sha256(identity in UTF-8 and Unicode's form NFC), as a fraction of 2**64, lie below
+    `fraction`. So a larger fraction holds out all that a smaller one did, and a name counts as one however a file
+    system or an editor writes its accents.
     """
-    return int.from_bytes(hashlib.sha256(identity.encode()).digest()[:8], "big") < fraction * 2**64
+    return int.from_bytes(hashlib.sha256(composed(identity).encode()).digest()[:8], "big") < fraction * 2**64
 
 
 def split_of(identity: str, fraction: float = 0.1) -> str:
     return "heldout" if is_held_out(identity, fraction) else "train"
 
 
+def composed(name: str) -> str:
+    """Unicode's form NFC: letters with accents as one character, where macOS writes two."""
+    return unicodedata.normalize("NFC", name)
+
+
 def words(name: str) -> str:
     """A name as captions say it: "red_fox-2" is "red fox 2"."""
-    return " ".join(re.split(r"[\s_-]+", name)).strip()
+    return " ".join(re.split(r"[\s_-]+", composed(name))).strip()
 
 
 def slug(name: str) -> str:
     """A name as an id: small letters and digits of any script, joined by hyphens."""
-    return re.sub(r"[\W_]+", "-", name.casefold()).strip("-")
+    return "-".join(_parts(name))
 
 
 def same_name(name: str) -> str:
-    """Equal for names that differ only in case, spaces, hyphens and underscores."""
-    return re.sub(r"[\W_]+", "", name.casefold())
+    """Equal for names that differ only in case, spaces, signs, and the way in which accents are written."""
+    return "".join(_parts(name)) or composed(name)  # a name of signs alone, an emoji say, is itself
+
+
+def _parts(name: str) -> list[str]:
+    """Runs of letters and digits, with the marks that belong to them: in Hindi these are vowels."""
+    letters = composed(composed(name).casefold())
+    return "".join(x if unicodedata.category(x)[0] in "LMN" else " " for x in letters).split()
 
 
 def share_out(pictures: Sequence[T], most: int) -> list[list[T]]:
@@ -112,6 +126,24 @@ def is_system(name: str) -> bool:
 
 def inside(root: Path, path: Path) -> Path:
     """`path`, if it stays in `root` when links are followed. Raises ConfigError where it does not."""
-    if not path.resolve().is_relative_to(root.resolve()):
-        raise ConfigError(f"{path} leads out of {root} (to {path.resolve()}): only files in that folder are read")
+    try:
+        target = path.resolve()
+    except (OSError, RuntimeError) as error:  # which of them, depends on Python's version
+        raise ConfigError(f"{shown(path)}: a link that leads nowhere ({error})") from None
+    if not target.is_relative_to(root.resolve()):
+        raise ConfigError(f"{shown(path)} leads out of {root} (to {target}): only files in that folder are read")
     return path
+
+
+def shown(path: Path) -> str:
+    """A path that can be printed, whatever bytes are in it."""
+    return str(path).encode("utf-8", "backslashreplace").decode()
+
+
+def unusable(path: Path) -> str | None:
+    """Why a file cannot be read at all, whatever its kind; None for one that may be."""
+    if not path.is_file():
+        return "no regular file (a pipe, a socket, or a link that leads nowhere)"
+    if not is_text(path.name):
+        return "a name that is not UTF-8"
+    return None

@@ -18,7 +18,7 @@ class Stage(Protocol):
     """Made once in each process, as `factory(config)` with the whole `DataConfig`. Models are loaded at the
     first `process`, not before: `plan` makes stages too, to refuse those that do not fit.
 
-    It may also say `uses_model`, `packages` and `inputs()`, as a source does."""
+    It may also say `uses_model`, `packages`, `inputs()` and `left_out()`, as a source does."""
 
     needs: frozenset[str]
     """What sets must hold when they come here, of "collage", "images" and "masks"."""

@@ -144,6 +144,10 @@ class Augment:
         """sha256 of what is given as files."""
         return {} if self.backdrops is None else self.backdrops.inputs()
 
+    def left_out(self) -> dict[str, int]:
+        """Files in the folder of backdrops that are none."""
+        return {} if self.backdrops is None else self.backdrops.left_out()
+
     def process(self, sets: Sequence[SubjectSet]) -> list[SubjectSet]:
         """All sets, in order; the images of all of them are repainted in common batches."""
         jobs, left = [], []

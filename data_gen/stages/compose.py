@@ -99,6 +99,10 @@ class Compose:
         """sha256 of what is given as files."""
         return self.backdrops.inputs()
 
+    def left_out(self) -> dict[str, int]:
+        """Files in the folder of backdrops that are none."""
+        return self.backdrops.left_out()
+
     def process(self, sets: Sequence[SubjectSet]) -> list[SubjectSet | Dropped]:
         """All sets as they are, then the new ones in the order of their first halves."""
         new = []

@@ -1,6 +1,9 @@
 """The folder source: a user's own photos, and everything that can be wrong with them."""
 
 import json
+import os
+import socket
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +15,7 @@ from data_gen.__main__ import main
 from data_gen.sets import Dropped, Item
 from data_gen.sources import SOURCES
 from data_gen.sources.folder import Folder, FolderConfig
-from data_gen.sources.subjects import share_out
+from data_gen.sources.subjects import is_held_out, same_name, share_out, slug, split_of
 from jedi.config import ConfigError
 from jedi.errors import InputError
 from tests.data_gen.pipelines import settings
@@ -198,7 +201,7 @@ def test_broken_pictures(photos):
         made(source(photos))
     third = made(source(photos, unreadable="drop"))[2]
     assert files(third) == ["red_mug/00.png", "red_mug/02.png"]
-    assert third.provenance == {"unreadable": ["01.png"]}
+    assert third.provenance["unreadable"] == ["01.png"]
     (photos / "red_mug" / "00.png").write_bytes((photos / "red_mug" / "02.png").read_bytes()[:60])
     assert made(source(photos, unreadable="drop"))[2] == Dropped("train-00000002", "unreadable images", {"images": 1})
 
@@ -318,3 +321,128 @@ def test_dreambooth(root):
     assert first.subject["name"] == "backpack" and first.captions[0] == "a photo of a backpack"
     assert min(min(image.size) for image in first.images) > 256
     assert np.asarray(second.images[0]).std() > 10
+
+
+# --- what phones and file systems bring ---
+
+HELD_OUT = ["subject 9", "subject 11", "subject 29", "subject 35"]
+NAMES = ("café_crème", "Zoë", "ёжик", "Ångström", "한국 인형", "が")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_subject_is_one_however_its_accents_are_written(tmp_path, name):
+    """macOS writes names decomposed (NFD), others composed (NFC): no such pair may fall into train and held-out."""
+    forms = [unicodedata.normalize(form, name) for form in ("NFC", "NFD")]
+    assert forms[0] != forms[1]
+    assert len({same_name(x) for x in forms}) == len({slug(x) for x in forms}) == 1
+    assert all(split_of(forms[0], i / 50) == split_of(forms[1], i / 50) for i in range(51))
+    for form in forms:
+        photo(tmp_path / "photos" / form / "1.png")
+    with pytest.raises(ConfigError, match="name the same subject"):
+        source(tmp_path / "photos").sizes()
+
+
+def test_names_written_in_two_ways_fit_together(tmp_path):
+    nfc, nfd = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    for number in range(2):
+        photo(tmp_path / "photos" / nfd / f"{nfd}{number}.png")
+        (tmp_path / "photos" / nfd / f"{nfc}{number}.txt").write_text(f"cup {number}")
+    (tmp_path / "photos" / "subjects.json").write_text(json.dumps({nfc: {"class": "cup"}}))
+    [one] = made(source(tmp_path / "photos"))
+    assert one.captions == ["cup 0", "cup 1"]
+    assert one.subject == {"id": nfc, "name": nfc, "class": "cup"}
+
+
+def test_names_that_differ_are_different_subjects(tmp_path):
+    """Hindi's vowels are marks, and an emoji has no letter: neither may be dropped from a name."""
+    names = ["कि", "का", "\N{FOX FACE}", "\N{DOG FACE}", "red mug", "red mug 2"]
+    assert len({same_name(x) for x in names}) == len(names)
+    for name in names:
+        photo(tmp_path / "photos" / name / "1.png")
+    assert len({subject.about["id"] for subject in source(tmp_path / "photos").subjects}) == len(names)
+
+
+def test_the_split_of_plain_names_is_as_it_always_was():
+    held_out = [name for name in (f"subject {i}" for i in range(40)) if is_held_out(same_name(name))]
+    assert held_out == HELD_OUT
+    assert (same_name("Red-Mug_2"), slug("Red  Mug_2")) == ("redmug2", "red-mug-2")
+
+
+RUN = ["source=folder", "folder.heldout_fraction=0", "resolution=16", "stages=[square]", "workers=1"]
+
+
+def test_files_that_are_not_read_are_counted_and_told(photos, tmp_path, capsys):
+    for name in ("IMG_1.HEIC", "IMG_2.heic", "notes.md", "noending"):
+        (photos / "dog2" / name).write_bytes(b"x")
+    os.mkfifo(photos / "dog2" / "04.txt")
+    one = source(photos)
+    assert one.left_out() == {
+        ".heic: not a kind that is read": 2,
+        ".md: not a kind that is read": 1,
+        "without an ending: not a kind that is read": 1,
+        "no regular file (a pipe, a socket, or a link that leads nowhere)": 1,
+    }
+    out = tmp_path / "out"
+    assert main(["run", f"out={out}", f"folder.path={photos}", *RUN]) == 0
+    assert "left out 2 files: .heic: not a kind that is read" in capsys.readouterr().out
+    assert json.loads((out / "statistics.json").read_text())["left_out_files"] == one.left_out()
+    assert "2 (.heic: not a kind that is read)" in (out / "DATA_CARD.md").read_text()
+    assert ".heic: not a kind that is read" in (out / "report" / "report.html").read_text()
+
+
+def test_a_folder_of_unread_kinds_says_which(tmp_path):
+    (tmp_path / "photos" / "mug").mkdir(parents=True)
+    (tmp_path / "photos" / "mug" / "1.HEIC").write_bytes(b"x")
+    with pytest.raises(ConfigError, match="without pictures .*; there: .heic: not a kind that is read"):
+        source(tmp_path / "photos").sizes()
+
+
+def test_unreadable_photos_that_are_dropped_are_counted_in_the_report(photos, tmp_path):
+    (photos / "dog2" / "03.png").write_bytes(b"no picture")
+    out = tmp_path / "out"
+    assert main(["run", f"out={out}", f"folder.path={photos}", *RUN, "folder.unreadable=drop"]) == 0
+    statistics = json.loads((out / "statistics.json").read_text())
+    assert statistics["splits"]["train"]["left_out_images"] == {"source: unreadable image": 1}
+
+
+def odd_file(folder: Path, kind: str) -> Path:
+    """A photo's name that is no photo, or whose name cannot be written down."""
+    path = folder / "odd.png"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(os.path.relpath(path))
+    elif kind == "loop":
+        path.symlink_to(path)
+    elif kind == "dangling":
+        path.symlink_to(folder / "none.png")
+    else:
+        path = Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.png"))
+        photo(path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "loop", "dangling", "latin-1"])
+def test_what_is_no_photo_is_refused_or_dropped_and_counted_and_never_waited_for(photos, tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)  # a socket's path must be short
+    odd_file(photos / "dog2", kind)
+    reason = "a name that is not UTF-8" if kind == "latin-1" else "no regular file"
+    with pytest.raises(ConfigError, match=f"{reason}.*; mend or remove it, or set folder.unreadable=drop") as error:
+        source(photos).sizes()
+    str(error.value).encode()
+    one = source(photos, unreadable="drop")
+    assert one.sizes()["train"] == 4 and one.inputs() and len(made(one)[0].images) == 4
+    assert [why.startswith(reason) for why in one.left_out()] == [True]
+
+
+@pytest.mark.parametrize("kind", ["loop", "latin-1"])
+def test_subjects_folders_that_cannot_be_read_are_refused(photos, kind):
+    path = photos / "loop" if kind == "loop" else Path(os.fsdecode(os.fsencode(photos) + b"/caf\xe9"))
+    if kind == "loop":
+        path.symlink_to(path)
+    else:
+        path.mkdir()
+    with pytest.raises(ConfigError, match="a link that leads nowhere|must be UTF-8; rename it") as error:
+        source(photos).sizes()
+    str(error.value).encode()
