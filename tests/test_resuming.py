@@ -1,6 +1,10 @@
 """A run is what its configuration says, however it was stopped, moved and resumed; nothing that was saved is lost."""
 
+import json
+import os
 import random
+import signal
+import tempfile
 from dataclasses import dataclass
 
 import pytest
@@ -9,7 +13,8 @@ import yaml
 from diffusers import UNet2DConditionModel
 
 import train
-from jedi import checkpoints, training
+from jedi import checkpoints, export, training
+from jedi.training import callbacks
 from tests import extensions, tiny
 from tests.conftest import write_shard
 
@@ -106,17 +111,17 @@ def schedule_of(seed: int) -> tuple[str, list[Launch]]:
     draw = random.Random(seed)
     rate = draw.choice(["linear", "linear", "constant"])
     only = draw.choice([None] * 6 + list(LAYOUTS)[:2])
-    launches, at, top = [], 0, draw.choice([STEPS, 3, 4, 5])
+    launches, at, top = [], 0, draw.choice([STEPS, STEPS, 3, 4, 5])
     while at < STEPS:
-        layout = only or draw.choice(list(LAYOUTS))
+        layout = only or draw.choice([*LAYOUTS, *list(LAYOUTS)[1:3]])
         end = draw.choice(["whole", "SIGTERM", "CRASH"])
         if end == "CRASH" and layout.startswith("two"):
             end = "SIGTERM"
-        if end != "whole" and (max(1, at) >= top - 1 or len(launches) > 2):
+        if end != "whole" and (max(1, at) >= top - 1 or len(launches) > 1):
             end = "whole"
         launches.append(Launch(layout, top, end, draw.randrange(max(1, at), top - 1) if end != "whole" else top))
         if end == "whole":
-            at, top = top, min(STEPS, top + draw.choice([1, 2, 3]))
+            at, top = top, min(STEPS, top + draw.choice([1, 3, 3]))
         elif end == "SIGTERM":
             at = launches[-1].step + 1
         else:
@@ -171,3 +176,168 @@ def test_weights_do_not_depend_on_interruptions_processes_accumulation_or_raised
     else:
         assert distance(found, expected, "unet.") < 1e-4
         assert distance(found, expected, "ema.") < 1e-4
+
+
+def test_the_average_is_that_of_the_formula(recipe, tmp_path):
+    """Through train.py, step by step: the decay rises as (1 + step) / (10 + step), to 0.25 at most."""
+    expected = None
+    for step in range(4):
+        assert launch(recipe, tmp_path, f"max_steps={step + 1}", "ema.decay=0.25", "optimizer.schedule=constant") == 0
+        state = {name: value.double() for name, value in saved(tmp_path)["state_dict"].items()}
+        weights = {name[5:]: value for name, value in state.items() if name.startswith("unet.")}
+        decay = min(0.25, (1 + step) / (10 + step))  # but the first update copies
+        expected = {k: w if expected is None else decay * expected[k] + (1 - decay) * w for k, w in weights.items()}
+        for name, value in expected.items():
+            torch.testing.assert_close(state[f"ema.module.{name}"], value, rtol=1e-5, atol=1e-7)
+    assert distance({f"x.{k}": v for k, v in weights.items()}, {f"x.{k}": v for k, v in expected.items()}, "x.") > 1e-4
+
+
+def test_the_learning_rate_is_that_of_the_step_also_after_a_finished_run(recipe, tmp_path):
+    found = []
+    for top in (3, 4):
+        assert launch(recipe, tmp_path, f"max_steps={top}", "optimizer.warmup_steps=0", "optimizer.lr=1") == 0
+        found.append(saved(tmp_path)["optimizer_states"][0]["param_groups"][0]["lr"])
+    assert found == pytest.approx([1 / 3, 1 / 4])  # the last of 3 steps, the last of 4
+
+
+def listing(run) -> set[str]:
+    return {path.name for path in (run / "checkpoints").iterdir()}
+
+
+def test_the_newest_few_are_kept_and_some_for_good_and_nothing_else_lies_there(recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "no such folder"))  # $TMPDIR is not needed
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    for host in (os.uname().nodename, "elsewhere"):  # what killed launches left
+        (tmp_path / "run" / "checkpoints" / f".step-00000001.ckpt.{host}.999999999.tmp").write_text("half")
+    options = ["checkpoints.every_steps=1", "checkpoints.keep_every_steps=3"]
+    assert launch(recipe, tmp_path / "run", *options) == 0
+    names = ("step-00000005", "step-00000006", "kept-00000003", "kept-00000006")
+    assert listing(tmp_path / "run") == {f"{name}.{end}" for name in names for end in ("ckpt", "json")}
+    kept = checkpoints.load(checkpoints.find(tmp_path / "run", "kept-00000006"))["state_dict"]
+    last = saved(tmp_path / "run")["state_dict"]
+    assert {name.split(".")[0] for name in kept} == {"ema"} and {name.split(".")[0] for name in last} == {"ema", "unet"}
+    pipe = export.load_run(tmp_path / "run", "kept-00000003")
+    weights = checkpoints.load(checkpoints.find(tmp_path / "run", "kept-00000003"))["state_dict"]
+    assert all(torch.equal(v, weights[f"ema.module.unet.{k}"]) for k, v in pipe.unet.state_dict().items())
+
+    assert launch(recipe, tmp_path / "full", *options, "checkpoints.weights_only=false", "max_steps=3") == 0
+    whole = checkpoints.load(checkpoints.find(tmp_path / "full", "kept-00000003"))
+    assert "optimizer_states" in whole and {name.split(".")[0] for name in whole["state_dict"]} == {"ema", "unet"}
+
+
+def test_a_damaged_newest_checkpoint_costs_steps_and_nothing_else(recipe, references, tmp_path, caplog, capsys):
+    assert launch(recipe, tmp_path, "max_steps=5") == 0
+    newest, older = list(checkpoints.listed(tmp_path).values())
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 3] ^= 16
+    newest.write_bytes(data)
+    assert export.main([str(tmp_path), str(tmp_path / "model")]) == 2
+    assert f"{newest} is damaged" in (line := capsys.readouterr().err) and f"choose another: {older.stem}" in line
+    assert launch(recipe, tmp_path) == 0
+    assert f"{newest} is damaged" in caplog.text and f"going on from the older {older.name}" in caplog.text
+    expected = references("linear", (5,) * 4 + (6,) * 2, "one")
+    assert not [name for name, value in tensors(tmp_path).items() if not torch.equal(value, expected[name])]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda run: [path.unlink() for path in run.glob("checkpoints/*")], "stood at step 1, as done says, but"),
+        (lambda run: [path.write_bytes(b"x") for path in run.glob("checkpoints/*.ckpt")], "No older one is whole"),
+        (lambda run: (run / "done").write_text('{"step": '), "done is damaged"),
+        (lambda run: (run / "done").write_text('{"step": "many"}'), "done is damaged"),
+        (lambda run: (run / "identity.json").write_text(""), "identity.json is damaged"),
+        (lambda run: (run / "identity.json").write_text("[1]"), "identity.json is damaged"),
+        (lambda run: (run / "identity.json").unlink(), "identity.json is missing"),
+    ],
+)
+def test_what_is_missing_or_damaged_in_a_run_is_named_in_one_line(recipe, tmp_path, capsys, damage, message):
+    assert launch(recipe, tmp_path, "max_steps=1") == 0
+    damage(tmp_path)
+    capsys.readouterr()
+    assert launch(recipe, tmp_path) == 2
+    line = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("train.py: "))
+    assert message in line and str(tmp_path) in line
+
+
+def test_weights_that_are_not_finite_are_neither_exported_nor_started_from(recipe, tmp_path, capsys):
+    assert launch(recipe, tmp_path / "run", "max_steps=1") == 0
+    path = checkpoints.newest(tmp_path / "run")
+    state = torch.load(path, weights_only=True)
+    next(v for k, v in state["state_dict"].items() if k.startswith("ema.module.unet."))[0] = float("nan")
+    checkpoints.save(state, path, {"step": 1})
+    assert export.main([str(tmp_path / "run"), str(tmp_path / "model")]) == 2
+    assert "step-00000001.ckpt: weights are not finite" in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()
+    assert launch(recipe, tmp_path / "next", f"init_from={tmp_path / 'run'}") == 2
+    assert "step-00000001.ckpt: weights are not finite" in capsys.readouterr().err
+
+
+VALIDATION = ["validation.every_steps=2", "validation.sets=4", "validation.bins=1", "validation.batch_size=2"]
+
+
+def test_the_best_is_compared_with_what_was_measured_in_the_same_way(recipe, tmp_path, monkeypatch, capsys):
+    losses, gain = iter([0.5, 0.6, 0.7, 0.6]), callbacks.reference_gain
+    monkeypatch.setattr(callbacks, "reference_gain", lambda *args: gain(*args) | {"heldout/loss": next(losses)})
+    expected = [(2, "sets=4", 2), (3, "sets=4", 2), (4, "sets=3", 4), (6, "sets=3", 6)]
+    for top, options, best in expected:
+        assert launch(recipe, tmp_path, *VALIDATION, f"validation.{options}", f"max_steps={top}") == 0
+        record = checkpoints.check(checkpoints.find(tmp_path, "best"))
+        assert record["step"] == best and len(checkpoints.listed(tmp_path, "best")) == 1
+        said = [line for line in capsys.readouterr().err.splitlines() if "does not count as the best" in line]
+        assert len(said) == (top == 4)
+    assert record["measured"]["sets"] == 3 and record["loss"] == 0.6
+    best = checkpoints.load(checkpoints.find(tmp_path, "best"))
+    assert {name.split(".")[0] for name in best["state_dict"]} == {"ema"}
+
+
+def test_a_best_that_is_damaged_does_not_count(recipe, tmp_path, capsys):
+    assert launch(recipe, tmp_path, *VALIDATION, "max_steps=2") == 0
+    checkpoints.find(tmp_path, "best").write_bytes(b"")
+    assert launch(recipe, tmp_path, *VALIDATION, "max_steps=4") == 0
+    assert checkpoints.check(checkpoints.find(tmp_path, "best"))["step"] == 4
+    assert "best-00000002.ckpt is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("step", [2, 3])
+@pytest.mark.parametrize("moment", ["before", "validation", "samples"])
+def test_a_signal_saves_before_validation_and_samples_which_are_made_up_for(
+    recipe, tmp_path, monkeypatch, step, moment
+):
+    """Before them, and in the midst of them; in the middle of a run, and at its last step."""
+    events, send = [], lambda: os.kill(os.getpid(), signal.SIGTERM)
+
+    def spy(owner, name, event):
+        original = getattr(owner, name)
+
+        def spied(*args, **kwargs):
+            events.append(event)
+            if event == moment and sent == []:
+                sent.append(send())
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, spied)
+
+    sent, save = [], callbacks.save_checkpoint
+    spy(callbacks, "reference_losses", "validation")
+    spy(callbacks.SampleGrid, "draw", "samples")
+    monkeypatch.setattr(callbacks, "save_checkpoint", lambda *args: events.append(args[2]) or save(*args))
+    if moment == "before":
+        monkeypatch.setenv(extensions.STEP, str(step - 1))
+        monkeypatch.setenv(extensions.SIGNAL, "SIGTERM")
+    options = [*VALIDATION, f"validation.every_steps={step}", "checkpoints.every_steps=100", "max_steps=3"]
+    options += [f"samples.every_steps={step}", "samples.steps=1", "samples.subjects=2", "samples.prompts=1"]
+    assert launch(recipe, tmp_path, *options) == 143
+    before = {"before": [], "validation": ["validation"], "samples": ["validation", "best", "samples"]}[moment]
+    assert events == [*before, "step"]
+    assert saved(tmp_path)["jedi"]["step"] == step and not (tmp_path / "done").exists()
+    assert not (tmp_path / "samples").exists()
+    events.clear()
+    assert launch(recipe, tmp_path, *options) == 0
+    owed = ["samples"] if moment == "samples" else ["validation", "best", "samples"]
+    last = [] if step == 3 else ["validation", "best", "samples", "step"]
+    assert [event for event in events if event != "best"] == [event for event in owed + last if event != "best"]
+    assert json.loads((tmp_path / "done").read_text()) == {"step": 3}
+    pictures = sorted(path.name for path in (tmp_path / "samples").iterdir())
+    assert pictures == [f"step-{number:08d}.png" for number in sorted({step, 3})]
+    assert next(iter(checkpoints.listed(tmp_path))) == 3
