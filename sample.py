@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from jedi.errors import InputError, given
 from jedi.front import Parser, exit_code
 from jedi.schedulers import SCHEDULERS, exchange
+from jedi.texts import is_text, read_lines
 
 if TYPE_CHECKING:  # torch and diffusers are loaded after the request is known to make sense
     from PIL import Image
@@ -154,15 +155,17 @@ def settings_from(arguments: dict[str, Any]) -> Settings:
 
 def read_prompts(path: Path) -> list[str]:
     """The prompts in a file. Raises ``InputError`` if it cannot be read as text."""
-    with given(f"--prompts-file {path}"):
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    with given(name := f"--prompts-file {path}"):
+        return [line for line in read_lines(path, name) if not line.startswith("#")]
 
 
 def check(settings: Settings) -> None:
     """Raises ``InputError`` for numbers and names that make no sense."""
     if not any(prompt.strip() for prompt in settings.prompts):
         raise InputError("no prompt: give --prompt TEXT (may be repeated) or --prompts-file F with a line")
+    for prompt in settings.prompts:
+        if not is_text(prompt):
+            raise InputError(f"--prompt {prompt!a}: not UTF-8; set the terminal to it, or use --prompts-file")
     if settings.out is None:
         raise InputError("no place to write to: give --out DIR")
     if settings.references and settings.subjects:

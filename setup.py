@@ -44,7 +44,7 @@ importers = ["pyarrow>=26,<27"]
 
 setup(
     name="jedi-diffusion",
-    version=re.search(r'^__version__ = "(.+)"$', (HERE / "jedi" / "__init__.py").read_text(), re.M)[1],
+    version=re.search(r'^__version__ = "(.+)"$', (HERE / "jedi" / "__init__.py").read_text(encoding="utf-8"), re.M)[1],
     description="Joint-image diffusion: personalised pictures from reference images, without tuning",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",

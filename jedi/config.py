@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
-import os
+import io
 import sys
 import types
 import typing
@@ -21,7 +21,9 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from jedi.errors import InputError
+from jedi.errors import InputError, given
+from jedi.folders import atomic
+from jedi.texts import read_text
 
 T = TypeVar("T")
 
@@ -73,9 +75,8 @@ def save(config: Any, path: str | Path) -> None:
     """Writes the resolved configuration as YAML; the file appears whole or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True))
-    temporary.replace(path)
+    with atomic(path) as temporary:
+        temporary.write_text(yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
 def import_extensions(config: Any) -> list[types.ModuleType]:
@@ -96,9 +97,12 @@ def _import(name: str) -> types.ModuleType:
 def _read_yaml(path: Path) -> dict:
     if not path.is_file():
         raise ConfigError(f"no configuration file {path}")
+    with given(str(path)):
+        text = io.StringIO(read_text(path))
+    text.name = str(path)  # which errors name
     try:
-        values = OmegaConf.to_container(OmegaConf.load(path))
-    except (OmegaConfBaseException, yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        values = OmegaConf.to_container(OmegaConf.load(text))
+    except (OmegaConfBaseException, yaml.YAMLError, OSError) as error:
         raise ConfigError(f"{path}: not readable as YAML: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected `key: value` lines, found a {type(values).__name__}")

@@ -223,7 +223,7 @@ def _file_lock(path: Path) -> Iterator[None]:
 def _started(process: int) -> str:
     """When a process of this host started, in clock ticks; "" if it does not run, "?" where nothing tells."""
     try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+        return Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
     except OSError:
         return "?" if not Path("/proc/self/stat").exists() and _alive(str(process)) else ""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 import traceback
 from collections.abc import Callable
@@ -29,6 +30,9 @@ def exit_code(
     with one line on stderr that begins with ``program``; ``interrupted`` and ``memory`` say what to do. All other
     errors pass, and keep their traceback.
     """
+    for stream in (sys.stdout, sys.stderr):  # a name that a terminal has no letters for must not end finished work
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         return work() or 0
     except KeyboardInterrupt:

@@ -21,6 +21,7 @@ from PIL import Image, ImageDraw, ImageOps
 
 from jedi.errors import InputError
 from jedi.lettering import Typesetter
+from jedi.texts import is_text
 
 if TYPE_CHECKING:
     from PIL.ImageCms import ImageCmsTransform
@@ -148,15 +149,6 @@ def find_images(paths: Iterable[str | Path]) -> tuple[list[Path], list[Path]]:
         else:
             raise ImageError(f"{path}: no such file or folder")
     return found, ignored
-
-
-def is_text(name: str) -> bool:
-    """Whether a file's name is UTF-8. One that is not can stand in no record, log or page."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _sheets(record: Path) -> set[str]:

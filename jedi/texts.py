@@ -13,6 +13,15 @@ from jedi.errors import InputError
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
+def is_text(name: str) -> bool:
+    """Whether a name or argument, as the system gave it, is UTF-8. If not, it can stand in no record, log or page."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def read_text(path: str | Path, name: str = "") -> str:
     """The content of a text file, its lines ended by ``\\n``: UTF-8, or UTF-16 with its mark in front.
 

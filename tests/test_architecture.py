@@ -176,3 +176,11 @@ def test_sample_help_loads_no_torch(python, environment):
     code = "import runpy, sys, contextlib\nsys.argv = ['sample.py', '--help']\n"
     code += "with contextlib.suppress(SystemExit): runpy.run_path('sample.py', run_name='__main__')"
     assert not loaded_by(python, environment, code) & {"torch", "diffusers", "transformers", "lightning"}
+
+
+@pytest.mark.parametrize("file", sources(), ids=lambda file: file.relative_to(ROOT).as_posix())
+def test_texts_have_an_encoding(file):
+    """Or they are written in the language of the machine, and read in that of another."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in ("read_text", "write_text"):
+            assert any(x.arg == "encoding" for x in node.keywords), f"{file}, line {node.lineno}"

@@ -67,6 +67,22 @@ def test_pictures_a_grid_and_a_record(request_in, tmp_path, capsys):
     assert grid.width > 4 * 160 and grid.height > 2 * 160  # two references and two results in a row
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_prompts_of_any_editor(tmp_path, encoding):
+    (tmp_path / "prompts.txt").write_bytes("a dog\r\n\r\n# no\r\n a \u72d0\u2028in snow\r\n".encode(encoding))
+    assert sample.read_prompts(tmp_path / "prompts.txt") == ["a dog", "a \u72d0\u2028in snow"]
+
+
+def test_a_terminal_without_the_letters(request_in, tmp_path, monkeypatch):
+    """What is done is said, and the exit code is that of success."""
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", terminal)
+    assert request_in(out="\u72d0") == 0
+    terminal.flush()
+    assert b"beside the references: \\u72d0/grid.png" in terminal.buffer.getvalue()
+    assert (tmp_path / "\u72d0" / "0000.png").is_file()
+
+
 @pytest.mark.parametrize("references", [("photos",), ("photos/a.png", "photos/../photos")])
 def test_results_never_come_among_the_references(request_in, tmp_path, capsys, references):
     for subject in ((), ("--subject", "cat=photos")):
@@ -326,6 +342,7 @@ BAD = {
     "dtype": ({}, ("--dtype", "int8"), "--dtype 'int8': known are float32"),
     "device": ({}, ("--device", "gpu7"), "--device gpu7"),
     "image alone": ({}, ("--image", "photos/a.png"), "--image and --mask go together"),
+    "a prompt in another encoding": ({"prompt": lambda: "caf\udce9"}, (), "--prompt 'caf\\udce9': not UTF-8"),
     "mask alone": ({}, ("--mask", "photos/a.png"), "--image and --mask go together"),
     "mask of another size": ({}, small_mask, "must agree"),
     "black mask": ({}, black_mask, "mask is black"),

@@ -28,7 +28,6 @@ from typing import Any
 from jedi.errors import InputError
 from jedi.evaluation import options
 from jedi.evaluation.generation import Sampling, versions
-from jedi.evaluation.report import check_place
 from jedi.folders import locked
 
 ENCODER = str(Path(__file__).resolve().parents[2] / "models" / "emoji-clip")
@@ -137,6 +136,7 @@ def evaluate(request: Request) -> dict[str, Any]:
     from jedi.evaluation.embedded_report import summarise, write
     from jedi.evaluation.encoder import SubjectEncoder
     from jedi.evaluation.judge import Judge
+    from jedi.evaluation.report import check_place
     from jedi.folders import file_sha256
     from jedi.loading import load_pipeline
 

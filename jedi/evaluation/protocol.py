@@ -8,7 +8,6 @@ Only Python's own library is imported here.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from jedi.errors import InputError, given
 from jedi.folders import file_sha256
+from jedi.texts import read_json, read_lines, read_text
 
 PROMPTS_FILE = "prompts_and_classes.txt"
 LIVE = ("cat", "dog")
@@ -165,7 +165,8 @@ def read_benchmark(folder: str | Path, references: int = 1, lists: str | Path | 
 
 def read_prompts(file: Path) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
     """``prompts_and_classes.txt`` -> noun of each subject; templates, with one ``{}``, of "object" and "live"."""
-    text = _text(file)
+    with given(str(file)):
+        text = read_text(file)
     parts = re.split(r"^(Classes|Prompts|Object Prompts|Live Subject Prompts)\s*$", text, flags=re.M)
     sections = dict(zip(parts[1::2], parts[2::2], strict=True))
     for name in ("Classes", "Object Prompts", "Live Subject Prompts"):
@@ -238,7 +239,8 @@ def _read_dreambench_plus(folder: Path) -> Benchmark:
     subjects = []
     for file in sorted((folder / "captions").rglob("*.txt")):
         place = file.relative_to(folder / "captions").with_suffix("")
-        lines = [line.strip() for line in _text(file).splitlines() if line.strip()]
+        with given(str(file)):
+            lines = read_lines(file)
         if len(lines) < 2:
             raise BenchmarkError(f"{file}: wanted are the subject's noun and then its prompts, a line each")
         files = sorted((folder / "images" / place.parent).glob(f"{place.name}.*"))
@@ -265,21 +267,14 @@ def _find(images: tuple[Path, ...], wanted: str, folder: Path) -> Path:
 
 
 def _read_lists(file: Path) -> dict[str, list[str]]:
-    try:
-        lists = json.loads(_text(file))
-    except json.JSONDecodeError as error:
-        raise BenchmarkError(f"{file}: not readable as JSON ({error})") from None
+    with given(str(file)):
+        lists = read_json(file)
     right = isinstance(lists, dict) and all(
         isinstance(names, list) and names and all(isinstance(name, str) for name in names) for names in lists.values()
     )
     if not right:
         raise BenchmarkError(f'{file}: wanted is {{"SUBJECT": ["02.jpg", ...], ...}}')
     return lists
-
-
-def _text(file: Path) -> str:
-    with given(str(file)):
-        return file.read_text(encoding="utf-8-sig")
 
 
 def fingerprint(subject: Subject) -> dict[str, str]:

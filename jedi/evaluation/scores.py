@@ -8,7 +8,6 @@ subject), or JSON: ``{"SUBJECT/a.png": "a dog on the beach", ...}``, or a ``samp
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,10 +15,10 @@ from pathlib import Path
 
 from jedi.errors import InputError, given
 from jedi.evaluation import options
-from jedi.evaluation.report import check_place
 from jedi.evaluation.scoring import COPIED, MODEL, ORACLE, Case, Group, load_encoders, score_all
 from jedi.folders import file_sha256, locked
 from jedi.images import SUFFIXES, find_images
+from jedi.texts import read_json, read_lines
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Scores and reports. Raises ``InputError`` for a mistake in the request."""
+    from jedi.evaluation.report import check_place
+
     options.check_positive(arguments, "samples")
     out = Path(arguments.out)
     check_place(out, images=arguments.images, references=arguments.references, real=arguments.real)
@@ -103,20 +104,20 @@ def read_groups(
 
 def read_prompts(file: Path, images: Path, files: Sequence[Path]) -> Mapping[str, str]:
     """The prompt of each picture, by its place in ``images``. Raises ``InputError`` if they do not fit."""
-    with given(f"--prompts {file}"):
-        text = file.read_text(encoding="utf-8-sig")
     ids = [path.relative_to(images).as_posix() for path in files]
     if file.suffix.lower() != ".json":
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        with given(name := f"--prompts {file}"):
+            lines = read_lines(file, name)
         if len(lines) != len(ids):
             raise InputError(f"--prompts {file}: {len(lines)} lines, but {images} holds {len(ids)} pictures; one each")
         return dict(zip(ids, lines, strict=True))
+    with given(name := f"--prompts {file}"):
+        found = read_json(file, name)
     try:
-        found = json.loads(text)
         if isinstance(found.get("images"), list):  # sample.py's record
             found = {x["file"]: x["prompt"] for x in found["images"]}
         right = all(isinstance(x, str) for pair in found.items() for x in pair)
-    except (json.JSONDecodeError, AttributeError, KeyError, TypeError):
+    except (AttributeError, KeyError, TypeError):
         right = False
     if not right or not found:
         raise InputError(f'--prompts {file}: wanted is {{"PICTURE": "PROMPT", ...}} or a samples.json of sample.py')

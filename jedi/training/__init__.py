@@ -471,5 +471,5 @@ def wandb_id(run: Path) -> str | None:
     file = run / "wandb_id"
     if rank_zero_only.rank == 0 and not file.exists():
         run.mkdir(parents=True, exist_ok=True)
-        file.write_text(secrets.token_hex(8))
-    return file.read_text() if rank_zero_only.rank == 0 else None
+        file.write_text(secrets.token_hex(8), encoding="utf-8")
+    return file.read_text(encoding="utf-8") if rank_zero_only.rank == 0 else None

@@ -1,5 +1,6 @@
 """Typed configuration: layers, and one clear sentence for every mistake."""
 
+import re
 from dataclasses import dataclass, field
 
 import pytest
@@ -141,3 +142,24 @@ def test_trained_modes_are_those_that_occur(mutual, modes):
 def test_modes_of_an_extension_are_named():
     config = configs.load(TrainConfig, None, [*REQUIRED, "conditioning.modes=[third, one_way]"])
     assert config.trained_modes == ["third", "one_way"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_files_of_any_editor(tmp_path, encoding, end):
+    (tmp_path / "a.yaml").write_bytes(f"path: ü{end}inner:{end}  names: [a]{end}".encode(encoding))
+    assert configs.load(Outer, tmp_path / "a.yaml") == Outer("ü", inner=Inner(names=["a"]))
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"path: it\x92s", "a.yaml: not a text file in UTF-8 .*save it as UTF-8"),
+        (b"path: x\n\tseed: 1\n", r'a.yaml: not readable as YAML: .*in ".*a\.yaml", line 2, column 1'),
+    ],
+)
+def test_files_that_cannot_be_read_are_named_with_the_place(tmp_path, data, said):
+    (tmp_path / "a.yaml").write_bytes(data)
+    with pytest.raises(InputError) as caught:
+        configs.load(Outer, tmp_path / "a.yaml")
+    assert re.search(said, str(caught.value).replace("\n", " "))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from jedi.errors import InputError
 from jedi.evaluation.protocol import (
     PUBLISHED,
     REFERENCES,
@@ -148,7 +149,7 @@ def test_folders_that_make_no_sense(tmp_path):
     with pytest.raises(BenchmarkError, match="can: 2 pictures; 3 references are wanted"):
         read_benchmark(tmp_path, 3)
     (tmp_path / "prompts_and_classes.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(BenchmarkError, match="not a text file in UTF-8"):
+    with pytest.raises(InputError, match="not a text file in UTF-8"):
         read_benchmark(tmp_path)
 
 
