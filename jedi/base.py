@@ -48,6 +48,17 @@ class Base:
     scheduler: Any
     folder: Path
 
+    def latent_size(self, width: int, height: int) -> tuple[int, int]:
+        """Height and width of the latents of pictures of that size in pixels. ``InputError`` if the vae cannot halve it
+        so often."""
+        factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        if width % factor or height % factor:
+            raise InputError(
+                f"pictures of {width} x {height} pixels: the vae of base {self.folder} takes multiples of {factor}; "
+                "make the data anew at such a resolution"
+            )
+        return height // factor, width // factor
+
     def fingerprint(self, *parts: str) -> str:
         """sha256 over the files of these parts: equal when they are equal, wherever the folder lies."""
         digest = hashlib.sha256()

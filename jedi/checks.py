@@ -46,6 +46,12 @@ def check_references(
             check_mask(f"reference_masks[{i}]", image, mask)
 
 
+def check_cache(cache: Any, sets: int) -> None:
+    """The same references for all sets, or those of each."""
+    if cache is not None and cache.batch not in (1, sets):
+        raise InputError(f"cache holds the references of {cache.batch} sets, {sets} are made: it must hold 1 or {sets}")
+
+
 def check_edit(image: Any, mask: Any) -> None:
     """A picture and its mask, or neither."""
     if (image is None) != (mask is None):

@@ -278,8 +278,11 @@ class SetDataset(Dataset):
             generator = keyed_generator(self.seed, "members", draw.position)
             order = torch.randperm(self.index.sets[draw.index].n, generator=generator).tolist()
         record = self.record(draw.index)
-        # A set of several subjects names the members that show one each: these are references before any other.
-        order = sorted(order, key=lambda i: i not in record.get("references", ()))[: draw.n]
+        # A set of several subjects names the members that show one each: these are references before any other, but
+        # leave room for a member that shows them all.
+        named = [i for i in order if i in record.get("references", ())]
+        others = [i for i in order if i not in named]
+        order = (named[: draw.n - bool(others)] + others)[: draw.n]
         captions = [record["captions"][i] for i in order]
         latents = images = None
         if self.latents is not None:

@@ -140,6 +140,10 @@ class JediPipeline(DiffusionPipeline):
             sampling_defaults=dict(sampling_defaults or {}),
         )
         self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        size = unet.config.sample_size
+        if not isinstance(size, int) and len(set(size)) > 1:
+            trained = " x ".join(str(side * self.vae_scale_factor) for side in size)
+            logger.warning(f"trained on pictures of {trained} pixels; it makes squares, {self.image_size} a side")
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
         self.attention_backend = "sdpa"
         self._interrupt = False
@@ -168,9 +172,9 @@ class JediPipeline(DiffusionPipeline):
 
     @property
     def image_size(self) -> int:
-        """Side of the model's square pictures in pixels."""
+        """Side of the model's square pictures in pixels: the shorter one of what it was trained on."""
         side = self.unet.config.sample_size
-        return (side if isinstance(side, int) else side[0]) * self.vae_scale_factor
+        return (side if isinstance(side, int) else min(side)) * self.vae_scale_factor
 
     @property
     def sampling_defaults(self) -> dict[str, Any]:
@@ -310,6 +314,7 @@ class JediPipeline(DiffusionPipeline):
         device = self._execution_device
         shape = (self.unet.config.out_channels, *[self.image_size // self.vae_scale_factor] * 2)  # c h w
         n = num_images * len(prompts)
+        checks.check_cache(cache, num_images if joint else n)
         checks.check_noise(generator, latents, (n, *shape))
         checks.check_interval("guidance_interval", guidance_interval)
         checks.check_interval("reference_interval", reference_interval)

@@ -98,6 +98,9 @@ class JointTraining(L.LightningModule):
         return self.ema.module
 
     def on_fit_start(self) -> None:
+        height, width = self.trainer.datamodule.latent_size
+        for unet in (self.unet.unet, self.ema_unet.unet):  # what is trained is what is saved, sampled and exported
+            unet.register_to_config(sample_size=height if height == width else [height, width])
         self.base.vae.to(self.device)
         self.base.text_encoder.to(self.device)
         self.schedule = replace(self.schedule, alphas_cumprod=self.schedule.alphas_cumprod.to(self.device))
@@ -261,6 +264,12 @@ class JointData(L.LightningDataModule):
         policy = CONDITIONING_POLICIES.get(config.conditioning.policy)
         for bucket in self.plan.used:  # refused now, not at the first step with such a set
             policy(config.seed, 0, bucket.n, config.conditioning)
+        pictures: dict[tuple[int, int], int] = {}  # of each size in latents
+        for bucket in self.plan.used:
+            size = base.latent_size(bucket.width, bucket.height)
+            pictures[size] = pictures.get(size, 0) + bucket.n * len(self.plan.buckets[bucket])
+        self.latent_size = max(pictures, key=pictures.__getitem__)
+        """Height and width that most pictures have, in latents: the model's size from now on."""
         self.latents = None
         if config.data.cache_latents:
             self.latents = LatentCache.of_run(config, self.index, base)

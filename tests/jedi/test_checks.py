@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from jedi.errors import InputError
 from jedi.pipeline import image_generators
 from tests.jedi.sampling import REFERENCES, latents, picture
 
@@ -54,6 +55,16 @@ def test_schedulers_that_do_not_fit_are_refused(pipe):
 def test_senseless_arguments_are_named(pipe, options, message):
     with pytest.raises(ValueError, match=message):
         pipe(**{"prompt": "a cat"} | options)
+
+
+def test_a_cache_holds_the_references_of_all_sets_or_of_each(pipe):
+    """One of two sets was taken for four pictures, which then had the references of the wrong ones."""
+    two = pipe.encode_references(REFERENCES).repeat(2)
+    assert len(latents(pipe, ["a cat", "a dog"], None, n=2, cache=two)) == 2
+    assert len(latents(pipe, ["a cat", "a dog"], None, n=4, num_images=2, joint=True, cache=two)) == 4
+    for options in ({"n": 4, "num_images": 2}, {"n": 2, "joint": True}):
+        with pytest.raises(InputError, match=r"cache holds the references of 2 sets, [14] are made: it must hold 1 or"):
+            latents(pipe, ["a cat", "a dog"], None, cache=two, **options)
 
 
 def test_a_cache_stands_alone(pipe):

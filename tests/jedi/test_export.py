@@ -1,6 +1,7 @@
 """A run -> a diffusers folder: the averaged weights, everything needed for sampling, whole or not at all."""
 
 import json
+import logging
 import sys
 
 import pytest
@@ -11,8 +12,11 @@ from safetensors.torch import load_file
 import train
 from jedi import export as exporting
 from jedi.attention import ATTENTION_MODES
+from jedi.base import Base, load_base
+from jedi.errors import InputError
 from jedi.export import export, is_run, load_run
 from jedi.pipeline import JediPipeline
+from tests.conftest import write_shard
 from tests.jedi.sampling import close, latents, picture
 
 
@@ -74,6 +78,45 @@ def test_a_run_and_its_export_sample_the_same(run, tmp_path):
         generator = torch.Generator().manual_seed(0)
         images.append(pipe(prompt="a cat", num_inference_steps=2, generator=generator, output_type="latent").images)
     torch.testing.assert_close(images[0], images[1])
+
+
+@pytest.mark.parametrize(
+    ("sizes", "side"),
+    [({32: 4, 64: 8}, 64), ({32: 8, 64: 4}, 32)],
+)
+def test_the_size_that_is_trained_is_recorded_sampled_and_exported(tmp_path, tiny_base, sizes, side):
+    """A base for 32 pixels, trained on 64, went on sampling at 32. Of mixed sizes the most common one counts."""
+    for i, (pixels, count) in enumerate(sizes.items()):
+        write_shard(tmp_path / "data" / "train", f"{i:05d}", [3] * count, pixels, seed=i)
+        write_shard(tmp_path / "data" / "heldout", f"{i:05d}", [3] * count, pixels, seed=i + 9)
+    run = trained(tmp_path, tiny_base, tmp_path / "data", "max_steps=1", "samples.every_steps=1", "samples.steps=1")
+    assert list((run / "samples").glob("*.png"))
+    pipe = load_run(run)
+    out = export(run, tmp_path / "model")
+    config = json.loads((out / "unet" / "config.json").read_text())
+    assert config["sample_size"] == side // 4
+    for found in (pipe, JediPipeline.from_pretrained(out)):
+        found.set_progress_bar_config(disable=True)
+        assert found.image_size == side
+        assert found("a cat", [picture(1)], num_inference_steps=1).images[0].size == (side, side)
+
+
+def test_pictures_of_other_sides_are_recorded_as_they_are(tmp_path, tiny_base, shards, monkeypatch, caplog):
+    monkeypatch.setattr(Base, "latent_size", lambda self, width, height: (height // 4, width // 2))
+    run = trained(tmp_path, tiny_base, shards, "max_steps=1")
+    with caplog.at_level(logging.WARNING, "jedi.pipeline"):
+        pipe = load_run(run)
+    assert (pipe.unet.config.sample_size, pipe.image_size) == ([8, 16], 32)
+    assert "trained on pictures of 32 x 64 pixels; it makes squares, 32 a side" in caplog.text
+
+
+def test_sizes_that_the_vae_cannot_take_are_refused_at_once(tmp_path, tiny_base):
+    write_shard(tmp_path / "data" / "train", "00000", [3] * 4, 30, seed=1)
+    with pytest.raises(AssertionError):  # exit code 2
+        trained(tmp_path, tiny_base, tmp_path / "data")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(InputError, match="pictures of 30 x 30 pixels: the vae of base .* takes multiples of 4"):
+        load_base(tiny_base).latent_size(30, 30)
 
 
 def test_a_mode_of_an_extension_from_training_to_sampling(tmp_path, tiny_base, shards, monkeypatch):
