@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from data_gen.checks import check_number
 from data_gen.sets import SPLITS
-from data_gen.shards import Record, remove_partials, thumbnail, write_json, write_shard
+from data_gen.shards import Record, thumbnail, write_json, write_shard
 from jedi.config import ConfigError
-from jedi.folders import file_sha256
+from jedi.folders import file_sha256, remove_leftovers
 from jedi.images import load_image
 
 if TYPE_CHECKING:
@@ -115,7 +115,8 @@ def finish(config: DataConfig, plan: Plan) -> None:
     from data_gen.report import forget, is_reported, write_report
 
     shards, duplicates = layout(config, plan)
-    remove_partials(plan.out, *(plan.out / name for name in (*SPLITS, "units", "report", "logs")))
+    for name in ("", *SPLITS, "units", "report", "logs"):
+        remove_leftovers(plan.out / name)
     missing = [shard for shard in shards if not is_packed(shard.path, plan)]
     if missing:
         forget(config)

@@ -9,10 +9,11 @@ import random
 from pathlib import Path
 
 from data_gen.config import DataConfig
-from data_gen.shards import png, whole_file
+from data_gen.shards import png
 from data_gen.sources.drawings import LICENCE, catalogue, is_held_out
 from data_gen.sources.emoji import EmojiSource
 from data_gen.sources.emoji_config import EmojiConfig
+from jedi.folders import atomic
 
 # Folder -> code point and recolouring (0 = the drawing's own colours). All are held out of training.
 SUBJECTS = {"teddy_bear": ("1F9F8", 0), "boxing_glove": ("1F94A", 4), "hamster": ("1F439", 6)}
@@ -50,7 +51,8 @@ def write_references(out: str | Path, resolution: int = 256) -> list[Path]:
         (out / folder).mkdir(parents=True, exist_ok=True)
         for i, image in enumerate(made.images):
             written.append(out / folder / f"{i}.png")
-            with whole_file(written[-1]) as partial:
-                partial.write_bytes(png(image))
-    (out / "LICENSE.md").write_text(_NOTICE, encoding="utf-8")
+            with atomic(written[-1]) as temporary:
+                temporary.write_bytes(png(image))
+    with atomic(out / "LICENSE.md") as temporary:
+        temporary.write_text(_NOTICE, encoding="utf-8")
     return written

@@ -27,10 +27,10 @@ from data_gen.config import DataConfig
 from data_gen.finish import finish, missing_shards, units_of
 from data_gen.plan import Parts, Plan, Unit, check_versions, first_writes, freeze, make_parts, read_plan, source_factory
 from data_gen.sets import Dropped, SubjectSet
-from data_gen.shards import NO_SPACE, PARTIAL, Record, encode, thumbnail, write_json, write_shard
+from data_gen.shards import NO_SPACE, Record, encode, thumbnail, write_json, write_shard
 from jedi.config import ConfigError
 from jedi.errors import InputError, one_line
-from jedi.folders import FolderInUse, locked
+from jedi.folders import FolderInUse, locked, remove_leftovers
 
 EXAMPLES = 8
 """Dropped sets whose pictures a unit keeps for the report, for each reason."""
@@ -149,8 +149,7 @@ def make_unit(
     with _claimed(plan, unit) as ours:
         if not ours or (plan.manifest(unit) is not None and (plan.tar(unit).is_file() or not again)):
             return None
-        for partial in plan.tar(unit).parent.glob(f".{unit.name}.*{PARTIAL}"):  # of a killed process
-            partial.unlink(missing_ok=True)
+        remove_leftovers(plan.tar(unit).parent, f"{unit.name}.")
         kept, dropped, seconds = _through_stages(config, unit, parts)
         started = time.perf_counter()
         with ThreadPoolExecutor(min(_ENCODERS, _cores())) as pool:  # a GPU waits for it

@@ -5,14 +5,11 @@ A shard counts when its manifest stands there. Tars hold no times, so the same s
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import io
 import json
-import os
-import secrets
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +17,9 @@ from typing import Any
 from PIL import Image
 
 from data_gen.sets import SubjectSet
-from jedi.folders import file_sha256
+from jedi.folders import atomic, file_sha256
 
 FORMAT = 1
-PARTIAL = ".partial"  # ending of files that are being written
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)  # what a full disk and a spent quota say
 
 
@@ -71,18 +67,15 @@ def write_shard(path: Path, records: Iterable[Record], header: Mapping[str, Any]
     rows = []
     path.with_suffix(".json").unlink(missing_ok=True)
     path.unlink(missing_ok=True)
-    with whole_file(path) as partial:
-        with partial.open("wb") as file:
-            with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-                for record in records:
-                    for ending, data in record.members.items():
-                        member = tarfile.TarInfo(f"{record.row['key']}.{ending}")  # no time, no owner: equal bytes
-                        member.size = len(data)
-                        tar.addfile(member, io.BytesIO(data))
-                    rows.append(dict(record.row))
-            file.flush()
-            os.fsync(file.fileno())
-        size, digest = partial.stat().st_size, file_sha256(partial)
+    with atomic(path) as temporary:
+        with tarfile.open(temporary, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+            for record in records:
+                for ending, data in record.members.items():
+                    member = tarfile.TarInfo(f"{record.row['key']}.{ending}")  # no time, no owner: equal bytes
+                    member.size = len(data)
+                    tar.addfile(member, io.BytesIO(data))
+                rows.append(dict(record.row))
+        size, digest = temporary.stat().st_size, file_sha256(temporary)
     manifest = {
         "format": FORMAT,
         "shard": path.name,
@@ -96,37 +89,10 @@ def write_shard(path: Path, records: Iterable[Record], header: Mapping[str, Any]
     return manifest
 
 
-@contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A hidden path to write to, renamed to `path` when the block ends well, removed when it fails.
-
-    Its name is drawn anew, so that no two writers, on whatever machines, ever mix. Where there is no space, the
-    OSError names `path`: a failed write knows of no file.
-    """
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(6)}{PARTIAL}")
-    try:
-        yield partial
-        partial.replace(path)
-    except BaseException as error:
-        partial.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno in NO_SPACE:
-            error.filename = str(path)
-        raise
-
-
-def remove_partials(*folders: Path) -> None:
-    """Removes what killed writers left in these folders; nobody may be writing there."""
-    for folder in folders:
-        for partial in folder.glob(f".*{PARTIAL}"):
-            partial.unlink(missing_ok=True)
-
-
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON; the file appears whole or not at all."""
-    with whole_file(path) as partial, partial.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, ensure_ascii=False)
-        file.flush()
-        os.fsync(file.fileno())
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
 def thumbnail(image: Image.Image, side: int = 96) -> bytes:

@@ -92,6 +92,13 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def remove_leftovers(folder: Path, name: str = "") -> None:
+    """Removes what writers of :func:`atomic` left in ``folder`` when they were killed, on whatever machine, of files
+    whose name begins with ``name``. Nobody may be writing these."""
+    for old in folder.glob(f".{glob.escape(name)}*.tmp"):
+        _remove(old)
+
+
 def _refusal(error: BaseException | None) -> int | None:
     """The system's number of what kept us from writing, None where something else went wrong. PyTorch hides it in the
     error's context, safetensors in the message."""

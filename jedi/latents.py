@@ -87,6 +87,7 @@ class LatentCache:
         self._layouts: dict[Part, tuple[dict[str, _Rows], np.ndarray]] = {}
         self._batch_size: dict[tuple[int, int], int] = {}
         self._before: int | None = None  # finished parts when `fill` began
+        self._held_by = ""  # what was said of a part that another process has
 
     @classmethod
     def of_run(cls, config: TrainConfig, index: SetIndex, base: Base) -> LatentCache:
@@ -125,7 +126,7 @@ class LatentCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._before = self._finished()
         try:
-            done, missing = 0, self.parts
+            done, missing, waiting = 0, self.parts, False
             while missing:
                 busy = []
                 for part in missing:
@@ -136,6 +137,9 @@ class LatentCache:
                     done += sum(record.n for record in self._records(part))
                     report(done)
                 if busy == missing:  # others are at work on all that is left; should one be killed, its part is ours
+                    if not waiting:
+                        log.warning("waiting for %d parts of the latents: %s", len(busy), self._held_by)
+                    waiting = True
                     time.sleep(_POLL_SECONDS)
                 missing = busy
         finally:
@@ -174,7 +178,8 @@ class LatentCache:
                     tensors = self._encoded(part, encode, report)
                     with atomic(part.path) as temporary:
                         temporary.write_bytes(save(tensors))
-        except FolderInUse:
+        except FolderInUse as error:
+            self._held_by = str(error)
             return False
         return True
 

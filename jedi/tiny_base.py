@@ -29,6 +29,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from jedi.config import load
 from jedi.data import SetDataset, SetIndex
+from jedi.folders import atomic
 from jedi.front import Parser, exit_code
 from jedi.rng import keyed_generator, seed_global
 
@@ -318,9 +319,9 @@ def make(config: TinyBaseConfig) -> Path:
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    partial = out.with_name(out.name + ".partial")
-    base.save_pretrained(partial)
-    partial.rename(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(out) as temporary:
+        base.save_pretrained(temporary)
     return out
 
 

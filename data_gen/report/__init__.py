@@ -6,7 +6,6 @@ pass over the sets), `pictures`, `page`, `card`; `times` differ from run to run 
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from data_gen.config import DataConfig
@@ -19,7 +18,8 @@ from data_gen.report.scores import thresholds
 from data_gen.report.stored import Stored
 from data_gen.report.survey import take_survey
 from data_gen.report.times import throughput, times_report
-from data_gen.shards import whole_file, write_json
+from data_gen.shards import write_json
+from jedi.folders import atomic
 
 CONTACT_SHEET = "report/contact_sheet.png"
 FILES = ("statistics.json", "DATA_CARD.md", "report/report.html", CONTACT_SHEET)
@@ -54,12 +54,10 @@ def write_report(config: DataConfig, plan: Plan) -> None:
     write_json(out / "statistics.json", counted)
     _write(out / "DATA_CARD.md", data_card(config, stored, found, counted))
     _write(out / "report" / "report.html", render(data_report(config, stored, found, counted)))
-    with whole_file(out / CONTACT_SHEET) as partial:
-        contact_sheet(stored, config.contact_sheet_rows).save(partial, "PNG")
+    with atomic(out / CONTACT_SHEET) as temporary:
+        contact_sheet(stored, config.contact_sheet_rows).save(temporary, "PNG")
 
 
 def _write(path: Path, text: str) -> None:
-    with whole_file(path) as partial, partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

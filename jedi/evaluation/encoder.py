@@ -37,7 +37,7 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcesso
 from jedi.config import ConfigError, load, to_dict
 from jedi.data import SetDataset, SetIndex
 from jedi.errors import InputError
-from jedi.folders import locked
+from jedi.folders import atomic, locked
 from jedi.front import Parser, exit_code
 from jedi.images import fit_square, to_rgb, to_tensor
 from jedi.parts import load_network
@@ -423,9 +423,8 @@ def _fit(
             progress.set_postfix_str(f"subject {by_subject:.2f} text {by_text:.2f} probes {by_probes:.2f}")
         if (step + 1) % config.checkpoint_every_steps == 0 or step + 1 == config.steps:
             state = {name: part.state_dict() for name, part in parts.items()}
-            partial = file.with_suffix(".partial")
-            torch.save({"settings": to_dict(config), "step": step + 1, **state}, partial)
-            partial.replace(file)
+            with atomic(file) as temporary, temporary.open("wb") as opened:  # of a full disk, a path says nothing
+                torch.save({"settings": to_dict(config), "step": step + 1, **state}, opened)
             found = watch(model.eval(), probes, unseen)
             model.train()
             log.info("step %d: %s", step + 1, ", ".join(f"{name} {share:.1%}" for name, share in found.items()))
@@ -433,10 +432,7 @@ def _fit(
 
 def save(model: CLIPModel, tokenizer: CLIPTokenizer, probes: Probes, out: Path, record: dict) -> None:
     """The folder, by one rename: CLIPModel (weights in half precision), processor, probes, ``training.json``."""
-    partial = out.with_name(out.name + ".partial")
-    partial.mkdir(parents=True, exist_ok=True)
     half = {name: value.half() for name, value in model.state_dict().items()}
-    model.save_pretrained(partial, state_dict=half)
     size = model.config.vision_config.image_size
     processor = CLIPImageProcessor(
         size={"shortest_edge": size},
@@ -444,10 +440,13 @@ def save(model: CLIPModel, tokenizer: CLIPTokenizer, probes: Probes, out: Path, 
         image_mean=[0.5] * 3,
         image_std=[0.5] * 3,
     )
-    CLIPProcessor(processor, tokenizer).save_pretrained(partial)
-    probes.save(partial / PROBES)
-    (partial / "training.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    partial.rename(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(out) as temporary:
+        temporary.mkdir()
+        model.save_pretrained(temporary, state_dict=half)
+        CLIPProcessor(processor, tokenizer).save_pretrained(temporary)
+        probes.save(temporary / PROBES)
+        (temporary / "training.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

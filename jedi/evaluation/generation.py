@@ -13,7 +13,6 @@ import itertools
 import json
 import platform
 import re
-import secrets
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +23,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from jedi.errors import InputError
-from jedi.folders import file_sha256
+from jedi.folders import atomic, file_sha256
 from jedi.images import load_image, load_mask
 from jedi.rng import check_seed, seeded_generator
 
@@ -155,23 +154,15 @@ def generate(
 def save_whole(picture: Image.Image, path: Path) -> None:
     """Saves a PNG that is there whole or not at all, also where two processes write it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
+    with atomic(path) as temporary:
         picture.save(temporary, "PNG")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_text_whole(text: str, path: Path) -> None:
     """Writes a text file that is there whole or not at all, also where two processes write it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
+    with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 # The plan.

@@ -47,7 +47,7 @@ def disk(tmp_path):
 def is_whole(out: Path) -> None:
     """What a failed run left counts for what it is: no partial file, each JSON file ends, each manifest's tar is
     the one it describes, each line of the journal is an answer."""
-    assert not list(out.rglob("*.partial"))
+    assert not list(out.rglob(".*.tmp"))
     for path in out.rglob("*.json"):
         found = json.loads(path.read_text(encoding="utf-8"))
         if path.parent.name in ("units", "train", "heldout"):

@@ -14,7 +14,7 @@ import pytest
 import webdataset
 from PIL import Image, ImageChops
 
-from data_gen import plan, report, run, shards
+from data_gen import plan, report, run
 from data_gen.__main__ import main
 from data_gen.config import config_hash
 from data_gen.references import SUBJECTS, write_references
@@ -213,11 +213,11 @@ def test_a_full_disk_is_a_clear_error_and_the_run_goes_on_later(tmp_path, monkey
     assert main([*arguments, "emoji.jitter=0.01"]) == 0
     (tmp_path / "full" / "train" / "train-000001.json").unlink()
     with monkeypatch.context() as patch:
-        patch.setattr(shards.os, "fsync", full)
+        patch.setattr(os, "fsync", full)
         assert main([*arguments, "emoji.jitter=0.01"]) == 1
     message = capsys.readouterr().err.splitlines()[-1]
     assert message.startswith("error: ") and "No space left on device" in message and "again" in message
-    assert not list(tmp_path.rglob("*.partial"))
+    assert not list(tmp_path.rglob(".*.tmp"))
     assert main([*arguments, "emoji.jitter=0.01"]) == 0
     assert "2 of 2 units, 2 shards, 6 sets, 24 images" in capsys.readouterr().out
 

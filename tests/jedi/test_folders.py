@@ -2,7 +2,9 @@
 
 import errno
 import json
+import multiprocessing
 import os
+import signal
 import socket
 import subprocess
 from pathlib import Path
@@ -11,7 +13,16 @@ import pytest
 
 from jedi import folders
 from jedi.errors import InputError, one_line
-from jedi.folders import FolderInUse, ResultFolder, atomic, file_sha256, lies_in, locked, write_json
+from jedi.folders import (
+    FolderInUse,
+    ResultFolder,
+    atomic,
+    file_sha256,
+    lies_in,
+    locked,
+    remove_leftovers,
+    write_json,
+)
 
 NAMES = ["0000.png", "grid.png", "samples.json"]
 
@@ -139,6 +150,34 @@ def test_what_lies_in_a_folder(tmp_path):
     inside = [tmp_path / x for x in ("a", "a/b", "link", "link/b", "a/b/../c")]
     assert all(lies_in(path, tmp_path / "a") for path in inside)
     assert not any(lies_in(path, tmp_path / "a") for path in (tmp_path, tmp_path / "ab", tmp_path / "a/../b"))
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_the_same_command_removes_what_a_killed_one_left(tmp_path, exists):
+    if exists:
+        write(tmp_path / "out", text="old")
+
+    def killed() -> None:
+        with ResultFolder(tmp_path / "out", NAMES) as folder:
+            (folder / "0000.png").write_text("half")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    process = multiprocessing.get_context("fork").Process(target=killed)
+    process.start()
+    process.join(30)
+    assert process.exitcode == -signal.SIGKILL and list(tmp_path.rglob(".*.tmp"))
+    write(tmp_path / "out")
+    assert tree(tmp_path) == {"out", *(f"out/{name}" for name in NAMES)}
+
+
+def test_leftovers_of_any_machine_are_removed_where_nobody_writes(tmp_path):
+    names = ".a.tar.node1.7.tmp", ".a.json.node2.1.tmp", ".ab.tar.node1.7.tmp", "a.tar", ".lock"
+    for name in names:
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path, "a.")
+    assert tree(tmp_path) == {*names[2:]}
+    remove_leftovers(tmp_path)
+    assert tree(tmp_path) == {*names[3:]}
 
 
 def test_digest_of_a_file(tmp_path):

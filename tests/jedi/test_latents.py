@@ -181,7 +181,7 @@ def test_two_processes_share_the_work(index, tmp_path, small_parts, monkeypatch)
     assert len(names(cache)) == 10
 
 
-def test_a_part_that_another_process_has_is_waited_for(index, tmp_path, small_parts, monkeypatch):
+def test_a_part_that_another_process_has_is_waited_for(index, tmp_path, small_parts, monkeypatch, caplog):
     cache, made = LatentCache(index, tmp_path, "v1"), []
     cache.folder.mkdir(parents=True)
     lock = locked(cache.folder, f".{cache.parts[2].path.name}.lock")
@@ -194,6 +194,7 @@ def test_a_part_that_another_process_has_is_waited_for(index, tmp_path, small_pa
     monkeypatch.setattr(latents.time, "sleep", waited)
     cache.fill(lambda images: made.append(len(images)) or encode(images))
     assert sum(made) == IMAGES and cache.complete
+    assert "waiting for 1 parts of the latents: another run is at work in" in caplog.text
 
 
 def test_workers_read_the_same(filled):
