@@ -82,6 +82,26 @@ def test_one_function_opens_every_picture():
     assert found == ["jedi/images.py"]
 
 
+def renames(source: str) -> bool:
+    """Whether a module gives a file another name: `Path.replace` has one argument, `str.replace` two."""
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    return any(
+        (isinstance(call.func, ast.Attribute)
+        and (call.func.attr, len(call.args) + len(call.keywords)) in {("replace", 1), ("rename", 1), ("renames", 2)})
+        or ast.unparse(call.func) in {"os.replace", "os.rename", "shutil.move"}
+        for call in calls
+    )
+
+
+def test_one_piece_makes_files_appear_whole():
+    """`jedi.folders.atomic` syncs, clears what killed processes left, and names the place when the disk is full."""
+    for text in ("a.replace(b)", "p.with_name('x').rename(target=q)", "os.replace(a, b)", "shutil.move(a, b)"):
+        assert renames(text), text
+    assert not renames("'a'.replace('b', 'c')\nreplace(x, y=1)")
+    found = [file.relative_to(ROOT).as_posix() for file in sources() if renames(file.read_text(encoding="utf-8"))]
+    assert found == ["jedi/folders.py"]
+
+
 @pytest.mark.parametrize("module", CORE)
 def test_the_core_imports_torch_and_einops_only(module):
     allowed_ours = {"jedi", *(f"jedi.{name}" for name in CORE)}
