@@ -16,7 +16,6 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from contextlib import nullcontext
 
 from jedi.front import Parser, exit_code
 
@@ -44,15 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(recipe: str, overrides: Sequence[str]) -> int:
     """From the recipe to the end of the run; returns the exit code."""
     from jedi import config as configs
-    from jedi.folders import locked, read_json
     from jedi.recipe import TrainConfig
 
     config = configs.load(TrainConfig, recipe, overrides)
     configs.import_extensions(config)
-    done = config.run / "done"
-    if done.exists() and (step := read_json(done, step=int)["step"]) >= config.max_steps:
-        print(f"{config.run} is complete at step {step}; raise max_steps to go on")
-        return 0
     from transformers.utils.logging import disable_progress_bar
 
     from jedi import training
@@ -62,19 +56,25 @@ def run(recipe: str, overrides: Sequence[str]) -> int:
     disable_progress_bar()
     base = load_base(config.base)
     data = training.JointData(config, base)
-    model = training.JointTraining(config, base)
     stop = training.StopOnSignal(config)
     trainer = training.make_trainer(config, data, stop)
-    begun = training.open_run(config, training.identity(config, data, base))
-    if trainer.is_global_zero:
-        print(f"{config.run}: {data.summary()}", file=sys.stderr)
-    with stop, locked(config.run) if trainer.is_global_zero else nullcontext():
-        trainer.fit(model, data, ckpt_path=begun, weights_only=True)
-    if not trainer.should_stop:
+    identity = training.identity(config, data, base)
+    with training.open_run(config, identity, trainer) as standing:
+        if standing.finished is not None:
+            print(f"{config.run} is complete at step {standing.finished}; raise max_steps to go on")
+            return 0
+        model = training.JointTraining(config, base)
+        training.write_run(config, identity, trainer)
+        if trainer.is_global_zero:
+            print(f"{config.run}: {data.summary()}", file=sys.stderr)
+        with stop:
+            trainer.fit(model, data, ckpt_path=config.run if standing.begun else None, weights_only=True)
+    if not stop.ended_early:
         return 0
     if trainer.is_global_zero:
-        print(f"stopped and saved at step {trainer.global_step} of {config.max_steps}: the same command goes on")
-    return STOPPED.get(stop.received, 0)
+        stop.put_back()
+        print(f"stopped and saved before step {config.max_steps}: the same command goes on")
+    return STOPPED.get(stop.told.value, 0)
 
 
 def quiet() -> None:

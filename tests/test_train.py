@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import time
 
@@ -338,12 +339,84 @@ def test_init_from_takes_weights_only(recipe, tmp_path, tiny_model):
         assert torch.equal(after["state_dict"][f"unet.unet.{name}"], before["state_dict"][f"ema.module.unet.{name}"])
 
 
-def test_a_run_is_for_one_process_at_a_time(recipe, tmp_path, capsys):
-    assert train.main(["--config", str(recipe), "max_steps=1"]) == 0
+def contents(folder) -> dict[str, bytes]:
+    return {str(x.relative_to(folder)): x.read_bytes() for x in folder.rglob("*") if x.is_file()}
+
+
+def test_a_refused_launch_leaves_nothing(recipe, tmp_path, capsys):
+    run, command = tmp_path / "run", ["--config", str(recipe)]
+    assert train.main([*command, "max_steps=1"]) == 0
+    before = contents(run)
+    with locked(run):  # the running run's
+        for options in ([], ["seed=6"]):
+            assert train.main([*command, "max_steps=2", *options]) == 2
+            assert f"another run is at work in {run}" in capsys.readouterr().err
+    for options in (["max_steps=2", "seed=6"], ["max_steps=1", "optimizer.lr=1"]):  # going on; complete
+        assert train.main([*command, *options]) == 2
+        assert "was made with other settings" in capsys.readouterr().err
+    assert contents(run) == before
+    assert train.main([*command, "max_steps=1"]) == 0
+    assert "is complete at step 1" in capsys.readouterr().out
+    assert contents(run) == before
+
+
+@pytest.mark.slow
+def test_all_processes_learn_that_a_launch_is_refused(recipe, tmp_path, python, environment, root):
+    """Started from outside, as torchrun and Slurm do, they would wait for the first one for half an hour."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launch = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "x"}
+    launch |= {"GROUP_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
+    command = [python, "train.py", "--config", str(recipe), "hardware.devices=2", "hardware.strategy=ddp"]
     with locked(tmp_path / "run"):
-        assert train.main(["--config", str(recipe), "max_steps=2"]) == 2
-    assert f"another run is at work in {tmp_path / 'run'}" in capsys.readouterr().err
-    assert checkpoint(tmp_path / "run")["jedi"]["step"] == 1
+        ranks = [
+            subprocess.Popen(
+                command,
+                cwd=root,
+                env=environment | launch | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in (0, 1)
+        ]
+        for rank in ranks:
+            _, said = rank.communicate(timeout=180)
+            assert rank.returncode == 2 and f"another run is at work in {tmp_path / 'run'}" in said
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_forked_ranks_save_when_the_process_they_come_from_is_told(recipe, tmp_path, monkeypatch, name, status):
+    step = JointTraining.optimizer_step
+
+    def tell(module, *args, **kwargs):
+        step(module, *args, **kwargs)
+        if module.trainer.global_rank == 1 and module.trainer.global_step == 1:
+            os.kill(os.getppid(), signal.Signals[name])
+            time.sleep(0.5)
+
+    monkeypatch.setattr(JointTraining, "optimizer_step", tell)
+    command = ["--config", str(recipe), "hardware.devices=2", "hardware.strategy=ddp_fork", "max_steps=60"]
+    assert train.main(command) == status
+    run = tmp_path / "run"
+    assert 1 <= checkpoint(run)["jedi"]["step"] < 60 and not (run / "done").exists()
+
+
+@pytest.mark.parametrize("scontrol", [None, "#!/bin/sh\nexit 1\n"])
+def test_a_job_that_cannot_be_put_back_says_so(recipe, tmp_path, monkeypatch, capsys, scontrol):
+    (tmp_path / "bin").mkdir()
+    if scontrol:
+        (tmp_path / "bin" / "scontrol").write_text(scontrol)
+        (tmp_path / "bin" / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    for name, value in (("SLURM_JOB_ID", "17"), (extensions.STEP, "1"), (extensions.SIGNAL, "SIGUSR1")):
+        monkeypatch.setenv(name, value)
+    command = ["--config", str(recipe), "extensions=[tests.extensions]", "conditioning.policy=until_signal"]
+    assert train.main(command) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("train.py: job 17 could not be put back into the queue") and "submit it again" in said
+    assert checkpoint(tmp_path / "run")["jedi"]["step"] == 2
 
 
 @pytest.mark.parametrize(

@@ -10,27 +10,22 @@ import contextlib
 import json
 import logging
 import re
-import secrets
 import signal
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.accelerators import AcceleratorRegistry, CPUAccelerator
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import StrategyRegistry
-from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
-from jedi import checkpoints
 from jedi import config as configs
 from jedi.attention import check_backend
 from jedi.base import Base, check_unet, load_unet
@@ -39,7 +34,6 @@ from jedi.data import BatchPlan, JointBatch, SetDataset, SetIndex, StepSampler, 
 from jedi.diffusion import LOSS_WEIGHTINGS, NoiseSchedule
 from jedi.errors import InputError
 from jedi.export import is_run, load_run_unet
-from jedi.folders import read_json, write_json
 from jedi.images import encode_pixels
 from jedi.latents import LatentCache, encode_all
 from jedi.loss import joint_loss
@@ -55,6 +49,7 @@ from jedi.training.callbacks import (
     SampleGrid,
     StopOnSignal,
 )
+from jedi.training.run import identity, make_logger, open_run, write_run  # noqa: F401 (train.py has them from here)
 from jedi.unet import JointUNet
 
 log = logging.getLogger(__name__)
@@ -318,53 +313,6 @@ def _outlive_signals(worker: int) -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(10))
 
 
-def open_run(config: TrainConfig, identity: dict[str, Any]) -> Path | None:
-    """Makes the run's folder, or opens it again; returns it if there is a checkpoint to go on from.
-
-    Raises:
-        InputError: the run there was made with other settings or data, and going on would mix the two.
-    """
-    begun = checkpoints.has_begun(config.run)
-    identity_file = config.run / "identity.json"
-    if begun:
-        before = read_json(identity_file)
-        changed = [
-            f"{key} was {value!r}, is {identity[key]!r}"
-            for key, value in before.items()
-            if key in identity and value != identity[key]
-        ]
-        if changed:
-            raise InputError(
-                f"the run in {config.run} was made with other settings: {'; '.join(changed)}. "
-                "Set them back, or choose another `out` (with init_from to start from this run's weights)"
-            )
-    if rank_zero_only.rank == 0:
-        (config.run / "checkpoints").mkdir(parents=True, exist_ok=True)
-        write_json(identity_file, identity)
-        configs.save(config, config.run / "config.yaml")
-    return config.run if begun else None
-
-
-# What may differ when a run goes on: it changes neither the data nor what a step computes (but for rounding),
-# or, as max_steps does, only what lies ahead. Base and data are compared by what they hold.
-_MAY_CHANGE = {"base", "out", "max_steps", "micro_batch_size", "init_from"}
-_MAY_CHANGE |= {"checkpoints", "network", "validation", "samples", "sampling_defaults", "log", "hardware"}
-_MAY_CHANGE_IN_DATA = {"path", "workers", "latents_folder", "verify"}
-
-
-def identity(config: TrainConfig, data: JointData, base: Base) -> dict[str, Any]:
-    """What makes a run this run, as flat plain values."""
-    values = {key: value for key, value in configs.to_dict(config).items() if key not in _MAY_CHANGE}
-    values["data"] = {key: value for key, value in values["data"].items() if key not in _MAY_CHANGE_IN_DATA}
-    flat = {}
-    for key, value in values.items():
-        flat |= {f"{key}.{name}": v for name, v in value.items()} if isinstance(value, dict) else {key: value}
-    return flat | {
-        "data fingerprint": data.index.fingerprint[:16],
-        "base fingerprint": base.fingerprint("vae", "text_encoder", "tokenizer", "scheduler")[:16],
-    }
-
-
 def make_trainer(config: TrainConfig, data: JointData, stop: StopOnSignal) -> L.Trainer:
     """Lightning's Trainer with our callbacks and loggers, as the configuration says."""
     stop.latents = data.latents
@@ -397,6 +345,7 @@ def make_trainer(config: TrainConfig, data: JointData, stop: StopOnSignal) -> L.
         enable_model_summary=False,
         default_root_dir=config.run,
     )
+    stop.launcher = trainer.strategy.launcher
     trainer.accumulate_grad_batches = config.accumulate(trainer.world_size)
     try:
         check_backend(config.network.attention, trainer.strategy.root_device)
@@ -458,27 +407,3 @@ def _cpu_computes_in_bf16() -> bool:
             trials.append(time.perf_counter() - start)
         seconds[dtype] = min(trials)
     return seconds[torch.bfloat16] < 4 * seconds[torch.float32]
-
-
-def make_logger(name: str, config: TrainConfig) -> Logger:
-    """A Lightning logger that writes below the run's folder. A run that goes on adds to what is there."""
-    if name == "tensorboard":
-        return TensorBoardLogger(config.run, name="logs", version="")
-    if name == "csv":  # this one deletes what it finds: each launch gets a folder of its own
-        return CSVLogger(config.run / "logs", name="csv")
-    return WandbLogger(
-        project=config.log.project,
-        name=config.run.name,
-        save_dir=config.run,
-        id=wandb_id(config.run),
-        resume="allow",
-    )
-
-
-def wandb_id(run: Path) -> str | None:
-    """The run's id at W&B: random, since there may be other runs of that name; kept, for the run to go on there."""
-    file = run / "wandb_id"
-    if rank_zero_only.rank == 0 and not file.exists():
-        run.mkdir(parents=True, exist_ok=True)
-        file.write_text(secrets.token_hex(8), encoding="utf-8")
-    return file.read_text(encoding="utf-8") if rank_zero_only.rank == 0 else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -93,6 +94,9 @@ class Progress(StepCallback):
     def teardown(self, trainer, module, stage) -> None:
         if self._bar is not None:
             self._bar.close()
+
+    def on_exception(self, trainer, module, exception) -> None:
+        self.teardown(trainer, module, None)  # what is said of it gets a line of its own
 
     def state_dict(self) -> dict[str, Any]:
         return {"images": self.images}
@@ -290,6 +294,7 @@ class StopOnSignal(L.Callback):
 
     Before the first step there is nothing to save: ``SystemExit`` ends the start (0 for SIGUSR1, else 128 + signal).
     While latents are encoded, a job comes back only if a part of them was finished: else it might do so for ever.
+    Where Lightning forks the ranks, the process that they come from hands the signal on and waits for them.
 
     A context manager: signals are handled like this from ``with stop:`` to the end of the block.
     """
@@ -297,8 +302,16 @@ class StopOnSignal(L.Callback):
     SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
     def __init__(self, config: TrainConfig) -> None:
-        self.config, self.received, self.stepping = config, 0, False
+        self.config, self.received = config, 0
         self.latents: LatentCache | None = None
+        self.launcher: Any = None
+        # Seen by the process that forks the ranks too: the signal, whether steps are made, whether they end early.
+        self.told, self.stepping, self._early = (multiprocessing.RawValue("i", 0) for _ in range(3))
+
+    @property
+    def ended_early(self) -> bool:
+        """Whether a signal ended the training before its last step."""
+        return bool(self._early.value)
 
     def __enter__(self) -> StopOnSignal:
         self._before = {number: signal.getsignal(number) for number in self.SIGNALS}
@@ -313,7 +326,7 @@ class StopOnSignal(L.Callback):
         self._install()  # Lightning has meanwhile put a handler of its own on SIGTERM
 
     def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None:
-        self.stepping = True
+        self.stepping.value = True
 
     def _install(self) -> None:
         for number in self.SIGNALS:
@@ -322,8 +335,12 @@ class StopOnSignal(L.Callback):
     def _handle(self, number: int, frame: Any) -> None:
         if number == signal.SIGINT == self.received:
             raise KeyboardInterrupt
-        if not self.stepping:
-            if number == signal.SIGUSR1 and rank_zero_only.rank == 0:
+        self.told.value = self.told.value or number
+        ranks = [process for process in getattr(self.launcher, "procs", []) if process.is_alive()]
+        for process in ranks:  # a terminal tells them of Ctrl-C too, and a second one would end them
+            os.kill(process.pid, signal.SIGTERM if number == signal.SIGINT else number)
+        if not self.stepping.value:
+            if number == signal.SIGUSR1 and rank_zero_only.rank == 0 and not ranks:
                 if self.latents is not None and self.latents.stalled:
                     raise SystemExit(
                         "train.py: told to stop before one part of the latents was encoded, so the job is not put back "
@@ -342,21 +359,35 @@ class StopOnSignal(L.Callback):
         flag = torch.tensor(self.received, device=trainer.strategy.root_device)
         if agreed := int(trainer.strategy.reduce(flag, reduce_op="max")):
             self.received = agreed  # not where it is 0: one may have come meanwhile
+            self.told.value = self.told.value or agreed
         return agreed
 
     def teardown(self, trainer, module, stage) -> None:
-        if trainer.should_stop and self.received == signal.SIGUSR1 and trainer.is_global_zero:
+        self._early.value = trainer.should_stop
+
+    def put_back(self) -> None:
+        """After the training, in its first process: the job goes back into the queue where Slurm asked it to stop."""
+        if self.ended_early and self.told.value == signal.SIGUSR1:
             requeue(os.environ)
 
 
 def requeue(environment: Mapping[str, str]) -> None:
-    """Puts our Slurm job (or our task of an array) back into the queue; without Slurm, nothing."""
+    """Puts our Slurm job (or our task of an array) back into the queue; without Slurm, nothing.
+
+    Raises:
+        InputError: Slurm's command is not there (in a container), or refuses.
+    """
     job = environment.get("SLURM_JOB_ID")
     if job is None:
         return
     if "SLURM_ARRAY_JOB_ID" in environment:
         job = f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
-    subprocess.run(["scontrol", "requeue", job], check=True)
+    try:
+        subprocess.run(["scontrol", "requeue", job], check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise InputError(
+            f"job {job} could not be put back into the queue ({error}): submit it again, it goes on from what is saved"
+        ) from None
 
 
 def save_checkpoint(

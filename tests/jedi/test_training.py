@@ -8,10 +8,12 @@ from torch import nn
 
 from jedi.base import load_base
 from jedi.conditioning import ConditioningConfig
+from jedi.config import load
 from jedi.data import JointBatch
 from jedi.recipe import DataConfig, OptimizerConfig, TrainConfig
-from jedi.training import JointTraining, lr_factor, make_optimizer, wandb_id
+from jedi.training import JointTraining, lr_factor, make_optimizer
 from jedi.training.callbacks import requeue
+from jedi.training.run import make_logger, write_run
 
 
 def make_module(base, **options) -> JointTraining:
@@ -128,10 +130,18 @@ def test_a_pipeline_knows_how_many_references_are_trained(module):
     assert module.pipeline().config.max_trained_references == 2
 
 
-def test_a_run_keeps_its_id_at_wandb(tmp_path):
-    first = wandb_id(tmp_path / "a" / "run")
-    assert len(first) == 16 and wandb_id(tmp_path / "a" / "run") == first
-    assert wandb_id(tmp_path / "b" / "run") != first
+def test_a_run_keeps_its_id_at_wandb(tmp_path, monkeypatch):
+    class Wandb:  # the package need not be there
+        def __init__(self, id, **options):
+            self.version = id
+
+    monkeypatch.setattr("jedi.training.run.WandbLogger", Wandb)
+    config = load(TrainConfig, None, ["base=x", f"out={tmp_path / 'run'}", "data.path=x"])
+    first = make_logger("wandb", config)
+    assert len(first.version) == 16 and make_logger("wandb", config).version != first.version
+    assert not (tmp_path / "run").exists()  # the launch may still be refused
+    write_run(config, {}, SimpleNamespace(is_global_zero=True, loggers=[first]))
+    assert make_logger("wandb", config).version == first.version
 
 
 @pytest.mark.parametrize(
