@@ -4,7 +4,7 @@ A stock UNet sees each image on its own: a self-attention layer gets ``[(b n) l 
 ``l`` tokens. JeDi (arXiv 2407.06187) lets every image of a set attend to the tokens of all ``n`` images of that set. No
 weight is added; only what the queries may look at changes.
 
-Two modes, one set of weights (METHOD: `mutual` is the paper's, `one_way` is ours)::
+Two modes, one set of weights (docs/method.md §3: `mutual` is the paper's, `one_way` is ours)::
 
                  references attend to      targets attend to
     mutual       references + targets      references + targets
@@ -37,7 +37,7 @@ MODES = ("one_way", "mutual")
 
 @ATTENTION_MODES.register("mutual")
 def attend_mutual(query: Tensor, key: Tensor, value: Tensor, k: int, attend: Callable) -> Tensor:
-    """Every image attends to every image of its set. All tensors ``[b n h l d]``."""
+    """Every image attends to every image of its set (docs/method.md eq. 1). All tensors ``[b n h l d]``."""
     n = query.shape[1]
     return unfold_set(attend(fold_set(query), fold_set(key), fold_set(value)), n)
 

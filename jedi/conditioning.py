@@ -23,7 +23,7 @@ CONDITIONING_POLICIES: Registry = Registry("conditioning policy")
 
 @dataclass
 class ConditioningConfig:
-    """Probabilities of what is given during training. METHOD.md: the paper is silent, all of them are ours."""
+    """Probabilities of what is given during training (docs/method.md §4): the paper is silent, all of them are ours."""
 
     policy: str = "weighted"
     """Draws k and the mode of a step; a name of ``CONDITIONING_POLICIES``."""
@@ -145,7 +145,7 @@ def draw_box(h: int, w: int, min_free: float, generator: torch.Generator) -> Ten
 
 
 def network_input(noisy: Tensor, mask: Tensor, given: Tensor) -> Tensor:
-    """``[x_t, mask, given latents]`` along the channels, the layout of diffusers' inpainting UNets.
+    """Eq. 2: ``[x_t, mask, given latents]`` along the channels, the layout of diffusers' inpainting UNets.
 
     Args:
         noisy: ``[b n c h w]``, the noisy slot.

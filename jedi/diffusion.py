@@ -132,7 +132,10 @@ def uniform_weight(schedule: NoiseSchedule, t: Tensor, gamma: float) -> Tensor:
 
 @LOSS_WEIGHTINGS.register("min_snr")
 def min_snr_weight(schedule: NoiseSchedule, t: Tensor, gamma: float) -> Tensor:
-    """Min-SNR weights (arXiv 2303.09556), ``S`` the SNR, ``g`` gamma: eps min(S,g)/S, x0 min(S,g), v min(S,g)/(S+1)."""
+    """Min-SNR weights (method.md eq. 4, arXiv 2303.09556), ``S`` the SNR, ``g`` gamma.
+
+    eps min(S,g)/S, x0 min(S,g), v min(S,g)/(S+1).
+    """
     snr = schedule.snr(t)
     clipped = snr.clamp(max=gamma)
     if schedule.prediction_type == "epsilon":

@@ -1,4 +1,4 @@
-"""Guidance by text and by references: pure functions of the predictions of up to four branches.
+"""Guidance by text and by references (docs/method.md §5): pure functions of the predictions of up to four branches.
 
 A branch is a network call ``e(references, text)``; names say what it is given:
 
@@ -34,17 +34,17 @@ class Guidance(NamedTuple):
 
 
 def two_branch(e: dict[str, Tensor], text_scale: float, reference_scale: float) -> Tensor:
-    """e(refs,0) + s_text [e(refs,text) - e(refs,0)]; the reference scale is not used."""
+    """e(refs,0) + s_text [e(refs,text) - e(refs,0)] (docs/method.md eq. 6); the reference scale is not used."""
     return e["refs"] + text_scale * (e["full"] - e["refs"])
 
 
 def plain(e: dict[str, Tensor], text_scale: float, reference_scale: float) -> Tensor:
-    """e(0,0) + s [e(refs,text) - e(0,0)]: one scale for both; the reference scale is not used."""
+    """e(0,0) + s [e(refs,text) - e(0,0)] (eq. 7): one scale for both; the reference scale is not used."""
     return e["none"] + text_scale * (e["full"] - e["none"])
 
 
 def three_branch(e: dict[str, Tensor], text_scale: float, reference_scale: float) -> Tensor:
-    """e(0,0) + s_image [e(refs,0) - e(0,0)] + s_text [e(refs,text) - e(refs,0)] (InstructPix2Pix, arXiv 2211.09800)."""
+    """e(0,0) + s_image [e(refs,0) - e(0,0)] + s_text [e(refs,text) - e(refs,0)] (eq. 5; arXiv 2211.09800)."""
     return e["none"] + reference_scale * (e["refs"] - e["none"]) + text_scale * (e["full"] - e["refs"])
 
 

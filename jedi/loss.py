@@ -40,7 +40,7 @@ def joint_loss(
     weighting: str = "uniform",
     gamma: float = 5.0,
 ) -> JointLoss:
-    """Per target: squared error over its free pixels divided by their number (all ours; METHOD.md, Training).
+    """Per target: squared error over its free pixels divided by their number (docs/method.md eq. 3).
 
     Args:
         unet: a ``JointUNet`` (or a wrapped one).

@@ -222,3 +222,12 @@ def test_no_paths_of_one_machine_and_no_unfinished_work():
     pieces = ("/wor" + "k/", "/roo" + "t/", r"\bTO" + r"DO\b", "FIX" + "ME", "raise NotImpl" + "emented")
     odd = re.compile("|".join(pieces))
     assert not [f"{name}: {found[0]}" for name, text in texts.items() if (found := odd.search(text))]
+
+
+def test_the_code_cites_what_the_method_s_page_has(root):
+    """`method.md §3` and `eq. 4` in the sources are a heading and a tag of docs/method.md."""
+    page = (root / "docs" / "method.md").read_text(encoding="utf-8")
+    sources = "".join(file.read_text() for folder in ("jedi", "data_gen") for file in root.glob(f"{folder}/**/*.py"))
+    sections, equations = set(re.findall(r"method\.md §(\d)", sources)), set(re.findall(r"\beq\. (\d)", sources))
+    assert sections and sections <= set(re.findall(r"^## §(\d) ", page, re.M))
+    assert equations and equations <= set(re.findall(r"\\tag\{(\d)\}", page))

@@ -1,6 +1,6 @@
 """The paper's source: a text-to-image model is asked for a *collage* of photos of one subject.
 
-Consistency comes from the prompt alone: pictures that stand on one sheet tend to show the same thing (METHOD.md).
+Consistency comes from the prompt alone: pictures that stand on one sheet tend to show the same thing (method.md §6).
 Any pipeline of diffusers that makes pictures from text will do, from Stable Diffusion to FLUX. The stage `split` cuts
 the collages up.
 """

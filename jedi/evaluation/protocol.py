@@ -134,7 +134,7 @@ PUBLISHED = (
     Published("UNO (FLUX)", "1", 0.760, 0.835, 0.304, _UNO),
     Published("OminiControl (FLUX)", "1", 0.684, 0.799, 0.312, f"as reported by {_UNO}"),
 )
-"""The figures to stand against (the project's METHOD.md holds the same)."""
+"""The figures to stand against (docs/method.md §7 has the same)."""
 
 
 def read_benchmark(folder: str | Path, references: int = 1, lists: str | Path | None = None) -> Benchmark:

@@ -11,7 +11,7 @@ from tests.jedi.sampling import SHAPE, STEPS, close, latents, record_calls
 
 
 def test_the_cache_gives_what_the_whole_set_gives_in_every_branch(pipe):
-    """Property 4 of METHOD.md."""
+    """Property 4 of docs/method.md §8."""
     unet = JointUNet(pipe.unet)
     given, text = torch.randn(3, *SHAPE), torch.randn(2, 2, tiny.TEXT_LENGTH, tiny.TEXT_WIDTH)
     of_references, empty = torch.randn(3, tiny.TEXT_LENGTH, tiny.TEXT_WIDTH), torch.randn(1, *text.shape[2:])

@@ -84,7 +84,7 @@ def test_references_are_encoded_once(pipe, monkeypatch):
 @pytest.mark.parametrize("scheduler", ["DDIMScheduler", "DDPMScheduler", "EulerAncestralDiscreteScheduler"])
 @pytest.mark.parametrize("mode", ["one_way", "mutual"])
 def test_a_picture_is_the_same_alone_and_in_a_batch(pipe, mode, scheduler):
-    """Property 5 of METHOD.md, with schedulers that draw noise in every step too."""
+    """Property 5 of docs/method.md §8, with schedulers that draw noise in every step too."""
     pipe.scheduler = getattr(diffusers, scheduler).from_config(pipe.scheduler.config)
     batch = latents(pipe, ["a cat", "a dog"], n=4, num_images=2, mode=mode)
     for i, prompt in enumerate(["a cat", "a cat", "a dog", "a dog"]):

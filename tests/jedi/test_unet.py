@@ -1,4 +1,4 @@
-"""JointUNet: the properties of METHOD.md at the level of one network call."""
+"""JointUNet: the properties of docs/method.md §8 at the level of one network call."""
 
 import copy
 
