@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from jedi.config import ConfigError
+from jedi.loading import is_hub_name
 
 if TYPE_CHECKING:
     import torch
@@ -84,7 +85,7 @@ def _check_source(key: str, source: str) -> None:
                 )
     elif folder.exists():
         raise ConfigError(f"{key}={source} is a file; a diffusers folder is wanted (from_single_file can convert it)")
-    elif folder.is_absolute() or source.startswith(".") or len(folder.parts) != 2:
+    elif not is_hub_name(source):
         raise ConfigError(f"{key}={source}: no such folder (and a name on the model hub is OWNER/NAME)")
 
 

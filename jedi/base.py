@@ -13,6 +13,7 @@ from transformers import CLIPTextModel, CLIPTokenizer, CLIPTokenizerFast
 
 from jedi.diffusion import NoiseSchedule
 from jedi.errors import InputError
+from jedi.loading import is_hub_name
 from jedi.model_files import SCHEDULER, TEXT_ENCODER, TOKENIZER, UNET, VAE, Rule, check_values, read_json
 from jedi.parts import known_class, load_part
 
@@ -169,8 +170,13 @@ def find_folder(name: str | Path) -> Path:
     folder = Path(name)
     if (folder / "model_index.json").is_file():
         return folder
-    if folder.exists() or folder.is_absolute() or len(folder.parts) != 2:  # a hub name is OWNER/NAME
+    if folder.exists():
         raise InputError(f"{name} is not a model: a diffusers folder has a model_index.json")
+    if not is_hub_name(str(name)):
+        raise InputError(
+            f"{name}: no such folder (a model, or OWNER/NAME on the hub); a small base is made by "
+            f"`python -m jedi.tiny_base --config configs/base/tiny.yaml out={name}`"
+        )
     from diffusers import DiffusionPipeline
 
     try:

@@ -17,7 +17,7 @@ from jedi import checkpoints
 from jedi import config as configs
 from jedi.base import check_prediction_type, load_base
 from jedi.errors import InputError
-from jedi.folders import atomic
+from jedi.folders import atomic, read_json
 from jedi.front import Parser, exit_code
 from jedi.pipeline import JediPipeline
 from jedi.recipe import TrainConfig
@@ -42,7 +42,7 @@ def load_run(run: str | Path, checkpoint: str = "last") -> JediPipeline:
     """
     config, state, path = _read(run, checkpoint)
     configs.import_extensions(config)  # a mode of the run's may be one that they register
-    base = load_base(config.base)
+    base = load_base(base_of(run, config))
     return JediPipeline(
         vae=base.vae,
         text_encoder=base.text_encoder,
@@ -53,6 +53,20 @@ def load_run(run: str | Path, checkpoint: str = "last") -> JediPipeline:
         max_trained_references=state["jedi"]["max_references"],
         sampling_defaults=config.sampling_defaults,
     )
+
+
+def base_of(run: str | Path, config: TrainConfig) -> str:
+    """The base of a run: a folder, also where this command is given from another folder than the training's, and where
+    run and base were moved together; or a name on the hub."""
+    file = Path(run) / "base.json"
+    if not file.exists():
+        return config.base
+    places = read_json(file, absolute=str, relative=str)
+    found = [Path(places["absolute"]), Path(run, places["relative"])]
+    folder = next((folder for folder in found if (folder / "model_index.json").is_file()), None)
+    if folder is None:
+        raise InputError(f"{run} was trained on base {config.base}, which is neither {found[0]} nor {found[1]}")
+    return str(folder)
 
 
 def load_run_unet(run: str | Path, prediction_type: str) -> UNet2DConditionModel:

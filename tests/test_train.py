@@ -424,8 +424,9 @@ def test_a_job_that_cannot_be_put_back_says_so(recipe, tmp_path, monkeypatch, ca
     [
         (["optimizer.lrr=1"], "did you mean 'optimizer.lr'?"),
         (["data.path=/nowhere"], "no data folder /nowhere/train"),
-        (["base=/nowhere"], "/nowhere is not a model"),
-        (["init_from=/nowhere"], "/nowhere is not a model"),
+        (["base=/nowhere"], "/nowhere: no such folder"),
+        (["base=runs/tiny-base"], "`python -m jedi.tiny_base --config configs/base/tiny.yaml out=runs/tiny-base`"),
+        (["init_from=/nowhere"], "/nowhere: no such folder"),
         (["extensions=[no_such_module]"], "no module 'no_such_module'"),
         (["conditioning.policy=weigthed"], "did you mean 'weighted'?"),
         (["conditioning.reference_weights=[0,0,0,1]"], "leave no k below the set size n = 3"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -91,6 +92,9 @@ def write_run(config: TrainConfig, identity: dict[str, Any], trainer: L.Trainer)
     (config.run / "checkpoints").mkdir(parents=True, exist_ok=True)
     write_json(config.run / "identity.json", identity)
     configs.save(config, config.run / "config.yaml")
+    base, run = Path(config.base).resolve(), config.run.resolve()
+    if base.is_dir():  # else a name on the hub
+        write_json(config.run / "base.json", {"absolute": str(base), "relative": os.path.relpath(base, run)})
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
             (config.run / "wandb_id").write_text(logger.version, encoding="utf-8")

@@ -2,7 +2,10 @@
 
 import json
 import logging
+import shutil
 import sys
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,12 +13,16 @@ import yaml
 from safetensors.torch import load_file
 
 import train
+from jedi import config as configs
 from jedi import export as exporting
 from jedi.attention import ATTENTION_MODES
 from jedi.base import Base, load_base
 from jedi.errors import InputError
-from jedi.export import export, is_run, load_run
+from jedi.export import base_of, export, is_run, load_run
+from jedi.loading import is_hub_name
 from jedi.pipeline import JediPipeline
+from jedi.recipe import TrainConfig
+from jedi.training import write_run
 from tests.conftest import write_shard
 from tests.jedi.sampling import close, latents, picture
 
@@ -166,3 +173,33 @@ def test_what_is_not_a_run_is_refused_in_one_line(run, tmp_path, capsys, tiny_ba
         assert message in error and error.count("\n") == 1
     assert exporting.main([str(run), str(tmp_path / "x")]) == 0
     assert json.loads((tmp_path / "x" / "model_index.json").read_text())["_class_name"] == "JediPipeline"
+
+
+def test_a_run_finds_its_base_from_anywhere_and_after_a_move(run, tmp_path, monkeypatch):
+    copy, base = tmp_path / "there" / "runs" / "x", tmp_path / "there" / "models" / "base"
+    shutil.copytree(run, copy)
+    config = configs.load(TrainConfig, copy / "config.yaml")
+    shutil.copytree(config.base, base)
+    monkeypatch.chdir(tmp_path / "there")
+    config = replace(config, base="models/base", out="runs/x")
+    write_run(config, {}, SimpleNamespace(is_global_zero=True, loggers=[]))
+    monkeypatch.chdir("/")
+    load_run(copy)
+    (tmp_path / "there").rename(tmp_path / "moved")
+    load_run(tmp_path / "moved" / "runs" / "x")
+    shutil.rmtree(tmp_path / "moved" / "models")
+    with pytest.raises(InputError, match="was trained on base models/base, which is neither"):
+        load_run(tmp_path / "moved" / "runs" / "x")
+
+
+def test_the_base_of_a_run_may_be_a_name_on_the_hub(tmp_path):
+    config = configs.load(TrainConfig, None, ["base=owner/name", f"out={tmp_path / 'run'}", "data.path=x"])
+    write_run(config, {}, SimpleNamespace(is_global_zero=True, loggers=[]))
+    assert base_of(tmp_path / "run", config) == "owner/name"
+
+
+@pytest.mark.parametrize("name", ["runs/tiny-base", "models/x", "/a/b", "./x/y", "../x", "a/b/c", "x", "here/x", "-a/b"])
+def test_what_looks_like_a_path_is_not_asked_of_the_hub(tmp_path, monkeypatch, name):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert not is_hub_name(name) and is_hub_name("stabilityai/stable-diffusion-2.1_base")
