@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
+from jedi import checkpoints
 from jedi.config import ConfigError, load, to_dict
 from jedi.data import SetDataset, SetIndex
 from jedi.errors import InputError
@@ -355,7 +357,6 @@ def train(config: EncoderConfig) -> Path:
         log.info("%s is there already", out)
         return out
     work = out.with_name(out.name + ".training")
-    work.mkdir(parents=True, exist_ok=True)
     with locked(work):
         sets = Sets(config.data, "train", config.images_per_set, config.sets)
         unseen = Sets(config.data, "heldout", config.images_per_set, config.sets)
@@ -371,6 +372,7 @@ def train(config: EncoderConfig) -> Path:
         found = watch(model.eval(), probes, unseen)
         log.info("on held-out subjects: %s", ", ".join(f"{name} {share:.1%}" for name, share in found.items()))
         save(model, tokenizer, probes, out, {"settings": to_dict(config), "on held-out subjects": found})
+        shutil.rmtree(work)
     return out
 
 
@@ -389,11 +391,11 @@ def _fit(
         optimiser, config.learning_rate, total_steps=config.steps, pct_start=0.1
     )
     parts = {"model": model, "probes": probes, "optimiser": optimiser, "schedule": schedule}
-    file, start = work / "checkpoint.pt", 0
-    if file.exists():
-        stored = torch.load(file, weights_only=True)
+    start = 0
+    if checkpoints.listed(work):
+        stored = checkpoints.load(checkpoints.newest(work))
         if stored["settings"] != to_dict(config):
-            raise ConfigError(f"{file} is of a run with other settings; choose another out=, or remove {work}")
+            raise ConfigError(f"{work} is of a run with other settings; choose another out=, or remove {work}")
         start = stored["step"]
         for name, part in parts.items():
             part.load_state_dict(stored[name])
@@ -423,8 +425,10 @@ def _fit(
             progress.set_postfix_str(f"subject {by_subject:.2f} text {by_text:.2f} probes {by_probes:.2f}")
         if (step + 1) % config.checkpoint_every_steps == 0 or step + 1 == config.steps:
             state = {name: part.state_dict() for name, part in parts.items()}
-            with atomic(file) as temporary, temporary.open("wb") as opened:  # of a full disk, a path says nothing
-                torch.save({"settings": to_dict(config), "step": step + 1, **state}, opened)
+            path = checkpoints.place(work, "step", step + 1)
+            path.parent.mkdir(exist_ok=True)
+            checkpoints.save({"settings": to_dict(config), "step": step + 1, **state}, path, {"step": step + 1})
+            checkpoints.thin(work, "step", step + 1, keep=2)
             found = watch(model.eval(), probes, unseen)
             model.train()
             log.info("step %d: %s", step + 1, ", ".join(f"{name} {share:.1%}" for name, share in found.items()))

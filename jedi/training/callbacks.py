@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from jedi import checkpoints
 from jedi.data import JointBatch, SetDataset, SetIndex
 from jedi.errors import InputError
-from jedi.folders import write_json
+from jedi.folders import atomic, write_json
 from jedi.images import contact_sheet
 from jedi.pipeline import JediPipeline, image_generators
 from jedi.recipe import TrainConfig
@@ -224,7 +224,8 @@ class SampleGrid(Recurring):
             step = trainer.global_step
             path = self.config.run / "samples" / f"step-{step:08d}.png"
             path.parent.mkdir(exist_ok=True)
-            grid.save(path)
+            with atomic(path) as temporary:
+                grid.save(temporary, "PNG")
             for logger in trainer.loggers:
                 if isinstance(logger, TensorBoardLogger):
                     logger.experiment.add_image("samples", np.asarray(grid), step, dataformats="HWC")

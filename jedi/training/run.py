@@ -18,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from jedi import checkpoints
 from jedi import config as configs
 from jedi.errors import InputError
-from jedi.folders import locked, read_json, write_json
+from jedi.folders import atomic, locked, read_json, write_json
 from jedi.recipe import TrainConfig
 
 if TYPE_CHECKING:
@@ -97,7 +97,8 @@ def write_run(config: TrainConfig, identity: dict[str, Any], trainer: L.Trainer)
         write_json(config.run / "base.json", {"absolute": str(base), "relative": os.path.relpath(base, run)})
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
-            (config.run / "wandb_id").write_text(logger.version, encoding="utf-8")
+            with atomic(config.run / "wandb_id") as temporary:
+                temporary.write_text(logger.version, encoding="utf-8")
 
 
 # What may differ when a run goes on: it changes neither the data nor what a step computes (but for rounding),

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoProcessor, CLIPModel
 
 from jedi.config import ConfigError
+from jedi.errors import InputError
 from jedi.evaluation import encoder as encoders
 from jedi.evaluation.cases import read_cases
 from jedi.evaluation.encoder import (
@@ -104,7 +105,16 @@ def test_training_goes_on_where_it_was_stopped(world, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="run with other settings"):
         train(settings(world, tmp_path / "parts", seed=1))
     monkeypatch.setattr(encoders, "subject_loss", original)
+    last = list((tmp_path / "parts.training" / "checkpoints").glob("*.ckpt"))
+    data = {path: path.read_bytes() for path in last}
+    for path in last:
+        path.write_bytes(data[path][:-1])
+    with pytest.raises(InputError, match="is damaged.*remove"):
+        train(settings(world, tmp_path / "parts"))
+    for path in last:
+        path.write_bytes(data[path])
     parts = train(settings(world, tmp_path / "parts"))
+    assert not (tmp_path / "parts.training").exists()
     for name in ("model.safetensors", "probes.safetensors"):
         assert (whole / name).read_bytes() == (parts / name).read_bytes()
     assert set(json.loads((whole / "training.json").read_text())["on held-out subjects"]) == {"subject", "background"}
