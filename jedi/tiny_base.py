@@ -3,10 +3,6 @@
 Where no hub can be reached, this makes the folder that ``train.py`` takes as ``base``: a trained VAE, a tokenizer with
 its own vocabulary, a small CLIP text encoder, an untrained UNet and a scheduler, all stock classes of diffusers and
 transformers. With a real Stable Diffusion at hand none of this is needed.
-
-The VAE's latents are chosen for diffusion at this scale: they imitate the first principal components of f x f pixel
-patches (smooth, ordered from colour to detail, so that a small UNet learns to copy colours and shapes early), and the
-decoder learns to turn them into sharp pictures.
 """
 
 from __future__ import annotations
@@ -20,8 +16,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from einops import rearrange
+from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -32,25 +27,9 @@ from jedi.data import SetDataset, SetIndex
 from jedi.folders import atomic
 from jedi.front import Parser, exit_code
 from jedi.rng import keyed_generator, seed_global
+from jedi.tiny_vae import VaeConfig, train_vae
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class VaeConfig:
-    """AutoencoderKL with ``2 ** (levels - 1)`` pixels a latent, and its training."""
-
-    block_out_channels: list[int] = field(default_factory=lambda: [32, 64, 64])
-    latent_channels: int = 8
-    whitening: float = 0.5
-    """0: latents keep their variances (mostly colour), 1: all channels have the same."""
-    steps: int = 1500
-    batch_size: int = 16
-    learning_rate: float = 2e-3
-    bf16: bool = False
-    """Mixed precision: worth it on CPUs with AVX512-BF16 or AMX, very slow on others."""
-    latent_noise: float = 0.1
-    """Standard deviation of noise added before decoding, so that the decoder forgives a sampler's small errors."""
 
 
 @dataclass
@@ -92,75 +71,6 @@ class TinyBaseConfig:
     vae: VaeConfig = field(default_factory=VaeConfig)
     unet: UNetConfig = field(default_factory=UNetConfig)
     text: TextConfig = field(default_factory=TextConfig)
-
-
-def patch_components(images: Tensor, factor: int, channels: int, whitening: float) -> tuple[Tensor, Tensor]:
-    """Mean ``[p]`` and projection ``[p c]`` of the pixel patches' first ``c`` principal components, ``p = 3 f f``.
-
-    ``images`` ``[i 3 H W]``. Projected patches have overall standard deviation 1; ``whitening`` evens out the channels.
-    """
-    patches = rearrange(images, "i c (h f) (w g) -> (i h w) (c f g)", f=factor, g=factor)
-    mean = patches.mean(0)
-    _, basis = torch.linalg.eigh((patches - mean).T @ (patches - mean))  # ascending eigenvalues
-    basis = basis.flip(1)[:, :channels]
-    basis = basis / ((patches - mean) @ basis).std(0) ** whitening
-    return mean, basis / ((patches - mean) @ basis).std()
-
-
-def train_vae(images: Tensor, config: VaeConfig, seed: int) -> AutoencoderKL:
-    """Encoder towards the principal components, decoder towards the pictures. ``images`` ``[i 3 H W]`` in [-1, 1].
-
-    The last sixteenth of the pictures is kept out; how well they are shown is logged.
-    """
-    check = max(1, len(images) // 16)
-    images, unseen = images[:-check], images[-check:]
-    levels = len(config.block_out_channels)
-    factor = 2 ** (levels - 1)
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        block_out_channels=tuple(config.block_out_channels),
-        layers_per_block=1,
-        latent_channels=config.latent_channels,
-        norm_num_groups=8,
-        sample_size=images.shape[-1],
-        mid_block_add_attention=False,
-    )
-    with torch.no_grad():  # the posterior's log-variance: as good as deterministic, and not trained
-        vae.quant_conv.weight[config.latent_channels :] = 0
-        vae.quant_conv.bias[config.latent_channels :] = -30
-    generator = keyed_generator(seed, "vae")
-    sample = images[torch.randperm(len(images), generator=generator)[:1024]]
-    mean, projection = patch_components(sample, factor, config.latent_channels, config.whitening)
-    optimiser = torch.optim.AdamW(vae.parameters(), config.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.learning_rate, total_steps=config.steps)
-    progress = tqdm(range(config.steps), desc="VAE", unit="step", dynamic_ncols=True)
-    for step in progress:
-        batch = images[torch.randint(len(images), (config.batch_size,), generator=generator)]
-        patches = rearrange(batch, "b c (h f) (w g) -> b h w (c f g)", f=factor, g=factor)
-        wanted = rearrange((patches - mean) @ projection, "b h w c -> b c h w")
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
-            latents = vae.encode(batch).latent_dist.mean.float()
-            noise = torch.randn(latents.shape, generator=generator) * config.latent_noise
-            decoded = vae.decode(latents + noise).sample.float()
-        loss = F.mse_loss(latents, wanted) + F.mse_loss(decoded, batch) + 0.5 * F.l1_loss(decoded, batch)
-        optimiser.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimiser.step()
-        schedule.step()
-        if step % 20 == 0:
-            progress.set_postfix_str(f"{psnr(decoded.detach(), batch):.1f} dB")
-    vae.eval().requires_grad_(False)
-    vae.register_to_config(scaling_factor=1 / float(vae.encode(sample[:256]).latent_dist.mean.std()))
-    decoded = torch.cat([vae.decode(vae.encode(part).latent_dist.mean).sample for part in unseen.split(64)])
-    log.info("VAE: %.1f dB on unseen pictures", psnr(decoded, unseen))
-    return vae
-
-
-def psnr(decoded: Tensor, images: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB of pictures in [-1, 1]."""
-    return float(10 * torch.log10(4 / F.mse_loss(decoded.clamp(-1, 1), images)))
 
 
 def train_tokenizer(captions: Iterable[str], config: TextConfig) -> CLIPTokenizer:
