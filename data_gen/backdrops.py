@@ -129,9 +129,9 @@ class Backdrops:
         return Backdrop(_fit(image, size), _text_beside(file), {"file": file.name})
 
     def _painted(self, number: int, size: tuple[int, int]) -> Backdrop:
-        from data_gen.sources.backgrounds import BACKGROUNDS, background
+        from data_gen.sources.backgrounds import BACKGROUNDS, background, usual_backgrounds
 
-        names = list(BACKGROUNDS)
+        names = usual_backgrounds()
         variant, place = divmod(number, len(names))
         phrases = BACKGROUNDS.get(names[place]).phrases
         image = _fit(background(names[place], variant, max(size)), size)

@@ -24,6 +24,7 @@ Colour = tuple[int, int, int]
 class Background(NamedTuple):
     paint: Callable[[Canvas, random.Random], None]
     phrases: tuple[str, ...]  # each completes "a fox ..."
+    wider: bool = False  # of more_backgrounds.py: drawn where it is asked for only
 
 
 BACKGROUNDS: Registry[Background] = Registry("background")
@@ -87,9 +88,14 @@ def near(chance: random.Random, colour: Colour, spread: int = 10) -> Colour:
     return tuple(max(0, min(255, c + chance.randint(-spread, spread))) for c in colour)
 
 
-def painter(name: str, *phrases: str) -> Callable:
+def usual_backgrounds() -> list[str]:
+    """The names that are drawn from where a configuration names none."""
+    return [name for name in BACKGROUNDS if not BACKGROUNDS.get(name).wider]
+
+
+def painter(name: str, *phrases: str, wider: bool = False) -> Callable:
     def add(paint: Callable[[Canvas, random.Random], None]) -> Callable[[Canvas, random.Random], None]:
-        BACKGROUNDS.register(name)(Background(paint, phrases))
+        BACKGROUNDS.register(name)(Background(paint, phrases, wider))
         return paint
 
     return add

