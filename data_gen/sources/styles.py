@@ -9,6 +9,7 @@ import io
 import random
 import re
 from dataclasses import dataclass
+from xml.etree import ElementTree
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -19,8 +20,6 @@ from data_gen.sources.drawings import is_made_up, recolour, sprite, svg_path
 OUTLINES = ("kept", "tinted", "thin", "thick", "none")
 SURFACES = ("flat", "soft", "glossy")
 TEXTURES = ("none", "grain", "strokes", "weave", "spots")
-_LINES = re.compile(r'<g id="line.*?</g>', re.S)
-_OWN_LINE = re.compile(r'<path class="line"[^>]*/>')
 
 
 @dataclass(frozen=True)
@@ -62,10 +61,10 @@ def styled(code_point: str, size: int, style: Style, turn: float) -> Image.Image
     svg = made_up.drawing(code_point) if is_made_up(code_point) else svg_path(code_point).read_text(encoding="utf-8")
     whole = _render(_with_lines(svg, style), size)
     if style.outline == "none":
-        bare = _render(_LINES.sub("", _OWN_LINE.sub("", svg)), size)
+        bare = _render(_without_lines(svg), size)
         # Drawings that live by their lines (faces, tools) keep them, thin and tinted.
-        kept = (np.asarray(bare.getchannel("A")) > 127).sum() / (np.asarray(whole.getchannel("A")) > 127).sum()
-        whole = bare if kept > 0.8 else whole
+        kept, all_ = ((np.asarray(one.getchannel("A")) > 127).sum() for one in (bare, whole))
+        whole = bare if kept > 0.8 * all_ else whole
     image = recolour(whole, turn)
     if style.saturation != 1 or style.value != 1:
         image = _toned(image, style)
@@ -92,6 +91,16 @@ def _with_lines(svg: str, style: Style) -> str:
         svg = re.sub(r'stroke="#000(000)?"', f'stroke="{tint}"', svg)
     width = {"tinted": 1.0, "thin": 0.5, "thick": 1.5, "none": 0.5}[style.outline]
     return re.sub(r'stroke-width="([\d.]+)"', lambda found: f'stroke-width="{width * float(found[1]):.2f}"', svg)
+
+
+def _without_lines(svg: str) -> str:
+    """The drawing without what is drawn over its coloured shapes: OpenMoji's groups "line", and outlines."""
+    root = ElementTree.fromstring(svg)
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.get("id", "").startswith("line") or child.get("class") == "line":
+                parent.remove(child)
+    return ElementTree.tostring(root, encoding="unicode")
 
 
 def _toned(image: Image.Image, style: Style) -> Image.Image:
