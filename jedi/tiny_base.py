@@ -9,22 +9,24 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from jedi.config import load
+from jedi.config import load, to_dict
 from jedi.data import SetDataset, SetIndex
-from jedi.folders import atomic
+from jedi.folders import atomic, write_json
 from jedi.front import Parser, exit_code
 from jedi.rng import keyed_generator, seed_global
 from jedi.tiny_vae import VaeConfig, train_vae
@@ -201,12 +203,17 @@ def make(config: TinyBaseConfig) -> Path:
     if (out / "model_index.json").exists():
         log.info("%s is there already", out)
         return out
-    seed_global(config.seed)
     images, captions = read_pictures(config.data, config.images, config.seed)
-    tokenizer = train_tokenizer(captions, config.text)
-    text_encoder = train_text_encoder(tokenizer, captions, images, config.text, config.seed)
-    vae = train_vae(images, config.vae, config.seed)
+    parts = _Parts(out, config)
+    tokenizer = parts.get("tokenizer", CLIPTokenizer, lambda: train_tokenizer(captions, config.text))
+    text_encoder = parts.get(
+        "text_encoder",
+        CLIPTextModel,
+        lambda: train_text_encoder(tokenizer, captions, images, config.text, config.seed),
+    )
+    vae = parts.get("vae", AutoencoderKL, lambda: train_vae(images, config.vae, config.seed))
     factor = 2 ** (len(config.vae.block_out_channels) - 1)
+    seed_global(config.seed)
     unet = make_unet(config.unet, config.vae.latent_channels, images.shape[-1] // factor, config.text.width)
     scheduler = DDIMScheduler(
         beta_start=0.00085,
@@ -229,10 +236,37 @@ def make(config: TinyBaseConfig) -> Path:
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
     with atomic(out) as temporary:
         base.save_pretrained(temporary)
+    parts.remove()
     return out
+
+
+class _Parts:
+    """What has been trained of a base, in a folder beside it: an interrupted command goes on after its last part."""
+
+    def __init__(self, out: Path, config: TinyBaseConfig) -> None:
+        self.folder, self.seed = out.with_name(f"{out.name}.parts"), config.seed
+        settings = {**to_dict(config), "out": out.name, "data": SetIndex.read(config.data).fingerprint}
+        record = self.folder / "settings.json"
+        if self.folder.exists() and (not record.is_file() or json.loads(record.read_text()) != settings):
+            log.info("%s holds parts of a base with other settings: they are made anew", self.folder)
+            self.remove()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(record, settings)
+
+    def get(self, name: str, kind: Any, train: Callable[[], Any]) -> Any:
+        """The part as it was trained before (a class with ``from_pretrained``), or trained now and kept."""
+        if not (self.folder / name).exists():
+            seed_global(self.seed)  # each part is the same whether those before it were trained or read
+            part = train()
+            with atomic(self.folder / name) as temporary:
+                part.save_pretrained(temporary)
+        part = kind.from_pretrained(self.folder / name)
+        return part.eval().requires_grad_(False) if isinstance(part, nn.Module) else part
+
+    def remove(self) -> None:
+        shutil.rmtree(self.folder)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

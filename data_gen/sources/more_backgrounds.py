@@ -98,7 +98,7 @@ def blackboard(canvas: Canvas, chance: random.Random) -> None:
     canvas.box(0, 0.88, 1, 1, near(chance, (150, 104, 60)))
 
 
-@painter("cave", "in a cave", "inside a dark cave", wider=True)
+@painter("cave", "in a cave", "inside a cave", wider=True)
 def cave(canvas: Canvas, chance: random.Random) -> None:
     y, x = np.mgrid[: canvas.pixels, : canvas.pixels] / canvas.pixels
     lit = np.exp(-(((x - chance.uniform(0.35, 0.65)) / 0.3) ** 2 + ((y - 0.4) / 0.28) ** 2))

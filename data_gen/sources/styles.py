@@ -5,7 +5,6 @@ A :class:`Style` belongs to the subject: it is the same in all pictures of a set
 
 from __future__ import annotations
 
-import io
 import random
 import re
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from PIL import Image, ImageFilter
 
 from data_gen.sources import made_up
 from data_gen.sources.drawings import is_made_up, recolour, sprite, svg_path
+from jedi.images import open_image
 
 OUTLINES = ("kept", "tinted", "thin", "thick", "none")
 SURFACES = ("flat", "soft", "glossy")
@@ -79,7 +79,7 @@ def _render(svg: str, size: int) -> Image.Image:
     import resvg_py
 
     png = resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size)
-    return Image.open(io.BytesIO(bytes(png))).convert("RGBA")
+    return open_image(bytes(png), "a drawing").convert("RGBA")
 
 
 def _with_lines(svg: str, style: Style) -> str:

@@ -1,9 +1,8 @@
-"""The small base: tokenizer, text encoder, VAE, UNet, and the folder they make."""
+"""The small base: tokenizer, text encoder, UNet, and the folder they make."""
 
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from torch.nn.functional import adaptive_avg_pool2d
 from transformers import CLIPTokenizer
 
 from jedi import tiny_base
@@ -11,13 +10,11 @@ from jedi.tiny_base import (
     TextConfig,
     TinyBaseConfig,
     UNetConfig,
-    VaeConfig,
     make_unet,
-    patch_components,
     train_text_encoder,
     train_tokenizer,
-    train_vae,
 )
+from jedi.tiny_vae import VaeConfig
 
 CAPTIONS = ["a fox on the beach at night", "a teapot in the snow", "here is a fox in the snow"] * 20
 
@@ -42,22 +39,6 @@ def test_tokenizer_is_a_function_of_the_captions():
     assert all(vocabulary == vocabularies[0] for vocabulary in vocabularies)
 
 
-def test_components_are_those_of_pca():
-    images = torch.rand(8, 3, 16, 16) * 2 - 1
-    images[:, :, ::2] += 1  # something to find
-    for whitening in (0.0, 1.0):
-        mean, projection = patch_components(images, 4, 5, whitening)
-        assert mean.shape == (48,) and projection.shape == (48, 5)
-        patches = images.unfold(2, 4, 4).unfold(3, 4, 4).permute(0, 2, 3, 1, 4, 5).reshape(-1, 48)
-        latents = (patches - mean) @ projection
-        torch.testing.assert_close(latents.std(), torch.tensor(1.0), rtol=1e-3, atol=1e-3)
-        spread = latents.std(0)
-        assert (spread[:-1] >= spread[1:] - 1e-4).all()  # from the largest component down
-        assert (spread.max() / spread.min() < 1.01) == (whitening == 1.0)
-        correlation = torch.corrcoef(latents.T) - torch.eye(5)
-        assert correlation.abs().max() < 1e-3
-
-
 def test_text_encoder_learns_what_captions_look_like():
     captions = [f"{article} fox {when}" for when in ("at night", "by day") for article in ("a", "the")] * 16
     night = torch.tensor(["night" in caption for caption in captions])
@@ -71,25 +52,6 @@ def test_text_encoder_learns_what_captions_look_like():
     assert not any(p.requires_grad for p in encoder.parameters())
     for article, when in ((night_a - night_the, night_a - day_a), (day_a - day_the, night_the - day_the)):
         assert when.norm() > 2 * article.norm()  # what shows in the pictures sets states apart, wording does not
-
-
-def test_vae_learns_to_show_the_picture(caplog):
-    caplog.set_level("INFO", "jedi.tiny_base")
-    torch.manual_seed(0)
-    images = adaptive_avg_pool2d(torch.rand(32, 3, 4, 4) * 2 - 1, 16)
-    config = VaeConfig(block_out_channels=[8, 16], latent_channels=4, steps=80, batch_size=8, learning_rate=1e-2)
-    vae = train_vae(images, config, seed=0)
-    unseen = images[-2:]
-    with torch.no_grad():
-        shown = tiny_base.psnr(vae.decode(vae.encode(unseen).latent_dist.mean).sample, unseen)
-    assert f"VAE: {shown:.1f} dB on unseen pictures" in caplog.text
-    latents = vae.encode(images).latent_dist
-    assert latents.mean.shape == (32, 4, 8, 8) and latents.std.max() < 1e-4  # as good as deterministic
-    assert (
-        tiny_base.psnr(vae.decode(latents.mean).sample, images)
-        > tiny_base.psnr(images.mean((0, 2, 3), True).expand_as(images), images) + 3
-    )
-    assert (latents.mean * vae.config.scaling_factor).std() == pytest.approx(1, abs=0.2)
 
 
 def test_unet_starts_as_a_comparison_of_contents():
@@ -121,6 +83,42 @@ def test_the_folder_is_a_stable_diffusion_pipeline(shards, tmp_path, caplog):
     tiny_base.make(config)  # the same command again: nothing to do
     assert (out / "model_index.json").stat().st_mtime_ns == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["base"]
+
+
+def test_an_interrupted_base_keeps_its_parts(shards, tmp_path, monkeypatch):
+    def config(**changes) -> TinyBaseConfig:
+        text = TextConfig(vocabulary=300, width=16, steps=2, batch_size=2)
+        vae = VaeConfig([8, 8, 8], 4, steps=2, batch_size=2)
+        parts = {"vae": vae, "unet": UNetConfig([16, 32]), "text": text, **changes}
+        return TinyBaseConfig(str(shards), str(tmp_path / "base"), images=8, **parts)
+
+    def weights(folder) -> dict[str, bytes]:
+        return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*.safetensors")}
+
+    tiny_base.make(config())
+    whole = weights(tmp_path / "base")
+    (tmp_path / "base").rename(tmp_path / "whole")
+
+    trained = []
+    real_text = train_text_encoder
+    monkeypatch.setattr(tiny_base, "train_text_encoder", lambda *a: trained.append("text") or real_text(*a))
+    with monkeypatch.context() as broken:
+        broken.setattr(tiny_base, "train_vae", lambda *a: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            tiny_base.make(config())
+    assert not (tmp_path / "base").exists()
+    tiny_base.make(config())
+    assert trained == ["text"]  # once, in the run that was interrupted
+    assert weights(tmp_path / "base") == whole  # and the rest is as if nothing had happened
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["base", "whole"]
+
+    (tmp_path / "base").rename(tmp_path / "second")
+    with monkeypatch.context() as broken:
+        broken.setattr(tiny_base, "train_vae", lambda *a: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            tiny_base.make(config())
+    tiny_base.make(config(text=TextConfig(vocabulary=300, width=32, steps=2, batch_size=2)))
+    assert trained == ["text"] * 3  # parts of other settings are of no use
 
 
 def test_missing_data_is_one_clear_line(tmp_path, capsys):
