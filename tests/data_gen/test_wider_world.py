@@ -66,7 +66,8 @@ def test_with_all_of_it_captions_and_masks_stay_exact():
             assert text == text.lower() and not words & COLOURS, text
             assert any(phrase in text for phrase in BACKGROUNDS.get(image["background"]).phrases), text
             for key, effects in (("weather", WEATHER), ("action", ACTIONS)):
-                said = [name for name, effect in effects.items() if any(phrase in text for phrase in effect.phrases)]
+                unnamed = text.replace(one.subject["name"], "")  # "person running" is a name
+                said = [name for name, effect in effects.items() if any(phrase in unnamed for phrase in effect.phrases)]
                 assert said == ([image[key]] if key in image["caption_says"] else []), text
                 seen[key].add(image.get(key))
             assert "photo" not in image or i == 0  # references only
