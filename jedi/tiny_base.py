@@ -249,7 +249,7 @@ class _Parts:
         self.folder, self.seed = out.with_name(f"{out.name}.parts"), config.seed
         settings = {**to_dict(config), "out": out.name, "data": SetIndex.read(config.data).fingerprint}
         record = self.folder / "settings.json"
-        if self.folder.exists() and (not record.is_file() or json.loads(record.read_text()) != settings):
+        if self.folder.exists() and (not record.is_file() or json.loads(record.read_text(encoding="utf-8")) != settings):
             log.info("%s holds parts of a base with other settings: they are made anew", self.folder)
             self.remove()
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -280,7 +280,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         logging.basicConfig(level=logging.INFO, format="%(message)s")
         log.info("base model: %s", make(load(TinyBaseConfig, arguments.config, arguments.overrides)))
 
-    return exit_code("tiny_base", work, ", nothing was written", "smaller batch sizes, or fewer images, need less")
+    kept = "; finished parts are kept, the same command goes on"
+    return exit_code("tiny_base", work, kept, "smaller batch sizes, or fewer images, need less")
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ def test_source_and_stages_are_there_and_fit(config, tmp_path):
     assert [name for name, _ in parts.stages] == settings.stages
     if settings.source == "emoji":
         one = next(parts.source.make([Item("train", 0)]))
-        assert len(one.images) == settings.images_per_set and one.images[0].size == (64, 64)
+        assert len(one.images) == settings.images_per_set and one.images[0].size == (settings.resolution,) * 2
 
 
 @of_kind("train")
