@@ -249,7 +249,8 @@ class _Parts:
         self.folder, self.seed = out.with_name(f"{out.name}.parts"), config.seed
         settings = {**to_dict(config), "out": out.name, "data": SetIndex.read(config.data).fingerprint}
         record = self.folder / "settings.json"
-        if self.folder.exists() and (not record.is_file() or json.loads(record.read_text(encoding="utf-8")) != settings):
+        kept = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else None
+        if self.folder.exists() and kept != settings:
             log.info("%s holds parts of a base with other settings: they are made anew", self.folder)
             self.remove()
         self.folder.mkdir(parents=True, exist_ok=True)
