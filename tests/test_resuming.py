@@ -148,7 +148,7 @@ def references(recipe, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(32))
+@pytest.mark.parametrize("seed", range(30))
 def test_weights_do_not_depend_on_interruptions_processes_accumulation_or_raised_max_steps(
     recipe, references, tmp_path, monkeypatch, seed
 ):
@@ -164,7 +164,7 @@ def test_weights_do_not_depend_on_interruptions_processes_accumulation_or_raised
         if one.layout.startswith("one"):
             assert status == {"whole": 0, "SIGTERM": 143, "CRASH": 2}[one.end]
         at = {"whole": one.max_steps, "SIGTERM": one.step + 1, "CRASH": max(at, one.step // 2 * 2)}[one.end]
-        assert (saved(run)["jedi"]["step"] if checkpoints.listed(run) else 0) == at
+        assert next(iter(checkpoints.listed(run)), 0) == at
         tops = tops[:at] + [one.max_steps] * (at - len(tops))
     found = tensors(run)
     layouts = {one.layout for one in launches}
@@ -223,6 +223,21 @@ def test_the_newest_few_are_kept_and_some_for_good_and_nothing_else_lies_there(r
     assert launch(recipe, tmp_path / "full", *options, "checkpoints.weights_only=false", "max_steps=3") == 0
     whole = checkpoints.load(checkpoints.find(tmp_path / "full", "kept-00000003"))
     assert "optimizer_states" in whole and {name.split(".")[0] for name in whole["state_dict"]} == {"ema", "unet"}
+
+
+def test_no_file_that_may_be_removed_stays_mapped(recipe, tmp_path, monkeypatch):
+    """On a network file system another process may remove it, and reading from it would kill this one."""
+    mapped, step = [], training.JointTraining.training_step
+
+    def spied(module, *args):
+        with open("/proc/self/maps") as maps:
+            mapped.append([line for line in maps if str(tmp_path) in line])
+        return step(module, *args)
+
+    assert launch(recipe, tmp_path, "max_steps=1") == 0
+    monkeypatch.setattr(training.JointTraining, "training_step", spied)
+    assert launch(recipe, tmp_path, "max_steps=2") == 0
+    assert mapped == [[]]
 
 
 def test_a_damaged_newest_checkpoint_costs_steps_and_nothing_else(recipe, references, tmp_path, caplog, capsys):
