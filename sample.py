@@ -4,9 +4,9 @@ python sample.py --references photos/ --prompt "a dog on the beach" --out out/be
 python sample.py --subject fox=DIR --subject hat=DIR --prompt "a fox and a hat in the snow" --out out/both
 
 Writes 0000.png, 0001.png, ... (prompt after prompt), grid.png (references beside results) and samples.json
-(what is needed to make the same pictures again). The folder appears when all is done: an error or Ctrl-C
-leaves nothing behind. Exit code 0: done, 2: a mistake in the request, in one line on stderr, 130:
-interrupted.
+(what is needed to make the same pictures again: --config out/beach/samples.json --out out/again). The folder appears
+when all is done: an error or Ctrl-C leaves nothing behind. Exit code 0: done, 2: a mistake in the request, in one line
+on stderr, 130: interrupted.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ import platform
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jedi.errors import InputError, given
 from jedi.front import Parser, exit_code
 from jedi.schedulers import SCHEDULERS, exchange
-from jedi.texts import is_text, read_lines
+from jedi.texts import is_text, read_json, read_lines
 
 if TYPE_CHECKING:  # torch and diffusers are loaded after the request is known to make sense
     from PIL import Image
@@ -123,14 +123,15 @@ def parser() -> argparse.ArgumentParser:
     add("--dtype", metavar="T", help="float32, float16 or bfloat16 (float32)")
     add("--batch-size", type=int, metavar="N", help="pictures at once (8); the pictures do not depend on it")
     add("--extensions", nargs="+", metavar="MODULE", help="Python modules that add guidance rules and the like")
-    add("--config", metavar="F", help="a YAML file with these options as keys; options win over it")
+    add("--config", metavar="F", help="a YAML file with these options as keys, or a samples.json; options win over it")
     return p
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     return exit_code(
-        "sample.py", lambda: run(settings_from(vars(parser().parse_args(argv)))), ", nothing was written"
+        "sample.py", lambda: run(settings_from(vars(parser().parse_args(argv)))), ", nothing was written",
+        "fewer --references or a smaller --batch-size need less",
     )
 
 
@@ -139,18 +140,42 @@ def settings_from(arguments: dict[str, Any]) -> Settings:
     config = arguments.pop("config", None)
     settings = Settings()
     if config is not None:
-        from jedi.config import load
+        from jedi.config import build, load
 
-        settings = load(Settings, config)
+        record = recorded(config)
+        settings = load(Settings, config) if record is None else build(Settings, record["request"], config)
+        warn_of_changes(record or {})
+    if {"references", "subjects"} & set(arguments):  # one stands in for the other
+        settings = replace(settings, references=[], subjects={})
     settings = replace(settings, **arguments)
     if settings.extensions:
         from jedi.config import import_extensions
 
         import_extensions(settings)
     if settings.prompts_file is not None:
-        settings = replace(settings, prompts=[*settings.prompts, *read_prompts(Path(settings.prompts_file))])
+        more = read_prompts(Path(settings.prompts_file))
+        settings = replace(settings, prompts=[*settings.prompts, *more], prompts_file=None)
     check(settings)
     return settings
+
+
+def recorded(config: str) -> dict[str, Any] | None:
+    """A record that this program wrote; None if the file is none."""
+    if not config.lower().endswith(".json"):
+        return None
+    with given(f"--config {config}"):
+        record = read_json(config, f"--config {config}")
+    return record if isinstance(record, dict) and isinstance(record.get("request"), dict) else None
+
+
+def warn_of_changes(record: dict[str, Any]) -> None:
+    """Says which pictures of a record are no more what they were."""
+    from jedi.folders import file_sha256
+
+    for picture in (*record.get("references", ()), *record.get("edit", {}).values()):
+        file = Path(picture["file"])
+        if file.is_file() and file_sha256(file) != picture["sha256"]:
+            print(f"sample.py: {file} has changed since; the pictures will be others", file=sys.stderr)
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -204,6 +229,8 @@ def run(settings: Settings) -> None:
     with ResultFolder(settings.out, [*names, "grid.png", RECORD]) as folder:
         pipe, digests = load_pipeline(settings.model, settings.device, settings.dtype)
         pipe.set_progress_bar_config(disable=False)
+        if pipe.config.knows:
+            print(f"sample.py: what {Path(settings.model).name} knows: {pipe.config.knows}", file=sys.stderr)
         if settings.scheduler is not None:
             pipe.scheduler = exchange(pipe.scheduler, settings.scheduler)
         results = []
@@ -275,7 +302,7 @@ def sample(
     batches = [settings.captions[i : i + size] for i in range(0, len(settings.captions), size)]
     first = 0
     for batch in batches:
-        pipe.set_progress_bar_config(desc=f"pictures {first} to {first + len(batch) - 1}", leave=False)
+        pipe.set_progress_bar_config(desc=f"pictures made: {first} of {len(settings.captions)}", leave=False)
         generators = image_generators(settings.seed + first, len(batch))
         yield from pipe(batch, generator=generators, **options).images
         first += len(batch)
@@ -315,6 +342,7 @@ def describe(
     libraries = ("torch", "diffusers", "transformers", "numpy", "pillow")
     return {
         "format": 1,
+        "request": {key: value for key, value in asdict(settings).items() if key != "out"},
         "files": [*names, "grid.png"],
         "images": [
             {"file": name, "prompt": prompt, "seed": settings.seed + i}

@@ -97,11 +97,18 @@ def _do(options: argparse.Namespace) -> Iterator[str]:
         from data_gen.report import write_report
 
         write_report(config, plan)
-    first, *more = status(config, plan).lines()
+    found = status(config, plan)
+    first, *more = found.lines()
     yield f"{config.out}: {first}"
     yield from more
     if options.verb in ("finish", "report") or (options.verb == "run" and part is None):
         yield f"look at {config.out}/report/report.html and {config.out}/DATA_CARD.md"
+        if not found.sets:
+            why = ", ".join(f"{reason} ({count})" for reason, count in found.dropped.most_common(3))
+            remedy = "loosen what dropped them" if why else "none was planned"
+            raise InputError(f"out={config.out} holds no set: {why}; {remedy}")
+        if config.heldout_sets and not found.heldout:
+            yield "no set is held out, so nothing measures what was not trained on: more subjects are needed for that"
 
 
 def _part_of(text: str | None) -> tuple[int, int] | None:

@@ -26,6 +26,7 @@ class Status:
     shards: int
     sets: int
     images: int
+    heldout: int  # of the sets
     dropped: Counter = field(default_factory=Counter)
     left_out: Mapping[str, int] = field(default_factory=dict)
     rate: float | None = None
@@ -46,11 +47,12 @@ class Status:
 
 def status(config: DataConfig, plan: Plan) -> Status:
     """Counts units, packed shards, and the sets and pictures of the units that are done."""
-    sets, images, dropped, times, slowest = 0, 0, Counter(), [], 0.0
+    sets, images, heldout, dropped, times, slowest = 0, 0, 0, Counter(), [], 0.0
     for unit in plan.units:
         if (manifest := plan.manifest(unit)) is not None:
             sets += manifest["counts"]["sets"]
             images += manifest["counts"]["images"]
+            heldout += manifest["counts"]["sets"] if unit.split == "heldout" else 0
             dropped.update(row["reason"] for row in manifest["dropped"])
             times.append(plan.tar(unit).with_suffix(".json").stat().st_mtime)
             slowest = max(slowest, _seconds(plan, unit))
@@ -59,7 +61,7 @@ def status(config: DataConfig, plan: Plan) -> Status:
     if pace := _seconds_a_unit(sorted(times), slowest):
         rate, left = images / len(times) / pace, (len(plan.units) - len(times)) * pace
     shards = sum(is_packed(tar, plan) for tar in tars)
-    return Status(len(plan.units), len(times), shards, sets, images, dropped, plan.left_out, rate, left)
+    return Status(len(plan.units), len(times), shards, sets, images, heldout, dropped, plan.left_out, rate, left)
 
 
 def _seconds(plan: Plan, unit: Unit) -> float:

@@ -66,6 +66,16 @@ def load(schema: type[T], path: str | Path | None, overrides: Sequence[str] = ()
         raise ConfigError(str(error)) from None
 
 
+def build(schema: type[T], values: Mapping[str, Any], origin: str) -> T:
+    """A flat `schema` from values that a program recorded, texts as they are. Raises ConfigError as `load`."""
+    _check_keys(schema, values, origin)
+    try:
+        checked = OmegaConf.merge(OmegaConf.structured(schema), dict(values))
+        return schema(**OmegaConf.to_container(checked, resolve=False))
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{origin}: {_describe(error)}") from None
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """The configuration as plain dicts, lists and scalars, in the order of its fields."""
     return dataclasses.asdict(config)

@@ -352,6 +352,7 @@ def load_model(cls: Any, source: str, kinds: tuple[str, ...], device: torch.devi
     """
     from transformers import AutoConfig
 
+    check_hub(source)
     config = _part(AutoConfig, source, "a model")
     if config.model_type not in kinds:
         right = {
@@ -372,6 +373,26 @@ def load_model(cls: Any, source: str, kinds: tuple[str, ...], device: torch.devi
             f"{error} (only safetensors are read; the numbers of a network without all its weights would mean nothing)"
         ) from None
     return model.requires_grad_(False).to(device)
+
+
+def check_hub(source: str) -> None:
+    """Raises EncoderError at once where only the hub could have ``source`` and it cannot be reached: asked for a file
+    it would be tried again for a minute."""
+    from huggingface_hub import constants, get_session, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    if constants.HF_HUB_OFFLINE or Path(source).is_dir():
+        return
+    try:
+        if not isinstance(try_to_load_from_cache(source, "config.json"), str):
+            get_session().head(constants.ENDPOINT, timeout=10)
+    except HFValidationError:  # no name that the hub could have: what reads it will say so
+        return
+    except Exception as error:  # of its HTTP library, whichever that is
+        raise EncoderError(
+            f"{source}: no such folder, and the model hub does not answer ({_first_line(error)}); give a folder, or "
+            "--encoders efficientnet-lite0, whose weights are a Python package"
+        ) from None
 
 
 def _part(cls: Any, source: str, what: str) -> Any:

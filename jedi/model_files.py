@@ -163,6 +163,7 @@ PIPELINE: dict[str, Rule] = {
     "max_trained_references": either(NOTHING, whole(0, 10_000)),
     "prediction_type": either(NOTHING, one_of(*PREDICTION_TYPES)),
     "sampling_defaults": either(NOTHING, ("an object", lambda x: isinstance(x, dict))),
+    "knows": either(NOTHING, TEXT),
 }
 
 

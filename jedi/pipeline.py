@@ -91,6 +91,7 @@ class JediPipeline(DiffusionPipeline):
         prediction_type: what the network predicts (diffusers' names); ``None`` takes it from ``scheduler``.
             A scheduler of another prediction type is refused when it is used.
         sampling_defaults: what of ``SAMPLING_DEFAULTS`` is better otherwise for this model.
+        knows: in a few words what it was trained on, and so what lies outside; sample.py says it.
 
     Raises:
         InputError: parts that do not fit one another, an unknown mode or default.
@@ -117,6 +118,7 @@ class JediPipeline(DiffusionPipeline):
         max_trained_references: Any = None,
         prediction_type: Any = None,
         sampling_defaults: Any = None,
+        knows: Any = None,
     ) -> None:
         super().__init__()
         c = vae.config.latent_channels
@@ -138,6 +140,7 @@ class JediPipeline(DiffusionPipeline):
             max_trained_references=max_trained_references,
             prediction_type=prediction_type or checks.prediction_type(scheduler),
             sampling_defaults=dict(sampling_defaults or {}),
+            knows=knows,
         )
         self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1)
         size = unet.config.sample_size

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import signal
 import subprocess
 import time
@@ -96,6 +97,46 @@ def test_results_as_references_come_without_their_contact_sheet(request_in, tmp_
     record = json.loads((tmp_path / "again" / "samples.json").read_text())
     assert [x["file"] for x in record["references"]] == ["out/0000.png"]
     assert "left out, no references: grid.png, samples.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("--prompt", "a ${dog} [1]: {x}", "--num-images", "2", "--guidance-scale", "3", "--seed", "5"),
+        ("--joint", "--prompt", "a dog", "--scheduler", "unipc"),
+        ("--subject", "fox=photos", "--subject", "cat=photos"),
+    ],
+)
+def test_a_record_is_a_request(request_in, tmp_path, capsys, more):
+    assert request_in(*more, references=() if "--subject" in more else ("photos",)) == 0
+    assert sample.main(["--config", "out/samples.json"]) == 2 and "give --out DIR" in capsys.readouterr().err
+    assert sample.main(["--config", "out/samples.json", "--out", "again"]) == 0
+    one, other = (json.loads((tmp_path / x / "samples.json").read_text()) for x in ("out", "again"))
+    assert one == other
+    for file in one["files"]:
+        assert (pixels(tmp_path / "out" / file) == pixels(tmp_path / "again" / file)).all()
+    assert "has changed" not in capsys.readouterr().err
+    picture(tmp_path / "photos" / "a.png", 9)
+    assert sample.main(["--config", "out/samples.json", "--out", "third", "--prompt", "a cow"]) == 0
+    assert "photos/a.png has changed since" in capsys.readouterr().err
+    record = json.loads((tmp_path / "third" / "samples.json").read_text())
+    assert {x["prompt"] for x in record["images"]} == {"a cow"} and record["settings"] == one["settings"]
+
+
+@pytest.mark.parametrize("request_", ['{"steps": "x"}', '{"stepz": 1}', '{"prompts": 3}', "3"])
+def test_a_damaged_record_is_one_line(tmp_path, monkeypatch, capsys, request_):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "samples.json").write_text(f'{{"request": {request_}}}')
+    assert sample.main(["--config", "samples.json", "--out", "out", "--prompt", "a cat"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_what_a_model_knows_is_said(request_in, tiny_model, tmp_path, capsys):
+    index = shutil.copytree(tiny_model, tmp_path / "mine") / "model_index.json"
+    assert request_in(model="mine", out="one") == 0 and "knows" not in capsys.readouterr().err
+    index.write_text(json.dumps({**json.loads(index.read_text()), "knows": "cats in hats"}))
+    assert request_in(model="mine") == 0
+    assert "what mine knows: cats in hats\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("scales", [(), ("--reference-scale", "2", "--guidance-scale", "3")])
@@ -436,7 +477,7 @@ def test_too_little_memory(request_in, tmp_path, monkeypatch, capsys, error):
 
     monkeypatch.setattr(JediPipeline, "__call__", fail)
     assert request_in() == 2
-    assert capsys.readouterr().err == "sample.py: out of memory; a smaller --batch-size needs less\n"
+    assert capsys.readouterr().err.startswith("sample.py: out of memory; fewer --references or a smaller")
     assert names(tmp_path) == ["photos"]
 
 

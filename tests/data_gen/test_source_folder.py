@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import unicodedata
 from dataclasses import replace
@@ -282,6 +283,26 @@ def test_what_is_written_never_lies_among_the_photos(photos, monkeypatch, capsys
     before = sorted(photos.rglob("*"))
     assert main(["run", f"out={photos / out}", "source=folder", f"folder.path={photos}", "stages=[square]"]) == 2
     assert "lies in folder.path=" in capsys.readouterr().err and sorted(photos.rglob("*")) == before
+
+
+def test_a_data_set_without_a_set_is_no_success(photos, capsys):
+    """The report is there, to see why."""
+    out = photos.parent / "out"
+    command = [f"out={out}", "source=folder", f"folder.path={photos}", "resolution=32", "workers=1"]
+    strict = ["stages=[filter,square]", "filter.sharpness.min_score=1e6", "filter.identity.min_mean=null"]
+    assert main(["run", *command, *strict]) == 2
+    assert "holds no set: sharpness below 1e+06 (3), too few images (1); loosen what" in capsys.readouterr().err
+    assert (out / "report" / "report.html").is_file()
+
+
+def test_one_subject_leaves_none_to_hold_out(photos, capsys):
+    for subject in ("dog2", "teapot"):
+        shutil.rmtree(photos / subject)
+    command = [f"out={photos.parent / 'out'}", "source=folder", f"folder.path={photos}", "resolution=32", "workers=1"]
+    assert main(["run", *command, "stages=[square]"]) == 0
+    assert "no set is held out, so nothing measures" in capsys.readouterr().out
+    assert main(["run", *command, "stages=[square]", "heldout_sets=0", f"out={photos.parent / 'other'}"]) == 0
+    assert "held out" not in capsys.readouterr().out
 
 
 def test_no_folder(tmp_path):

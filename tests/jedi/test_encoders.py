@@ -387,3 +387,18 @@ def test_lpips_without_weights_says_where_they_go(tmp_path, monkeypatch):
 def test_the_timm_folder_is_timms_own_format(folders):
     assert json.loads((folders["timm"] / "config.json").read_text())["architecture"] == "test_resnet"
     assert timm.create_model(f"local-dir:{folders['timm']}", pretrained=True).num_classes == 5
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch):
+    asked = []
+
+    class Session:
+        def head(self, url, timeout):
+            asked.append(url)
+            raise OSError("Name or service not known")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.get_session", Session)
+    with pytest.raises(EncoderError, match=r"does not answer \(Name or .*--encoders efficientnet-lite0"):
+        load_encoder("clip:openai/clip-vit-base-patch32")
+    assert len(asked) == 1
