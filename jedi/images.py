@@ -11,6 +11,7 @@ import functools
 import io
 import json
 import logging
+import os
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -46,6 +47,10 @@ Box = tuple[int, int, int, int]
 
 class ImageError(InputError):
     """A file that cannot be used as a picture; the message names it and says why."""
+
+
+class MaskError(ImageError):
+    """A picture or an array that may mean this or that as a mask."""
 
 
 def load_image(source: str | Path | bytes, name: str = "", size: tuple[int, int] | None = None) -> Image.Image:
@@ -89,20 +94,20 @@ def to_mask(mask: Image.Image | np.ndarray, name: str = "mask") -> Image.Image:
     ``[1 H W]``. Transparent is off.
 
     Raises:
-        ImageError: ``mask`` may mean this or that: it has colours, its shape lies in its transparency alone, or it has
+        MaskError: ``mask`` may mean this or that: it has colours, its shape lies in its transparency alone, or it has
             numbers above 1 and none that reaches half of 255 (a map of labels?).
     """
     values = _mask_values(mask, name)
     if values.ndim == 3:
         values = values[0] if values.shape[0] == 1 else values[..., 0] if values.shape[-1] == 1 else values
     if values.ndim != 2 or not values.size or values.dtype.kind not in "biuf":
-        raise ImageError(f"{name}: an array of {values.dtype} {list(values.shape)}; a mask is numbers [H W]")
+        raise MaskError(f"{name}: an array of {values.dtype} {list(values.shape)}; a mask is numbers [H W]")
     if values.dtype == bool:
         values = values.astype(np.uint8)
     least, most = values.min(), values.max()
     top = next((x for x in (1, 255, 65535) if most <= x), None)  # not a number is no more than any
     if top is None or least < 0 or (1 < most < top / 2):
-        raise ImageError(
+        raise MaskError(
             f"{name}: its values go from {least} to {most}, which is neither 0 to 1 nor 0 to 255 (a map of labels?); "
             "a mask is white (255) where it is on and black (0) elsewhere"
         )
@@ -119,10 +124,10 @@ def _mask_values(mask: Image.Image | np.ndarray, name: str) -> np.ndarray:
     mask = _8_bit(mask)  # a mask holds numbers, not colours: its profile means nothing
     over = _rgb_over(mask, (0, 0, 0))
     if mask.mode == "RGBA" and not over.getbbox() and len(set(mask.getchannel("A").getextrema())) > 1:
-        raise ImageError(f"{name}: black all over, with a shape in its transparency; paint white what is on")
+        raise MaskError(f"{name}: black all over, with a shape in its transparency; paint white what is on")
     low, high = (function.reduce(np.asarray(over), axis=-1) for function in (np.minimum, np.maximum))
     if (high - low).max() > 64:
-        raise ImageError(f"{name}: a picture with colours; a mask is white (255) where it is on and black elsewhere")
+        raise MaskError(f"{name}: a picture with colours; a mask is white (255) where it is on and black elsewhere")
     return np.asarray(over.convert("L"))
 
 
@@ -145,6 +150,9 @@ def find_images(paths: Iterable[str | Path]) -> tuple[list[Path], list[Path]]:
             found += pictures
             ignored += [x for x in files if x not in pictures]
         elif path.exists():
+            if not is_text(str(path)):
+                name = os.fsencode(path).decode(errors="backslashreplace")
+                raise ImageError(f"{name}: its name is not UTF-8; rename it")
             found.append(path)
         else:
             raise ImageError(f"{path}: no such file or folder")

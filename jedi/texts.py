@@ -26,10 +26,14 @@ def read_text(path: str | Path, name: str = "") -> str:
     """The content of a text file, its lines ended by ``\\n``: UTF-8, or UTF-16 with its mark in front.
 
     Raises:
-        InputError: another encoding, which would be read as wrong letters. It begins with ``name``, else the path.
+        InputError: another encoding, which would be read as wrong letters; a pipe or a device. It begins with ``name``,
+            else the path.
         OSError: the file cannot be read.
     """
-    data, name = Path(path).read_bytes(), name or str(path)
+    path, name = Path(path), name or str(path)
+    if path.exists() and not path.is_file() and not path.is_dir():  # to open a pipe would wait for ever
+        raise InputError(f"{name}: not a regular file")
+    data = path.read_bytes()
     try:
         text = data.decode("utf-16" if data.startswith(_UTF16) else "utf-8-sig")
     except UnicodeDecodeError as error:

@@ -30,7 +30,7 @@ from PIL import Image
 from data_gen.checks import check_number
 from data_gen.sets import Dropped, Item, SubjectSet
 from data_gen.sources import SOURCES
-from data_gen.sources.subjects import given_folder, inside, same_name, slug, split_of, wanted
+from data_gen.sources.subjects import given_folder, inside, same_name, shown, slug, split_of, unusable, wanted
 from jedi.config import ConfigError
 from jedi.images import ImageError, load_image
 
@@ -89,6 +89,9 @@ class Subjects200k:
         files = sorted(self.root.rglob("*.parquet"))
         if not files:
             raise ConfigError(f"subjects200k.path={self.root}: no .parquet file there")
+        for file in files:
+            if reason := unusable(file):
+                raise ConfigError(f"{shown(file)}: {reason}")
         return [inside(self.root, file) for file in files]
 
     @functools.cached_property

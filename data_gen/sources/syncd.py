@@ -30,10 +30,10 @@ from PIL import Image
 from data_gen.checks import check_number
 from data_gen.sets import Dropped, Item, SubjectSet
 from data_gen.sources import SOURCES
-from data_gen.sources.subjects import given_folder, inside, share_out, slug, split_of, wanted
+from data_gen.sources.subjects import given_folder, inside, share_out, shown, slug, split_of, unusable, wanted
 from jedi.config import ConfigError
 from jedi.folders import file_sha256
-from jedi.images import ImageError, load_image, load_mask
+from jedi.images import ImageError, MaskError, load_image, load_mask
 from jedi.texts import read_json
 
 if TYPE_CHECKING:
@@ -95,6 +95,9 @@ class Syncd:
         files = [path for stem, path in found.items() if stem.endswith(_SCORED) or stem + _SCORED not in found]
         if not files:
             raise ConfigError(f"syncd.path={self.root}: no *metadata*.json there; unpack SynCD as its page says")
+        for file in files:
+            if reason := unusable(file):
+                raise ConfigError(f"{shown(file)}: {reason}")
         return files
 
     @functools.cached_property
@@ -132,6 +135,8 @@ class Syncd:
                 if not all(file.is_file() for file in files):
                     return Dropped(key, "no mask", entry.scores)
                 masks = [_fitted(load_mask(file), image.size) for file, image in zip(files, images, strict=True)]
+        except MaskError:
+            return Dropped(key, "unclear mask", entry.scores)
         except ImageError as error:
             raise ConfigError(f"{entry.where}: {error}") from error
         return SubjectSet(

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -176,3 +177,9 @@ def test_other_files(folder, tmp_path):
 def test_impossible_settings(section):
     with pytest.raises(ConfigError, match=f"subjects200k.{next(iter(section))}"):
         Subjects200kConfig(**section)
+
+
+def test_pipes_are_refused_not_waited_for(folder):
+    os.mkfifo(folder / "data" / "train-00009.parquet")
+    with pytest.raises(ConfigError, match="train-00009.parquet: no regular file"):
+        source(folder).sizes()

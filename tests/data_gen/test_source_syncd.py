@@ -1,6 +1,7 @@
 """The importer of SynCD, on files in the layout that the authors' code writes."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -169,3 +170,16 @@ def test_no_such_folder(tmp_path):
 def test_impossible_settings(section):
     with pytest.raises(ConfigError, match=f"syncd.{next(iter(section))}"):
         SyncdConfig(**section)
+
+
+def test_a_mask_that_may_mean_this_or_that_drops_its_set(folder):
+    """One of some 90,000 may not end the run."""
+    Image.new("RGB", (16, 16), (255, 255, 0)).save(folder / "masks" / "17_0_1.jpg")
+    assert made(source(folder))[2] == Dropped("train-00000002", "unclear mask", {})
+    assert len(made(source(folder, masks=False))[2].images) == 2
+
+
+def test_pipes_are_refused_not_waited_for(folder):
+    os.mkfifo(folder / "metadata_1.json")
+    with pytest.raises(ConfigError, match="metadata_1.json: no regular file"):
+        source(folder).sizes()

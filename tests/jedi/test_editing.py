@@ -6,6 +6,9 @@ import torch
 from PIL import Image
 
 from jedi import images as pictures
+from jedi.checks import check_edit
+from jedi.editing import Edit
+from jedi.errors import InputError
 from jedi.pipeline import image_generators
 from tests.jedi.sampling import REFERENCES, SHAPE, STEPS, box_mask, close, latents, picture, record_calls
 
@@ -54,3 +57,18 @@ def test_a_soft_mask_blends(pipe):
     )
     original = (pictures.to_tensor([image]) + 1) / 2
     assert close(soft, original.lerp(hard, 128 / 255), 1e-5)
+
+
+@pytest.mark.parametrize("kind", [bool, np.uint8, np.float32, np.int64])
+def test_masks_may_be_arrays_of_zeros_and_ones(pipe, kind):
+    """A 0/1 mask used to count as black: nothing was generated."""
+    image = picture(7, (32, 24))
+    shape = np.zeros((image.height, image.width), kind)
+    shape[:8, :12] = 1
+    white = Image.fromarray(shape.astype(np.uint8) * 255)
+    check_edit(image, shape)
+    made = [Edit.prepare(image, mask, pipe.image_size, pipe.vae, "cpu") for mask in (shape, white)]
+    assert torch.equal(made[0].mask, made[1].mask) and torch.equal(made[0].alpha, made[1].alpha)
+    assert made[0].mask.max() == 1
+    with pytest.raises(InputError, match="map of labels"):
+        check_edit(image, shape.astype(np.uint8) * 7)

@@ -341,9 +341,13 @@ def test_pipes_sockets_devices_and_loops_of_links_are_refused_at_once(tmp_path, 
         ):
             with pytest.raises(images.ImageError, match=message):
                 images.load_image(name)
+        latin = os.fsdecode(b"caf\xe9.png")
+        quarters().save(latin)
         found, ignored = images.find_images(["."])
     assert [x.name for x in found] == ["a.png"]
-    assert [x.name for x in ignored] == ["loop.png", "pipe.png", "socket.png"]
+    assert [x.name for x in ignored] == [latin, "loop.png", "pipe.png", "socket.png"]
+    with pytest.raises(images.ImageError, match=r"caf\\xe9.png: its name is not UTF-8; rename it"):
+        images.find_images([latin])
 
 
 def mutated(data: bytes, chance: random.Random) -> bytes:

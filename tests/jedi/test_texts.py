@@ -1,5 +1,7 @@
 """Text files as people save them."""
 
+import os
+
 import pytest
 
 from jedi.errors import InputError
@@ -47,3 +49,18 @@ def test_what_is_no_json_is_named_with_its_place(tmp_path, text):
     (tmp_path / "a.json").write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=r"a\.json: not JSON: .*(line 1|recursion)"):
         read_json(tmp_path / "a.json")
+
+
+def test_pipes_are_refused_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.txt")
+    with pytest.raises(InputError, match="a.txt: not a regular file"):
+        read_text(tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize("text", ['["\\ud83d"]', '{"a": "x\\uDE00"}', "9" * 5000])
+def test_json_that_no_file_could_hold_again_is_named(tmp_path, text):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(InputError, match="a.json: not JSON"):
+        read_json(tmp_path / "a.json")
+    (tmp_path / "a.json").write_text('["\\ud83d\\ude00"]')
+    assert read_json(tmp_path / "a.json") == ["\N{GRINNING FACE}"]
