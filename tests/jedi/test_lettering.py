@@ -89,8 +89,8 @@ def test_letters_of_one_font_are_drawn_together_spaces_too(monkeypatch):
     """Arabic is shaped, and turned from right to left, by what is drawn in one go."""
     monkeypatch.setattr(lettering, "FONTS", (str(EMOJI),))
     letters = Typesetter()
-    [line] = letters.lines("fox and 🦊🐶 dog", 400, 4)
+    [line] = letters.lines("fox and 🦊 🐶 dog", 400, 4)
     drawn = []
     monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda self, place, text, **settings: drawn.append(text))
     letters.draw(ImageDraw.Draw(Image.new("RGB", (9, 9))), (0, 0), line)
-    assert "".join(drawn) == "fox and 🦊🐶 dog" and len(drawn) == 3
+    assert drawn == ["fox and ", "🦊 🐶 ", "dog"]
