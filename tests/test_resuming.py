@@ -6,6 +6,7 @@ import random
 import signal
 import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -230,8 +231,8 @@ def test_no_file_that_may_be_removed_stays_mapped(recipe, tmp_path, monkeypatch)
     mapped, step = [], training.JointTraining.training_step
 
     def spied(module, *args):
-        with open("/proc/self/maps") as maps:
-            mapped.append([line for line in maps if str(tmp_path) in line])
+        lines = Path("/proc/self/maps").read_text().splitlines()
+        mapped.append([line for line in lines if str(tmp_path) in line])
         return step(module, *args)
 
     assert launch(recipe, tmp_path, "max_steps=1") == 0
