@@ -123,11 +123,15 @@ def load_parts(folder: Path, names: Sequence[str] = PARTS) -> dict[str, Any]:
 def check_parts(parts: Mapping[str, Any], source: str) -> None:
     """Raises ``InputError`` unless the parts of ``source`` fit one another and the scheduler's noise makes sense."""
     check_unet(parts["unet"], parts["vae"], parts["text_encoder"], source)
-    known, width = len(parts["tokenizer"]), parts["text_encoder"].config.vocab_size
-    if not width / 2 <= known <= width:  # without its files transformers makes an empty tokenizer
+    words, width = parts["tokenizer"].get_vocab(), parts["text_encoder"].config.vocab_size
+    # Without its files transformers makes an empty tokenizer.
+    if not width / 2 <= len(words) or not all(0 <= number < width for number in words.values()):
         raise InputError(
-            f"{source}: the tokenizer knows {known} tokens, the text_encoder {width}; take both from one model"
+            f"{source}: the tokenizer knows {len(words)} tokens, up to number {max(words.values(), default=0)}, the "
+            f"text_encoder {width}; take both from one model"
         )
+    if parts["tokenizer"].pad_token is None:
+        raise InputError(f"{source}: the tokenizer has no pad_token, to bring captions to one length")
     try:
         NoiseSchedule.from_scheduler(parts["scheduler"])
     except InputError as error:

@@ -38,10 +38,11 @@ class NoiseSchedule:
         if self.prediction_type not in PREDICTION_TYPES:
             raise InputError(f"prediction_type {self.prediction_type!r} is none of {', '.join(PREDICTION_TYPES)}")
         levels = self.alphas_cumprod
-        if not (levels.isfinite().all() and levels.min() >= 0 and levels.max() <= 1 and (levels.diff() <= 0).all()):
+        falls = levels.isfinite().all() and levels.max() <= 1 and (levels.diff() <= 0).all()
+        if not (falls and (levels[:-1] > 0).all() and levels[-1] >= 0):
             raise InputError(
-                "alphas_cumprod must fall from at most 1 to at least 0: look at beta_start, beta_end, beta_schedule "
-                "and trained_betas of the scheduler"
+                "alphas_cumprod must fall from at most 1 to at least 0, and be 0 at the last timestep only: look at "
+                "beta_start, beta_end, beta_schedule and trained_betas of the scheduler"
             )
         if self.prediction_type == "epsilon" and self.zero_terminal_snr:
             raise InputError(

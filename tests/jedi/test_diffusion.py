@@ -66,7 +66,7 @@ def test_epsilon_with_zero_terminal_snr_is_refused_whatever_the_weighting(kind):
         NoiseSchedule.from_scheduler(kind(rescale_betas_zero_snr=True, prediction_type="epsilon"))
 
 
-@pytest.mark.parametrize("betas", [[0.1, float("nan")], [0.1, -0.2], [1.5, 0.1], [0.1, float("inf")]])
+@pytest.mark.parametrize("betas", [[0.1, float("nan")], [0.1, -0.2], [1.5, 0.1], [0.1, float("inf")], [1.0, 0.1]])
 def test_noise_levels_that_make_no_sense_are_refused(betas):
     with pytest.raises(InputError, match="alphas_cumprod must fall from at most 1 to at least 0"):
         NoiseSchedule.from_scheduler(DDIMScheduler(num_train_timesteps=2, trained_betas=betas))

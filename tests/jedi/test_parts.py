@@ -184,3 +184,13 @@ def test_parts_of_other_classes_than_ours_are_refused(base):
     with_json(base, "model_index.json", vae=["diffusers", "AutoencoderTiny"])
     with pytest.raises(InputError, match="vae is of class AutoencoderTiny; AutoencoderKL is needed"):
         load_base(base)
+
+
+def test_a_tokenizer_that_does_not_fit_its_text_encoder(base):
+    """Tokens that the text encoder does not know were an IndexError at the first caption that has them."""
+    path = base / "tokenizer" / "tokenizer.json"
+    values = json.loads(path.read_text())
+    values["model"]["vocab"]["a"] = 10**6
+    path.write_text(json.dumps(values))
+    with pytest.raises(InputError, match=r"knows \d+ tokens, up to number 1000000, the text_encoder \d+;"):
+        load_base(base)
