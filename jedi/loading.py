@@ -67,7 +67,7 @@ def silence() -> None:
 
 
 def load_pipeline(name: str, device: str | None = None, dtype: str = "float32") -> tuple[JediPipeline, dict[str, str]]:
-    """The pipeline on its device, silent, and the sha256 of its parts' weights as they are stored.
+    """The pipeline on its device, silent, and the sha256 of its parts' weights in float32.
 
     Raises ``InputError`` for a model or a device that cannot be used.
     """
@@ -85,10 +85,9 @@ def load_pipeline(name: str, device: str | None = None, dtype: str = "float32") 
             pipe = load_run(name)
         else:
             pipe = JediPipeline.from_pretrained(name)
-    except Exception as error:  # a broken or foreign folder fails in many ways, none of them a fault of ours
-        reason = (str(error) or type(error).__name__).strip().splitlines()[0][:300]
+    except InputError as error:
         where = " from the hub (there is no such folder here)" if origin == "hub" else ""
-        raise InputError(f"--model {name}: cannot be loaded{where}: {reason}") from error
+        raise InputError(f"--model {name}: cannot be loaded{where}: {error}") from error
     # Now: in another dtype the same weights would have another digest.
     digests = model_sha256(pipe)
     pipe.set_progress_bar_config(disable=True)
