@@ -198,7 +198,9 @@ def test_the_base_of_a_run_may_be_a_name_on_the_hub(tmp_path):
     assert base_of(tmp_path / "run", config) == "owner/name"
 
 
-@pytest.mark.parametrize("name", ["runs/tiny-base", "models/x", "/a/b", "./x/y", "../x", "a/b/c", "x", "here/x", "-a/b"])
+@pytest.mark.parametrize(
+    "name", ["runs/tiny-base", "models/x", "/a/b", "./x/y", "../x", "a/b/c", "x", "here/x", "-a/b"]
+)
 def test_what_looks_like_a_path_is_not_asked_of_the_hub(tmp_path, monkeypatch, name):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path)
