@@ -41,8 +41,11 @@ def known_class(library: Any, name: Any, where: str | Path) -> type:
     if isinstance(library, str) and isinstance(name, str) and name.isidentifier():
         module = {"diffusers": diffusers, "transformers": transformers}.get(library)
         # diffusers' own name for what only some of its pipelines have: ["stable_diffusion", "...SafetyChecker"].
-        module = module or (getattr(diffusers.pipelines, library, None) if library.isidentifier() else None)
-        found = getattr(module, name, None)
+        try:  # both libraries import such names when they are asked for, and not all can be on every machine
+            module = module or (getattr(diffusers.pipelines, library, None) if library.isidentifier() else None)
+            found = getattr(module, name, None)
+        except (ImportError, RuntimeError):
+            found = None
         if inspect.isclass(found) and issubclass(found, kinds):
             return found
     raise InputError(
