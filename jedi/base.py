@@ -184,7 +184,7 @@ def find_folder(name: str | Path) -> Path:
     from diffusers import DiffusionPipeline
 
     try:
-        return Path(DiffusionPipeline.download(str(name), use_safetensors=True))
+        return Path(DiffusionPipeline.download(str(name)))
     except (OSError, ValueError) as error:
         raise InputError(
             f"no folder {name}, and the model hub does not give it: {str(error).splitlines()[0]}"

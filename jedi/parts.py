@@ -67,7 +67,10 @@ def load_part(kind: type[T], folder: Path, dtype: torch.dtype = torch.float32, u
 def load_network(
     kind: type[T], source: str | Path, dtype: torch.dtype = torch.float32, unexpected: bool = False, **options: Any
 ) -> T:
-    """A network of diffusers or transformers from safetensors, with all its weights, in evaluation mode.
+    """A network of diffusers or transformers with all its weights, in evaluation mode.
+
+    From safetensors; a folder of old that has only `.bin` files is read too: both libraries load those by
+    `weights_only`, which makes tensors and nothing else of a pickle.
 
     Names of older versions that the libraries convert, and entries that they know to be needless (`position_ids` of
     old CLIP files), are no fault.
@@ -80,7 +83,7 @@ def load_network(
         InputError: weights that are missing, not expected, of another shape or not finite; a network that cannot be
             made of what lies there.
     """
-    options |= {"use_safetensors": True, "dtype": dtype, "output_loading_info": True}
+    options |= {"dtype": dtype, "output_loading_info": True}
     if "ignore_mismatched_sizes" in inspect.signature(kind.from_pretrained).parameters:  # transformers: reports them
         options["ignore_mismatched_sizes"] = True
     network, report = _made(lambda: kind.from_pretrained(source, **options), kind, source)

@@ -125,6 +125,40 @@ def test_names_of_older_versions_go_on_loading(base):
         assert all(torch.equal(value, now[name]) for name, value in getattr(before, part).state_dict().items())
 
 
+BIN = {"unet": "diffusion_pytorch_model.bin", "vae": "diffusion_pytorch_model.bin", "text_encoder": "pytorch_model.bin"}
+
+
+def test_a_folder_of_old_with_bin_files_only_is_loaded(base, tiny_base):
+    for part, name in BIN.items():
+        (path,) = (base / part).glob("*.safetensors")
+        torch.save(load_file(path), path.with_name(name))
+        path.unlink()
+    found, expected = load_base(base), load_base(tiny_base)
+    for part in BIN:
+        weights = getattr(found, part).state_dict()
+        assert all(torch.equal(weights[key], value) for key, value in getattr(expected, part).state_dict().items())
+
+
+class Payload:
+    """Unpickled, it would make a file."""
+
+    def __init__(self, path) -> None:
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+@pytest.mark.parametrize("part", BIN)
+def test_a_pickle_that_does_more_than_hold_tensors_is_refused(base, part, tmp_path):
+    (path,) = (base / part).glob("*.safetensors")
+    torch.save({"x": Payload(tmp_path / "called")}, path.with_name(BIN[part]))
+    path.unlink()
+    with pytest.raises(InputError, match=part):
+        load_base(base)
+    assert not (tmp_path / "called").exists()
+
+
 def test_parts_are_float32_whatever_they_were_stored_in(base, model):
     """The text encoder stayed in float16 in a float32 training."""
     for folder in (base, model):
