@@ -192,11 +192,6 @@ def recolour(image: Image.Image, turn: float) -> Image.Image:
     return Image.fromarray(np.concatenate([np.asarray(rgb), pixels[..., 3:]], axis=-1), "RGBA")
 
 
-def is_made_up(code_point: str) -> bool:
-    """Whether it is no drawing of OpenMoji's, but a subject of `data_gen.sources.made_up`."""
-    return code_point.startswith("M")
-
-
 def svg_path(code_point: str) -> Path:
     """The drawing's file. ModuleNotFoundError without the package."""
     # Found, not imported: under Python 3.10 the package's own imports fail.

@@ -8,7 +8,7 @@ Each set is a pure function of (configuration, split, index).
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from data_gen.sources.drawings import (
 from data_gen.sources.emoji_config import EmojiConfig
 from data_gen.sources.made_up import draw_subject
 from data_gen.sources.scenes import Figure, Picture, Scene, compose, in_slot, is_clear, sprite_size
+from data_gen.sources.solids import draw_solid
 from data_gen.sources.styles import PLAIN, Style, draw_style, styled
 from data_gen.sources.wording import NOUNS, VOCABULARIES, caption, caption_together
 from jedi.config import ConfigError
@@ -99,11 +100,11 @@ class EmojiSource:
         chance = random.Random(f"{self.config.seed}/{split}/{index}")
         number = chance.choices(range(len(self.worlds)), self.shares)[0] if len(self.worlds) > 1 else 0
         world, known = self.worlds[number], self.subjects[split][number]
-        made_up = world.made_up > 0 and chance.random() < world.made_up
-        chosen = [(draw_subject(chance, split), 0) if made_up else known[index % len(known)]]
+        invent = _inventor(chance, world)
+        chosen = [(invent(chance, split), 0) if invent else known[index % len(known)]]
         count = chance.choice(world.subjects) if len(set(world.subjects)) > 1 else world.subjects[0]
         while len(chosen) < count:  # of another class: captions must tell subjects apart
-            other = (draw_subject(chance, split), 0) if made_up else chance.choice(known)
+            other = (invent(chance, split), 0) if invent else chance.choice(known)
             if other[0].kind not in {drawing.kind for drawing, _ in chosen}:
                 chosen.append(other)
         return self.draw_set(chosen, chance, item.key, world)
@@ -253,6 +254,14 @@ class EmojiSource:
             "accessory": maybe(scene.accessory, 0.9),
             **{key: maybe(value, 0.9) for key, value in wider.items()},
         }
+
+
+def _inventor(chance: random.Random, world: EmojiConfig) -> Callable[[random.Random, str], Drawing] | None:
+    """What makes up the subjects of a set; None where they are OpenMoji's."""
+    for share, invent in ((world.solids, draw_solid), (world.made_up, draw_subject)):
+        if share > 0 and chance.random() < share:
+            return invent
+    return None
 
 
 def _backgrounds(world: EmojiConfig) -> list[str]:

@@ -56,6 +56,7 @@ class EmojiConfig:
     pose_mention_probability: float | None = None  # of saying the pose; `mention_probability` if not given
     # The wider world. Nothing of it is drawn by default.
     made_up: float = 0.0  # share of the sets whose subjects are random shapes put together (made_up.py)
+    solids: float = 0.0  # share of the sets whose subjects are bodies in space (solids.py): for measuring, not training
     styles: float = 0.0  # share of the sets whose subjects are drawn in another style (styles.py)
     shadows: float = 0.0  # probability that a subject casts a soft shadow
     photos: float = 0.0  # probability that a reference looks as if a camera had taken it: blur, noise, tinted light
@@ -105,7 +106,7 @@ class EmojiConfig:
             raise ConfigError("emoji.covered_references wants emoji.references above 0, and companion in emoji.vary")
         if self.wording not in VOCABULARIES:
             raise ConfigError(f"emoji.wording is {self.wording!r}; known are {', '.join(VOCABULARIES)}")
-        for key in ("made_up", "styles", "shadows", "photos"):
+        for key in ("made_up", "solids", "styles", "shadows", "photos"):
             check_number(f"emoji.{key}", getattr(self, key), 0.0, 1.0)
         for kind in ("companion", "accessory", "name", "mention", "weather", "action"):
             check_number(f"emoji.{kind}_probability", getattr(self, f"{kind}_probability"), 0.0, 1.0)

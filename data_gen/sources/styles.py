@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from data_gen.sources import made_up
-from data_gen.sources.drawings import is_made_up, recolour, sprite, svg_path
+from data_gen.sources.drawings import recolour, sprite, svg_path
+from data_gen.sources.solids import solid
 from jedi.images import open_image
 
 OUTLINES = ("kept", "tinted", "thin", "thick", "none")
@@ -54,18 +55,11 @@ def draw_style(chance: random.Random) -> Style:
 
 
 def styled(code_point: str, size: int, style: Style, turn: float) -> Image.Image:
-    """The drawing in that style with its hues turned (`drawings.recolour`): RGBA, cropped to its box; the whole
-    drawing's canvas is `size` pixels a side."""
-    if style == PLAIN and not is_made_up(code_point):
+    """The subject in that style with its hues turned (`drawings.recolour`): RGBA, cropped to its box; the whole
+    drawing's canvas is `size` pixels a side. Code points of `made_up` begin with M, those of `solids` with S."""
+    if style == PLAIN and code_point[0] not in "MS":
         return recolour(sprite(code_point, size), turn)
-    svg = made_up.drawing(code_point) if is_made_up(code_point) else svg_path(code_point).read_text(encoding="utf-8")
-    whole = _render(_with_lines(svg, style), size)
-    if style.outline == "none":
-        bare = _render(_without_lines(svg), size)
-        # Drawings that live by their lines (faces, tools) keep them, thin and tinted.
-        kept, all_ = ((np.asarray(one.getchannel("A")) > 127).sum() for one in (bare, whole))
-        whole = bare if kept > 0.8 * all_ else whole
-    image = recolour(whole, turn)
+    image = recolour(solid(code_point, size) if code_point[0] == "S" else _drawn(code_point, size, style), turn)
     if style.saturation != 1 or style.value != 1:
         image = _toned(image, style)
     if style.texture != "none":
@@ -73,6 +67,18 @@ def styled(code_point: str, size: int, style: Style, turn: float) -> Image.Image
     if style.bend:
         image = _bent(image, style)
     return image.crop(image.getchannel("A").point(lambda a: 255 * (a > 8)).getbbox())
+
+
+def _drawn(code_point: str, size: int, style: Style) -> Image.Image:
+    is_made_up = code_point[0] == "M"
+    svg = made_up.drawing(code_point) if is_made_up else svg_path(code_point).read_text(encoding="utf-8")
+    whole = _render(_with_lines(svg, style), size)
+    if style.outline != "none":
+        return whole
+    bare = _render(_without_lines(svg), size)
+    # Drawings that live by their lines (faces, tools) keep them, thin and tinted.
+    kept, all_ = ((np.asarray(one.getchannel("A")) > 127).sum() for one in (bare, whole))
+    return bare if kept > 0.8 * all_ else whole
 
 
 def _render(svg: str, size: int) -> Image.Image:

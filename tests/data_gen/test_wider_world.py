@@ -15,6 +15,7 @@ from data_gen.sources.drawings import is_held_out, sprite
 from data_gen.sources.effects import ACTIONS, WEATHER, add_action, add_weather
 from data_gen.sources.emoji import EmojiSource
 from data_gen.sources.emoji_config import EmojiConfig
+from data_gen.sources.solids import draw_solid, solid
 from data_gen.sources.styles import OUTLINES, PLAIN, TEXTURES, Style, as_photo, cast_shadow, draw_style, lit, styled
 from data_gen.sources.wording import NOUNS, VOCABULARIES, WIDE
 from data_gen.sources.wording import PLAIN as PLAIN_WORDS
@@ -102,6 +103,22 @@ def test_made_up_subjects_are_many_and_none_is_in_both_splits():
             alpha = np.asarray(styled(one.code_point, 64, PLAIN, 0.0).getchannel("A"))
             assert min(alpha.shape) > 8 and (alpha > 127).mean() > 0.15
     assert len({one.kind for one in subjects}) >= 4
+
+
+def test_solids_are_lit_bodies_for_measuring():
+    chance = random.Random(0)
+    subjects = [draw_solid(chance, "heldout") for _ in range(12)]
+    assert all(is_held_out(one.code_point) and one.kind in NOUNS and one.name is None for one in subjects)
+    shown = [solid(one.code_point, 48) for one in subjects]
+    assert len({image.tobytes() for image in shown}) == 12
+    for one, image in zip(subjects, shown, strict=True):
+        alpha = np.asarray(image.getchannel("A"))
+        assert 0.03 < (alpha == 255).mean() < 0.9 and not alpha[[0, -1]].any() and not alpha[:, [0, -1]].any()
+        colours = pixels(image)[alpha == 255][:, :3]
+        assert len(np.unique(colours, axis=0)) > 0.3 * len(colours)  # shaded, not flat
+        assert styled(one.code_point, 48, PLAIN, 0.0).tobytes() == image.crop(image.getchannel("A").getbbox()).tobytes()
+    for one in make(4, "heldout", solids=1.0, name_probability=1.0):
+        assert one.subject["code_point"].startswith("S") and "name" not in one.attributes[0]["caption_says"]
 
 
 def test_a_plain_style_is_the_drawing():
