@@ -6,8 +6,9 @@
     kept-N.ckpt   the averaged weights, for good.
     best-N.ckpt   the averaged weights with the lowest held-out loss.
 
-Beside each lies ``X.json``, written last (step, bytes, sha256; for the best, what it was measured with): a checkpoint
-without it does not count. ``RUN/progress.json`` names the step that was saved last.
+Beside each lies ``X.json`` (step, bytes, sha256; for the best, what it was measured with), written just before the
+checkpoint takes its name: without either the other does not count. ``RUN/progress.json`` names the step that was saved
+last.
 """
 
 from __future__ import annotations
@@ -42,31 +43,22 @@ def save(state: dict[str, Any], path: Path, record: dict[str, Any]) -> None:
     with atomic(path) as temporary:
         with temporary.open("wb") as file:
             writer = _Digesting(file)
-            try:
-                torch.save(state, writer)
-                file.flush()
-            except (OSError, RuntimeError) as error:  # PyTorch's writer puts an error of its own over the system's
-                if (cause := writer.error or error) and isinstance(cause, OSError):
-                    raise OSError(cause.errno, cause.strerror, str(path)) from None
-                raise
-        size = temporary.stat().st_size
-        path.with_suffix(".json").unlink(missing_ok=True)  # that of an older file of this name
-    write_json(path.with_suffix(".json"), {**record, "bytes": size, "sha256": writer.digest.hexdigest()})
+            torch.save(state, writer)
+            file.flush()
+        found = {"bytes": temporary.stat().st_size, "sha256": writer.digest.hexdigest()}
+        # Before the file has its name: what a kill or a full disk leaves is at most a record, which nothing is lost by.
+        write_json(path.with_suffix(".json"), {**record, **found})
 
 
 class _Digesting:
-    """A file to write to that computes the sha256 on the way, and remembers the error that stopped it."""
+    """A file to write to that computes the sha256 on the way."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self.file, self.digest, self.error = file, hashlib.sha256(), None
+        self.file, self.digest = file, hashlib.sha256()
 
     def write(self, data: bytes | memoryview) -> int:
         self.digest.update(data)
-        try:
-            return self.file.write(data)
-        except OSError as error:
-            self.error = error
-            raise
+        return self.file.write(data)
 
     def flush(self) -> None:
         self.file.flush()
@@ -112,7 +104,7 @@ def record(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{path} is missing")
     if not beside.is_file():
-        raise CheckpointError(f"{path} has no {beside.name} beside it: saving was cut short, or it is not ours")
+        raise CheckpointError(f"{path} has no {beside.name} beside it: put that back too")
     try:
         values = read_json(beside, step=int, bytes=int, sha256=str)
     except InputError as error:
@@ -130,17 +122,27 @@ def check(path: Path) -> dict[str, Any]:
     return values
 
 
+def stood(run: str | Path, name: str = "progress.json") -> int:
+    """The step that `progress.json` (the last one saved) or `done` names; 0 without that file.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    file = Path(run) / name
+    remedy = "remove it: the checkpoints say where the run stands"
+    return read_json(file, remedy, step=int)["step"] if file.exists() else 0
+
+
 def has_begun(run: str | Path) -> bool:
     """Whether there is a checkpoint to go on from.
 
     Raises:
         CheckpointError: there was one, as `progress.json` or `done` says, and none is left.
     """
-    if listed(run):
+    if any(path.is_file() for path in listed(run).values()):
         return True
     for name in ("done", "progress.json"):
-        if (file := Path(run) / name).exists():
-            step = read_json(file, step=int)["step"]
+        if step := stood(run, name):
             raise CheckpointError(
                 f"{run} stood at step {step}, as {name} says, but checkpoints/ holds no step-*.ckpt to go on from: "
                 f"put it back with the .json beside it, or remove {run} to begin anew"
@@ -161,8 +163,7 @@ def newest(run: str | Path) -> Path:
         except CheckpointError as error:
             faults.append(str(error))
             continue
-        progress = Path(run) / "progress.json"
-        if progress.exists() and (last := read_json(progress, step=int)["step"]) > max(found):
+        if (last := stood(run)) > max(found):
             faults.append(f"{place(run, 'step', last)} is missing")
         if faults:
             log.warning("%s; going on from the older %s", "; ".join(faults), path.name)
@@ -178,8 +179,10 @@ def find(run: str | Path, name: str) -> Path:
     """
     whole = [path for kind in ("step", "kept", "best") for path in listed(run, kind).values() if _counts(path)]
     if name in ("last", "best"):
-        kind = {"last": "step", "best": "best"}[name]
-        fit = [path for path in listed(run, kind).values() if path.with_suffix(".json").exists()]
+        steps = {step: path for step, path in listed(run, {"last": "step"}.get(name, name)).items() if path.is_file()}
+        if name == "last" and (last := stood(run)) > max(steps, default=0):
+            steps = {last: place(run, "step", last)}  # that it is missing is said below
+        fit = list(steps.values())
     else:
         fit = [path for path in whole if path.stem == name]
     others = ", ".join(path.stem for path in whole if path not in fit[:1])

@@ -65,11 +65,11 @@ def write_json(path: str | Path, values: Any) -> None:
         temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 
-def read_json(path: str | Path, **fields: type) -> dict[str, Any]:
+def read_json(path: str | Path, remedy: str = "put it back from a copy", /, **fields: type) -> dict[str, Any]:
     """A JSON object that this project wrote; ``fields`` are there, and of just these types.
 
     Raises:
-        InputError: it cannot be read so. The message names the file.
+        InputError: it cannot be read so. The message names the file, and the ``remedy``.
     """
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -77,9 +77,9 @@ def read_json(path: str | Path, **fields: type) -> dict[str, Any]:
     except FileNotFoundError:
         raise InputError(f"{path} is missing") from None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"{path} is damaged ({type(error).__name__}: {error}); put it back from a copy") from None
+        raise InputError(f"{path} is damaged ({type(error).__name__}: {error}); {remedy}") from None
     if odd or not isinstance(values, dict):
-        raise InputError(f"{path} is damaged ({', '.join(odd) or 'no object'}); put it back from a copy")
+        raise InputError(f"{path} is damaged ({', '.join(odd) or 'no object'}); {remedy}")
     return values
 
 

@@ -210,10 +210,12 @@ def test_the_newest_few_are_kept_and_some_for_good_and_nothing_else_lies_there(r
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     for host in (os.uname().nodename, "elsewhere"):  # what killed launches left
         (tmp_path / "run" / "checkpoints" / f".step-00000001.ckpt.{host}.999999999.tmp").write_text("half")
+        (tmp_path / "run" / f".progress.json.{host}.999999999.tmp").write_text("half")
     options = ["checkpoints.every_steps=1", "checkpoints.keep_every_steps=3"]
     assert launch(recipe, tmp_path / "run", *options) == 0
     names = ("step-00000005", "step-00000006", "kept-00000003", "kept-00000006")
     assert listing(tmp_path / "run") == {f"{name}.{end}" for name in names for end in ("ckpt", "json")}
+    assert not list((tmp_path / "run").glob(".*"))
     kept = checkpoints.load(checkpoints.find(tmp_path / "run", "kept-00000006"))["state_dict"]
     last = saved(tmp_path / "run")["state_dict"]
     assert {name.split(".")[0] for name in kept} == {"ema"} and {name.split(".")[0] for name in last} == {"ema", "unet"}
@@ -264,6 +266,7 @@ def test_a_damaged_newest_checkpoint_costs_steps_and_nothing_else(recipe, refere
         (lambda run: (run / "done").write_text('{"step": "many"}'), "done is damaged"),
         (lambda run: (run / "identity.json").write_text(""), "identity.json is damaged"),
         (lambda run: (run / "identity.json").write_text("[1]"), "identity.json is damaged"),
+        (lambda run: (run / "identity.json").write_text("{}"), "identity.json is damaged"),
         (lambda run: (run / "identity.json").unlink(), "identity.json is missing"),
     ],
 )
@@ -274,6 +277,17 @@ def test_what_is_missing_or_damaged_in_a_run_is_named_in_one_line(recipe, tmp_pa
     assert launch(recipe, tmp_path) == 2
     line = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("train.py: "))
     assert message in line and str(tmp_path) in line
+
+
+def test_a_finished_run_whose_result_is_not_whole_makes_it_anew(recipe, references, tmp_path, capsys):
+    assert launch(recipe, tmp_path) == 0 and launch(recipe, tmp_path) == 0
+    assert "is complete at step 6" in capsys.readouterr().out
+    newest = checkpoints.newest(tmp_path)
+    for damage in (lambda: newest.write_bytes(newest.read_bytes()[:-1] + b"?"), lambda: checkpoints.remove(newest)):
+        damage()
+        assert launch(recipe, tmp_path) == 0 and "is complete" not in capsys.readouterr().out
+        expected = references("linear", (STEPS,) * STEPS, "one")
+        assert not [name for name, value in tensors(tmp_path).items() if not torch.equal(value, expected[name])]
 
 
 def test_weights_that_are_not_finite_are_neither_exported_nor_started_from(recipe, tmp_path, capsys):

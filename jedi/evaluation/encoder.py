@@ -392,7 +392,7 @@ def _fit(
     )
     parts = {"model": model, "probes": probes, "optimiser": optimiser, "schedule": schedule}
     start = 0
-    if checkpoints.listed(work):
+    if checkpoints.has_begun(work):
         stored = checkpoints.load(checkpoints.newest(work))
         if stored["settings"] != to_dict(config):
             raise ConfigError(f"{work} is of a run with other settings; choose another out=, or remove {work}")

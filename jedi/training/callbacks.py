@@ -191,7 +191,7 @@ class HeldOut(Recurring):
 
     def best(self, measured: Mapping[str, Any]) -> float:
         """The loss of the best checkpoint; infinity if there is none, or if it was not ``measured`` so."""
-        path = next(iter(checkpoints.listed(self.config.run, "best").values()), None)
+        path = next((x for x in checkpoints.listed(self.config.run, "best").values() if x.is_file()), None)
         if path is None:
             return float("inf")
         try:
@@ -259,11 +259,6 @@ class Checkpoints(StepCallback):
 
     def __init__(self, config: TrainConfig, stop: StopOnSignal, recurring: Sequence[Recurring]) -> None:
         self.config, self.stop, self.recurring = config, stop, recurring
-
-    def on_fit_start(self, trainer, module) -> None:
-        if trainer.is_global_zero:  # what a killed launch left, on whatever host: the folder is ours alone
-            for old in (self.config.run / "checkpoints").glob(".*.tmp"):
-                old.unlink(missing_ok=True)
 
     def on_step(self, trainer, module, batch) -> None:
         step, config, stopped = trainer.global_step, self.config.checkpoints, self.stop.agreed(trainer)

@@ -18,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from jedi import checkpoints
 from jedi import config as configs
 from jedi.errors import InputError
-from jedi.folders import atomic, locked, read_json, write_json
+from jedi.folders import atomic, locked, read_json, remove_leftovers, write_json
 from jedi.recipe import TrainConfig
 
 if TYPE_CHECKING:
@@ -67,11 +67,10 @@ def open_run(config: TrainConfig, identity: dict[str, Any], trainer: L.Trainer) 
 
 
 def _standing(config: TrainConfig, identity: dict[str, Any]) -> Standing:
-    done = config.run / "done"
-    step = read_json(done, step=int)["step"] if done.exists() else 0
+    step = checkpoints.stood(config.run, "done")
     begun = checkpoints.has_begun(config.run)
-    if begun or step:
-        before = read_json(config.run / "identity.json")
+    if begun:
+        before = read_json(config.run / "identity.json", **{key: type(identity[key]) for key in _ALWAYS})
         changed = [
             f"{key} was {value!r}, is {identity[key]!r}"
             for key, value in before.items()
@@ -82,14 +81,19 @@ def _standing(config: TrainConfig, identity: dict[str, Any]) -> Standing:
                 f"the run in {config.run} was made with other settings: {'; '.join(changed)}. "
                 "Set them back, or choose another `out` (with init_from to start from this run's weights)"
             )
-    return Standing(begun, step if step >= config.max_steps else None)
+    # What is done is so only while its result is there, whole: else it is made anew from an older checkpoint.
+    finished = begun and step >= config.max_steps and checkpoints.record(checkpoints.newest(config.run))["step"] >= step
+    return Standing(begun, step if finished else None)
 
 
 def write_run(config: TrainConfig, identity: dict[str, Any], trainer: L.Trainer) -> None:
     """Makes the folder of a run that is ours (:func:`open_run`) and writes what the run is. The first process only."""
     if not trainer.is_global_zero:
         return
-    (config.run / "checkpoints").mkdir(parents=True, exist_ok=True)
+    folders = [config.run, config.run / "checkpoints"]
+    folders[-1].mkdir(parents=True, exist_ok=True)
+    for folder in folders:  # what a killed launch left, on whatever host: the folder is ours alone
+        remove_leftovers(folder)
     write_json(config.run / "identity.json", identity)
     configs.save(config, config.run / "config.yaml")
     base, run = Path(config.base).resolve(), config.run.resolve()
@@ -105,6 +109,7 @@ def write_run(config: TrainConfig, identity: dict[str, Any], trainer: L.Trainer)
 # or, as max_steps does, only what lies ahead. Base and data are compared by what they hold.
 _MAY_CHANGE = {"base", "out", "max_steps", "micro_batch_size", "init_from"}
 _MAY_CHANGE |= {"checkpoints", "network", "validation", "samples", "sampling_defaults", "log", "hardware"}
+_ALWAYS = ("seed", "data fingerprint", "base fingerprint")
 _MAY_CHANGE_IN_DATA = {"path", "workers", "latents_folder", "verify"}
 
 

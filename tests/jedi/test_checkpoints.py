@@ -4,12 +4,14 @@ import errno
 import json
 import random
 import tempfile
+from pathlib import Path
 
 import pytest
 import torch
 
 from jedi import checkpoints
 from jedi.checkpoints import CheckpointError
+from jedi.errors import InputError
 
 
 def write(run, step, kind="step", **record):
@@ -136,11 +138,47 @@ def test_a_run_that_stood_somewhere_does_not_begin_anew_without_its_checkpoints(
     assert checkpoints.has_begun(tmp_path)
 
 
+def test_a_kill_between_record_and_checkpoint_loses_nothing(tmp_path, monkeypatch):
+    """Of the first, of a later one, and in a run where the latest was removed by somebody."""
+
+    def kill(*_):
+        raise KeyboardInterrupt
+
+    def killed(step):
+        rename = Path.replace
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "replace", lambda self, to: (kill if to.suffix == ".ckpt" else rename)(self, to))
+            with pytest.raises(KeyboardInterrupt):
+                write(tmp_path, step)
+        assert place(tmp_path, "step", step).with_suffix(".json").exists()
+
+    place = checkpoints.place
+    killed(3)
+    assert not checkpoints.has_begun(tmp_path)
+    write(tmp_path, 3)
+    (tmp_path / "progress.json").write_text('{"step": 3}')
+    killed(6)
+    assert checkpoints.has_begun(tmp_path)
+    assert checkpoints.find(tmp_path, "last") == checkpoints.newest(tmp_path) == place(tmp_path, "step", 3)
+    write(tmp_path, 6)
+    (tmp_path / "progress.json").write_text('{"step": 6}')
+    checkpoints.remove(place(tmp_path, "step", 6))
+    with pytest.raises(CheckpointError, match="step-00000006.ckpt is missing; choose another: step-00000003"):
+        checkpoints.find(tmp_path, "last")
+
+
+@pytest.mark.parametrize("name", ["progress.json", "done"])
+def test_where_a_run_stands_is_to_be_removed_when_it_is_damaged(run, name):
+    (run / name).write_text("")
+    with pytest.raises(InputError, match=rf"{name} is damaged .*; remove it: the checkpoints say"):
+        checkpoints.stood(run, name)
+
+
 def test_thinning_keeps_the_newest_and_nothing_of_a_course_that_was_given_up(tmp_path):
     for step in (2, 4, 6, 8):
         write(tmp_path, step)
     write(tmp_path, 2, "kept")
-    (tmp_path / "checkpoints" / "step-00000005.ckpt").touch()  # killed before its record was written
+    (tmp_path / "checkpoints" / "step-00000005.ckpt").touch()  # its record is lost
     checkpoints.thin(tmp_path, "step", 6, 2)
     left = {file.name for file in (tmp_path / "checkpoints").iterdir()}
     names = ("kept-00000002", "step-00000004", "step-00000006")
