@@ -12,17 +12,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops
 
-from data_gen.checks import check_number
 from jedi.images import Box
+from jedi.ranges import Range
 
 _THINNEST = 1 / 3  # to this share of what they are elsewhere edges shrink on thin parts
 SIDES = ("left", "top", "right", "bottom")
+
+
+Pixels = Annotated[float, Range(0, 64)]
 
 
 @dataclass
@@ -33,13 +36,8 @@ class EdgesConfig:
     2 to 3 looks like the focus of a lens, a wider one like fog.
     """
 
-    erode: float = 1.0
-    feather: float = 2.5  # at least half a pixel of the picture itself, whatever its size
-
-    def check(self, key: str) -> None:
-        """Raises ConfigError that names the values as parts of `key`."""
-        check_number(f"{key}.erode", self.erode, 0, 64)
-        check_number(f"{key}.feather", self.feather, 0, 64)
+    erode: Pixels = 1.0
+    feather: Pixels = 2.5  # at least half a pixel of the picture itself, whatever its size
 
     def alpha(self, mask: Image.Image) -> Image.Image:
         """How much of each pixel stays: a mask (L, from 128 on the subject) -> L; 0 outside of the mask and in the

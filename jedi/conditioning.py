@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from jedi.errors import InputError
+from jedi.ranges import NotNegative, Range, Share
 from jedi.registry import Registry
 from jedi.rng import keyed_generator
 
@@ -27,31 +29,24 @@ class ConditioningConfig:
 
     policy: str = "weighted"
     """Draws k and the mode of a step; a name of ``CONDITIONING_POLICIES``."""
-    mutual: float = 0.5
+    mutual: Share = 0.5
     """Share of the steps in mode `mutual`; the others are `one_way`."""
     modes: list[str] = field(default_factory=list)
     """Attention modes that a policy of an extension draws, the commoner first; empty: those two, as `mutual` says."""
-    reference_weights: list[float] = field(default_factory=list)
+    reference_weights: list[NotNegative] = field(default_factory=list)
     """Relative frequency of k = 0, 1, 2, ... references; empty: uniform over 0 to n - 1."""
-    drop_references: float = 0.1
+    drop_references: Share = 0.1
     """Share of the steps in which the references are removed and the set shrinks to its targets."""
-    drop_target_caption: float = 0.1
-    drop_reference_caption: float = 0.5
-    partly_given: float = 0.2
+    drop_target_caption: Share = 0.1
+    drop_reference_caption: Share = 0.5
+    partly_given: Share = 0.2
     """Share of the targets of which a box is given."""
-    min_free: float = 0.1
+    min_free: Annotated[float, Range(0, 1, above=True)] = 0.1
     """Least share of a partly given target that stays to be generated."""
 
     def __post_init__(self) -> None:
-        for name in ("mutual", "drop_references", "drop_target_caption", "drop_reference_caption", "partly_given"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"conditioning.{name} is a probability, 0 to 1, got {getattr(self, name)}")
-        if not 0 < self.min_free <= 1:
-            raise InputError(f"conditioning.min_free is a share above 0 and up to 1, got {self.min_free}")
-        if self.reference_weights and (min(self.reference_weights) < 0 or sum(self.reference_weights) == 0):
-            raise InputError(
-                f"conditioning.reference_weights are 0 or more, and not all 0, got {self.reference_weights}"
-            )
+        if self.reference_weights and sum(self.reference_weights) == 0:
+            raise InputError(f"conditioning.reference_weights are not all 0, got {self.reference_weights}")
 
 
 @dataclass(frozen=True)

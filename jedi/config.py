@@ -6,6 +6,7 @@ names the key and what would be right. This is the only module that knows OmegaC
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import importlib
@@ -15,7 +16,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
 from omegaconf import OmegaConf
@@ -23,9 +24,12 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from jedi.errors import InputError, given
 from jedi.folders import atomic
+from jedi.ranges import Range
 from jedi.texts import read_text
 
 T = TypeVar("T")
+_DEEPEST, _LARGEST = 50, 100_000
+"""Of a YAML text: levels, and values with all aliases written out."""
 
 
 class ConfigError(InputError):
@@ -35,19 +39,19 @@ class ConfigError(InputError):
 def load(schema: type[T], path: str | Path | None, overrides: Sequence[str] = ()) -> T:
     """Builds a `schema`, a dataclass: its defaults, then the YAML file at `path`, then the overrides.
 
-    An override is `key=value` or `section.key=value`. Fields without a default must be given. A schema checks
-    ranges in its `__post_init__`, raising `InputError`.
+    An override is `key=value` or `section.key=value`. Fields without a default must be given. A field's type says its
+    range (`jedi.ranges`); without one, numbers are finite and whole numbers of 64 bits. What concerns several fields a
+    schema checks in its `__post_init__`, raising `InputError`.
     """
     layers = [] if path is None else [(str(path), _read_yaml(Path(path)))]
     for override in overrides:
         key, equals, _ = override.partition("=")
         if not equals or not key.strip():
             raise ConfigError(f"override {override!r}: expected key=value, for instance seed=1")
-        try:
-            values = OmegaConf.to_container(OmegaConf.from_dotlist([override]))
-            layers.append((f"override {override!r}", values))
-        except (OmegaConfBaseException, yaml.YAMLError) as error:
-            raise ConfigError(f"override {override!r}: {_first_line(error)}") from None
+        origin = f"override {_short(override)}"
+        with _readable(origin):
+            _check_size(override.partition("=")[2])
+            layers.append((origin, OmegaConf.to_container(OmegaConf.from_dotlist([override]))))
     config = OmegaConf.structured(schema)
     for origin, values in layers:
         _check_keys(schema, values, origin)
@@ -55,7 +59,10 @@ def load(schema: type[T], path: str | Path | None, overrides: Sequence[str] = ()
             config = OmegaConf.merge(config, values)
         except OmegaConfBaseException as error:
             raise ConfigError(f"{origin}: {_describe(error)}") from None
+        except OverflowError as error:  # of a whole number that is to be a float
+            raise ConfigError(f"{origin}: {error}") from None
     try:
+        _check_values(schema, OmegaConf.to_container(config, resolve=True, throw_on_missing=True), "")
         return OmegaConf.to_object(config)
     except MissingMandatoryValue as error:
         key = getattr(error, "full_key", None) or "a value"
@@ -110,17 +117,81 @@ def _read_yaml(path: Path) -> dict:
     with given(str(path)):
         text = io.StringIO(read_text(path))
     text.name = str(path)  # which errors name
-    try:
+    with _readable(str(path)):
+        _check_size(text)
+        text.seek(0)
         values = OmegaConf.to_container(OmegaConf.load(text))
-    except (OmegaConfBaseException, yaml.YAMLError, OSError) as error:
-        raise ConfigError(f"{path}: not readable as YAML: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected `key: value` lines, found a {type(values).__name__}")
     return values
 
 
-def _fields(schema: type) -> dict[str, type]:
-    hints = typing.get_type_hints(schema)
+@contextlib.contextmanager
+def _readable(origin: str) -> Iterator[None]:
+    """ConfigError for what the readers of YAML and of OmegaConf's grammar cannot read; they raise almost anything."""
+    try:
+        yield
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError, OSError, RecursionError, AttributeError) as error:
+        raise ConfigError(f"{origin}: not readable as YAML: {' '.join(str(error).split())}") from None
+
+
+def _check_size(text: str | io.StringIO) -> None:
+    """YAML that names a part of itself again and again would become terabytes (or, naming itself, endless)."""
+    sizes: dict[int, int] = {}
+
+    def size(node: yaml.Node | None, inside: tuple[int, ...]) -> int:
+        if id(node) in inside or len(inside) > _DEEPEST:
+            raise yaml.YAMLError(f"it holds itself, or is nested deeper than {_DEEPEST} levels")
+        if id(node) not in sizes:
+            parts = node.value if isinstance(node, yaml.CollectionNode) else ()
+            flat = [x for part in parts for x in (part if isinstance(part, tuple) else (part,))]
+            sizes[id(node)] = 1 + sum(size(part, (*inside, id(node))) for part in flat)
+        return sizes[id(node)]
+
+    if (found := size(yaml.compose(text, Loader=yaml.SafeLoader), ())) > _LARGEST:
+        raise yaml.YAMLError(f"{found:,} values, at most {_LARGEST:,} are read")
+
+
+def _check_values(kind: Any, value: Any, key: str) -> None:
+    """Raises ConfigError for a number out of the range that its type says; see :func:`load`."""
+    within = Range()
+    if typing.get_origin(kind) is Annotated:
+        kind, *notes = typing.get_args(kind)
+        within = next((note for note in notes if isinstance(note, Range)), within)
+    if dataclasses.is_dataclass(kind):
+        for name, of_field in _fields(kind, ranges=True).items():
+            _check_values(of_field, value[name], f"{key}.{name}" if key else name)
+    elif typing.get_origin(kind) in (types.UnionType, typing.Union):
+        for choice in typing.get_args(kind):
+            _check_values(choice, value, key)
+    elif kind in (int, float, str, bool) and isinstance(value, dict | list):  # OmegaConf lets it pass inside of a list
+        raise ConfigError(f"{key} is {_short(value)}; it must be a single value")
+    elif isinstance(value, dict):
+        inner = typing.get_args(kind)[1] if typing.get_origin(kind) is dict else Any
+        for name, part in value.items():
+            _check_values(inner, part, f"{key}.{name}")
+    elif isinstance(value, list):
+        inner = typing.get_args(kind)[0] if typing.get_origin(kind) is list else Any
+        for i, part in enumerate(value):
+            _check_values(inner, part, f"{key}[{i}]")
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        if not -(2**63) <= value < 2**64:  # not a number either
+            expected = within if within != Range() else "a finite number of at most 64 bits"
+            raise ConfigError(f"{key} is {_short(value)}; it must be {expected}")
+        if value not in within:
+            raise ConfigError(f"{key} is {_short(value)}; it must be {within}")
+
+
+def _short(value: Any) -> str:
+    """The value for a message. (Python refuses to write whole numbers of more than 4,300 digits.)"""
+    if isinstance(value, int) and abs(value) >= 10**20:
+        return "a whole number of more than 20 digits"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
+
+
+def _fields(schema: type, ranges: bool = False) -> dict[str, Any]:
+    hints = typing.get_type_hints(schema, include_extras=ranges)
     return {field.name: hints[field.name] for field in dataclasses.fields(schema)}
 
 
@@ -141,10 +212,10 @@ def _check_keys(schema: type, values: Mapping, origin: str) -> None:
             if dataclasses.is_dataclass(fields[key]):
                 if not isinstance(value, Mapping):
                     inner = f"{prefix}{key}.{next(iter(_fields(fields[key])))}"
-                    raise ConfigError(f"{origin}: {prefix}{key} is a section ({inner}=...), found {value!r}")
+                    raise ConfigError(f"{origin}: {prefix}{key} is a section ({inner}=...), found {_short(value)}")
                 check(fields[key], value, f"{prefix}{key}.")
             elif typing.get_origin(fields[key]) is list and not isinstance(value, list):
-                raise ConfigError(f"{origin}: {prefix}{key} is a list, found {value!r}; write [{value}]")
+                raise ConfigError(f"{origin}: {prefix}{key} is a list, found {_short(value)}; write it in [ ]")
 
     def nearest(prefix: str, key: str, fields: Mapping) -> str:
         close = [prefix + name for name in difflib.get_close_matches(key, fields, n=1)]

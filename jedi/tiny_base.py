@@ -28,6 +28,7 @@ from jedi.config import load, to_dict
 from jedi.data import SetDataset, SetIndex
 from jedi.folders import atomic, write_json
 from jedi.front import Parser, exit_code
+from jedi.ranges import Count, Positive, Whole
 from jedi.rng import keyed_generator, seed_global
 from jedi.tiny_vae import VaeConfig, train_vae
 
@@ -38,26 +39,26 @@ log = logging.getLogger(__name__)
 class UNetConfig:
     """UNet2DConditionModel; ``attention[i]`` says whether level i has attention."""
 
-    block_out_channels: list[int] = field(default_factory=lambda: [64, 128])
+    block_out_channels: list[Count] = field(default_factory=lambda: [64, 128])
     attention: list[bool] = field(default_factory=lambda: [False, True])
-    layers_per_block: int = 1
-    attention_heads: int = 4
+    layers_per_block: Count = 1
+    attention_heads: Count = 4
 
 
 @dataclass
 class TextConfig:
     """CLIPTokenizer and CLIPTextModel, and how the latter is trained: captions foretell thumbnails of pictures."""
 
-    vocabulary: int = 1500
-    length: int = 40
-    width: int = 128
-    layers: int = 2
-    heads: int = 4
-    thumbnail: int = 8
+    vocabulary: Count = 1500
+    length: Count = 40
+    width: Count = 128
+    layers: Count = 2
+    heads: Count = 4
+    thumbnail: Count = 8
     """Side of the thumbnails in pixels."""
-    steps: int = 3000
-    batch_size: int = 64
-    learning_rate: float = 1e-3
+    steps: Count = 3000
+    batch_size: Count = 64
+    learning_rate: Positive = 1e-3
 
 
 @dataclass
@@ -67,8 +68,8 @@ class TinyBaseConfig:
     data: str
     """Folder of shards (``python -m data_gen run``); its training split is used."""
     out: str
-    seed: int = 0
-    images: int = 8192
+    seed: Whole = 0
+    images: Count = 8192
     """Pictures, with their captions, that the VAE, the tokenizer and the text encoder are trained on."""
     vae: VaeConfig = field(default_factory=VaeConfig)
     unet: UNetConfig = field(default_factory=UNetConfig)

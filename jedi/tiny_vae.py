@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from jedi.config import ConfigError
+from jedi.ranges import Count, NotNegative, Positive, Share, Whole
 from jedi.rng import keyed_generator
 
 log = logging.getLogger(__name__)
@@ -30,22 +31,22 @@ log = logging.getLogger(__name__)
 class VaeConfig:
     """AutoencoderKL with ``2 ** (levels - 1)`` pixels a latent, and its training."""
 
-    block_out_channels: list[int] = field(default_factory=lambda: [32, 64, 64])
-    latent_channels: int = 8
-    whitening: float = 0.5
+    block_out_channels: list[Count] = field(default_factory=lambda: [32, 64, 64])
+    latent_channels: Count = 8
+    whitening: Share = 0.5
     """0: latents keep their variances (mostly colour), 1: all channels have the same."""
     linear_encoder: bool = False
     """The encoder is the projection on the principal components, exactly; only the decoder is trained."""
-    steps: int = 1500
-    batch_size: int = 16
-    learning_rate: float = 2e-3
+    steps: Count = 1500
+    batch_size: Count = 16
+    learning_rate: Positive = 2e-3
     bf16: bool = False
     """Mixed precision: worth it on CPUs with AVX512-BF16 or AMX, very slow on others."""
-    latent_noise: float = 0.1
+    latent_noise: NotNegative = 0.1
     """Standard deviation of noise added before decoding, so that the decoder forgives a sampler's small errors."""
-    gradient: float = 0.0
+    gradient: NotNegative = 0.0
     """Weight of the error of differences between neighbouring pixels, at two scales: lines stay lines."""
-    crop: int = 0
+    crop: Whole = 0
     """Side in pixels of the squares that training cuts out of the pictures, a multiple of a patch; 0 takes them whole.
     The last fifth of the steps sees whole pictures (fewer, as many pixels) in any case: the normalisation looks at all
     of a picture."""

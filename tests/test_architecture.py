@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 STDLIB = sys.stdlib_module_names
-CORE = ("attention", "diffusion", "conditioning", "guidance", "loss", "rng", "registry", "errors")
+CORE = ("attention", "diffusion", "conditioning", "guidance", "loss", "rng", "registry", "errors", "ranges")
 # IPython's completion library shares our import name: a module of ours of such a name would hide its own.
 OTHER_LIBRARY = {
     "api", "cache", "common", "debug", "file_io", "inference", "parser_utils", "plugins", "settings",

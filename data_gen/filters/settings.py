@@ -4,9 +4,12 @@ miss (-1, or 0 where no score is negative) measures without dropping, for the re
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
-from data_gen.checks import check_number
 from jedi.config import ConfigError
+from jedi.ranges import Range, Share
+
+Cosine = Annotated[float, Range(-1, 1)]
 
 # Encoders are named as for jedi.encoders.load_encoder: dinov2:X, clip:X, timm:X, efficientnet-lite0, ...
 
@@ -19,8 +22,8 @@ class IdentityConfig:
     backgrounds then count. 0.7 with DINOv2 is SynCD's threshold (ICCV 2025). Other encoders need other
     thresholds: benchmarks/filter.py chooses them from a curve."""
 
-    min_mean: float | None = 0.7
-    min_pair: float | None = None
+    min_mean: Cosine | None = 0.7
+    min_pair: Cosine | None = None
     encoder: str = "dinov2:facebook/dinov2-base"
     masked: bool = True
 
@@ -30,7 +33,7 @@ class TextConfig:
     """Does each picture fit its caption? The cosine of CLIP's embeddings. Real photographs with their captions
     get about 0.3, other captions about 0.15 to 0.2."""
 
-    min_score: float | None = None
+    min_score: Cosine | None = None
     encoder: str = "clip:openai/clip-vit-base-patch32"
 
 
@@ -39,7 +42,7 @@ class AestheticConfig:
     """LAION's predictor over CLIP ViT-L/14, the mean over the set, about 1 to 10; SynCD drops sets under 6.
     `head` is the file of its weights (sac+logos+ava1-l14-linearMSE or the linear one; .safetensors or .pth)."""
 
-    min_mean: float | None = None
+    min_mean: Annotated[float, Range(-100, 100)] | None = None
     encoder: str = "clip:openai/clip-vit-large-patch14"
     head: str = ""
 
@@ -51,7 +54,7 @@ class SharpnessConfig:
     low for one that was enlarged. At 512 pixels all of DreamBench's photographs get more than 53, and none
     does that was blurred by a Gaussian of 2 pixels or enlarged from 128 (benchmarks/filter.py)."""
 
-    min_score: float | None = 50.0
+    min_score: Annotated[float, Range(0, 1e6)] | None = 50.0
 
 
 @dataclass
@@ -60,8 +63,8 @@ class DuplicatesConfig:
     score (jedi.metrics.copy_score, no model: the same pixels, shifted or mirrored); over 0.75 is a
     near-duplicate. `max_cosine`: of whole pictures' embeddings by `encoder`."""
 
-    max_copy: float | None = 0.75
-    max_cosine: float | None = None
+    max_copy: Share | None = 0.75
+    max_cosine: Cosine | None = None
     encoder: str = "dinov2:facebook/dinov2-base"
 
 
@@ -70,7 +73,7 @@ class PeopleConfig:
     """Are there people in the picture? The highest probability of a detection called `label`; `model` is a folder
     or hub name of an object detector of transformers. Not for subjects that are people."""
 
-    max_score: float | None = None  # 0.5 drops what the detector is sure of
+    max_score: Share | None = None  # 0.5 drops what the detector is sure of
     model: str = "hustvl/yolos-tiny"
     label: str = "person"
 
@@ -81,7 +84,7 @@ class NsfwConfig:
     threshold, so over 0 is what it would black out. `model` is a folder (safety_checker of a diffusers
     pipeline) or a hub name, with safetensors."""
 
-    max_score: float | None = None
+    max_score: Annotated[float, Range(-2, 2)] | None = None
     model: str = "CompVis/stable-diffusion-safety-checker"
 
 
@@ -99,25 +102,9 @@ class FilterConfig:
     nsfw: NsfwConfig = field(default_factory=NsfwConfig)
     extra: list[str] = field(default_factory=list)  # filters of extensions, after these; their settings: options
     drop_images: bool = False  # leave out a failing picture alone, not its set, where `min_images` remain
-    min_images: int = 2
+    min_images: Annotated[int, Range(1, 64)] = 2
 
     def __post_init__(self) -> None:
-        for key, low, high in (
-            ("identity.min_mean", -1.0, 1.0),
-            ("identity.min_pair", -1.0, 1.0),
-            ("text.min_score", -1.0, 1.0),
-            ("aesthetic.min_mean", -100.0, 100.0),
-            ("sharpness.min_score", 0.0, 1e6),
-            ("duplicates.max_copy", 0.0, 1.0),
-            ("duplicates.max_cosine", -1.0, 1.0),
-            ("people.max_score", 0.0, 1.0),
-            ("nsfw.max_score", -2.0, 2.0),
-        ):
-            section, _, name = key.partition(".")
-            value = getattr(getattr(self, section), name)
-            if value is not None:
-                check_number(f"filter.{key}", value, low, high)
-        check_number("filter.min_images", self.min_images, 1, 64)
         if self.aesthetic.min_mean is not None and not self.aesthetic.head:
             raise ConfigError(
                 "filter.aesthetic.head is empty; name the file of LAION's aesthetic predictor, for instance "

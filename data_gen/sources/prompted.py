@@ -6,13 +6,13 @@ import functools
 import inspect
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from data_gen.checks import check_number
 from data_gen.sets import SPLITS, Item
 from data_gen.sources.subjects import split_of
 from jedi.config import ConfigError
 from jedi.folders import file_sha256
+from jedi.ranges import Range
 
 if TYPE_CHECKING:
     from data_gen.config import DataConfig
@@ -29,10 +29,10 @@ class GenerationConfig:
 
     model: str  # a diffusers folder, or OWNER/NAME on the model hub
     negative_prompt: str = ""
-    width: int | None = None  # pixels
-    height: int | None = None
-    num_inference_steps: int | None = None
-    guidance_scale: float | None = None
+    width: Annotated[int, Range(16, 8192)] | None = None  # pixels
+    height: Annotated[int, Range(16, 8192)] | None = None
+    num_inference_steps: Annotated[int, Range(1, 1000)] | None = None
+    guidance_scale: Annotated[float, Range(0, 100)] | None = None
     call: dict[str, Any] = field(default_factory=dict)  # more arguments of the pipeline's call
     licence: str = ""  # of the pictures; empty: "that of the model ..."
 
@@ -40,9 +40,6 @@ class GenerationConfig:
         """Raises ConfigError, naming the section's key, for what no pipeline takes."""
         if not self.model:
             raise ConfigError(f"{section}.model is empty: name a diffusers folder, or OWNER/NAME on the model hub")
-        for name, low, high in zip(_SETTINGS, (16, 16, 1, 0.0), (8192, 8192, 1000, 100.0), strict=True):
-            if getattr(self, name) is not None:
-                check_number(f"{section}.{name}", getattr(self, name), low, high)
         if ours := sorted(set(_OURS).intersection(self.call)):
             raise ConfigError(f"{section}.call: {ours[0]!r} is not for this key: {section} sets it itself")
 

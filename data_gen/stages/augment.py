@@ -10,19 +10,32 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from PIL import Image
 
 from data_gen.backdrops import Backdrops, BackdropsConfig, check_places
-from data_gen.checks import check_number, check_range
-from data_gen.cutouts import EdgesConfig, area, box_and_centre, cut, cut_sides, grown, is_hidden, keep, paste, resized
+from data_gen.checks import check_range
+from data_gen.cutouts import (
+    EdgesConfig,
+    Pixels,
+    area,
+    box_and_centre,
+    cut,
+    cut_sides,
+    grown,
+    is_hidden,
+    keep,
+    paste,
+    resized,
+)
 from data_gen.phrases import PLACEHOLDERS, PLACES, fill, place_of, subjects_in, words_for
 from data_gen.sets import SubjectSet
 from data_gen.sources.prompted import GenerationConfig, Generator
 from data_gen.sources.subjects import check_template
 from data_gen.stages import STAGES
 from jedi.config import ConfigError
+from jedi.ranges import Range, Share
 
 if TYPE_CHECKING:
     from data_gen.config import DataConfig
@@ -44,19 +57,16 @@ class InpaintConfig(GenerationConfig):
     scenes: bool = False  # ... or what another caption of the set says of its place ("under a tree"), where it does
     # In the words of `caption`; the subject stays out of it, or the model paints it a second time.
     prompt: str = "{background}"
-    dilate: float = 4.0  # pixels (at 512) beyond the faded rim that are repainted, so that the model joins the two
-    side: int | None = None  # the shorter side (pixels) at which the model works; None: each picture's own
-    batch_size: int = 4  # with another number a GPU's bits differ
+    dilate: Pixels = 4.0  # pixels (at 512) beyond the faded rim that are repainted, so that the model joins the two
+    # The shorter side (pixels) at which the model works; None: each picture's own.
+    side: Annotated[int, Range(STEP, 8192)] | None = None
+    batch_size: Annotated[int, Range(1, 1024)] = 4  # with another number a GPU's bits differ
 
     def check(self, section: str) -> None:
         """Raises ConfigError that names the values as parts of `section`."""
         super().check(section)
         if self.width is not None or self.height is not None:
             raise ConfigError(f"{section}.width and .height: pictures keep their own size; {section}.side scales them")
-        if self.side is not None:
-            check_number(f"{section}.side", self.side, STEP, 8192)
-        check_number(f"{section}.dilate", self.dilate, 0, 64)
-        check_number(f"{section}.batch_size", self.batch_size, 1, 1024)
         check_template(f"{section}.prompt", self.prompt, _WORDS)
         check_places(f"{section}.prompts", self.prompts)
 
@@ -71,25 +81,24 @@ class AugmentConfig:
     """
 
     method: str = "inpaint"
-    share: float = 0.5  # of a set's images, on average; at least one of each set is left as it is
-    area: list[float] = field(default_factory=lambda: [0.01, 0.8])
+    share: Share = 0.5  # of a set's images, on average; at least one of each set is left as it is
+    area: list[Share] = field(default_factory=lambda: [0.01, 0.8])
     edges: EdgesConfig = field(default_factory=EdgesConfig)
     # Of an image with a new background: {name} "red fox", {a_name}, {class}, {a_class}, {background} "in the snow".
     caption: str = "{a_name}, {background}"
     inpaint: InpaintConfig = field(default_factory=InpaintConfig)
     backdrops: BackdropsConfig = field(default_factory=BackdropsConfig)
-    scale: list[float] = field(default_factory=lambda: [1.0, 1.0])  # composite: the subject's new size, drawn between
-    shift: float = 0.0  # composite: at most so far (a share of the side) the subject moves, inside of the picture
+    # composite: the subject's new size, drawn between these
+    scale: list[Annotated[float, Range(0.25, 1.5)]] = field(default_factory=lambda: [1.0, 1.0])
+    # composite: at most so far (a share of the side) the subject moves, inside of the picture
+    shift: Annotated[float, Range(0, 0.5)] = 0.0
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise ConfigError(f"augment.method is {self.method!r}; expected one of {', '.join(METHODS)}")
-        check_number("augment.share", self.share, 0, 1)
         check_range("augment.area", self.area, 0, 1)
         check_range("augment.scale", self.scale, 0.25, 1.5)
-        check_number("augment.shift", self.shift, 0, 0.5)
         check_template("augment.caption", self.caption, _WORDS)
-        self.edges.check("augment.edges")
         self.backdrops.check("augment.backdrops")
         if self.inpaint.model:
             self.inpaint.check("augment.inpaint")

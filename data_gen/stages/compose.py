@@ -10,18 +10,19 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from PIL import Image
 
 from data_gen.backdrops import Backdrops, BackdropsConfig
-from data_gen.checks import check_number, check_range
+from data_gen.checks import check_range
 from data_gen.cutouts import EdgesConfig, area, box_and_centre, cut, cut_sides, is_hidden, paste, resized, union
 from data_gen.phrases import noun_of
 from data_gen.sets import Dropped, SubjectSet
 from data_gen.sources.subjects import names
 from data_gen.stages import STAGES
 from jedi.config import ConfigError
+from jedi.ranges import Range, Share
 
 if TYPE_CHECKING:
     from data_gen.config import DataConfig
@@ -39,30 +40,25 @@ class ComposeConfig:
     the new picture's bottom), and where it has enough pixels: it is enlarged `enlarge` times at most.
     """
 
-    share: float = 0.5  # of the pairs that neighbouring sets make
-    references: int = 1  # pictures of each subject alone
-    size: list[float] = field(default_factory=lambda: [0.35, 0.6])  # longer side / the picture's; a half bounds widths
-    area: list[float] = field(default_factory=lambda: [0.01, 0.8])  # subject's share of the picture it is cut from
-    min_area: float = 0.01  # and of the new picture, at least; below, there is nothing to learn from it
-    enlarge: float = 1.5
-    jitter: float = 0.05  # of the height at which the two stand, as a share of the side
-    name_probability: float = 1.0  # of saying "a red fox", not "an animal"
-    place_probability: float = 0.7  # of saying who stands on the left
+    share: Share = 0.5  # of the pairs that neighbouring sets make
+    references: Annotated[int, Range(1, 31)] = 1  # pictures of each subject alone
+    # Longer side / the picture's; a half bounds widths.
+    size: list[Annotated[float, Range(0.1, 0.9)]] = field(default_factory=lambda: [0.35, 0.6])
+    area: list[Share] = field(default_factory=lambda: [0.01, 0.8])  # subject's share of the picture it is cut from
+    min_area: Share = 0.01  # and of the new picture, at least; below, there is nothing to learn from it
+    enlarge: Annotated[float, Range(0.1, 4)] = 1.5
+    jitter: Annotated[float, Range(0, 0.3)] = 0.05  # of the height at which the two stand, as a share of the side
+    name_probability: Share = 1.0  # of saying "a red fox", not "an animal"
+    place_probability: Share = 0.7  # of saying who stands on the left
     openings: list[str] = field(default_factory=lambda: ["", "", "a picture of", "a photo of"])
     edges: EdgesConfig = field(default_factory=EdgesConfig)
     backdrops: BackdropsConfig = field(default_factory=BackdropsConfig)
 
     def __post_init__(self) -> None:
-        for name in ("share", "min_area", "name_probability", "place_probability"):
-            check_number(f"compose.{name}", getattr(self, name), 0, 1)
-        check_number("compose.references", self.references, 1, 31)
         check_range("compose.size", self.size, 0.1, 0.9)
         check_range("compose.area", self.area, 0, 1)
-        check_number("compose.enlarge", self.enlarge, 0.1, 4)
-        check_number("compose.jitter", self.jitter, 0, 0.3)
         if not self.openings:
             raise ConfigError("compose.openings is empty: name at least one, '' for none")
-        self.edges.check("compose.edges")
         self.backdrops.check("compose.backdrops")
 
 

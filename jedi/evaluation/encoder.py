@@ -43,6 +43,7 @@ from jedi.folders import atomic, locked
 from jedi.front import Parser, exit_code
 from jedi.images import fit_square, to_rgb, to_tensor
 from jedi.parts import load_network
+from jedi.ranges import Count, NotNegative, Positive, Share, Whole
 from jedi.rng import keyed_generator, seed_global
 from jedi.tiny_base import TextConfig as TokenizerConfig
 from jedi.tiny_base import train_tokenizer
@@ -56,21 +57,21 @@ PROBES = "probes.safetensors"
 class VisionConfig:
     """CLIP's vision transformer."""
 
-    width: int = 192
-    layers: int = 4
-    heads: int = 6
-    patch: int = 8
+    width: Count = 192
+    layers: Count = 4
+    heads: Count = 6
+    patch: Count = 8
 
 
 @dataclass
 class TextConfig:
     """CLIP's text transformer, and its vocabulary, which is learnt from the captions."""
 
-    width: int = 128
-    layers: int = 2
-    heads: int = 4
-    vocabulary: int = 1200
-    length: int = 40
+    width: Count = 128
+    layers: Count = 2
+    heads: Count = 4
+    vocabulary: Count = 1200
+    length: Count = 40
 
 
 @dataclass
@@ -81,36 +82,36 @@ class EncoderConfig:
     """Folder of shards: its training split is learnt, its held-out split only watched."""
     out: str
     """The folder to write; checkpoints lie in ``OUT.training`` until it is done."""
-    seed: int = 0
-    sets: int = 10_000
+    seed: Whole = 0
+    sets: Count = 10_000
     """At most so many training sets are held in memory (50 kB each at 64 pixels)."""
     vision: VisionConfig = field(default_factory=VisionConfig)
     text: TextConfig = field(default_factory=TextConfig)
-    embedding: int = 192
-    subject_width: int = 128
+    embedding: Count = 192
+    subject_width: Count = 128
     """Leading channels of an image embedding that tell the subject."""
-    steps: int = 1600
-    drawings: int = 24
+    steps: Count = 1600
+    drawings: Count = 24
     """Different drawings in a batch ..."""
-    recoloured: int = 8
+    recoloured: Whole = 8
     """... of which so many are there in a second recolouring."""
-    images_per_set: int = 4
-    learning_rate: float = 1e-3
-    temperature: float = 0.1
+    images_per_set: Count = 4
+    learning_rate: Positive = 1e-3
+    temperature: Positive = 0.1
     """Of the contrast between subjects."""
-    text_weight: float = 0.5
-    probe_weight: float = 0.3
-    softness: float = 0.7
+    text_weight: NotNegative = 0.5
+    probe_weight: NotNegative = 0.3
+    softness: Share = 0.7
     """Pictures are blurred by up to this share and get a little noise, as a VAE's decoder shows them."""
     bf16: bool = False
     """Mixed precision: worth it on CPUs with AVX512-BF16 or AMX, very slow on others."""
-    checkpoint_every_steps: int = 100
+    checkpoint_every_steps: Count = 100
 
     def __post_init__(self) -> None:
-        if not 0 < self.subject_width <= self.embedding:
-            raise InputError(f"subject_width={self.subject_width}: it must be 1 to embedding={self.embedding}")
-        if not 0 <= self.recoloured <= self.drawings:
-            raise InputError(f"recoloured={self.recoloured}: it must be 0 to drawings={self.drawings}")
+        if self.subject_width > self.embedding:
+            raise InputError(f"subject_width={self.subject_width}: it must be at most embedding={self.embedding}")
+        if self.recoloured > self.drawings:
+            raise InputError(f"recoloured={self.recoloured}: it must be at most drawings={self.drawings}")
 
 
 class Probes(nn.Module):

@@ -441,10 +441,8 @@ def test_registered_and_light():
     ("changes", "message"),
     [
         ({"method": "blur"}, r"augment\.method is 'blur'.*inpaint, composite"),
-        ({"share": 1.5}, r"augment\.share is 1\.5"),
         ({"caption": "{subject}"}, r"augment\.caption.*subject.*known are \{name\}"),
         ({"method": "inpaint", "shift": 0.1}, r"augment\.shift.*composite"),
-        ({"edges": EdgesConfig(feather=-1)}, r"augment\.edges\.feather is -1"),
         ({"backdrops": BackdropsConfig()}, r"augment\.backdrops: none is set.*folder=DIR.*generate\.model.*painted"),
         ({"backdrops": BackdropsConfig(painted=True, folder="x")}, r"folder and augment\.backdrops\.painted are set"),
         ({"backdrops": BackdropsConfig(folder="/nowhere")}, r"augment\.backdrops\.folder: /nowhere: no such"),

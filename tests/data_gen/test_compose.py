@@ -244,11 +244,9 @@ def test_registered_and_light():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"share": -1}, r"compose\.share is -1"),
         ({"size": [0.5, 0.2]}, r"compose\.size is \[0\.5, 0\.2\]"),
         ({"images_per_set": 4, "references": 2}, r"images_per_set=4.*set images_per_set=5 or more"),
         ({"openings": []}, r"compose\.openings is empty"),
-        ({"edges": EdgesConfig(erode=99)}, r"compose\.edges\.erode is 99"),
         ({"backdrops": BackdropsConfig()}, r"compose\.backdrops: none is set"),
     ],
 )

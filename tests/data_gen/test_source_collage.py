@@ -158,7 +158,6 @@ def test_what_the_safety_checker_blackens_is_dropped(book, tiny_base, monkeypatc
         ({"model": ""}, "collage.model is empty"),
         ({"prompt": "{collge}"}, "'collge' is no placeholder"),
         ({"prompt": "{"}, "collage.prompt"),
-        ({"num_inference_steps": 0}, "collage.num_inference_steps is 0"),
         ({"panels": 1}, "collage.panels is 1"),
         ({"batch_size": 0}, "collage.batch_size"),
         ({"call": {"generator": 1}}, "'generator' is not for this key"),

@@ -104,9 +104,9 @@ def test_extensions_are_imported(tmp_path, monkeypatch):
     [
         ("optimizer.betas=[0.9]", "optimizer.betas are two numbers"),
         ("optimizer.schedule=step", "optimizer.schedule"),
-        ("conditioning.mutual=1.5", "conditioning.mutual is a probability"),
+        ("conditioning.mutual=1.5", "conditioning.mutual is 1.5; it must be 0 to 1"),
         ("log.loggers=[tensorbord]", "tensorbord is unknown"),
-        ("max_steps=0", "max_steps is 1 or more"),
+        ("max_steps=0", "max_steps is 0; it must be 1 or more"),
         ("ema.decay=1", "ema.decay"),
         ("hardware.strategy=fsdp", "hardware.strategy is auto, or ddp"),
         ("hardware.strategy=deepspeed_stage_2", "hardware.strategy is auto, or ddp"),

@@ -164,7 +164,7 @@ def test_probes_keep_their_words(tmp_path):
 
 
 def test_mistakes_are_named(world, tmp_path, capsys):
-    with pytest.raises(ValueError, match="subject_width=13: it must be 1 to embedding=12"):
+    with pytest.raises(ValueError, match="subject_width=13: it must be at most embedding=12"):
         settings(world, tmp_path, subject_width=13)
     assert main([f"data={tmp_path}", f"out={tmp_path / 'x'}"]) == 2
     assert "no data folder" in capsys.readouterr().err
