@@ -370,8 +370,6 @@ def check_hardware(hardware: HardwareConfig) -> None:
         raise InputError(f"hardware.devices is auto, 1 or more, or a list of GPUs that are there, got {devices!r}")
     if count and max(int(number) + ("," in devices) for number in re.findall(r"\d+", devices) or "0") > count:
         raise InputError(f"hardware.devices={devices}: this machine has {count}")
-    if hardware.nodes < 1:
-        raise InputError(f"hardware.nodes is 1 or more, got {hardware.nodes}")
     strategies = ["auto", *sorted(name for name in StrategyRegistry.available_strategies() if name.startswith("ddp"))]
     if hardware.strategy not in strategies:
         raise InputError(f"hardware.strategy is {hardware.strategy!r}; known are {', '.join(strategies)}")
