@@ -61,16 +61,21 @@ class Base:
         return height // factor, width // factor
 
     def fingerprint(self, *parts: str) -> str:
-        """sha256 over the files of these parts: equal when they are equal, wherever the folder lies."""
-        digest = hashlib.sha256()
-        for part in parts:
-            for path in sorted((self.folder / part).rglob("*")):
-                if path.is_file():
-                    digest.update(path.relative_to(self.folder).as_posix().encode())
-                    with path.open("rb") as file:
-                        while block := file.read(1 << 20):
-                            digest.update(block)
-        return digest.hexdigest()
+        """As :func:`fingerprint`, of some parts."""
+        return fingerprint(self.folder, parts)
+
+
+def fingerprint(folder: Path, parts: Sequence[str] = FROZEN_PARTS) -> str:
+    """sha256 over the files of parts of a base: equal when they are equal, wherever the folder lies."""
+    digest = hashlib.sha256()
+    for part in parts:
+        for path in sorted((folder / part).rglob("*")):
+            if path.is_file():
+                digest.update(path.relative_to(folder).as_posix().encode())
+                with path.open("rb") as file:
+                    while block := file.read(1 << 20):
+                        digest.update(block)
+    return digest.hexdigest()
 
 
 def load_base(name: str | Path) -> Base:

@@ -15,7 +15,7 @@ from diffusers import UNet2DConditionModel
 
 from jedi import checkpoints
 from jedi import config as configs
-from jedi.base import check_prediction_type, load_base
+from jedi.base import FROZEN_PARTS, check_prediction_type, find_folder, fingerprint, load_base
 from jedi.errors import InputError
 from jedi.folders import atomic, read_json
 from jedi.front import Parser, exit_code
@@ -55,18 +55,30 @@ def load_run(run: str | Path, checkpoint: str = "last") -> JediPipeline:
     )
 
 
-def base_of(run: str | Path, config: TrainConfig) -> str:
-    """The base of a run: a folder, also where this command is given from another folder than the training's, and where
-    run and base were moved together; or a name on the hub."""
-    file = Path(run) / "base.json"
-    if not file.exists():
-        return config.base
-    places = read_json(file, absolute=str, relative=str)
-    found = [Path(places["absolute"]), Path(run, places["relative"])]
-    folder = next((folder for folder in found if (folder / "model_index.json").is_file()), None)
-    if folder is None:
-        raise InputError(f"{run} was trained on base {config.base}, which is neither {found[0]} nor {found[1]}")
-    return str(folder)
+def base_of(run: str | Path, config: TrainConfig) -> Path:
+    """The folder of a run's base, also where this command is given from another folder than the training's, and where
+    run and base were moved together; what the hub gives for a name.
+
+    Raises:
+        InputError: it is not there, or what is there is not what the run was trained on.
+    """
+    key, file = "base fingerprint", Path(run) / "base.json"
+    wanted = read_json(Path(run) / "identity.json", **{key: str})[key]
+    if file.exists():
+        places = read_json(file, absolute=str, relative=str)
+        named = [Path(places["absolute"]), Path(run, places["relative"])]
+        found = [folder for folder in named if (folder / "model_index.json").is_file()]
+        if not found:
+            raise InputError(f"{run} was trained on base {config.base}, which is neither {named[0]} nor {named[1]}")
+    else:
+        found = [find_folder(config.base)]
+    for folder in found:
+        if fingerprint(folder)[:16] == wanted:
+            return folder
+    raise InputError(
+        f"{run} was trained on another base than {' and '.join(map(str, found))}, where it was: "
+        f"{', '.join(FROZEN_PARTS)} differ; put the old one back"
+    )
 
 
 def load_run_unet(run: str | Path, prediction_type: str) -> UNet2DConditionModel:

@@ -17,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from jedi import checkpoints
 from jedi import config as configs
+from jedi.base import FROZEN_PARTS
 from jedi.errors import InputError
 from jedi.folders import atomic, locked, read_json, remove_leftovers, write_json
 from jedi.recipe import TrainConfig
@@ -97,8 +98,10 @@ def write_run(config: TrainConfig, identity: dict[str, Any], trainer: L.Trainer)
     write_json(config.run / "identity.json", identity)
     configs.save(config, config.run / "config.yaml")
     base, run = Path(config.base).resolve(), config.run.resolve()
-    if base.is_dir():  # else a name on the hub
+    if base.is_dir():
         write_json(config.run / "base.json", {"absolute": str(base), "relative": os.path.relpath(base, run)})
+    else:  # a name on the hub
+        (config.run / "base.json").unlink(missing_ok=True)
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
             with atomic(config.run / "wandb_id") as temporary:
@@ -122,7 +125,7 @@ def identity(config: TrainConfig, data: JointData, base: Base) -> dict[str, Any]
         flat |= {f"{key}.{name}": v for name, v in value.items()} if isinstance(value, dict) else {key: value}
     return flat | {
         "data fingerprint": data.index.fingerprint[:16],
-        "base fingerprint": base.fingerprint("vae", "text_encoder", "tokenizer", "scheduler")[:16],
+        "base fingerprint": base.fingerprint(*FROZEN_PARTS)[:16],
     }
 
 

@@ -182,20 +182,32 @@ def test_a_run_finds_its_base_from_anywhere_and_after_a_move(run, tmp_path, monk
     shutil.copytree(config.base, base)
     monkeypatch.chdir(tmp_path / "there")
     config = replace(config, base="models/base", out="runs/x")
-    write_run(config, {}, SimpleNamespace(is_global_zero=True, loggers=[]))
+    identity = json.loads((copy / "identity.json").read_text())
+    write_run(config, identity, SimpleNamespace(is_global_zero=True, loggers=[]))
     monkeypatch.chdir("/")
     load_run(copy)
     (tmp_path / "there").rename(tmp_path / "moved")
     load_run(tmp_path / "moved" / "runs" / "x")
+    shutil.copytree(tmp_path / "moved" / "models" / "base", base)  # another one takes the old place
+    other = base / "scheduler" / "scheduler_config.json"
+    other.write_text(other.read_text().replace("0.012", "0.013"))
+    assert base_of(tmp_path / "moved" / "runs" / "x", config).samefile(tmp_path / "moved" / "models" / "base")
     shutil.rmtree(tmp_path / "moved" / "models")
+    with pytest.raises(InputError, match=f"was trained on another base than {base}, where it was"):
+        load_run(tmp_path / "moved" / "runs" / "x")
+    shutil.rmtree(base)
     with pytest.raises(InputError, match="was trained on base models/base, which is neither"):
         load_run(tmp_path / "moved" / "runs" / "x")
 
 
-def test_the_base_of_a_run_may_be_a_name_on_the_hub(tmp_path):
-    config = configs.load(TrainConfig, None, ["base=owner/name", f"out={tmp_path / 'run'}", "data.path=x"])
-    write_run(config, {}, SimpleNamespace(is_global_zero=True, loggers=[]))
-    assert base_of(tmp_path / "run", config) == "owner/name"
+def test_the_base_of_a_run_may_be_a_name_on_the_hub(run, tmp_path, tiny_base, monkeypatch):
+    identity = json.loads((run / "identity.json").read_text())
+    asked = []
+    monkeypatch.setattr(exporting, "find_folder", lambda name: asked.append(name) or tiny_base)
+    for base in (str(tmp_path), "owner/name"):  # first a folder, then the same from the hub
+        config = configs.load(TrainConfig, None, [f"base={base}", f"out={tmp_path / 'run'}", "data.path=x"])
+        write_run(config, identity, SimpleNamespace(is_global_zero=True, loggers=[]))
+    assert base_of(tmp_path / "run", config) == tiny_base and asked == ["owner/name"]
 
 
 @pytest.mark.parametrize(
