@@ -4,6 +4,7 @@ import copy
 import io
 import json
 import os
+import signal
 import sys
 import tarfile
 from hashlib import sha256
@@ -25,6 +26,8 @@ from PIL import Image
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parent.parent
+# Ignored in what nohup or a script starts in the background, which Python and the processes it starts inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 

@@ -22,7 +22,7 @@ from jedi.diffusion import LOSS_WEIGHTINGS
 from jedi.folders import locked
 from jedi.latents import LatentCache
 from jedi.training import JointData, JointTraining, callbacks
-from tests import extensions, tiny
+from tests import extensions, forked, tiny
 from tests.conftest import write_shard
 
 STEPS = 6
@@ -91,15 +91,17 @@ def whole(tmp_path_factory, tiny_base, shards):
 
 
 def test_killed_in_mid_epoch_and_resumed_is_the_same_bit_for_bit(
-    recipe, whole, tmp_path, python, environment, root, capsys
+    recipe, whole, tmp_path, monkeypatch, capsys
 ):
-    command = [python, "train.py", "--config", str(recipe), *EXACT]
-    kill = {extensions.STEP: "4", extensions.SIGNAL: "SIGKILL"}
-    assert subprocess.run(command, cwd=root, env=environment | kill, capture_output=True).returncode == -9
+    command = ["--config", str(recipe), *EXACT]
+    with monkeypatch.context() as kill:
+        kill.setenv(extensions.STEP, "4")
+        kill.setenv(extensions.SIGNAL, "SIGKILL")
+        assert forked.run(lambda: train.main(command))[0] == -9
     run = tmp_path / "run"
     assert checkpoint(run)["jedi"]["step"] == 3 and not (run / "done").exists()
 
-    assert train.main(command[2:]) == 0
+    assert train.main(command) == 0
     assert_equal(state(run), whole)
     assert json.loads((run / "done").read_text()) == {"step": STEPS}
     # the averaged weights are an average, the frozen parts are nowhere
@@ -110,7 +112,7 @@ def test_killed_in_mid_epoch_and_resumed_is_the_same_bit_for_bit(
     )
     assert {name.split(".")[0] for name in checkpoint(run)["state_dict"]} == {"unet", "ema"}
 
-    assert train.main(command[2:]) == 0  # nothing is left to be done
+    assert train.main(command) == 0  # nothing is left to be done
     assert "is complete" in capsys.readouterr().out
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from tests.data_gen.conftest import all_bytes, read_sets
 from tests.data_gen.kills import killed_at
 from tests.data_gen.pipelines import save_flux, save_inpainting
 from tests.encoders import save_captioner, save_clip, save_dinov2
+from tests.forked import start
 
 STEPS = [(SharedAttention, "_set"), (Sharpness, "judge"), (Augment, "process"), (Caption, "process")]
 
@@ -154,23 +156,24 @@ def test_a_kill_at_any_moment_changes_no_byte(made, settings, tmp_path, moment):
 
 
 @pytest.mark.slow
-def test_parts_in_processes_of_their_own_share_the_plan(made, settings, tmp_path, python, environment):
+def test_parts_in_processes_of_their_own_share_the_plan(made, settings, tmp_path):
     """Three tasks of an array at once, one of which is killed, then two: the bytes of one process."""
-    out = tmp_path / "parts"
-    command = [python, "-m", "data_gen"]
-    arguments = [f"out={out}", *settings]
-    subprocess.run([*command, "prompts", *arguments], env=environment, check=True, capture_output=True)
-    subprocess.run([*command, "plan", *arguments], env=environment, check=True, capture_output=True)
-    tasks = [
-        subprocess.Popen([*command, "run", "--part", f"{i}/3", *arguments], env=environment, stderr=subprocess.DEVNULL)
-        for i in range(3)
-    ]
+    arguments = [f"out={tmp_path / 'parts'}", *settings]
+    assert main(["prompts", *arguments]) == 0 and main(["plan", *arguments]) == 0
+    part = lambda i: lambda: main(["run", "--part", f"{i}/3", *arguments])
+    with (tmp_path / "said").open("w") as said:
+        tasks = [start(part(i), said.fileno()) for i in range(3)]
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("parts/units/*")) and time.monotonic() < deadline:
+        time.sleep(0.02)
     tasks[0].kill()
-    assert [task.wait() for task in tasks[1:]] == [0, 0]
+    for task in tasks:
+        task.join()
+    assert [task.exitcode for task in tasks[1:]] == [0, 0], (tmp_path / "said").read_text()
     for i in range(2):
-        subprocess.run([*command, "run", "--part", f"{i}/2", *arguments], env=environment, check=True)
-    subprocess.run([*command, "finish", *arguments], env=environment, check=True, capture_output=True)
-    assert all_bytes(out) == all_bytes(made)
+        assert main(["run", "--part", f"{i}/2", *arguments]) == 0
+    assert main(["finish", *arguments]) == 0
+    assert all_bytes(tmp_path / "parts") == all_bytes(made)
 
 
 @pytest.mark.slow
