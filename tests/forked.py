@@ -42,8 +42,10 @@ def python(arguments: Sequence[str], folder: Path) -> Callable[[], int]:
         sys.argv = {"-c": ["-c", *rest[1:]], "-m": rest}.get(kind, [kind, *rest])
         if kind == "-c":
             exec(compile(rest[0], "<string>", "exec"), {"__name__": "__main__"})
+        elif kind == "-m":
+            runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
         else:
-            (runpy.run_module if kind == "-m" else runpy.run_path)(sys.argv[0], run_name="__main__")
+            runpy.run_path(kind, run_name="__main__")
         return 0
 
     return work

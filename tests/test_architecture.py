@@ -166,6 +166,7 @@ def test_light_imports_load_no_torch(python, environment, code):
     assert not loaded_by(python, environment, code) & heavy
 
 
+@pytest.mark.slow
 def test_public_names_are_loaded_when_used(python, environment):
     modules = loaded_by(python, environment, "import jedi; jedi.ReferenceCache")
     assert "torch" in modules

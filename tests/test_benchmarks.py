@@ -57,6 +57,7 @@ def test_both_readers_give_the_same_pictures(shards):
     assert sorted(map(sorted, ours.captions)) == sorted(sorted(captions) for _, captions in plain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", [attention_backends, dataloader, reference_cache])
 def test_the_programs_run(module, shards, monkeypatch, capsys):
     options = {

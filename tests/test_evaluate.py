@@ -85,6 +85,7 @@ def test_the_same_command_again_does_nothing_anew(dreambench, tmp_path, monkeypa
     assert (tmp_path / "out/scores.json").read_bytes() == scores
 
 
+@pytest.mark.slow
 def test_stages_and_parts_give_what_one_command_gives(dreambench, tmp_path, capsys):
     assert dreambench(out="whole") == 0
     for part in ("2/3", "0/3", "1/3"):
@@ -100,6 +101,7 @@ def test_stages_and_parts_give_what_one_command_gives(dreambench, tmp_path, caps
             assert found["mean"] == pytest.approx(other["rows"][row][column]["mean"], abs=1e-2)
 
 
+@pytest.mark.slow
 def test_scoring_wants_all_pictures(dreambench, tmp_path, capsys):
     assert dreambench("--stage", "score") == 2
     assert "out holds no plan.json" in capsys.readouterr().err

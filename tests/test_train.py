@@ -90,6 +90,7 @@ def whole(tmp_path_factory, tiny_base, shards):
     return state(folder / "run")
 
 
+@pytest.mark.slow
 def test_killed_in_mid_epoch_and_resumed_is_the_same_bit_for_bit(
     recipe, whole, tmp_path, monkeypatch, capsys
 ):
@@ -116,6 +117,7 @@ def test_killed_in_mid_epoch_and_resumed_is_the_same_bit_for_bit(
     assert "is complete" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGUSR1", 0)])
 def test_a_signal_saves_and_stops_and_the_same_command_goes_on(recipe, whole, tmp_path, monkeypatch, name, status):
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
@@ -249,6 +251,7 @@ def gradients(run) -> dict[str, torch.Tensor]:
     return {name: value / 0.1 for name, value in state(run).items() if name.endswith("exp_avg")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutual", [0, 1])
 def test_processes_and_accumulation_give_the_gradients_of_the_whole_batch(recipe, tmp_path, mutual):
     shared = ["max_steps=1", "optimizer.clip_grad_norm=0", f"conditioning.mutual={mutual}", "batch_size=8"]
@@ -271,6 +274,7 @@ def test_processes_and_accumulation_give_the_gradients_of_the_whole_batch(recipe
             )
 
 
+@pytest.mark.slow
 def test_a_run_validates_samples_logs_and_keeps_the_best(recipe, tmp_path, capsys):
     options = ["validation.every_steps=3", "validation.sets=4", "validation.bins=2", "samples.every_steps=6"]
     options += ["samples.steps=2", "samples.subjects=2", "log.loggers=[csv,tensorboard]", "log.every_steps=2"]
@@ -301,6 +305,7 @@ def test_a_run_validates_samples_logs_and_keeps_the_best(recipe, tmp_path, capsy
     assert yaml.safe_load((run / "config.yaml").read_text())["validation"]["sets"] == 4
 
 
+@pytest.mark.slow
 def test_the_loss_falls(recipe, tmp_path):
     run, options = tmp_path / "run", ["log.loggers=[csv]", "log.every_steps=8", "checkpoints.every_steps=100"]
     options += ["max_steps=24", "data.cache_latents=true", "optimizer.lr=3e-3", "conditioning.mutual=0"]
@@ -325,6 +330,7 @@ def test_the_example_of_an_extension_trains(recipe, tmp_path, monkeypatch):
     assert not torch.allclose(found["soft_min_snr"], found["uniform"], rtol=1e-2)
 
 
+@pytest.mark.slow
 def test_init_from_takes_weights_only(recipe, tmp_path, tiny_model):
     frozen = ["max_steps=1", "optimizer.lr=0"]
     assert train.main(["--config", str(recipe), *frozen, f"init_from={tiny_model}"]) == 0
@@ -476,6 +482,7 @@ def test_a_held_out_split_of_one_subject_is_refused(recipe, tmp_path, shards, ca
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_finite_are_not_saved(recipe, tmp_path, monkeypatch, capsys):
     done, step = [], JointTraining.optimizer_step
 
@@ -492,6 +499,7 @@ def test_weights_that_are_not_finite_are_not_saved(recipe, tmp_path, monkeypatch
     assert checkpoint(tmp_path / "run")["jedi"]["step"] == 3 and not (tmp_path / "run" / "done").exists()
 
 
+@pytest.mark.slow
 def test_mixed_precision_holds_for_validation_and_samples_too(recipe, tmp_path, monkeypatch):
     precisions = []
 
@@ -522,6 +530,7 @@ def test_a_corrupt_image_stops_the_run_with_its_name(recipe, tmp_path, capsys):
     assert "00000.tar: 00000-0000." in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_run_is_not_continued_with_other_settings_or_data(recipe, tmp_path, capsys, tiny_base):
     command = ["--config", str(recipe)]
     assert train.main([*command, "max_steps=1"]) == 0

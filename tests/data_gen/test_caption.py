@@ -166,6 +166,7 @@ def test_the_captioner_sees_the_unit_at_once_with_each_beginning():
     assert saying("x").process([]) == []
 
 
+@pytest.mark.slow
 def test_blip_says_the_same_alone_and_in_company(blip):
     unit = make_unit()
     images = [image for one in unit for image in one.images]

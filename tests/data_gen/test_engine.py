@@ -211,6 +211,7 @@ def test_noise_that_is_no_collage_is_dropped_and_counted(tiny_base, tmp_path, ca
     assert "0 sets, 0 images" in (said := capsys.readouterr().out) and "dropped 2: no collage" in said
 
 
+@pytest.mark.slow
 def test_models_are_loaded_once(settings, tmp_path, monkeypatch):
     import data_gen.models
     import jedi.encoders
@@ -223,6 +224,7 @@ def test_models_are_loaded_once(settings, tmp_path, monkeypatch):
     assert len(loaded) == len(set(loaded)) == 4  # two pipelines, two encoders, three units
 
 
+@pytest.mark.slow
 def test_prompts_that_changed_since_the_plan_are_refused(made, settings, tmp_path, capsys):
     out = tmp_path / "changed"
     arguments = [f"out={out}", *settings]
@@ -233,6 +235,7 @@ def test_prompts_that_changed_since_the_plan_are_refused(made, settings, tmp_pat
     assert "prompts.json changed since the plan was made" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_plan_that_changes_under_a_running_task_is_refused(settings, tmp_path):
     """The folder gets another plan while a unit is being made: the unit is not written among the other plan's."""
     config = configured(settings, tmp_path / "out")
@@ -244,6 +247,7 @@ def test_a_plan_that_changes_under_a_running_task_is_refused(settings, tmp_path)
     assert not list((tmp_path / "out" / "units").glob("*.tar"))
 
 
+@pytest.mark.slow
 def test_status_tells_pace_and_time_left(settings, tmp_path):
     config = configured(settings, tmp_path / "out")
     plan = run.prepare(config)

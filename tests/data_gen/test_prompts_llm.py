@@ -57,6 +57,7 @@ def local_config(folder, **settings):
     return PromptsConfig(backend="transformers", model=str(folder), device="cpu", **settings)
 
 
+@pytest.mark.slow
 def test_even_random_weights_answer_in_json(tiny_llm):
     backend = Transformers(local_config(tiny_llm, subjects_per_request=2, max_tokens=400, temperature=1.5))
     config = backend.config

@@ -302,6 +302,7 @@ def test_the_card_tells_counts_licences_models_and_hashes(made):
     assert len(set(cells[:4])) == 1
 
 
+@pytest.mark.slow
 def test_the_card_s_command_makes_the_same_data_set(made, small):
     for config in (made, small):
         command = about.command(config)

@@ -117,6 +117,7 @@ MOMENTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_kill_at_any_moment_costs_and_changes_nothing(small, tmp_path, moment):
     config = small_config(tmp_path / "killed")
@@ -128,6 +129,7 @@ def test_a_kill_at_any_moment_costs_and_changes_nothing(small, tmp_path, moment)
     assert all_bytes(Path(config.out)) == all_bytes(Path(small.out))
 
 
+@pytest.mark.slow
 def test_many_kills_in_one_run(small, tmp_path):
     config = small_config(tmp_path / "killed")
     for _ in range(3):

@@ -241,6 +241,7 @@ def test_uncoupled_is_the_plain_pipeline(book, tiny_base):
     assert np.abs(pixels([made])[0] - np.stack([np.asarray(image, dtype=int) for image in plain])).max() <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("masked", [False, True])
 def test_equal_seeds_equal_bytes_whatever_the_grouping(book, tiny_base, masked):
     def made(groups, changes=None, **section):

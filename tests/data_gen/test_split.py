@@ -107,6 +107,7 @@ def shares(photos: dict[str, list[Image.Image]], name: str, count: int) -> tuple
     return sum(right[True]) / len(right[True]), sum(right[False]) / len(right[False])
 
 
+@pytest.mark.slow
 def test_collages_of_drawn_scenes():
     """As the benchmark makes them: any number, gutter, border and layout. 26 of 26 and 14 of 14 were right."""
     photos = {str(i): [scene(10 * i + j, (320, 320)) for j in range(5)] for i in range(4)}

@@ -73,6 +73,7 @@ def out_of(request_):
     return Path(request_.out)
 
 
+@pytest.mark.slow
 def test_rows(result):
     assert [row["name"] for row in result["rows"]] == [
         "one_way-1", "one_way-2", "mutual-2", "oracle", "copy", "none", "untrained-2",
@@ -135,6 +136,7 @@ def test_what_is_written(result, request_):
     assert "`" not in page and ":mod:" not in page
 
 
+@pytest.mark.slow
 def test_the_same_command_makes_only_what_is_missing(result, request_, small, monkeypatch):
     out, calls = out_of(request_), []
     original = JediPipeline.__call__
@@ -221,6 +223,7 @@ def test_the_main_row():
     assert [row.kind for row in rows_beside(rows[2])] == ["oracle", "copy", "none", "untrained"]
 
 
+@pytest.mark.slow
 def test_the_command(world, encoder, tiny_model, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(embedded, "QUICK_SUBJECTS", 3)
     arguments = ["embedded", "--quick", "--data", str(world), "--model", str(tiny_model), "--encoder", str(encoder)]

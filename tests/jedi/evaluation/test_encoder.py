@@ -172,6 +172,7 @@ def test_mistakes_are_named(world, tmp_path, capsys):
     assert "did you mean 'steps'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_encoder_that_ships_tells_held_out_subjects_apart(root, tmp_path):
     """The oracle's figures on a small world: 80 real pictures in the gallery of 60 sets' subjects."""
     encoder = SubjectEncoder.load(root / "models/emoji-clip")

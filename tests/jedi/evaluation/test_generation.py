@@ -97,6 +97,7 @@ def test_items_that_share_references_go_together(pipe, calls, tmp_path):
     assert calls == [["a cat", "a dog"], ["a cat", "a dog"], ["a dog"]]
 
 
+@pytest.mark.slow
 def test_neighbours_with_as_many_references_share_a_batch(pipe, calls, tmp_path):
     items = [Item(f"{i}", ("a cat",), (picture(i),), i, ("a cup",)) for i in (1, 2, 2, 3)]
     items = [Item(f"{i}", x.prompts, x.references, x.seed, x.reference_prompts) for i, x in enumerate(items)]
@@ -108,6 +109,7 @@ def test_neighbours_with_as_many_references_share_a_batch(pipe, calls, tmp_path)
     assert abs(a["0.png"] - a["1.png"]).max() > 1
 
 
+@pytest.mark.slow
 def test_only_what_is_missing_is_made(pipe, calls, tmp_path):
     items, out = some_items(tmp_path), tmp_path / "out"
     generate(pipe, items, out, settings=SETTINGS)

@@ -77,6 +77,7 @@ def test_cut_out_keeps_the_box_and_goes_on_at_the_edge():
     assert (corner[5:15, 5:15] == np.asarray(image)[:10, :10]).all()
 
 
+@pytest.mark.slow
 def test_poses_of_real_pictures(cases, encoder):
     """Of other pictures of the subject, on other backgrounds: those in the target's pose are told from upright ones."""
     for case in cases.single:
@@ -85,6 +86,7 @@ def test_poses_of_real_pictures(cases, encoder):
     assert Judge(encoder, cases).pose_oracle() >= 0.95
 
 
+@pytest.mark.slow
 def test_turned_subjects_are_told_from_upright_and_from_otherwise_turned_ones(turned):
     assert {case.pose for case in turned.single} == {"lying", "upside down"}
     verdicts = {True: [], False: []}
