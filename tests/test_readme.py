@@ -46,6 +46,9 @@ SHORTER = {
     "python -m data_gen run --config configs/data_gen/benchmark.yaml": (
         "python -m data_gen run --config configs/data_gen/benchmark.yaml heldout_sets=160"
     ),
+    "python evaluate.py embedded --data data/benchmark --out out/embedded --quick": (
+        "python evaluate.py embedded --data data/benchmark --out out/embedded --quick --subjects 6 --steps 4"
+    ),
 }
 
 
