@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from jedi.errors import InputError, given
 from jedi.front import Parser, exit_code
+from jedi.rng import check_seed
 from jedi.schedulers import SCHEDULERS, exchange
 from jedi.texts import is_text, read_json, read_lines
 
@@ -71,6 +72,14 @@ class Settings:
         if self.joint:
             return self.prompts * self.num_images
         return [prompt for prompt in self.prompts for _ in range(self.num_images)]
+
+    def texts(self) -> Iterator[tuple[str, str]]:
+        """Each text that the record will hold, after its option; names of references are checked as they are read."""
+        yield from (("--prompt", prompt) for prompt in self.prompts)
+        yield from (("--subject", name) for name in self.subjects)
+        for key in ("model", "image", "mask", "guidance", "mode", "device"):
+            if (text := getattr(self, key)) is not None:
+                yield f"--{key}", text
 
 
 @dataclass
@@ -188,9 +197,9 @@ def check(settings: Settings) -> None:
     """Raises ``InputError`` for numbers and names that make no sense."""
     if not any(prompt.strip() for prompt in settings.prompts):
         raise InputError("no prompt: give --prompt TEXT (may be repeated) or --prompts-file F with a line")
-    for prompt in settings.prompts:
-        if not is_text(prompt):
-            raise InputError(f"--prompt {prompt!a}: not UTF-8; set the terminal to it, or use --prompts-file")
+    for option, text in settings.texts():
+        if not is_text(text):  # it could stand in no record, and no tokenizer takes it
+            raise InputError(f"{option} {text!a}: not UTF-8; set the terminal to it, rename the file, or use --config")
     if settings.out is None:
         raise InputError("no place to write to: give --out DIR")
     if settings.references and settings.subjects:
@@ -205,8 +214,7 @@ def check(settings: Settings) -> None:
         value = getattr(settings, name)
         if value is not None and not (math.isfinite(value) and value >= 0):
             raise InputError(f"--{name.replace('_', '-')} must be a number of 0 or more, got {value}")
-    if not 0 <= settings.seed < 2**63:
-        raise InputError(f"--seed must be 0 to 2^63 - 1, got {settings.seed}")
+    check_seed(settings.seed, "--seed", len(settings.captions))
     for name, known in (("scheduler", SCHEDULERS), ("dtype", ("float32", "float16", "bfloat16"))):
         value = getattr(settings, name)
         if value is not None and value not in known:

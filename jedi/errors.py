@@ -24,6 +24,12 @@ class InputError(ValueError):
     """Exit code of a command that ends with it."""
 
 
+def short(value: object, most: int = 80) -> str:
+    """What was found, for a message: as Python writes it, ``most`` letters of it."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
 @contextlib.contextmanager
 def given(name: str) -> Iterator[None]:
     """``with given("--prompts prompts.txt"):`` a place that the user named is read there or written to.

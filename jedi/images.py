@@ -140,6 +140,9 @@ def find_images(paths: Iterable[str | Path]) -> tuple[list[Path], list[Path]]:
     """
     found, ignored = [], []
     for path in map(Path, paths):
+        if path.exists() and not is_text(str(path)):
+            name = os.fsencode(path).decode(errors="backslashreplace")
+            raise ImageError(f"{name}: its name is not UTF-8; rename it")
         if path.is_dir():
             files = sorted(x for x in path.iterdir() if not x.is_dir() and not x.name.startswith("."))
             sheets = _sheets(path / RECORD)
@@ -150,9 +153,6 @@ def find_images(paths: Iterable[str | Path]) -> tuple[list[Path], list[Path]]:
             found += pictures
             ignored += [x for x in files if x not in pictures]
         elif path.exists():
-            if not is_text(str(path)):
-                name = os.fsencode(path).decode(errors="backslashreplace")
-                raise ImageError(f"{name}: its name is not UTF-8; rename it")
             found.append(path)
         else:
             raise ImageError(f"{path}: no such file or folder")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jedi.diffusion import PREDICTION_TYPES
-from jedi.errors import InputError
+from jedi.errors import InputError, short
 
 Check = Callable[[Any], bool]
 Rule = tuple[str, Check]
@@ -174,7 +174,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not readable as JSON ({str(error) or type(error).__name__})") from None
     if not isinstance(values, dict):
-        raise InputError(f"{path}: an object is wanted, it holds {_short(values)}")
+        raise InputError(f"{path}: an object is wanted, it holds {short(values)}")
     return values
 
 
@@ -188,7 +188,7 @@ def check_values(
     for key, value in values.items():
         right, follows = rules.get(key, HARMLESS)
         if not follows(value):
-            raise InputError(f"{path}: {_short(key)} is {_short(value)}; it must be {right}")
+            raise InputError(f"{path}: {short(key)} is {short(value)}; it must be {right}")
 
 
 def _is_number(x: Any) -> bool:
@@ -200,8 +200,3 @@ def _harmless(x: Any, depth: int = 0) -> bool:
         values = x if isinstance(x, list) else x.values()
         return depth < 8 and len(x) <= 1000 and all(_harmless(value, depth + 1) for value in values)
     return x is None or isinstance(x, (bool, str)) or (_is_number(x) and abs(x) <= _MOST)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

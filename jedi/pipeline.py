@@ -29,7 +29,7 @@ from jedi.base import INDEX, PARTS, check_parts, find_folder, load_parts
 from jedi.conditioning import network_input
 from jedi.denoiser import Conditions, Denoiser, References
 from jedi.editing import Edit
-from jedi.errors import InputError
+from jedi.errors import InputError, short
 from jedi.guidance import GUIDANCE, in_interval
 from jedi.model_files import PIPELINE, check_values, read_json
 from jedi.rng import check_seed, seeded_generator
@@ -74,7 +74,7 @@ def encode_captions(tokenizer: Any, text_encoder: Any, captions: Sequence[str]) 
     captions, limit = list(captions), caption_length(tokenizer, text_encoder)
     lengths = [len(ids) for ids in tokenizer(captions).input_ids]
     if too_long := [x for x, length in zip(captions, lengths, strict=True) if length > limit]:
-        logger.warning(f"cut to {limit} tokens: {too_long}")
+        logger.warning(f"cut to {limit} tokens, captions: {len(too_long)} ({short(too_long[0])})")
     tokens = tokenizer(captions, padding="max_length", max_length=limit, truncation=True, return_tensors="pt")
     return text_encoder(tokens.input_ids.to(get_module_execution_device(text_encoder)))[0]
 

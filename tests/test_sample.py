@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -165,6 +166,12 @@ def test_the_record_names_the_stored_weights_and_nothing_of_chance(request_in, t
     assert records[0]["model"] == records[1]["model"]
     assert len(set(records[0]["model"]["sha256"].values())) == 3
     assert not any("_use_default_values" in record["settings"]["scheduler"] for record in records)
+
+
+def test_the_last_seeds_there_are(request_in, tmp_path):
+    assert request_in("--seed", str(2**64 - 2), "--num-images", "2", steps=1) == 0
+    assert request_in("--seed", str(2**64 - 1), steps=1, out="last") == 0
+    assert (tmp_path / "last" / "0000.png").read_bytes() == (tmp_path / "out" / "0001.png").read_bytes()
 
 
 def test_the_same_command_again_gives_the_same_bytes(request_in, tmp_path):
@@ -338,6 +345,12 @@ def black_mask() -> tuple[str, ...]:
     return "--image", "room.png", "--mask", "mask.png"
 
 
+def in_latin_1() -> str:
+    """A folder of photos whose name a system of another encoding wrote."""
+    picture(Path(folder := os.fsdecode(b"caf\xe9"), "a.png"))
+    return folder
+
+
 def without_weights(tiny_model: Path) -> str:
     folder = Path("broken")
     folder.mkdir()
@@ -374,7 +387,8 @@ BAD = {
     "inf": ({}, ("--reference-scale", "inf"), "--reference-scale must be a number of 0 or more"),
     "negative scale": ({}, ("--guidance-scale", "-2"), "--guidance-scale must be"),
     "negative seed": ({}, ("--seed", "-1"), "--seed must be"),
-    "large seed": ({}, ("--seed", str(2**63)), "--seed must be"),
+    "large seed": ({}, ("--seed", str(2**64)), "--seed must be a whole number from 0 to 2^64 - 1"),
+    "a seed too many": ({}, ("--seed", str(2**64 - 1), "--num-images", "2"), "--seed must be"),
     "batch": ({}, ("--batch-size", "0"), "--batch-size must be"),
     "mode": ({}, ("--mode", "both"), "trained in one_way, mutual"),
     "guidance": ({}, ("--guidance", "plane"), "did you mean 'plain'"),
@@ -384,6 +398,10 @@ BAD = {
     "device": ({}, ("--device", "gpu7"), "--device gpu7"),
     "image alone": ({}, ("--image", "photos/a.png"), "--image and --mask go together"),
     "a prompt in another encoding": ({"prompt": lambda: "caf\udce9"}, (), "--prompt 'caf\\udce9': not UTF-8"),
+    "a subject in another encoding": ({"references": list}, ("--subject", "caf\udce9=photos"), "--subject 'caf\\udce9'"),
+    "a folder in another encoding": ({"references": lambda: [in_latin_1()]}, (), "caf\\xe9: its name is not UTF-8"),
+    "a model in another encoding": ({"model": lambda: "caf\udce9"}, (), "--model 'caf\\udce9': not UTF-8"),
+    "an edit in another encoding": ({}, ("--image", "\udce9.png", "--mask", "photos/a.png"), "--image '\\udce9.png'"),
     "mask alone": ({}, ("--mask", "photos/a.png"), "--image and --mask go together"),
     "mask of another size": ({}, small_mask, "must agree"),
     "black mask": ({}, black_mask, "mask is black"),

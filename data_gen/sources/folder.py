@@ -43,8 +43,8 @@ from data_gen.sources.subjects import (
 )
 from jedi.config import ConfigError
 from jedi.folders import file_sha256
-from jedi.images import SUFFIXES, ImageError, is_text, load_image, load_mask
-from jedi.texts import read_json, read_text
+from jedi.images import SUFFIXES, ImageError, load_image, load_mask
+from jedi.texts import is_text, read_json, read_text
 
 if TYPE_CHECKING:
     from data_gen.config import DataConfig

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from data_gen.sources.wording import with_article
 from jedi.config import ConfigError
-from jedi.images import is_text
+from jedi.texts import is_text
 
 if TYPE_CHECKING:
     from data_gen.config import DataConfig

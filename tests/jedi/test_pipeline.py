@@ -331,8 +331,11 @@ def test_a_model_does_what_it_was_trained_for(parts, caplog):
             call()
     with caplog.at_level(logging.WARNING, "jedi.pipeline"):
         latents(pipe, "a " * 40, num_inference_steps=1)
+        latents(pipe, ["b" * 9000, "a " * 40], num_inference_steps=1)
     assert "2 references; this model was trained with at most 1" in caplog.text
-    assert f"cut to {tiny.TEXT_LENGTH} tokens" in caplog.text
+    assert f"cut to {tiny.TEXT_LENGTH} tokens, captions: 1 ('a a " in caplog.text
+    assert f"cut to {tiny.TEXT_LENGTH} tokens, captions: 2 ('bbb" in caplog.text
+    assert all(len(record.message) < 200 for record in caplog.records)  # not the captions of a whole data set
 
 
 def test_parts_that_do_not_fit_are_refused(parts):
