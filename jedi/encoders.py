@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from jedi.errors import InputError
+from jedi.errors import InputError, first_line
 from jedi.folders import file_sha256
 from jedi.images import to_rgb
 from jedi.parts import load_network
@@ -390,7 +390,7 @@ def check_hub(source: str) -> None:
         return
     except Exception as error:  # of its HTTP library, whichever that is
         raise EncoderError(
-            f"{source}: no such folder, and the model hub does not answer ({_first_line(error)}); give a folder, or "
+            f"{source}: no such folder, and the model hub does not answer ({first_line(error)}); give a folder, or "
             "--encoders efficientnet-lite0, whose weights are a Python package"
         ) from None
 
@@ -400,7 +400,7 @@ def _part(cls: Any, source: str, what: str) -> Any:
         return cls.from_pretrained(source)
     except (OSError, ValueError, ImportError) as error:
         where = "in this folder" if Path(source).is_dir() else "as a folder or on the model hub"
-        raise EncoderError(f"{source}: {what} of transformers is not there {where}: {_first_line(error)}") from None
+        raise EncoderError(f"{source}: {what} of transformers is not there {where}: {first_line(error)}") from None
 
 
 def load_tokenizer(source: str, text: Any) -> tuple[Any, int]:
@@ -477,7 +477,7 @@ def _load_timm(source: str) -> nn.Module:
         return timm.create_model(name, pretrained=True, num_classes=0)
     except Exception as error:  # timm and its hub raise almost anything
         what = f"timm:{source}: neither a folder nor a model of timm that can be had"
-        raise EncoderError(f"{what}: {_first_line(error)}") from None
+        raise EncoderError(f"{what}: {first_line(error)}") from None
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
@@ -490,8 +490,4 @@ def _read_state(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and safetensors each raise their own
-        raise EncoderError(f"{path}: not a readable file of weights: {_first_line(error)}") from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise EncoderError(f"{path}: not a readable file of weights: {first_line(error)}") from None

@@ -30,6 +30,13 @@ def short(value: object, most: int = 80) -> str:
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
+def first_line(error: BaseException) -> str:
+    """The first sentence of what an error of a library says; its class too, where it says no more than a name."""
+    text = re.sub(r":\s*\n\s*", ": ", str(error).strip())
+    line = re.split(r"\n|\. (?=[A-Z])", text)[0][:300]
+    return line if " " in line else f"{type(error).__name__} {line}".strip()
+
+
 @contextlib.contextmanager
 def given(name: str) -> Iterator[None]:
     """``with given("--prompts prompts.txt"):`` a place that the user named is read there or written to.

@@ -52,7 +52,7 @@ def either(*rules: Rule) -> Rule:
 
 FLAG: Rule = ("true or false", lambda x: isinstance(x, bool))
 NOTHING: Rule = one_of(None)
-TEXT: Rule = ("a text", lambda x: isinstance(x, str) and len(x) <= 1000)
+TEXT: Rule = ("a text of one line", lambda x: isinstance(x, str) and len(x) <= 1000 and x.isprintable())
 HARMLESS: Rule = (
     f"a finite number up to {_MOST:,}, a text, true, false, null, or a list or object of such",
     lambda x: _harmless(x),
@@ -162,9 +162,16 @@ PIPELINE: dict[str, Rule] = {
     "trained_modes": list_of(TEXT),
     "max_trained_references": either(NOTHING, whole(0, 10_000)),
     "prediction_type": either(NOTHING, one_of(*PREDICTION_TYPES)),
-    "sampling_defaults": either(NOTHING, ("an object", lambda x: isinstance(x, dict))),
+    "sampling_defaults": either(NOTHING, ("an object", lambda x: isinstance(x, dict))),  # its keys: DEFAULTS
     "knows": either(NOTHING, TEXT),
 }
+DEFAULTS: dict[str, Rule] = {
+    "num_inference_steps": whole(1, 100_000),
+    "guidance": TEXT,
+    "guidance_scale": number(0, 1000),
+    "reference_scale": number(0, 1000),
+}
+"""What ``sampling_defaults`` of a pipeline may hold."""
 
 
 def read_json(path: Path) -> dict[str, Any]:

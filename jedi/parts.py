@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import re
 from collections.abc import Callable, Iterable, Iterator
+from logging import CRITICAL
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
-from jedi.errors import InputError
+from jedi.errors import InputError, first_line
 
 T = TypeVar("T")
 
@@ -105,12 +105,6 @@ def check_finite(network: nn.Module, source: str | Path) -> None:
         raise InputError(f"{source}: weights that are not finite (NaN or infinity): {_named(names)}; get another copy")
 
 
-def first_line(error: BaseException) -> str:
-    """The first sentence of what an error of a library says."""
-    line = next((line for line in map(str.strip, str(error).splitlines()) if line), type(error).__name__)
-    return re.split(r"\. (?=[A-Z])", line)[0][:300]
-
-
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """No bars and no reports of diffusers and transformers: what is wrong, our errors say."""
@@ -120,7 +114,7 @@ def quiet() -> Iterator[None]:
     libraries = (of_diffusers, of_transformers)
     before = [(x, x.get_verbosity(), x.is_progress_bar_enabled()) for x in libraries]
     for library in libraries:
-        library.set_verbosity_error()
+        library.set_verbosity(CRITICAL)  # diffusers logs a missing file as an error, and then raises one
         library.disable_progress_bar()
     try:
         yield

@@ -31,7 +31,7 @@ from jedi.denoiser import Conditions, Denoiser, References
 from jedi.editing import Edit
 from jedi.errors import InputError, short
 from jedi.guidance import GUIDANCE, in_interval
-from jedi.model_files import PIPELINE, check_values, read_json
+from jedi.model_files import DEFAULTS, PIPELINE, check_values, read_json
 from jedi.rng import check_seed, seeded_generator
 from jedi.unet import JointUNet
 
@@ -170,6 +170,7 @@ class JediPipeline(DiffusionPipeline):
         index = read_json(folder / INDEX)
         settings = {key: value for key, value in index.items() if key in PIPELINE}
         check_values(folder / INDEX, settings, PIPELINE)
+        check_values(folder / INDEX, settings.get("sampling_defaults") or {}, DEFAULTS)
         parts = load_parts(folder, [part for part in PARTS if part not in given])
         return cls(**parts | settings | given).to(dtype)
 

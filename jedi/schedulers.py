@@ -43,8 +43,10 @@ def check_sampler(scheduler: Any, steps: int, gives: bool) -> None:
     Args:
         gives: whether something is given at the samples' noise level, by `add_noise`: an edit, references in `mutual`.
     """
-    name = type(scheduler).__name__
-    ruled = "generator" in inspect.signature(scheduler.step).parameters
+    name, options = type(scheduler).__name__, inspect.signature(scheduler.step).parameters
+    if more := [key for key, x in options.items() if x.default is x.empty and x.kind is x.POSITIONAL_OR_KEYWORD][3:]:
+        raise InputError(f"{name} cannot be used: its steps need {', '.join(more)}; take {', '.join(SCHEDULERS)}")
+    ruled = "generator" in options
     if ruled and not gives:
         return
     try:

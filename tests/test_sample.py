@@ -398,7 +398,7 @@ BAD = {
     "device": ({}, ("--device", "gpu7"), "--device gpu7"),
     "image alone": ({}, ("--image", "photos/a.png"), "--image and --mask go together"),
     "a prompt in another encoding": ({"prompt": lambda: "caf\udce9"}, (), "--prompt 'caf\\udce9': not UTF-8"),
-    "a subject in another encoding": ({"references": list}, ("--subject", "caf\udce9=photos"), "--subject 'caf\\udce9'"),
+    "a subject in another encoding": ({"references": list}, ("--subject", "\udce9=photos"), "--subject '\\udce9'"),
     "a folder in another encoding": ({"references": lambda: [in_latin_1()]}, (), "caf\\xe9: its name is not UTF-8"),
     "a model in another encoding": ({"model": lambda: "caf\udce9"}, (), "--model 'caf\\udce9': not UTF-8"),
     "an edit in another encoding": ({}, ("--image", "\udce9.png", "--mask", "photos/a.png"), "--image '\\udce9.png'"),

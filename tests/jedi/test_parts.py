@@ -85,6 +85,47 @@ def test_weights_that_do_not_fit_are_named(base, part, change, message, capfd):
     assert capfd.readouterr() == ("", "")  # no report of the library's beside it
 
 
+@pytest.mark.parametrize("part", KINDS)
+def test_a_part_without_weights_is_said_once(base, part, caplog):
+    """diffusers logged the fault too, so that a command said it twice."""
+    next((base / part).glob("*.safetensors")).unlink()
+    with pytest.raises(InputError, match=r"cannot be loaded: .*no file named \S+\.safetensors"):
+        load_part(KINDS[part], base / part)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("defaults", "message"),
+    [
+        ({"guidance": ["plain"]}, r"'guidance' is \['plain'\]; it must be a text"),
+        ({"num_inference_steps": 0}, "'num_inference_steps' is 0; it must be a whole number from 1"),
+        ({"guidance_scale": -1}, "'guidance_scale' is -1; it must be a number from 0"),
+        ({"reference_scale": "2"}, "'reference_scale' is '2'; it must be a number from 0"),
+    ],
+)
+def test_what_a_model_samples_with_by_default_is_checked(model, defaults, message):
+    """A list for a name was a TypeError in the middle of a request."""
+    with_json(model, "model_index.json", sampling_defaults=defaults)
+    with pytest.raises(InputError, match=message):
+        JediPipeline.from_pretrained(model)
+
+
+def test_what_a_model_says_of_itself_is_one_line_of_letters(model):
+    """sample.py prints it: nothing of it may move a terminal's cursor."""
+    with_json(model, "model_index.json", knows="drawings\x1b[2J\n")
+    with pytest.raises(InputError, match=r"'knows' is 'drawings\\x1b\[2J\\n'; it must be null or a text of one line"):
+        JediPipeline.from_pretrained(model)
+
+
+def test_what_a_library_says_is_kept_where_it_needs_two_lines(base):
+    with_json(base, "text_encoder/config.json", hidden_size=33)
+    with pytest.raises(InputError, match=r"validator 'validate_architecture': ValueError: .*hidden size"):
+        load_base(base)
+    with_json(base, "text_encoder/config.json", hidden_size=tiny.TEXT_WIDTH, hidden_act="wavy")
+    with pytest.raises(InputError, match=r"KeyError 'wavy'"):
+        load_base(base)
+
+
 def test_every_way_to_a_model_refuses_a_part_that_lacks_weights(base, model, tmp_path, shards, capsys):
     """Training went on with random numbers, other ones in each launch."""
     with_weights(base, "text_encoder", without_two)

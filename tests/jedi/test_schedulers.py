@@ -66,6 +66,12 @@ def test_noise_that_no_generator_rules_is_refused(gives):
         check_sampler(Unruled.from_config(tiny.scheduler().config), 5, gives)
 
 
+@pytest.mark.parametrize("gives", [False, True])
+def test_a_scheduler_whose_steps_need_more_is_refused(gives):
+    with pytest.raises(InputError, match=r"RePaintScheduler cannot be used: its steps need original_image, mask; take"):
+        check_sampler(diffusers.RePaintScheduler(), 5, gives)
+
+
 def test_what_is_no_sampler_is_refused():
     for name in ("DPMSolverMultistepInverse", "DDIMInverse"):
         with pytest.raises(InputError, match=f"{name}Scheduler cannot take 5 steps"):
