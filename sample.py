@@ -152,8 +152,11 @@ def settings_from(arguments: dict[str, Any]) -> Settings:
         from jedi.config import build, load
 
         record = recorded(config)
-        settings = load(Settings, config) if record is None else build(Settings, record["request"], config)
-        warn_of_changes(record or {})
+        if record is None:
+            settings = load(Settings, config)
+        else:
+            settings = build(Settings, record["request"], config)
+            warn_of_changes(record, config)
     if {"references", "subjects"} & set(arguments):  # one stands in for the other
         settings = replace(settings, references=[], subjects={})
     settings = replace(settings, **arguments)
@@ -177,13 +180,19 @@ def recorded(config: str) -> dict[str, Any] | None:
     return record if isinstance(record, dict) and isinstance(record.get("request"), dict) else None
 
 
-def warn_of_changes(record: dict[str, Any]) -> None:
-    """Says which pictures of a record are no more what they were."""
+def warn_of_changes(record: dict[str, Any], config: str) -> None:
+    """Says which pictures of a record are no more what they were. Raises ``InputError`` for a damaged record."""
     from jedi.folders import file_sha256
 
-    for picture in (*record.get("references", ()), *record.get("edit", {}).values()):
-        file = Path(picture["file"])
-        if file.is_file() and file_sha256(file) != picture["sha256"]:
+    try:
+        pictures = [(Path(x["file"]), x["sha256"]) for x in (*record["references"], *record["edit"].values())]
+    except (AttributeError, KeyError, TypeError) as error:
+        raise InputError(
+            f"--config {config}: a damaged record, its references or edit are not as sample.py writes them ({error}); "
+            "what it needs is its request: put that alone into a file"
+        ) from None
+    for file, digest in pictures:
+        if file.is_file() and file_sha256(file) != digest:
             print(f"sample.py: {file} has changed since; the pictures will be others", file=sys.stderr)
 
 
@@ -260,9 +269,9 @@ def read_references(settings: Settings) -> list[Reference]:
 
     references = []
     for name, paths in [(name, [path]) for name, path in settings.subjects.items()] or [("", settings.references)]:
-        if any(Path(path).resolve() == Path(settings.out).resolve() for path in paths):
-            raise InputError(f"--out {settings.out} is a folder of references: what is made would be one the next time")
         files, ignored = find_images(paths)
+        if Path(settings.out).resolve() in {file.parent.resolve() for file in files}:
+            raise InputError(f"--out {settings.out} is a folder of references: what is made would be one the next time")
         if ignored:
             print(f"sample.py: left out, no references: {', '.join(x.name for x in ignored)}", file=sys.stderr)
         references += [Reference(file, load_image(file), name) for file in files]

@@ -367,7 +367,7 @@ def load_model(cls: Any, source: str, kinds: tuple[str, ...], device: torch.devi
         raise EncoderError(f"{source}: a model of type {config.model_type!r}, expected {' or '.join(kinds)}{remedy}")
     try:
         # A network may be a part of the one that was saved: the pooler of a ViT, the decoder of a BLIP.
-        model = load_network(cls, source, unexpected=True, **options)
+        model = load_network(cls, source, unexpected=True, use_safetensors=True, **options)
     except InputError as error:
         raise EncoderError(
             f"{error} (only safetensors are read; the numbers of a network without all its weights would mean nothing)"

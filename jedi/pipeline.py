@@ -156,8 +156,8 @@ class JediPipeline(DiffusionPipeline):
     def from_pretrained(cls, name: str | Path, *, dtype: torch.dtype = torch.float32, **given: Any) -> JediPipeline:
         """The pipeline of a diffusers folder or, if there is none of that name, of a model on the hub.
 
-        Unlike diffusers' own it takes known classes of diffusers and transformers only, safetensors only, and refuses
-        weights that are missing, not expected or not finite.
+        Unlike diffusers' own it takes known classes of diffusers and transformers only, and refuses weights that are
+        missing, not expected or not finite (:func:`jedi.parts.load_network`).
 
         Args:
             dtype: of the whole pipeline; whatever the folder's parts were stored in.

@@ -85,7 +85,7 @@ def test_a_terminal_without_the_letters(request_in, tmp_path, monkeypatch):
     assert (tmp_path / "\u72d0" / "0000.png").is_file()
 
 
-@pytest.mark.parametrize("references", [("photos",), ("photos/a.png", "photos/../photos")])
+@pytest.mark.parametrize("references", [("photos",), ("photos/a.png", "photos/../photos"), ("photos/a.png",)])
 def test_results_never_come_among_the_references(request_in, tmp_path, capsys, references):
     for subject in ((), ("--subject", "cat=photos")):
         assert request_in(*subject, references=() if subject else references, out="photos") == 2
@@ -122,6 +122,24 @@ def test_a_record_is_a_request(request_in, tmp_path, capsys, more):
     assert "photos/a.png has changed since" in capsys.readouterr().err
     record = json.loads((tmp_path / "third" / "samples.json").read_text())
     assert {x["prompt"] for x in record["images"]} == {"a cow"} and record["settings"] == one["settings"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"references": [3]}, {"references": {"a": 1}}, {"references": None}, {"references": [{"file": "a.png"}]},
+        {"references": [{"file": 3, "sha256": "0"}]}, {"edit": None}, {"edit": [1]}, {"edit": {"image": "a.png"}},
+    ],
+)  # fmt: skip
+def test_a_record_with_damaged_books_is_one_line(request_in, tmp_path, capsys, damage):
+    assert request_in(steps=1) == 0
+    record = json.loads((tmp_path / "out" / "samples.json").read_text())
+    (tmp_path / "r.json").write_text(json.dumps(record | damage))
+    capsys.readouterr()
+    assert sample.main(["--config", "r.json", "--out", "again"]) == 2
+    assert capsys.readouterr().err.startswith("sample.py: --config r.json: a damaged record, ")
+    (tmp_path / "r.json").write_text(json.dumps(record["request"]))  # the remedy that is named
+    assert sample.main(["--config", "r.json", "--out", "again"]) == 0
 
 
 @pytest.mark.parametrize("request_", ['{"steps": "x"}', '{"stepz": 1}', '{"prompts": 3}', "3"])

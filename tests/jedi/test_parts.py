@@ -89,7 +89,7 @@ def test_weights_that_do_not_fit_are_named(base, part, change, message, capfd):
 def test_a_part_without_weights_is_said_once(base, part, caplog):
     """diffusers logged the fault too, so that a command said it twice."""
     next((base / part).glob("*.safetensors")).unlink()
-    with pytest.raises(InputError, match=r"cannot be loaded: .*no file named \S+\.safetensors"):
+    with pytest.raises(InputError, match=r"cannot be loaded: .*no file named"):
         load_part(KINDS[part], base / part)
     assert not caplog.records
 
