@@ -4,6 +4,7 @@ import ast
 import resource
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,8 @@ OTHER_LIBRARY = {
 }  # fmt: skip
 
 
-def imports(file: Path) -> set[str]:
+@cache
+def imports(file: Path) -> frozenset[str]:
     """Dotted names of the modules that `file` imports, at any depth; relative ones are made absolute."""
     package = file.relative_to(ROOT).parent.parts
     found = set()
@@ -30,7 +32,7 @@ def imports(file: Path) -> set[str]:
             module = ".".join((*base, *(node.module.split(".") if node.module else ())))
             # `from jedi import x` may name a module: both are recorded.
             found.update((module, *(f"{module}.{alias.name}" for alias in node.names)))
-    return found
+    return frozenset(found)
 
 
 def sources() -> list[Path]:
@@ -69,7 +71,8 @@ def opens_pictures(source: str) -> bool:
             opened.update(alias.asname or alias.name for alias in node.names if alias.name == "open")
         elif isinstance(node, ast.Import):
             opened.update(f"{alias.asname}.open" for alias in node.names if alias.name == "PIL.Image")
-    return any(ast.unparse(node) in opened for node in ast.walk(tree) if isinstance(node, ast.Name | ast.Attribute))
+    uses = [node for node in ast.walk(tree) if isinstance(node, ast.Name) or getattr(node, "attr", "") == "open"]
+    return any(ast.unparse(node) in opened for node in uses)
 
 
 def test_one_function_opens_every_picture():
