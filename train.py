@@ -17,7 +17,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from jedi.front import Parser, exit_code
+from jedi.front import Parser, add_settings, exit_code
 
 STOPPED = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
@@ -30,22 +30,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     command goes on).
     """
     parser = Parser(prog="train.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, metavar="FILE", help="a recipe: configs/train/tiny.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="what differs: optimizer.lr=1e-4")
+    add_settings(parser, "configs/train/tiny.yaml", "optimizer.lr=1e-4")
 
-    def work() -> int:
-        args = parser.parse_args(argv)
-        return run(args.config, args.overrides)
-
-    return exit_code("train.py", work, memory="a smaller micro_batch_size needs less")
+    return exit_code("train.py", lambda: run(parser.parse_args(argv)), memory="a smaller micro_batch_size needs less")
 
 
-def run(recipe: str, overrides: Sequence[str]) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """From the recipe to the end of the run; returns the exit code."""
     from jedi import config as configs
     from jedi.recipe import TrainConfig
 
-    config = configs.load(TrainConfig, recipe, overrides)
+    if (config := configs.of_command(TrainConfig, arguments)) is None:
+        return 0
     configs.import_extensions(config)
     from transformers.utils.logging import disable_progress_bar
 

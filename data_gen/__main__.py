@@ -7,14 +7,14 @@ import sys
 from collections.abc import Iterator
 
 from jedi.errors import InputError
-from jedi.front import Parser, exit_code
+from jedi.front import Parser, add_settings, exit_code
 
 _VERBS = {
     "run": "all that is missing: prompts, plan, units, shards, report; with --part only units",
     "prompts": "let the language model (or the grammar) write subjects and prompts",
     "plan": "freeze settings, inputs and division into units in plan.json, after the prompts",
     "finish": "when all units are done: drop near-duplicates, pack the shards, write the report",
-    "status": "how far it is, from the manifests alone",
+    "status": "how far it is, from the manifests alone; out=DIR is enough, as for report",
     "report": "write statistics, report and data card again",
     "references": "draw the reference pictures of the demo",
 }
@@ -51,11 +51,10 @@ def _parser() -> argparse.ArgumentParser:
         if verb == "references":
             sub.add_argument("--out", default="assets/references", help="folder (default: %(default)s)")
             continue
-        sub.add_argument("--config", help="a YAML file, for instance configs/data_gen/tiny.yaml")
+        add_settings(sub, "configs/data_gen/tiny.yaml", "sets=100 out=data/mine")
         if verb == "run":
             text = "begin at the I-th of N parts of the units, I from 0, and leave out `finish`: for arrays of tasks"
             sub.add_argument("--part", metavar="I/N", help=text)
-        sub.add_argument("overrides", nargs="*", metavar="key=value", help="for instance sets=100 out=data/mine")
     return parser
 
 
@@ -68,12 +67,17 @@ def _do(options: argparse.Namespace) -> Iterator[str]:
         return
     from data_gen import run
     from data_gen.config import DataConfig
-    from data_gen.plan import read_plan
+    from data_gen.plan import frozen_settings, read_plan
     from data_gen.status import status
-    from jedi.config import ConfigError, load
+    from jedi.config import ConfigError, load, printed
     from jedi.folders import locked
 
+    if options.print_config:
+        yield printed(DataConfig, options.config, options.overrides).rstrip()
+        return
     config = load(DataConfig, options.config, options.overrides)
+    if options.config is None and options.verb in ("status", "report"):  # out= is enough: the plan knows the rest
+        config = load(DataConfig, frozen_settings(config), options.overrides)
     part = _part_of(getattr(options, "part", None))
     if options.verb == "prompts":
         yield from run.prompts(config)

@@ -167,11 +167,27 @@ def read_plan(config: DataConfig) -> Plan | None:
         left_out = plan.get("left_out", {})
         result = Plan(Path(config.out), plan["hash"], frozen_units, plan["versions"], left_out)
     except (ValueError, KeyError, TypeError):
-        raise ConfigError(f"{path} is no plan of this version of data_gen; choose another out=") from None
+        raise _no_plan(path) from None
     if found != config_hash(config):
         changed = ", ".join(_differences(frozen, content(config))) or "the format"
         raise ConfigError(f"{config.out} holds other data ({changed}); choose another out=, or remove it")
     return result
+
+
+def frozen_settings(config: DataConfig) -> dict[str, Any] | None:
+    """What the plan in the output folder was made with, as the settings that a file has; None if there is no plan."""
+    path = Path(config.out) / "plan.json"
+    if not path.is_file():
+        return None
+    try:
+        frozen = json.loads(path.read_text(encoding="utf-8"))["config"]
+        return {name: value for name, value in frozen.items() if name != "generation"}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise _no_plan(path) from None
+
+
+def _no_plan(path: Path) -> ConfigError:
+    return ConfigError(f"{path} is no plan of this version of data_gen; choose another out=")
 
 
 def freeze(config: DataConfig) -> Plan:

@@ -6,6 +6,7 @@ names the key and what would be right. This is the only module that knows OmegaC
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import dataclasses
 import difflib
@@ -36,14 +37,48 @@ class ConfigError(InputError):
     """A configuration that cannot be used; the message names the key and says what would be right."""
 
 
-def load(schema: type[T], path: str | Path | None, overrides: Sequence[str] = ()) -> T:
-    """Builds a `schema`, a dataclass: its defaults, then the YAML file at `path`, then the overrides.
+def of_command(schema: type[T], arguments: argparse.Namespace) -> T | None:
+    """The settings that a command was given (`jedi.front.add_settings`); None if they were only to be printed."""
+    if arguments.print_config:
+        print(printed(schema, arguments.config, arguments.overrides), end="")
+        return None
+    return load(schema, arguments.config, arguments.overrides)
+
+
+def printed(schema: type, path: str | Path | None, overrides: Sequence[str] = ()) -> str:
+    """All settings as YAML, merged as :func:`load` does it; what must be given and is not, is `???`."""
+    config = _merged(schema, path, overrides)
+    for name, kind in _fields(schema).items():
+        if dataclasses.is_dataclass(kind) and OmegaConf.is_missing(config, name):
+            config[name] = OmegaConf.structured(kind)
+    return OmegaConf.to_yaml(config)
+
+
+def load(schema: type[T], path: str | Path | Mapping[str, Any] | None, overrides: Sequence[str] = ()) -> T:
+    """Builds a `schema`, a dataclass: its defaults, then the YAML file at `path` (or these values), then the overrides.
 
     An override is `key=value` or `section.key=value`. Fields without a default must be given. A field's type says its
     range (`jedi.ranges`); without one, numbers are finite and whole numbers of 64 bits. What concerns several fields a
     schema checks in its `__post_init__`, raising `InputError`.
     """
-    layers = [] if path is None else [(str(path), _read_yaml(Path(path)))]
+    config = _merged(schema, path, overrides)
+    try:
+        _check_values(schema, OmegaConf.to_container(config, resolve=True, throw_on_missing=True), "")
+        return OmegaConf.to_object(config)
+    except MissingMandatoryValue as error:
+        key = getattr(error, "full_key", None) or "a value"
+        raise ConfigError(f"{key} is required: put it into the YAML file or pass {key}=...") from None
+    except OmegaConfBaseException as error:
+        raise ConfigError(_describe(error)) from None
+    except InputError as error:  # a check of several fields, in some __post_init__
+        raise ConfigError(str(error)) from None
+
+
+def _merged(schema: type, path: str | Path | Mapping[str, Any] | None, overrides: Sequence[str]) -> Any:
+    if path is None:
+        layers = []
+    else:
+        layers = [("settings", path)] if isinstance(path, Mapping) else [(str(path), _read_yaml(Path(path)))]
     for override in overrides:
         key, equals, _ = override.partition("=")
         if not equals or not key.strip():
@@ -57,30 +92,20 @@ def load(schema: type[T], path: str | Path | None, overrides: Sequence[str] = ()
         _check_keys(schema, values, origin)
         try:
             config = OmegaConf.merge(config, values)
-        except OmegaConfBaseException as error:
+        except (OmegaConfBaseException, OverflowError) as error:  # the latter of a whole number that is to be a float
             raise ConfigError(f"{origin}: {_describe(error)}") from None
-        except OverflowError as error:  # of a whole number that is to be a float
-            raise ConfigError(f"{origin}: {error}") from None
-    try:
-        _check_values(schema, OmegaConf.to_container(config, resolve=True, throw_on_missing=True), "")
-        return OmegaConf.to_object(config)
-    except MissingMandatoryValue as error:
-        key = getattr(error, "full_key", None) or "a value"
-        raise ConfigError(f"{key} is required: put it into the YAML file or pass {key}=...") from None
-    except OmegaConfBaseException as error:
-        raise ConfigError(_describe(error)) from None
-    except InputError as error:  # a check of several fields, in some __post_init__
-        raise ConfigError(str(error)) from None
+    return config
 
 
 def build(schema: type[T], values: Mapping[str, Any], origin: str) -> T:
     """A flat `schema` from values that a program recorded, texts as they are. Raises ConfigError as `load`."""
     _check_keys(schema, values, origin)
     try:
-        checked = OmegaConf.merge(OmegaConf.structured(schema), dict(values))
-        return schema(**OmegaConf.to_container(checked, resolve=False))
-    except OmegaConfBaseException as error:
+        checked = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(schema), dict(values)), resolve=False)
+    except (OmegaConfBaseException, OverflowError) as error:
         raise ConfigError(f"{origin}: {_describe(error)}") from None
+    _check_values(schema, checked, "")
+    return schema(**checked)
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -230,6 +255,6 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0]
 
 
-def _describe(error: OmegaConfBaseException) -> str:
+def _describe(error: Exception) -> str:
     key = getattr(error, "full_key", None)
     return f"{key}: {_first_line(error)}" if key else _first_line(error)

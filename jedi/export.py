@@ -11,6 +11,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jedi.front import Parser, exit_code, help_at_once
+
+
+def make_parser() -> Parser:
+    """The command's arguments."""
+    parser = Parser(prog="python -m jedi.export", description=__doc__.splitlines()[0])
+    parser.add_argument("run", help="folder of a training run")
+    parser.add_argument("out", help="folder to write; must not exist")
+    parser.add_argument(
+        "--checkpoint", default="last", metavar="NAME", help="last, best, or a name in checkpoints/ (kept-00001000)"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    help_at_once(make_parser)
+
 from diffusers import UNet2DConditionModel
 
 from jedi import checkpoints
@@ -18,7 +35,6 @@ from jedi import config as configs
 from jedi.base import FROZEN_PARTS, check_prediction_type, find_folder, fingerprint, load_base
 from jedi.errors import InputError
 from jedi.folders import atomic, read_json
-from jedi.front import Parser, exit_code
 from jedi.pipeline import JediPipeline
 from jedi.recipe import TrainConfig
 
@@ -130,12 +146,7 @@ def _unet(state: dict[str, Any], path: Path) -> UNet2DConditionModel:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code, 2 with one line on stderr for a mistake in the request."""
-    parser = Parser(prog="python -m jedi.export", description=__doc__.splitlines()[0])
-    parser.add_argument("run", help="folder of a training run")
-    parser.add_argument("out", help="folder to write; must not exist")
-    parser.add_argument(
-        "--checkpoint", default="last", metavar="NAME", help="last, best, or a name in checkpoints/ (kept-00001000)"
-    )
+    parser = make_parser()
 
     def work() -> None:
         args = parser.parse_args(argv)

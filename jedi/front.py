@@ -18,6 +18,23 @@ class Parser(argparse.ArgumentParser):
         raise InputError(message)
 
 
+def help_at_once(make: Callable[[], argparse.ArgumentParser]) -> None:
+    """Answers ``--help`` of a module that is run as a command, before it loads what is slow; called above that."""
+    if {"-h", "--help"}.intersection(sys.argv[1:]):
+        make().parse_args()
+
+
+def add_settings(parser: argparse.ArgumentParser, file: str, setting: str) -> None:
+    """The arguments of a command that takes settings: :func:`jedi.config.of_command` makes them from these.
+
+    ``file`` and ``setting`` are examples of a YAML file and of ``key=value``.
+    """
+    parser.add_argument("--config", metavar="FILE", help=f"settings in YAML, for instance {file}")
+    text = "print all settings, with their defaults and as they would be used, and stop (??? must be given)"
+    parser.add_argument("--print-config", action="store_true", help=text)
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=f"what differs, for instance {setting}")
+
+
 def exit_code(
     program: str,
     work: Callable[[], int | None],

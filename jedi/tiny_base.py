@@ -16,6 +16,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from jedi.front import Parser, add_settings, exit_code, help_at_once
+
+
+def make_parser() -> Parser:
+    """The command's arguments."""
+    parser = Parser(prog="python -m jedi.tiny_base", description=__doc__.split("\n")[0])
+    add_settings(parser, "configs/base/tiny.yaml", "out=models/tiny-base")
+    return parser
+
+
+if __name__ == "__main__":
+    help_at_once(make_parser)
+
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -24,10 +37,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from jedi.config import load, to_dict
+from jedi.config import of_command, to_dict
 from jedi.data import SetDataset, SetIndex
 from jedi.folders import atomic, write_json
-from jedi.front import Parser, exit_code
 from jedi.ranges import Count, Positive, Whole
 from jedi.rng import keyed_generator, seed_global
 from jedi.tiny_vae import VaeConfig, train_vae
@@ -273,14 +285,12 @@ class _Parts:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line: ``--config FILE key=value ...``. Returns the exit code."""
-    parser = Parser(prog="python -m jedi.tiny_base", description=__doc__.split("\n")[0])
-    parser.add_argument("--config", help="a YAML file, for instance configs/base/tiny.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, for instance out=models/tiny-base")
+    parser = make_parser()
 
     def work() -> None:
-        arguments = parser.parse_args(argv)
-        logging.basicConfig(level=logging.INFO, format="%(message)s")
-        log.info("base model: %s", make(load(TinyBaseConfig, arguments.config, arguments.overrides)))
+        if (config := of_command(TinyBaseConfig, parser.parse_args(argv))) is not None:
+            logging.basicConfig(level=logging.INFO, format="%(message)s")
+            log.info("base model: %s", make(config))
 
     kept = "; finished parts are kept, the same command goes on"
     return exit_code("tiny_base", work, kept, "smaller batch sizes, or fewer images, need less")

@@ -180,7 +180,10 @@ def test_public_names_are_loaded_when_used(python, environment):
         assert getattr(jedi, name) is not None
 
 
-@pytest.mark.parametrize("command", ["sample.py", "train.py", "evaluate.py dreambench", "-m data_gen"])
+@pytest.mark.parametrize(
+    "command",
+    ["sample.py", "train.py", "evaluate.py dreambench", "-m data_gen", "-m jedi.export", "-m jedi.tiny_base"],
+)
 def test_help_answers_within_a_second(python, environment, command):
     """A second of the processor: a busy machine is no reason to fail."""
     arguments = [python, *command.split(), "--help"]

@@ -26,6 +26,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from jedi.front import Parser, add_settings, exit_code, help_at_once
+
+
+def make_parser() -> Parser:
+    """The command's arguments."""
+    parser = Parser(prog="python -m jedi.evaluation.encoder", description=__doc__.split("\n")[0])
+    add_settings(parser, "configs/evaluation/encoder.yaml", "out=models/mine")
+    return parser
+
+
+if __name__ == "__main__":
+    help_at_once(make_parser)
+
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -36,11 +49,10 @@ from tqdm import tqdm
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
 from jedi import checkpoints
-from jedi.config import ConfigError, load, to_dict
+from jedi.config import ConfigError, of_command, to_dict
 from jedi.data import SetDataset, SetIndex
 from jedi.errors import InputError
 from jedi.folders import atomic, locked
-from jedi.front import Parser, exit_code
 from jedi.images import fit_square, to_rgb, to_tensor
 from jedi.parts import load_network
 from jedi.ranges import Count, NotNegative, Positive, Share, Whole
@@ -456,14 +468,12 @@ def save(model: CLIPModel, tokenizer: CLIPTokenizer, probes: Probes, out: Path, 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line: ``--config FILE key=value ...``. Returns the exit code."""
-    parser = Parser(prog="python -m jedi.evaluation.encoder", description=__doc__.split("\n")[0])
-    parser.add_argument("--config", help="a YAML file, for instance configs/evaluation/encoder.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, for instance out=models/mine")
+    parser = make_parser()
 
     def work() -> None:
-        arguments = parser.parse_args(argv)
-        logging.basicConfig(level=logging.INFO, format="%(message)s")
-        log.info("encoder: %s", train(load(EncoderConfig, arguments.config, arguments.overrides)))
+        if (config := of_command(EncoderConfig, parser.parse_args(argv))) is not None:
+            logging.basicConfig(level=logging.INFO, format="%(message)s")
+            log.info("encoder: %s", train(config))
 
     return exit_code("encoder", work, "; the same command goes on", "fewer sets or drawings need less")
 

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import sys
 import textwrap
 import time
@@ -96,6 +97,22 @@ def test_the_same_command_again_does_nothing(small):
     assert {**before, lock: 0} == {**after, lock: 0}
     state = status(small, plan.read_plan(small))
     assert (state.done, state.units, state.shards, state.sets) == (6, 6, 4, 120)
+
+
+def test_status_and_report_need_the_folder_only(small, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    shutil.copytree(small.out, copy)
+    assert main(["status", f"out={copy}"]) == 0
+    assert "6 of 6 units, 4 shards, 120 sets" in capsys.readouterr().out
+    (copy / "report" / "report.html").unlink()
+    assert main(["report", f"out={copy}"]) == 0
+    assert (copy / "report" / "report.html").is_file()
+    assert main(["status", f"out={copy}", "seed=7"]) == 2  # what is given is compared
+    assert "seed was 0, is 7" in capsys.readouterr().err
+    assert main(["run", f"out={copy}"]) == 2  # that changes data, so the settings must be said
+    (copy / "plan.json").write_text("[]")
+    assert main(["status", f"out={copy}"]) == 2
+    assert "is no plan of this version" in capsys.readouterr().err
 
 
 def test_another_seed_gives_other_pictures(small, tmp_path):

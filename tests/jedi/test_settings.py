@@ -5,10 +5,15 @@ import random
 import typing
 
 import pytest
+import yaml
 
+import train
+from data_gen import __main__ as data_gen
 from data_gen.config import DataConfig
+from jedi import tiny_base
 from jedi.config import ConfigError, _fields, load
 from jedi.errors import InputError
+from jedi.evaluation import encoder
 from jedi.evaluation.encoder import EncoderConfig
 from jedi.ranges import Range
 from jedi.recipe import TrainConfig
@@ -150,3 +155,27 @@ def test_an_error_of_yaml_says_where(tmp_path):
     with pytest.raises(ConfigError, match=r"x\.yaml: not readable as YAML: while parsing.*line 2") as error:
         load(TrainConfig, tmp_path / "x.yaml")
     assert "line 3" in str(error.value)
+
+
+COMMANDS = {train.main: [], tiny_base.main: [], encoder.main: [], data_gen.main: ["run"]}
+
+
+@pytest.mark.parametrize("main", COMMANDS, ids=lambda main: main.__module__)
+def test_a_command_prints_its_settings(main, capsys):
+    assert main([*COMMANDS[main], "--print-config", "out=here", "seed=7"]) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    schema = {"train": TrainConfig, "data_gen.__main__": DataConfig}.get(main.__module__)
+    assert (printed["out"], printed["seed"]) == ("here", 7)
+    if schema:
+        assert printed.keys() == _fields(schema).keys()
+    if main is train.main:
+        assert printed["data"]["path"] == "???" and printed["optimizer"]["lr"] == 1e-5
+
+
+def test_what_is_printed_is_a_file_of_settings(tmp_path, capsys):
+    given = ["base=x", "out=y", "data.path=z", "optimizer.lr=3e-4", "sampling_defaults={guidance_scale: 2}"]
+    assert train.main(["--print-config", *given]) == 0
+    (tmp_path / "x.yaml").write_text(capsys.readouterr().out)
+    assert load(TrainConfig, tmp_path / "x.yaml") == load(TrainConfig, None, given)
+    assert train.main(["--print-config", "optimizer.lrr=1"]) == 2
+    assert "did you mean 'optimizer.lr'?" in capsys.readouterr().err
