@@ -81,7 +81,7 @@ def _merged(schema: type, path: str | Path | Mapping[str, Any] | None, overrides
         layers = [("settings", path)] if isinstance(path, Mapping) else [(str(path), _read_yaml(Path(path)))]
     for override in overrides:
         key, equals, _ = override.partition("=")
-        if not equals or not key.strip():
+        if not equals or not all(part.strip() and not set("[]") & set(part) for part in key.split(".")):
             raise ConfigError(f"override {override!r}: expected key=value, for instance seed=1")
         origin = f"override {_short(override)}"
         with _readable(origin):

@@ -62,6 +62,8 @@ def test_what_is_saved_loads_again(tmp_path):
         (["path=x", "inner=3"], "inner is a section"),
         (["path=x", "inner.rate=2"], "inner.rate is at most 1, got 2.0"),
         (["path=x", "seed"], "expected key=value"),
+        (["path=x", "[={}"], "override '[={}': expected key=value"),
+        (["path=x", "inner..rate=1"], "expected key=value"),
         (["path=x", "seed=[1"], "override 'seed=[1'"),
     ],
 )
