@@ -59,12 +59,12 @@ def run(arguments: argparse.Namespace) -> int:
         if standing.finished is not None:
             print(f"{config.run} is complete at step {standing.finished}; raise max_steps to go on")
             return 0
-        model = training.JointTraining(config, base)
+        model = training.JointTraining(config, base, standing.begun)
         training.write_run(config, identity, trainer)
         if trainer.is_global_zero:
             print(f"{config.run}: {data.summary()}", file=sys.stderr)
         with stop:
-            trainer.fit(model, data, ckpt_path=config.run if standing.begun else None, weights_only=True)
+            trainer.fit(model, data, ckpt_path=standing.begun, weights_only=True)
     if not stop.ended_early:
         return 0
     if trainer.is_global_zero:

@@ -185,7 +185,8 @@ class TrainConfig:
     """The run's folder: config.yaml, checkpoints/, logs/, samples/."""
     data: DataConfig
     init_from: str | None = None
-    """Start from the UNet weights of a model folder or of another run (its averaged weights)."""
+    """Start from the UNet weights of a model folder or of another run (its averaged weights). Not read when the run
+    goes on."""
     seed: Whole = 0
     max_steps: Count = 100_000
     batch_size: Count = 128

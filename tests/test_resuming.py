@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import tempfile
 from dataclasses import dataclass
@@ -288,6 +289,17 @@ def test_a_finished_run_whose_result_is_not_whole_makes_it_anew(recipe, referenc
         assert launch(recipe, tmp_path) == 0 and "is complete" not in capsys.readouterr().out
         expected = references("linear", (STEPS,) * STEPS, "one")
         assert not [name for name, value in tensors(tmp_path).items() if not torch.equal(value, expected[name])]
+
+
+def test_a_run_goes_on_without_the_model_that_it_started_from(recipe, tmp_path):
+    options = [f"init_from={tmp_path / 'first'}", "optimizer.schedule=constant"]
+    assert launch(recipe, tmp_path / "first", "max_steps=1") == 0
+    assert launch(recipe, tmp_path / "whole", *options, "max_steps=3") == 0
+    assert launch(recipe, tmp_path / "run", *options, "max_steps=2") == 0
+    shutil.rmtree(tmp_path / "first")
+    assert launch(recipe, tmp_path / "run", *options, "max_steps=3") == 0
+    found, expected = tensors(tmp_path / "run"), tensors(tmp_path / "whole")
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def test_weights_that_are_not_finite_are_neither_exported_nor_started_from(recipe, tmp_path, capsys):

@@ -14,11 +14,13 @@ import signal
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
+from diffusers import UNet2DConditionModel
 from lightning.pytorch.accelerators import AcceleratorRegistry, CPUAccelerator
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import StrategyRegistry
@@ -26,6 +28,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
+from jedi import checkpoints
 from jedi import config as configs
 from jedi.attention import check_backend
 from jedi.base import Base, check_unet, load_unet
@@ -58,7 +61,7 @@ log = logging.getLogger(__name__)
 class JointTraining(L.LightningModule):
     """The joint UNet, its average, one step. The frozen parts are not registered: no checkpoint has them."""
 
-    def __init__(self, config: TrainConfig, base: Base) -> None:
+    def __init__(self, config: TrainConfig, base: Base, begun: Path | None = None) -> None:
         super().__init__()
         self.config = config
         self.schedule = NoiseSchedule.from_scheduler(base.scheduler)
@@ -66,7 +69,9 @@ class JointTraining(L.LightningModule):
         weight = LOSS_WEIGHTINGS.get(config.loss.weighting)
         weight(self.schedule, torch.zeros(1, dtype=torch.int64), config.loss.gamma)  # refused now, not at step 1
         unet = base.unet
-        if config.init_from is not None:
+        if begun is not None:  # the weights come from this checkpoint; the model that they once came from may be gone
+            unet = UNet2DConditionModel.from_config(checkpoints.load(begun)["jedi"]["unet"])
+        elif config.init_from is not None:
             load = load_run_unet if is_run(config.init_from) else load_unet
             unet = load(config.init_from, self.schedule.prediction_type)
             check_unet(unet, base.vae, base.text_encoder, f"init_from {config.init_from} on base {config.base}")

@@ -263,12 +263,13 @@ class Checkpoints(StepCallback):
     def on_step(self, trainer, module, batch) -> None:
         step, config, stopped = trainer.global_step, self.config.checkpoints, self.stop.agreed(trainer)
         with module.paused():
+            # First: a run that is killed in between goes on from before this step, and comes by here again.
+            if config.keep_every_steps and step % config.keep_every_steps == 0:
+                save_checkpoint(trainer, self.config, "kept")
             if stopped or step % config.every_steps == 0 or step == self.config.max_steps:
                 save_checkpoint(trainer, self.config, "step", config.keep)
                 if trainer.is_global_zero:
                     write_json(self.config.run / "progress.json", {"step": step})
-            if config.keep_every_steps and step % config.keep_every_steps == 0:
-                save_checkpoint(trainer, self.config, "kept")
         trainer.should_stop = bool(stopped) and not self.complete(step)
 
     def complete(self, step: int) -> bool:
@@ -417,20 +418,7 @@ class RunCheckpointIO(CheckpointIO):
             checkpoints.save(checkpoint, path, storage_options)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: Any = None) -> dict[str, Any]:
-        """The newest whole checkpoint of the run ``path``. Rank zero looks for it: no two ranks take different ones."""
-        if not Path(path).is_dir():
-            return {}
-        found = [None, None]
-        if rank_zero_only.rank == 0:
-            try:
-                found = [checkpoints.newest(path), None]
-            except Exception as error:  # the other ranks wait for an answer
-                found = [None, error]
-        if torch.distributed.is_initialized():
-            torch.distributed.broadcast_object_list(found)
-        if found[1] is not None:
-            raise found[1]
-        return checkpoints.load(found[0])
+        return checkpoints.load(path) if Path(path).is_file() else {}
 
     def remove_checkpoint(self, path: Any) -> None:
         Path(path).parent.rmdir()  # what Lightning made in $TMPDIR, see above

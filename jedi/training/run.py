@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 class Standing:
     """Where the run in a folder stands."""
 
-    begun: bool
-    """There is a checkpoint to go on from."""
+    begun: Path | None
+    """The checkpoint to go on from, whole."""
     finished: int | None
     """The last step, if that is as far as ``max_steps`` or farther."""
 
@@ -69,8 +69,8 @@ def open_run(config: TrainConfig, identity: dict[str, Any], trainer: L.Trainer) 
 
 def _standing(config: TrainConfig, identity: dict[str, Any]) -> Standing:
     step = checkpoints.stood(config.run, "done")
-    begun = checkpoints.has_begun(config.run)
-    if begun:
+    begun = checkpoints.newest(config.run) if checkpoints.has_begun(config.run) else None
+    if begun is not None:
         before = read_json(config.run / "identity.json", **{key: type(identity[key]) for key in _ALWAYS})
         changed = [
             f"{key} was {value!r}, is {identity[key]!r}"
@@ -83,7 +83,7 @@ def _standing(config: TrainConfig, identity: dict[str, Any]) -> Standing:
                 "Set them back, or choose another `out` (with init_from to start from this run's weights)"
             )
     # What is done is so only while its result is there, whole: else it is made anew from an older checkpoint.
-    finished = begun and step >= config.max_steps and checkpoints.record(checkpoints.newest(config.run))["step"] >= step
+    finished = begun is not None and step >= config.max_steps and checkpoints.record(begun)["step"] >= step
     return Standing(begun, step if finished else None)
 
 
