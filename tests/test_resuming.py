@@ -16,6 +16,7 @@ from diffusers import UNet2DConditionModel
 
 import train
 from jedi import checkpoints, export, training
+from jedi.errors import InputError
 from jedi.training import callbacks
 from tests import extensions, tiny
 from tests.conftest import write_shard
@@ -300,6 +301,21 @@ def test_a_run_goes_on_without_the_model_that_it_started_from(recipe, tmp_path):
     assert launch(recipe, tmp_path / "run", *options, "max_steps=3") == 0
     found, expected = tensors(tmp_path / "run"), tensors(tmp_path / "whole")
     assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_what_is_kept_for_good_is_not_lost_by_an_end_between_two_checkpoints(recipe, tmp_path, monkeypatch):
+    options = ["checkpoints.every_steps=1", "checkpoints.keep_every_steps=2", "max_steps=2"]
+    saves, save = [], callbacks.save_checkpoint
+
+    def fails_at_the_third(*args):
+        saves.append(args[2])
+        if len(saves) == 3:
+            raise InputError("the end")
+        save(*args)
+
+    monkeypatch.setattr(callbacks, "save_checkpoint", fails_at_the_third)
+    assert launch(recipe, tmp_path, *options) == 2 and launch(recipe, tmp_path, *options) == 0
+    assert list(checkpoints.listed(tmp_path, "kept")) == [2] and sorted(saves) == ["kept"] * 2 + ["step"] * 3
 
 
 def test_weights_that_are_not_finite_are_neither_exported_nor_started_from(recipe, tmp_path, capsys):
