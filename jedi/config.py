@@ -29,8 +29,6 @@ from jedi.ranges import Range
 from jedi.texts import read_text
 
 T = TypeVar("T")
-_DEEPEST, _LARGEST = 50, 100_000
-"""Of a YAML text: levels, and values with all aliases written out."""
 
 
 class ConfigError(InputError):
@@ -85,7 +83,6 @@ def _merged(schema: type, path: str | Path | Mapping[str, Any] | None, overrides
             raise ConfigError(f"override {override!r}: expected key=value, for instance seed=1")
         origin = f"override {_short(override)}"
         with _readable(origin):
-            _check_size(override.partition("=")[2])
             layers.append((origin, OmegaConf.to_container(OmegaConf.from_dotlist([override]))))
     config = OmegaConf.structured(schema)
     for origin, values in layers:
@@ -143,8 +140,6 @@ def _read_yaml(path: Path) -> dict:
         text = io.StringIO(read_text(path))
     text.name = str(path)  # which errors name
     with _readable(str(path)):
-        _check_size(text)
-        text.seek(0)
         values = OmegaConf.to_container(OmegaConf.load(text))
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected `key: value` lines, found a {type(values).__name__}")
@@ -158,23 +153,6 @@ def _readable(origin: str) -> Iterator[None]:
         yield
     except (OmegaConfBaseException, yaml.YAMLError, ValueError, OSError, RecursionError, AttributeError) as error:
         raise ConfigError(f"{origin}: not readable as YAML: {' '.join(str(error).split())}") from None
-
-
-def _check_size(text: str | io.StringIO) -> None:
-    """YAML that names a part of itself again and again would become terabytes (or, naming itself, endless)."""
-    sizes: dict[int, int] = {}
-
-    def size(node: yaml.Node | None, inside: tuple[int, ...]) -> int:
-        if id(node) in inside or len(inside) > _DEEPEST:
-            raise yaml.YAMLError(f"it holds itself, or is nested deeper than {_DEEPEST} levels")
-        if id(node) not in sizes:
-            parts = node.value if isinstance(node, yaml.CollectionNode) else ()
-            flat = [x for part in parts for x in (part if isinstance(part, tuple) else (part,))]
-            sizes[id(node)] = 1 + sum(size(part, (*inside, id(node))) for part in flat)
-        return sizes[id(node)]
-
-    if (found := size(yaml.compose(text, Loader=yaml.SafeLoader), ())) > _LARGEST:
-        raise yaml.YAMLError(f"{found:,} values, at most {_LARGEST:,} are read")
 
 
 def _check_values(kind: Any, value: Any, key: str) -> None:
