@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, field, is_dataclass
 from typing import Any
 
-from data_gen.checks import check_number
+from data_gen.checks import check_number, without_later
 from data_gen.filters.settings import FilterConfig
 from data_gen.finish import FinishConfig
 from data_gen.prompts.config import PromptsConfig
@@ -93,11 +93,13 @@ def content(config: DataConfig) -> dict[str, Any]:
     """The settings that decide the data's bytes: a section counts when its source or stage is named."""
     reads_prompts = config.source in SOURCES and getattr(SOURCES.get(config.source), "reads_prompts", False)
     named = {config.source, *config.stages, "finish", *(("prompts",) if reads_prompts else ())}
-    settings = {
-        name: value
-        for name, value in to_dict(config).items()
-        if name not in FREE_KEYS and (name in named or not is_dataclass(getattr(config, name)))
-    }
+    settings = {}
+    for name, value in to_dict(config).items():
+        section = getattr(config, name)
+        if is_dataclass(section) and name in named:
+            settings[name] = without_later(section, value)
+        elif not is_dataclass(section) and name not in FREE_KEYS:
+            settings[name] = value
     return {"generation": GENERATION, **settings}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from data_gen.checks import check_number, check_range
+from data_gen.checks import LATER, check_number, check_range
 from data_gen.sources.drawings import CLASSES, COMPANIONS, EYEWEAR, HATS, NECKWEAR
 from data_gen.sources.effects import ACTIONS, WEATHER
 from data_gen.sources.wording import VOCABULARIES
@@ -55,16 +55,19 @@ class EmojiConfig:
     mention_probability: float = 0.5  # of saying pose, size, place; companions, accessories are said with 0.9
     pose_mention_probability: float | None = None  # of saying the pose; `mention_probability` if not given
     # The wider world. Nothing of it is drawn by default.
-    made_up: float = 0.0  # share of the sets whose subjects are random shapes put together (made_up.py)
-    solids: float = 0.0  # share of the sets whose subjects are bodies in space (solids.py): for measuring, not training
-    styles: float = 0.0  # share of the sets whose subjects are drawn in another style (styles.py)
-    shadows: float = 0.0  # probability that a subject casts a soft shadow
-    photos: float = 0.0  # probability that a reference looks as if a camera had taken it: blur, noise, tinted light
-    weather_probability: float = 0.0
-    weather: list[str] = field(default_factory=lambda: list(WEATHER))
-    action_probability: float = 0.0
-    actions: list[str] = field(default_factory=lambda: list(ACTIONS))
-    wording: str = "plain"  # wide: more words, several ways to say each
+    # Shares of the sets whose subjects are random shapes put together (made_up.py), bodies in space (solids.py: for
+    # measuring, not for training), drawn in another style (styles.py).
+    made_up: float = field(default=0.0, metadata=LATER)
+    solids: float = field(default=0.0, metadata=LATER)
+    styles: float = field(default=0.0, metadata=LATER)
+    # Probabilities that a subject casts a soft shadow, that a reference looks as if a camera took it (blur, noise).
+    shadows: float = field(default=0.0, metadata=LATER)
+    photos: float = field(default=0.0, metadata=LATER)
+    weather_probability: float = field(default=0.0, metadata=LATER)
+    weather: list[str] = field(default_factory=lambda: list(WEATHER), metadata=LATER)
+    action_probability: float = field(default=0.0, metadata=LATER)
+    actions: list[str] = field(default_factory=lambda: list(ACTIONS), metadata=LATER)
+    wording: str = field(default="plain", metadata=LATER)  # wide: more words, several ways to say each
     min_visible: float = 0.5  # a set with an image that shows less of its subject is dropped, and counted
     mixture: list[dict[str, Any]] = field(default_factory=list)  # [{share: 2, vary: [background]}, {subjects: [2]}]
 

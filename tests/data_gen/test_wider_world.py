@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_gen.config import content
 from data_gen.sets import Item, SubjectSet
 from data_gen.sources import made_up
 from data_gen.sources.backgrounds import BACKGROUNDS, background, usual_backgrounds
@@ -55,6 +56,15 @@ def test_nothing_of_it_is_drawn_by_default():
         for image in one.attributes:
             assert not {"light", "shadow", "weather", "action", "photo"} & set(image)
             assert image["background"] in usual_backgrounds()
+
+
+def test_a_folder_begun_before_it_existed_can_be_gone_on_with():
+    """Settings that came later count where they are used only; so the names of old plans stay."""
+    plain = content(small_config("unused", emoji=EmojiConfig()))["emoji"]
+    assert not {"made_up", "solids", "styles", "weather", "wording"} & set(plain) and "recolourings" in plain
+    used = content(small_config("unused", emoji=EmojiConfig(made_up=0.5, weather=["rain"])))["emoji"]
+    assert {key: used[key] for key in set(used) - set(plain)} == {"made_up": 0.5, "weather": ["rain"]}
+    assert EmojiConfig().weather is not EmojiConfig().weather
 
 
 def test_with_all_of_it_captions_and_masks_stay_exact():
