@@ -15,8 +15,9 @@ TINY_DATA ?=
 TINY_BASE ?=
 TINY_TRAIN ?=
 
-# Two processes of one thread each; the tests of a module stay in one process, which builds its fixtures once.
-PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadscope
+# Two processes of one thread each; the tests of a module stay in one process, which builds its fixtures once. In the
+# order of tests/conftest.py: slow modules first, so that both processes end at the same time.
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder
 
 .PHONY: demo test test-fast tiny lint clean
 .DELETE_ON_ERROR:

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import tarfile
+from collections import Counter
 from hashlib import sha256
 from pathlib import Path
 
@@ -29,6 +30,12 @@ ROOT = Path(__file__).resolve().parent.parent
 # Ignored in what nohup or a script starts in the background, which Python and the processes it starts inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Modules with slow tests first, the one with the most at the head: of two processes none is left alone with it."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(autouse=True)

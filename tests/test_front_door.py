@@ -42,8 +42,8 @@ def test_layout(path):
     ("target", "commands"),
     [
         ("demo", ["sample.py", "models/jedi-tiny", "assets/references/", "--out out/demo"]),
-        ("test", ["-m pytest --numprocesses 2 --dist loadscope\n"]),
-        ("test-fast", ['-m pytest --numprocesses 2 --dist loadscope -m "not slow"']),
+        ("test", ["-m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder\n"]),
+        ("test-fast", ['-m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder -m "not slow"']),
         ("tiny", ["-m data_gen run", "-m jedi.tiny_base", "train.py", "sample.py"]),
         ("lint", ["ruff check"]),
     ],
