@@ -36,7 +36,9 @@ MAX_PIXELS = 89_478_485
 """Larger pictures are refused by what their header says, before anything is decoded: 256 MiB of RGB."""
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM")
 """Decoders of still pictures. PIL also knows formats that run other programs (EPS), and many that nobody tests."""
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
+SUFFIXES = (
+    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm",
+)  # fmt: skip
 """File names that count as pictures when a folder is read."""
 RECORD = "samples.json"
 """What sample.py writes beside its pictures: how they were made."""

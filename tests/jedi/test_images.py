@@ -426,6 +426,15 @@ def test_folders_are_read_in_order_and_tell_what_they_leave_out(tmp_path):
         images.find_images([tmp_path / "none"])
 
 
+@pytest.mark.parametrize("name", ["a.jfif", "a.jpe", "a.JPG", "a.mpo"])
+def test_jpegs_as_browsers_and_cameras_name_them(tmp_path, name):
+    """A two-view MPO, as phones and stereo cameras write it, gives its first view."""
+    options = {"format": "MPO", "save_all": True, "append_images": [Image.new("RGB", (8, 8), "blue")]}
+    Image.new("RGB", (8, 8), "red").save(tmp_path / name, **(options if name == "a.mpo" else {"format": "JPEG"}))
+    assert images.find_images([tmp_path]) == ([tmp_path / name], [])
+    assert images.load_image(tmp_path / name).getpixel((4, 4))[0] > 240
+
+
 @pytest.mark.parametrize(
     ("size", "box"),
     [
