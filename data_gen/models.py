@@ -114,7 +114,10 @@ def _parts(folder: Path, index: dict[str, Any], dtype: torch.dtype) -> dict[str,
         and isinstance(entry, (list, tuple)) and len(entry) == 2 and entry[0] is not None
     }
     kinds = {name: known_class(*entry, folder / "model_index.json") for name, entry in named.items()}
-    parts = {name: load_part(kind, folder / name, dtype, unexpected=True) for name, kind in kinds.items()}
+    parts = {
+        name: load_part(kind, folder / name, dtype, unexpected=True, use_safetensors=True)
+        for name, kind in kinds.items()
+    }
     for name, part in parts.items():  # transformers says 1e30 for a tokenizer that does not know; its encoder does
         encoder = parts.get(name.replace("tokenizer", "text_encoder"))
         if "tokenizer" in name and (most := getattr(getattr(encoder, "config", None), "max_position_embeddings", None)):

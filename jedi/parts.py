@@ -53,14 +53,16 @@ def known_class(library: Any, name: Any, where: str | Path) -> type:
     )
 
 
-def load_part(kind: type[T], folder: Path, dtype: torch.dtype = torch.float32, unexpected: bool = False) -> T:
-    """A part from its folder: a network by :func:`load_network`, anything else as its class loads it.
+def load_part(
+    kind: type[T], folder: Path, dtype: torch.dtype = torch.float32, unexpected: bool = False, **options: Any
+) -> T:
+    """A part from its folder: a network by :func:`load_network` (``options`` are its), anything else as its class does.
 
     Raises:
         InputError: it cannot be made of what lies there.
     """
     if issubclass(kind, nn.Module):
-        return load_network(kind, folder, dtype, unexpected)
+        return load_network(kind, folder, dtype, unexpected, **options)
     return _made(lambda: kind.from_pretrained(folder, local_files_only=True), kind, folder)
 
 

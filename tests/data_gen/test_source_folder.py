@@ -336,7 +336,7 @@ def test_dreambooth(root):
     one = source(photos, heldout_fraction=0.1)
     sizes = one.sizes()
     assert len(one.subjects) == 30 and sizes["train"] > sizes["heldout"] > 0
-    used = [path for sets in one.sets.values() for _, chosen in sets for path in chosen]
+    used = [photo.file for sets in one.sets.values() for _, chosen in sets for photo in chosen]
     assert sorted(used) == sorted(photos.glob("*/*.jpg"))
     first, second = one.make([Item("train", 0), Item("heldout", 0)])
     assert first.subject["name"] == "backpack" and first.captions[0] == "a photo of a backpack"
