@@ -17,7 +17,7 @@ from PIL import Image, ImageChops
 
 from data_gen import plan, report, run
 from data_gen.__main__ import main
-from data_gen.config import config_hash
+from data_gen.config import DataConfig, config_hash
 from data_gen.references import SUBJECTS, write_references
 from data_gen.sources.drawings import catalogue, is_held_out
 from data_gen.sources.emoji import EmojiSource
@@ -126,35 +126,44 @@ def test_another_seed_gives_other_pictures(small, tmp_path):
 
 # The run below draws 120 sets; it makes plan.json, 6 units of 3 files (log, tar, manifest), 4 shards of 2 files, and
 # finish.json and the report.
+LITTLE = {"sets": 30, "heldout_sets": 10, "sets_per_unit": 8, "sets_per_shard": 14}  # units and shards as in `small`
 MOMENTS = [
-    *(f"step {number}" for number in (1, 7, 24, 25, 90, 119)),
+    *(f"step {number}" for number in (1, 3, 8, 9, 30, 39)),
     *(f"write {number}" for number in (1, 2, 3, 12, 13, 14, 15, 20, 21, 22)),
     *(f"rename {number}" for number in (1, 2, 3, 4, 11, 13, 14, 15, 16, 21, 22, 23, 24)),
     *(f"renamed {number}" for number in (1, 2, 13, 14, 21, 24)),
 ]
 
 
+@pytest.fixture(scope="module")
+def little(tmp_path_factory) -> DataConfig:
+    """A finished data set of a third of the size of `small`. Read only."""
+    config = small_config(tmp_path_factory.mktemp("little") / "little", **LITTLE)
+    run.run(config)
+    return config
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_kill_at_any_moment_costs_and_changes_nothing(small, tmp_path, moment):
-    config = small_config(tmp_path / "killed")
+def test_a_kill_at_any_moment_costs_and_changes_nothing(little, tmp_path, moment):
+    config = small_config(tmp_path / "killed", **LITTLE)
     killed_at(moment, lambda: run.run(config), [(EmojiSource, "_make")])
     for tar in tmp_path.glob("killed/*/*.tar"):  # what counts is whole
         if (manifest := tar.with_suffix(".json")).exists():
             assert json.loads(manifest.read_text())["sha256"] == hashlib.sha256(tar.read_bytes()).hexdigest()
     run.run(config)
-    assert all_bytes(Path(config.out)) == all_bytes(Path(small.out))
+    assert all_bytes(Path(config.out)) == all_bytes(Path(little.out))
 
 
 @pytest.mark.slow
-def test_many_kills_in_one_run(small, tmp_path):
-    config = small_config(tmp_path / "killed")
+def test_many_kills_in_one_run(little, tmp_path):
+    config = small_config(tmp_path / "killed", **LITTLE)
     for _ in range(3):
-        for moment in ("step 30", "rename 2", "write 2"):
+        for moment in ("step 10", "rename 2", "write 2"):
             if plan.read_plan(config) is None or status(config, plan.read_plan(config)).done < 5:
                 killed_at(moment, lambda: run.run(config), [(EmojiSource, "_make")])
     run.run(config)
-    assert all_bytes(Path(config.out)) == all_bytes(Path(small.out))
+    assert all_bytes(Path(config.out)) == all_bytes(Path(little.out))
 
 
 def test_a_damaged_shard_is_made_again(small, tmp_path):
