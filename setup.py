@@ -90,6 +90,7 @@ setup(
             "ruff>=0.14,<0.18",
             "setuptools>=77",
             "transformers[serving]",  # a real endpoint for the tests of prompts
+            "uv>=0.9,<1",  # what `make` installs with
         ],
         "wandb": ["wandb>=0.20"],
         "xformers": ["xformers>=0.0.35"],

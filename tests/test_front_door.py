@@ -51,20 +51,23 @@ def test_layout(path):
 def test_make_targets(target, commands, tmp_path):
     printed = make("--dry-run", target, f"VENV={tmp_path / 'venv'}").stdout
     assert "-m venv" in printed
-    assert "pip install" in printed
+    assert "uv pip install" in printed
     places = [printed.find(command) for command in commands]
     assert -1 not in places, printed
     assert places == sorted(places)
 
 
 def test_a_made_environment_is_not_made_again(tmp_path):
-    for name in (".created", ".demo"):
+    (tmp_path / "bin").mkdir()
+    for name in ("bin/uv", ".demo"):
         (tmp_path / name).touch()
     printed = make("--dry-run", "demo", f"VENV={tmp_path}").stdout
     assert "sample.py" in printed
     assert "pip" not in printed
     os.utime(tmp_path / ".demo", (1, 1))  # older than setup.py
-    assert "pip install" in make("--dry-run", "demo", f"VENV={tmp_path}").stdout
+    assert "uv pip install" in make("--dry-run", "demo", f"VENV={tmp_path}").stdout
+    with_pip = make("--dry-run", "demo", f"VENV={tmp_path}", "INSTALL=python -m pip install").stdout
+    assert "python -m pip install --editable" in with_pip and "uv pip" not in with_pip
 
 
 @pytest.mark.parametrize(

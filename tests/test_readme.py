@@ -76,7 +76,7 @@ def clone(tmp_path_factory) -> Path:
     for name in ("bin", "lib", "pyvenv.cfg"):
         if Path(sys.prefix, name).exists():
             (folder / ".venv" / name).symlink_to(Path(sys.prefix, name))
-    for name in (".created", ".demo", ".data", ".test"):
+    for name in (".demo", ".data", ".test"):
         (folder / ".venv" / name).touch()
     return folder
 
