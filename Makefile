@@ -39,7 +39,7 @@ test-fast: $(VENV)/.test
 # Each step ends at once when it is done and goes on where it was interrupted.
 tiny: $(VENV)/.data
 	$(BIN)/python -m data_gen run --config configs/data_gen/tiny.yaml $(TINY_DATA)
-	$(BIN)/python -m jedi.tiny_base --config configs/base/tiny.yaml $(TINY_BASE)
+	$(BIN)/python -m jedi_toy.tiny_base --config configs/base/tiny.yaml $(TINY_BASE)
 	$(BIN)/python train.py --config configs/train/tiny.yaml $(TINY_TRAIN)
 	$(BIN)/python sample.py --model runs/tiny --references assets/references/teddy_bear \
 		--prompt "a toy on the beach" --prompt "a toy in the snow" --out out/tiny

@@ -18,11 +18,11 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from jedi.front import Parser, exit_code
+from jedi.io.command_line import Parser, exit_code
 
 COMMANDS = {
     "dreambench": ("jedi.evaluation.dreambench", "DreamBench or DreamBench++: generate, score, compare with others"),
-    "embedded": ("jedi.evaluation.embedded", "held-out subjects of the emoji source: attributes, retrieval, editing"),
+    "embedded": ("jedi_toy.benchmark.command", "held-out subjects of the emoji source: attributes, retrieval, editing"),
     "scores": ("jedi.evaluation.scores", "scores for any pictures, by any method"),
 }
 """Name -> its module, with ``add_arguments(parser)`` and ``run(arguments)``, and what it does."""

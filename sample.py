@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jedi.errors import InputError, given
-from jedi.front import Parser, exit_code
+from jedi.io.command_line import Parser, exit_code
+from jedi.io.texts import is_text, read_json, read_lines
 from jedi.rng import check_seed
 from jedi.schedulers import SCHEDULERS, exchange
-from jedi.texts import is_text, read_json, read_lines
 
 if TYPE_CHECKING:  # torch and diffusers are loaded after the request is known to make sense
     from PIL import Image
@@ -139,7 +139,9 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     return exit_code(
-        "sample.py", lambda: run(settings_from(vars(parser().parse_args(argv)))), ", nothing was written",
+        "sample.py",
+        lambda: run(settings_from(vars(parser().parse_args(argv)))),
+        ", nothing was written",
         "fewer --references or a smaller --batch-size need less",
     )
 
@@ -149,7 +151,7 @@ def settings_from(arguments: dict[str, Any]) -> Settings:
     config = arguments.pop("config", None)
     settings = Settings()
     if config is not None:
-        from jedi.config import build, load
+        from jedi.io.config import build, load
 
         record = recorded(config)
         if record is None:
@@ -161,7 +163,7 @@ def settings_from(arguments: dict[str, Any]) -> Settings:
         settings = replace(settings, references=[], subjects={})
     settings = replace(settings, **arguments)
     if settings.extensions:
-        from jedi.config import import_extensions
+        from jedi.io.config import import_extensions
 
         import_extensions(settings)
     if settings.prompts_file is not None:
@@ -182,7 +184,7 @@ def recorded(config: str) -> dict[str, Any] | None:
 
 def warn_of_changes(record: dict[str, Any], config: str) -> None:
     """Says which pictures of a record are no more what they were. Raises ``InputError`` for a damaged record."""
-    from jedi.folders import file_sha256
+    from jedi.io.files import file_sha256
 
     try:
         pictures = [(Path(x["file"]), x["sha256"]) for x in (*record["references"], *record["edit"].values())]
@@ -234,8 +236,8 @@ def check(settings: Settings) -> None:
 
 def run(settings: Settings) -> None:
     """From settings to the finished folder."""
-    from jedi.folders import ResultFolder
-    from jedi.images import RECORD, load_image, load_mask
+    from jedi.io.files import ResultFolder
+    from jedi.io.images import RECORD, load_image, load_mask
     from jedi.loading import find_model, load_pipeline
 
     references = read_references(settings)
@@ -265,7 +267,7 @@ def run(settings: Settings) -> None:
 
 def read_references(settings: Settings) -> list[Reference]:
     """The pictures of all subjects, subject after subject. Raises ``InputError`` for a bad one."""
-    from jedi.images import find_images, load_image
+    from jedi.io.images import find_images, load_image
 
     references = []
     for name, paths in [(name, [path]) for name, path in settings.subjects.items()] or [("", settings.references)]:
@@ -281,7 +283,7 @@ def read_references(settings: Settings) -> list[Reference]:
 def side_by_side(references: list[Reference], size: int) -> tuple[list[Image.Image], list[str] | None]:
     """Pictures and captions for the pipeline. Several subjects are put into a row, since a small model keeps the
     place of what it is shown, and go by their names."""
-    from jedi.images import place_in_row
+    from jedi.io.images import place_in_row
 
     subjects = list(dict.fromkeys(x.subject for x in references))
     if subjects in ([], [""]):
@@ -325,11 +327,9 @@ def sample(
         first += len(batch)
 
 
-def sheet(
-    settings: Settings, given: list[tuple[Image.Image, str]], results: list[Image.Image]
-) -> Image.Image:
+def sheet(settings: Settings, given: list[tuple[Image.Image, str]], results: list[Image.Image]) -> Image.Image:
     """Results in rows (a prompt or a story each), to the right of what was given."""
-    from jedi.images import contact_sheet
+    from jedi.io.images import contact_sheet
 
     cells = list(zip(results, settings.captions, strict=True))
     width = len(settings.prompts) if settings.joint else settings.num_images
@@ -348,14 +348,12 @@ def describe(
 ) -> dict[str, Any]:
     """Everything that the pictures depend on; ``digests`` as :func:`jedi.loading.load_pipeline` gives them."""
     import jedi
-    from jedi.folders import file_sha256
+    from jedi.io.files import file_sha256
 
     digest = lambda file: {"file": str(file), "sha256": file_sha256(file)}
     # Without what diffusers keeps for itself: a list in an order of chance.
     scheduler = {key: value for key, value in pipe.scheduler.config.items() if key != "_use_default_values"}
-    used = pipe.sampling_settings(
-        settings.steps, settings.guidance, settings.guidance_scale, settings.reference_scale
-    )
+    used = pipe.sampling_settings(settings.steps, settings.guidance, settings.guidance_scale, settings.reference_scale)
     libraries = ("torch", "diffusers", "transformers", "numpy", "pillow")
     return {
         "format": 1,

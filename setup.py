@@ -1,4 +1,4 @@
-"""Builds the distribution `jedi-diffusion` (import names `jedi` and `data_gen`).
+"""Builds the distribution `jedi-diffusion` (import names `jedi`, `data_gen` and `jedi_toy`).
 
 Another library has the import name `jedi`: the completion engine of IPython. A plain wheel would overwrite
 that library's files. So a wheel keeps its packages in a folder of its own, `jedi_diffusion_path`, and a .pth
@@ -51,8 +51,8 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.10",
-    packages=find_packages(include=["jedi", "jedi.*", "data_gen", "data_gen.*"]),
-    package_data={"jedi.evaluation": ["page.html"]},
+    packages=find_packages(include=["jedi", "jedi.*", "data_gen", "data_gen.*", "jedi_toy", "jedi_toy.*"]),
+    package_data={"jedi.report": ["page.html"]},
     cmdclass={"build_py": BuildFirstOnPath},
     # Ranges that the test suite has passed with. lightning 2.6.2 and 2.6.3 were withdrawn (compromised).
     install_requires=[

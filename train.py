@@ -17,7 +17,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from jedi.front import Parser, add_settings, exit_code
+from jedi.io.command_line import Parser, add_settings, exit_code
 
 STOPPED = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
@@ -37,8 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """From the recipe to the end of the run; returns the exit code."""
-    from jedi import config as configs
-    from jedi.recipe import TrainConfig
+    from jedi.io import config as configs
+    from jedi.training.config import TrainConfig
 
     if (config := configs.of_command(TrainConfig, arguments)) is None:
         return 0
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     from transformers.utils.logging import disable_progress_bar
 
     from jedi import training
-    from jedi.base import load_base
+    from jedi.io.base import load_base
 
     quiet()
     disable_progress_bar()

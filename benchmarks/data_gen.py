@@ -37,11 +37,11 @@ from data_gen.finish import finish
 from data_gen.hashes import difference_hash
 from data_gen.models import load_pipeline
 from data_gen.plan import Plan, make_parts
-from data_gen.sets import Item, SubjectSet
+from data_gen.samples import Item, SubjectSet
 from data_gen.shards import encode, write_shard
 from data_gen.sources.prompted import PromptedSubjects
 from data_gen.stages import STAGES
-from jedi.config import load
+from jedi.io.config import load
 from jedi.rng import keyed_generator
 
 PANELS, SIDE = 4, 512

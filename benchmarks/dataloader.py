@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from benchmarks.timing import measure, report
 from jedi.data import BatchPlan, SetDataset, SetIndex, StepSampler, collate
-from jedi.images import load_image, to_tensor
+from jedi.io.images import load_image, to_tensor
 
 
 def ours(index: SetIndex, batch: int, workers: int) -> Callable[[], Iterable]:

@@ -24,14 +24,14 @@ from types import SimpleNamespace
 import numpy as np
 from PIL import Image, ImageFilter
 
-from data_gen.filters import Encoders, Pictures
-from data_gen.filters.likeness import pair_cosines
-from data_gen.filters.quality import sharpness
-from data_gen.sets import Dropped, SubjectSet
+from data_gen.samples import Dropped, SubjectSet
+from data_gen.stages.filters import Encoders, Pictures
+from data_gen.stages.filters.likeness import pair_cosines
+from data_gen.stages.filters.quality import sharpness
 from data_gen.stages.segment import Segment, SegmentConfig
 from jedi.evaluation.protocol import read_benchmark
 from jedi.evaluation.statistics import Interval
-from jedi.images import load_image, load_mask
+from jedi.io.images import load_image, load_mask
 
 SIDE, SETS, PHOTOS, RESOLUTION = 1024, 5, 4, 512
 

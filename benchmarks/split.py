@@ -10,7 +10,7 @@ panels right (IoU > 0.9), with gutters and without, how many of the single photo
 could be seen beside a white gutter, or beside one another.
 
 The collages are of the photos of every second subject (`--subjects report`); the thresholds in
-`data_gen/panels.py` were found with the other subjects (`--subjects tune`) and other seeds.
+`data_gen/stages/collage_split.py` were found with the other subjects (`--subjects tune`) and other seeds.
 """
 
 import argparse
@@ -25,9 +25,9 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from data_gen.panels import find_panels
+from data_gen.stages.collage_split import find_panels
 from data_gen.stages.split import SplitConfig
-from jedi.images import Box, find_images, load_image
+from jedi.io.images import Box, find_images, load_image
 
 SUBJECTS = ("report", "tune", "all")
 
@@ -62,9 +62,7 @@ def parts(chance: random.Random, total: int, count: int, unequal: float) -> list
     return [end - start for start, end in zip([0, *ends], ends, strict=False)]
 
 
-def layout(
-    chance: random.Random, size: tuple[int, int], counts: Sequence[int], gutter: int, border: int
-) -> list[Box]:
+def layout(chance: random.Random, size: tuple[int, int], counts: Sequence[int], gutter: int, border: int) -> list[Box]:
     """Panels in rows, `counts` says how many in each; half of the collages have rows and columns of one size."""
     unequal = chance.choice([0, 0, 0.15, 0.3])
     boxes, top = [], border

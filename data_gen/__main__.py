@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 
 from jedi.errors import InputError
-from jedi.front import Parser, add_settings, exit_code
+from jedi.io.command_line import Parser, add_settings, exit_code
 
 _VERBS = {
     "run": "all that is missing: prompts, plan, units, shards, report; with --part only units",
@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
 def _do(options: argparse.Namespace) -> Iterator[str]:
     """Does what is asked; yields what is to be said."""
     if options.verb == "references":
-        from data_gen.references import write_references
+        from jedi_toy.references import write_references
 
         yield from map(str, write_references(options.out))
         return
@@ -69,8 +69,8 @@ def _do(options: argparse.Namespace) -> Iterator[str]:
     from data_gen.config import DataConfig
     from data_gen.plan import frozen_settings, read_plan
     from data_gen.status import status
-    from jedi.config import ConfigError, load, printed
-    from jedi.folders import locked
+    from jedi.io.config import ConfigError, load, printed
+    from jedi.io.files import locked
 
     if options.print_config:
         yield printed(DataConfig, options.config, options.overrides).rstrip()
@@ -117,7 +117,7 @@ def _do(options: argparse.Namespace) -> Iterator[str]:
 
 def _part_of(text: str | None) -> tuple[int, int] | None:
     """``"2/8"`` -> (2, 8)."""
-    from jedi.config import ConfigError
+    from jedi.io.config import ConfigError
 
     if text is None:
         return None

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from typing import Any
 
-from jedi.config import ConfigError
+from jedi.io.config import ConfigError
 
 
 def check_number(key: str, value: float, low: float, high: float) -> None:

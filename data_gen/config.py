@@ -8,12 +8,10 @@ from dataclasses import dataclass, field, is_dataclass
 from typing import Any
 
 from data_gen.checks import check_number, without_later
-from data_gen.filters.settings import FilterConfig
 from data_gen.finish import FinishConfig
 from data_gen.prompts.config import PromptsConfig
 from data_gen.sources import SOURCES
 from data_gen.sources.collage import CollageConfig
-from data_gen.sources.emoji_config import EmojiConfig
 from data_gen.sources.folder import FolderConfig
 from data_gen.sources.shared_attention import SharedAttentionConfig
 from data_gen.sources.subjects200k import Subjects200kConfig
@@ -21,10 +19,12 @@ from data_gen.sources.syncd import SyncdConfig
 from data_gen.stages.augment import AugmentConfig
 from data_gen.stages.caption import CaptionConfig
 from data_gen.stages.compose import ComposeConfig
+from data_gen.stages.filters.settings import FilterConfig
 from data_gen.stages.segment import SegmentConfig
 from data_gen.stages.split import SplitConfig
 from data_gen.stages.square import SquareConfig
-from jedi.config import ConfigError, to_dict
+from jedi.io.config import ConfigError, to_dict
+from jedi_toy.emoji_config import EmojiConfig
 
 # The settings that change no byte of the data: another value goes on in the same folder.
 # (With models, the device changes bits, and on a CPU the number of threads: `workers` shares the cores out.)

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_gen.checks import check_number
-from data_gen.sets import SPLITS
+from data_gen.samples import SPLITS
 from data_gen.shards import Record, thumbnail, write_json, write_shard
-from jedi.config import ConfigError
-from jedi.folders import file_sha256, remove_leftovers
-from jedi.images import load_image
+from jedi.io.config import ConfigError
+from jedi.io.files import file_sha256, remove_leftovers
+from jedi.io.images import load_image
 
 if TYPE_CHECKING:
     from data_gen.config import DataConfig

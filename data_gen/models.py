@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from jedi.config import ConfigError
+from jedi.io.config import ConfigError
 from jedi.loading import is_hub_name
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def load_pipeline(
     import torch
     from diffusers import AutoPipelineForInpainting, AutoPipelineForText2Image, DiffusionPipeline
 
-    from jedi.parts import quiet
+    from jedi.io.parts import quiet
 
     _check_source(key, source)
     auto = {"text2image": AutoPipelineForText2Image, "inpaint": AutoPipelineForInpainting}[kind]
@@ -103,15 +103,18 @@ def _index(auto: type, key: str, source: str) -> tuple[str, dict[str, Any]]:
 
 
 def _parts(folder: Path, index: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
-    """The parts that the index names, each with all its weights. Raises ``InputError`` as `jedi.parts` does."""
-    from jedi.model_files import PIPELINE
-    from jedi.parts import known_class, load_part
+    """The parts that the index names, each with all its weights. Raises ``InputError`` as `jedi.io.parts` does."""
+    from jedi.io.model_files import PIPELINE
+    from jedi.io.parts import known_class, load_part
 
     named = {
         name: entry
         for name, entry in index.items()
-        if not name.startswith("_") and name not in PIPELINE  # which are settings
-        and isinstance(entry, (list, tuple)) and len(entry) == 2 and entry[0] is not None
+        if not name.startswith("_")
+        and name not in PIPELINE  # which are settings
+        and isinstance(entry, (list, tuple))
+        and len(entry) == 2
+        and entry[0] is not None
     }
     kinds = {name: known_class(*entry, folder / "model_index.json") for name, entry in named.items()}
     parts = {

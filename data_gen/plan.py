@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from data_gen.config import DataConfig, config_hash, content
-from data_gen.sets import SPLITS, Item
+from data_gen.samples import SPLITS, Item
 from data_gen.shards import NO_SPACE, write_json
 from data_gen.sources import SOURCES, Source
 from data_gen.stages import STAGES, Stage
-from jedi.config import ConfigError, import_extensions
 from jedi.errors import InputError
-from jedi.registry import Registry
+from jedi.io.config import ConfigError, import_extensions
+from jedi.io.registry import Registry
 
 FORMAT = 2
 _SOURCES = ("collage", "emoji", "folder", "shared_attention", "subjects200k", "syncd")

@@ -26,11 +26,11 @@ from tqdm import tqdm
 from data_gen.config import DataConfig
 from data_gen.finish import finish, missing_shards, units_of
 from data_gen.plan import Parts, Plan, Unit, check_versions, first_writes, freeze, make_parts, read_plan, source_factory
-from data_gen.sets import Dropped, SubjectSet
+from data_gen.samples import Dropped, SubjectSet
 from data_gen.shards import NO_SPACE, Record, encode, thumbnail, write_json, write_shard
-from jedi.config import ConfigError
 from jedi.errors import InputError, one_line
-from jedi.folders import FolderInUse, locked, remove_leftovers
+from jedi.io.config import ConfigError
+from jedi.io.files import FolderInUse, locked, remove_leftovers
 
 EXAMPLES = 8
 """Dropped sets whose pictures a unit keeps for the report, for each reason."""
@@ -141,9 +141,7 @@ def make_units(config: DataConfig, plan: Plan, missing: Sequence[Unit], again: b
             pool.shutdown(cancel_futures=True)
 
 
-def make_unit(
-    config: DataConfig, plan: Plan, unit: Unit, parts: Parts, again: bool = False
-) -> dict[str, Any] | None:
+def make_unit(config: DataConfig, plan: Plan, unit: Unit, parts: Parts, again: bool = False) -> dict[str, Any] | None:
     """Makes one unit and returns its manifest; None where another process has it, or had it and is done. `again`: it is
     done only where its tar is there."""
     with _claimed(plan, unit) as ours:

@@ -16,8 +16,8 @@ from typing import Any
 
 from PIL import Image
 
-from data_gen.sets import SubjectSet
-from jedi.folders import atomic, file_sha256
+from data_gen.samples import SubjectSet
+from jedi.io.files import atomic, file_sha256
 
 FORMAT = 1
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)  # what a full disk and a spent quota say

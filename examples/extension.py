@@ -24,9 +24,7 @@ def soft_min_snr(schedule: NoiseSchedule, t: Tensor, gamma: float) -> Tensor:
     ``t``: timesteps ``[b]`` -> weights ``[b]``. This one is for v-prediction and says so otherwise.
     """
     if schedule.prediction_type != "v_prediction":
-        raise ValueError(
-            f"soft_min_snr is written for v_prediction, the base predicts {schedule.prediction_type}"
-        )
+        raise ValueError(f"soft_min_snr is written for v_prediction, the base predicts {schedule.prediction_type}")
     snr = schedule.snr(t)
     return snr * gamma / (snr + gamma) / (snr + 1)
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from jedi.evaluation.cases import read_cases
-from jedi.images import contact_sheet, load_image, place_in_row
+from jedi.io.images import contact_sheet, load_image, place_in_row
 from jedi.loading import load_pipeline
 from jedi.pipeline import JediPipeline, image_generators
+from jedi_toy.benchmark.cases import read_cases
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT / "models" / "jedi-tiny"

@@ -28,7 +28,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from jedi.errors import InputError
-from jedi.registry import Registry
+from jedi.io.registry import Registry
 
 ATTENTION_MODES: Registry[Callable] = Registry("attention mode")
 ATTENTION_BACKENDS: Registry[Callable] = Registry("attention back end")

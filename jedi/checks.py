@@ -10,9 +10,9 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from jedi import images as pictures
 from jedi.errors import InputError
 from jedi.guidance import GUIDANCE
+from jedi.io import images as pictures
 
 
 def check_prompts(prompts: Sequence[str], num_images: int) -> None:
@@ -29,15 +29,13 @@ def check_mode(mode: str, trained: Sequence[str]) -> None:
         raise InputError(f"mode {mode!r}: this model was trained in {', '.join(trained)}")
 
 
-def check_references(
-    references: Any, prompts: Any, masks: Any, cache: Any = None, mode: str = "one_way"
-) -> None:
+def check_references(references: Any, prompts: Any, masks: Any, cache: Any = None, mode: str = "one_way") -> None:
     """PIL pictures, with as many captions and masks; or a cache in their place."""
     if cache is not None and (references or prompts is not None or masks is not None or mode != "one_way"):
         raise InputError("cache stands for references, their prompts and masks, and means mode 'one_way'")
     references = [] if references is None else references
     if isinstance(references, Image.Image) or not all(isinstance(x, Image.Image) for x in references):
-        raise InputError("references must be a list of PIL images; jedi.images.load_image reads a file")
+        raise InputError("references must be a list of PIL images; jedi.io.images.load_image reads a file")
     for name, values in (("reference_prompts", prompts), ("reference_masks", masks)):
         if values is not None and not isinstance(values, str) and len(values) != len(references):
             raise InputError(f"{name}: {len(values)} given for {len(references)} references")
@@ -112,9 +110,7 @@ def prediction_type(scheduler: Any) -> str:
     """What the scheduler takes the network's output for."""
     found = scheduler.config.get("prediction_type")
     if found is None or not hasattr(scheduler, "alphas_cumprod"):
-        raise InputError(
-            f"{type(scheduler).__name__} is no discrete-time diffusion scheduler (DDIM, DPM-Solver++...)"
-        )
+        raise InputError(f"{type(scheduler).__name__} is no discrete-time diffusion scheduler (DDIM, DPM-Solver++...)")
     return found
 
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from jedi.errors import InputError
-from jedi.ranges import NotNegative, Range, Share
-from jedi.registry import Registry
+from jedi.io.ranges import NotNegative, Range, Share
+from jedi.io.registry import Registry
 from jedi.rng import keyed_generator
 
 CONDITIONING_POLICIES: Registry = Registry("conditioning policy")

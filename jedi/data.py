@@ -25,8 +25,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from jedi.errors import InputError
-from jedi.folders import file_sha256
-from jedi.images import MAX_PIXELS, ImageError, load_image, open_image, to_tensor
+from jedi.io.files import file_sha256
+from jedi.io.images import MAX_PIXELS, ImageError, load_image, open_image, to_tensor
 from jedi.rng import keyed_generator
 
 log = logging.getLogger(__name__)
@@ -253,7 +253,7 @@ class JointSet(NamedTuple):
 
 
 class LatentStore(Protocol):
-    """Where a set's latents can be read (`jedi.latents.LatentCache`)."""
+    """Where a set's latents can be read (`jedi.training.latents.LatentCache`)."""
 
     def read(self, index: int) -> Tensor:
         """``[n c h w]`` of the set at that position of the index."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from jedi.errors import InputError
-from jedi.registry import Registry
+from jedi.io.registry import Registry
 
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
 LOSS_WEIGHTINGS: Registry = Registry("loss weighting")

@@ -17,9 +17,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from jedi.errors import InputError, first_line
-from jedi.folders import file_sha256
-from jedi.images import to_rgb
-from jedi.parts import load_network
+from jedi.io.files import file_sha256
+from jedi.io.images import to_rgb
+from jedi.io.parts import load_network
 
 log = logging.getLogger(__name__)
 

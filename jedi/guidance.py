@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from jedi.registry import Registry
+from jedi.io.registry import Registry
 
 GUIDANCE: Registry[Guidance] = Registry("guidance")
 

@@ -27,7 +27,7 @@ from jedi.encoders import (  # noqa: F401 (all that scores need is offered here)
     load_encoder,
 )
 from jedi.errors import InputError
-from jedi.images import Box, to_mask, to_rgb, to_tensor
+from jedi.io.images import Box, to_mask, to_rgb, to_tensor
 
 AGGREGATIONS = ("all_real", "references")
 """Which real pictures an identity score is the mean over: all of the subject, or the input references only."""

@@ -23,15 +23,15 @@ from PIL import Image
 from torch import Tensor
 
 from jedi import checks, schedulers
-from jedi import images as pictures
 from jedi.attention import ATTENTION_MODES, MODES, ReferenceCache, check_backend
-from jedi.base import INDEX, PARTS, check_parts, find_folder, load_parts
 from jedi.conditioning import network_input
-from jedi.denoiser import Conditions, Denoiser, References
-from jedi.editing import Edit
 from jedi.errors import InputError, short
 from jedi.guidance import GUIDANCE, in_interval
-from jedi.model_files import DEFAULTS, PIPELINE, check_values, read_json
+from jedi.guided_unet import Conditions, Denoiser, References
+from jedi.inpainting import Edit
+from jedi.io import images as pictures
+from jedi.io.base import INDEX, PARTS, check_parts, find_folder, load_parts
+from jedi.io.model_files import DEFAULTS, PIPELINE, check_values, read_json
 from jedi.rng import check_seed, seeded_generator
 from jedi.unet import JointUNet
 
@@ -44,6 +44,7 @@ SAMPLING_DEFAULTS = {
     "reference_scale": 1.5,
 }
 """For what neither the caller nor the model (``sampling_defaults`` in its config) sets."""
+
 
 @dataclass
 class JediPipelineOutput(BaseOutput):
@@ -99,7 +100,7 @@ class JediPipeline(DiffusionPipeline):
     Example::
 
         pipe = JediPipeline.from_pretrained("models/jedi-tiny")
-        cache = pipe.encode_references([load_image("a.png"), load_image("b.png")])  # jedi.images
+        cache = pipe.encode_references([load_image("a.png"), load_image("b.png")])  # jedi.io.images
         for prompt in prompts:
             pipe(prompt=prompt, cache=cache, generator=image_generators(0, 1)).images[0].show()
     """
@@ -157,7 +158,7 @@ class JediPipeline(DiffusionPipeline):
         """The pipeline of a diffusers folder or, if there is none of that name, of a model on the hub.
 
         Unlike diffusers' own it takes known classes of diffusers and transformers only, and refuses weights that are
-        missing, not expected or not finite (:func:`jedi.parts.load_network`).
+        missing, not expected or not finite (:func:`jedi.io.parts.load_network`).
 
         Args:
             dtype: of the whole pipeline; whatever the folder's parts were stored in.
@@ -280,7 +281,7 @@ class JediPipeline(DiffusionPipeline):
         Args:
             prompt: one prompt or several.
             references: ``k`` pictures of the subject, of any size, mode and aspect. They are fitted as a
-                whole into the model's square (:func:`jedi.images.fit_square`). None: plain text-to-image.
+                whole into the model's square (:func:`jedi.io.images.fit_square`). None: plain text-to-image.
             reference_prompts: one caption for all references or one each; ``None`` is the empty caption. The
                 same in every guidance branch.
             reference_masks: for each reference ``None`` or a mask of the subject (white); the rest is hidden.

@@ -148,9 +148,7 @@ def write_shard(folder: Path, name: str, sizes: list[int], pixels: int, seed: in
         "split": folder.name,
         "config_hash": "0" * 16,
         "counts": {"sets": len(sizes), "images": sum(sizes), "dropped": {}},
-        "sets": [
-            {"key": f"{name}-{i:04d}", "n": n, "width": pixels, "height": pixels} for i, n in enumerate(sizes)
-        ],
+        "sets": [{"key": f"{name}-{i:04d}", "n": n, "width": pixels, "height": pixels} for i, n in enumerate(sizes)],
     }
     (folder / f"{name}.json").write_text(json.dumps(manifest, indent=1))
     return folder / f"{name}.tar"

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 STDLIB = sys.stdlib_module_names
-CORE = ("attention", "diffusion", "conditioning", "guidance", "loss", "rng", "registry", "errors", "ranges")
+CORE = ("attention", "diffusion", "conditioning", "guidance", "loss", "rng", "io.registry", "errors", "io.ranges")
 # IPython's completion library shares our import name: a module of ours of such a name would hide its own.
 OTHER_LIBRARY = {
     "api", "cache", "common", "debug", "file_io", "inference", "parser_utils", "plugins", "settings",
@@ -39,7 +39,7 @@ def sources() -> list[Path]:
     """The product's own files: not the tests, not the benchmarks."""
     return [
         *ROOT.glob("*.py"),
-        *(file for folder in ("jedi", "data_gen") for file in (ROOT / folder).rglob("*.py")),
+        *(file for folder in ("jedi", "data_gen", "jedi_toy") for file in (ROOT / folder).rglob("*.py")),
     ]
 
 
@@ -76,42 +76,44 @@ def opens_pictures(source: str) -> bool:
 
 
 def test_one_function_opens_every_picture():
-    """Formats, limits, rotation and colours are decided in `jedi.images.open_image`; EPS would run Ghostscript."""
+    """Formats, limits, rotation and colours are decided in `jedi.io.images.open_image`; EPS would run Ghostscript."""
     for text in ("from PIL.Image import open as o\no", "from PIL import Image as I\nI.open(x)", "map(Image.open, x)"):
         assert opens_pictures(text), text
     assert not opens_pictures("from PIL import Image as I\nopen(x)\nI.new('L', (1, 1))")
     files = [*sources(), *(file for folder in ("benchmarks", "examples") for file in (ROOT / folder).rglob("*.py"))]
     found = [file.relative_to(ROOT).as_posix() for file in files if opens_pictures(file.read_text(encoding="utf-8"))]
-    assert found == ["jedi/images.py"]
+    assert found == ["jedi/io/images.py"]
 
 
 def renames(source: str) -> bool:
     """Whether a module gives a file another name: `Path.replace` has one argument, `str.replace` two."""
     calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
     return any(
-        (isinstance(call.func, ast.Attribute)
-        and (call.func.attr, len(call.args) + len(call.keywords)) in {("replace", 1), ("rename", 1), ("renames", 2)})
+        (
+            isinstance(call.func, ast.Attribute)
+            and (call.func.attr, len(call.args) + len(call.keywords)) in {("replace", 1), ("rename", 1), ("renames", 2)}
+        )
         or ast.unparse(call.func) in {"os.replace", "os.rename", "shutil.move"}
         for call in calls
     )
 
 
 def test_one_piece_makes_files_appear_whole():
-    """`jedi.folders.atomic` syncs, clears what killed processes left, and names the place when the disk is full."""
+    """`jedi.io.files.atomic` syncs, clears what killed processes left, and names the place when the disk is full."""
     for text in ("a.replace(b)", "p.with_name('x').rename(target=q)", "os.replace(a, b)", "shutil.move(a, b)"):
         assert renames(text), text
     assert not renames("'a'.replace('b', 'c')\nreplace(x, y=1)")
     found = [file.relative_to(ROOT).as_posix() for file in sources() if renames(file.read_text(encoding="utf-8"))]
-    assert found == ["jedi/folders.py"]
+    assert found == ["jedi/io/files.py"]
 
 
 @pytest.mark.parametrize("module", CORE)
 def test_the_core_imports_torch_and_einops_only(module):
-    allowed_ours = {"jedi", *(f"jedi.{name}" for name in CORE)}
-    for name in imports(ROOT / "jedi" / f"{module}.py"):
+    allowed_ours = {"jedi", "jedi.io", *(f"jedi.{name}" for name in CORE)}
+    for name in imports(ROOT / "jedi" / f"{module.replace('.', '/')}.py"):
         top = name.split(".")[0]
         optional = module == "attention" and top == "xformers"  # a back end, behind a trial call
-        ours = name in allowed_ours or name.rpartition(".")[0] in allowed_ours - {"jedi"}
+        ours = name in allowed_ours or name.rpartition(".")[0] in allowed_ours - {"jedi", "jedi.io"}
         fits = top in STDLIB or top in ("torch", "einops") or ours or optional
         assert fits, f"jedi.{module} imports {name}"
 
@@ -122,7 +124,7 @@ def test_the_core_imports_torch_and_einops_only(module):
         ("lightning", {"jedi/training/__init__", "jedi/training/callbacks", "jedi/training/run", "train"}),
         ("pytorch_lightning", set()),
         ("webdataset", {"data_gen/shards", "jedi/data"}),
-        ("omegaconf", {"jedi/config"}),
+        ("omegaconf", {"jedi/io/config"}),
         ("xformers", {"jedi/attention"}),
         ("wandb", {"jedi/training/run"}),
     ],
@@ -161,7 +163,7 @@ def loaded_by(python: str, environment: dict[str, str], code: str) -> set[str]:
     return {name.split(".")[0] for name in done.stdout.split("LOADED")[1].split()}
 
 
-@pytest.mark.parametrize("code", ["import jedi", "import jedi.config", "import data_gen"])
+@pytest.mark.parametrize("code", ["import jedi", "import jedi.io.config", "import data_gen"])
 def test_light_imports_load_no_torch(python, environment, code):
     heavy = {"torch", "diffusers", "transformers", "lightning", "numpy", "parso"}
     if code == "import jedi":
@@ -182,7 +184,14 @@ def test_public_names_are_loaded_when_used(python, environment):
 
 @pytest.mark.parametrize(
     "command",
-    ["sample.py", "train.py", "evaluate.py dreambench", "-m data_gen", "-m jedi.export", "-m jedi.tiny_base"],
+    [
+        "sample.py",
+        "train.py",
+        "evaluate.py dreambench",
+        "-m data_gen",
+        "-m jedi.training.export",
+        "-m jedi_toy.tiny_base",
+    ],
 )
 def test_help_answers_within_a_second(python, environment, command):
     """A second of the processor: a busy machine is no reason to fail."""

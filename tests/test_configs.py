@@ -13,15 +13,15 @@ import sample
 from data_gen import __main__ as data_gen_command
 from data_gen.config import DataConfig
 from data_gen.plan import make_parts
-from data_gen.sets import Item
+from data_gen.samples import Item
 from jedi.attention import ATTENTION_BACKENDS, ATTENTION_MODES
-from jedi.base import load_base
 from jedi.conditioning import CONDITIONING_POLICIES
-from jedi.config import load
-from jedi.evaluation.encoder import EncoderConfig
-from jedi.recipe import TrainConfig
-from jedi.tiny_base import TinyBaseConfig
+from jedi.io.base import load_base
+from jedi.io.config import load
 from jedi.training import JointTraining, choose_precision
+from jedi.training.config import TrainConfig
+from jedi_toy.benchmark.encoder import EncoderConfig
+from jedi_toy.tiny_base import TinyBaseConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted(ROOT.glob("configs/**/*.yaml"))

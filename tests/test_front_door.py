@@ -15,9 +15,10 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYOUT = """
 README.md Makefile setup.py pyproject.toml LICENSE CITATION.cff CHANGELOG.md train.py sample.py .ci/run
 jedi/attention.py jedi/unet.py jedi/diffusion.py jedi/conditioning.py jedi/guidance.py jedi/loss.py
-jedi/pipeline.py jedi/data.py jedi/training/__init__.py jedi/config.py jedi/export.py jedi/images.py jedi/rng.py
+jedi/pipeline.py jedi/data.py jedi/training/__init__.py jedi/io/config.py jedi/io/images.py
+jedi/training/export.py jedi/rng.py
 data_gen/__main__.py data_gen/plan.py data_gen/run.py data_gen/finish.py data_gen/shards.py data_gen/report/__init__.py
-data_gen/sources/emoji.py data_gen/sources/collage.py data_gen/stages/split.py data_gen/stages/filter.py
+jedi_toy/emoji.py data_gen/sources/collage.py data_gen/stages/split.py data_gen/stages/filter.py
 docs/extending.md
 configs/data_gen/tiny.yaml configs/base/tiny.yaml configs/train/tiny.yaml configs/train/jedi_tiny.yaml
 slurm/train.sbatch slurm/data_gen.sbatch slurm/README.md benchmarks/README.md
@@ -28,9 +29,7 @@ models/jedi-tiny/model_index.json assets/references
 def make(*arguments: str, folder: Path = ROOT, **environment: str) -> subprocess.CompletedProcess:
     # MAKEFLAGS and the like of an outer `make test` would change what an inner make prints.
     clean = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
-    return subprocess.run(
-        ["make", *arguments], cwd=folder, env=clean | environment, capture_output=True, text=True
-    )
+    return subprocess.run(["make", *arguments], cwd=folder, env=clean | environment, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("path", LAYOUT.split())
@@ -44,7 +43,7 @@ def test_layout(path):
         ("demo", ["sample.py", "models/jedi-tiny", "assets/references/", "--out out/demo"]),
         ("test", ["-m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder\n"]),
         ("test-fast", ['-m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder -m "not slow"']),
-        ("tiny", ["-m data_gen run", "-m jedi.tiny_base", "train.py", "sample.py"]),
+        ("tiny", ["-m data_gen run", "-m jedi_toy.tiny_base", "train.py", "sample.py"]),
         ("lint", ["ruff check"]),
     ],
 )

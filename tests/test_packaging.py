@@ -55,9 +55,7 @@ def install(python: str, checkout: Path, packages: Path, kind: str) -> None:
 
 def probe(room_python: Path, folder: Path) -> list[str]:
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    done = subprocess.run(
-        [str(room_python), "-c", PROBE], cwd=folder, env=environment, capture_output=True, text=True
-    )
+    done = subprocess.run([str(room_python), "-c", PROBE], cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
 

@@ -36,8 +36,8 @@ SHORTER = {
     "python -m data_gen run --config configs/data_gen/tiny.yaml": (
         f"python -m data_gen run --config configs/data_gen/tiny.yaml {TINY_DATA}"
     ),
-    "python -m jedi.tiny_base --config configs/base/tiny.yaml": (
-        f"python -m jedi.tiny_base --config configs/base/tiny.yaml {TINY_BASE}"
+    "python -m jedi_toy.tiny_base --config configs/base/tiny.yaml": (
+        f"python -m jedi_toy.tiny_base --config configs/base/tiny.yaml {TINY_BASE}"
     ),
     "python train.py --config configs/train/tiny.yaml": (
         f"python train.py --config configs/train/tiny.yaml {TINY_TRAIN}"

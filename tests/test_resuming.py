@@ -15,9 +15,9 @@ import yaml
 from diffusers import UNet2DConditionModel
 
 import train
-from jedi import checkpoints, export, training
+from jedi import training
 from jedi.errors import InputError
-from jedi.training import callbacks
+from jedi.training import callbacks, checkpoints, export
 from tests import extensions, tiny
 from tests.conftest import write_shard
 

@@ -51,6 +51,7 @@ def pixels(path: Path) -> np.ndarray:
 
 # --- what it writes
 
+
 def test_pictures_a_grid_and_a_record(request_in, tmp_path, capsys):
     assert request_in("--prompt", "a dog", "--num-images", "2", "--seed", "5") == 0
     out = tmp_path / "out"
@@ -232,7 +233,7 @@ def test_several_subjects_stand_in_a_row_and_go_by_their_names(request_in, tmp_p
 
     monkeypatch.setattr(JediPipeline, "_reference_inputs", spy)
     assert request_in("--subject", "dog=photos", "--subject", "hat=hats", "--mode", mode, references=()) == 0
-    (references, prompts), = seen
+    ((references, prompts),) = seen
     assert prompts == ["dog", "dog", "hat"]
     for image, left in zip(references, (True, True, False), strict=True):
         pixels = np.asarray(image).astype(int)

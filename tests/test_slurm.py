@@ -11,8 +11,8 @@ import pytest
 from data_gen import run
 from data_gen.config import DataConfig
 from data_gen.plan import Parts
-from jedi.config import load
-from jedi.recipe import TrainConfig
+from jedi.io.config import load
+from jedi.training.config import TrainConfig
 
 SCRIPTS = ("train.sbatch", "data_gen.sbatch")
 

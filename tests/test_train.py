@@ -16,12 +16,11 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
 
 import train
-from jedi import checkpoints, latents
 from jedi.conditioning import CONDITIONING_POLICIES
 from jedi.diffusion import LOSS_WEIGHTINGS
-from jedi.folders import locked
-from jedi.latents import LatentCache
-from jedi.training import JointData, JointTraining, callbacks
+from jedi.io.files import locked
+from jedi.training import JointData, JointTraining, callbacks, checkpoints, latents
+from jedi.training.latents import LatentCache
 from tests import extensions, forked, tiny
 from tests.conftest import write_shard
 
@@ -91,9 +90,7 @@ def whole(tmp_path_factory, tiny_base, shards):
 
 
 @pytest.mark.slow
-def test_killed_in_mid_epoch_and_resumed_is_the_same_bit_for_bit(
-    recipe, whole, tmp_path, monkeypatch, capsys
-):
+def test_killed_in_mid_epoch_and_resumed_is_the_same_bit_for_bit(recipe, whole, tmp_path, monkeypatch, capsys):
     command = ["--config", str(recipe), *EXACT]
     with monkeypatch.context() as kill:
         kill.setenv(extensions.STEP, "4")
@@ -433,7 +430,7 @@ def test_a_job_that_cannot_be_put_back_says_so(recipe, tmp_path, monkeypatch, ca
         (["optimizer.lrr=1"], "did you mean 'optimizer.lr'?"),
         (["data.path=/nowhere"], "no data folder /nowhere/train"),
         (["base=/nowhere"], "/nowhere: no such folder"),
-        (["base=runs/tiny-base"], "`python -m jedi.tiny_base --config configs/base/tiny.yaml out=runs/tiny-base`"),
+        (["base=runs/tiny-base"], "`python -m jedi_toy.tiny_base --config configs/base/tiny.yaml out=runs/tiny-base`"),
         (["init_from=/nowhere"], "/nowhere: no such folder"),
         (["extensions=[no_such_module]"], "no module 'no_such_module'"),
         (["conditioning.policy=weigthed"], "did you mean 'weighted'?"),

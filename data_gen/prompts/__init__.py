@@ -7,10 +7,10 @@ Reading order: config.py, book.py, asking.py (what is asked), answers.py (what i
 writer.py (the loop), backends.py and the three back ends: grammar.py, local.py, endpoint.py.
 """
 
-from data_gen.prompts.asking import Request
 from data_gen.prompts.backends import PROMPT_BACKENDS, Answer, Backend
 from data_gen.prompts.book import PromptBook, Subject, read_prompts
 from data_gen.prompts.config import PromptsConfig
+from data_gen.prompts.templates import Request
 from data_gen.prompts.writer import write_prompts
 
 __all__ = [

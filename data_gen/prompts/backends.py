@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from jedi.registry import Registry
+from jedi.io.registry import Registry
 
 if TYPE_CHECKING:
-    from data_gen.prompts.asking import Request
     from data_gen.prompts.config import PromptsConfig
+    from data_gen.prompts.templates import Request
 
 
 THINK, THOUGHT = "<think>", "</think>"

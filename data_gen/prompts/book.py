@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data_gen.shards import write_json
-from jedi.config import ConfigError
+from jedi.io.config import ConfigError
 
 NAME = "prompts.json"
 FORMAT = 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from data_gen.checks import check_number
-from jedi.config import ConfigError
+from jedi.io.config import ConfigError
 
 CATEGORIES = (
     "animal",

@@ -14,10 +14,10 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from data_gen.prompts.asking import Request
 from data_gen.prompts.backends import PROMPT_BACKENDS, THINK, Answer
 from data_gen.prompts.config import PromptsConfig
-from jedi.config import ConfigError
+from data_gen.prompts.templates import Request
+from jedi.io.config import ConfigError
 
 log = logging.getLogger(__name__)
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import random
 
-from data_gen.prompts.asking import Request
+from data_gen.english import with_article
 from data_gen.prompts.backends import PROMPT_BACKENDS, Answer
 from data_gen.prompts.config import PromptsConfig
+from data_gen.prompts.templates import Request
 from data_gen.prompts.vocabulary import CATEGORY, LIGHTS
-from data_gen.sources.wording import with_article
-from jedi.config import ConfigError
+from jedi.io.config import ConfigError
 
 
 @PROMPT_BACKENDS.register("template")

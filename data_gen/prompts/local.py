@@ -11,10 +11,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from data_gen.prompts.asking import Request
 from data_gen.prompts.backends import PROMPT_BACKENDS, Answer
 from data_gen.prompts.config import PromptsConfig
-from jedi.config import ConfigError
+from data_gen.prompts.templates import Request
+from jedi.io.config import ConfigError
 
 TOP_P = 0.95
 """The unlikely rest is never drawn: small models would lose themselves in it."""

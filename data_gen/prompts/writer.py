@@ -16,15 +16,15 @@ from tqdm import tqdm
 import data_gen.prompts.endpoint
 import data_gen.prompts.grammar
 import data_gen.prompts.local  # noqa: F401
-from data_gen.prompts.answers import Refused, check_look, check_name, check_scene, parse
-from data_gen.prompts.asking import Request, ask_portrait, ask_subjects
 from data_gen.prompts.backends import PROMPT_BACKENDS, Answer, Backend
 from data_gen.prompts.book import PromptBook, Subject, save
 from data_gen.prompts.config import PromptsConfig
-from data_gen.prompts.journal import Journal
+from data_gen.prompts.parsing import Refused, check_look, check_name, check_scene, parse
+from data_gen.prompts.response_cache import Journal
+from data_gen.prompts.templates import Request, ask_portrait, ask_subjects
 from data_gen.prompts.words import slug, subject_key
-from jedi.config import ConfigError
 from jedi.errors import InputError
+from jedi.io.config import ConfigError
 
 log = logging.getLogger(__name__)
 

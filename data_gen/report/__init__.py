@@ -19,7 +19,7 @@ from data_gen.report.stored import Stored
 from data_gen.report.survey import take_survey
 from data_gen.report.times import throughput, times_report
 from data_gen.shards import write_json
-from jedi.folders import atomic
+from jedi.io.files import atomic
 
 CONTACT_SHEET = "report/contact_sheet.png"
 FILES = ("statistics.json", "DATA_CARD.md", "report/report.html", CONTACT_SHEET)
@@ -39,7 +39,7 @@ def write_report(config: DataConfig, plan: Plan) -> None:
     """Writes DIR/statistics.json, DATA_CARD.md, report/report.html and, last, report/contact_sheet.png, each whole or
     not at all, from the shards that are packed or else from the units that are done; and, with the times that the work
     took, DIR/logs/throughput.html and .json."""
-    from jedi.evaluation.page import render  # needs jinja2
+    from jedi.report.page import render  # needs jinja2
 
     out, stored = Path(config.out), Stored(plan)
     forget(config)

@@ -13,7 +13,7 @@ import yaml
 
 from data_gen.config import content
 from data_gen.sources import SOURCES
-from jedi.config import to_dict
+from jedi.io.config import to_dict
 
 if TYPE_CHECKING:
     from data_gen.config import DataConfig
@@ -61,7 +61,7 @@ def heldout_rule(config: DataConfig) -> str:
         return (
             "A drawing is held out, with all its recolourings and its skin and gender variants, when the sha256 of its "
             "base code point (upper-case hexadecimal), as a whole number, is divisible by 10: 1 in 10, everywhere and "
-            "for ever (data_gen.sources.drawings.is_held_out)."
+            "for ever (jedi_toy.drawings.is_held_out)."
         )
     if config.source not in (*_PROMPTED, *_FOUND):
         return f"The source {config.source!r}, an extension, decides which subjects are held out."

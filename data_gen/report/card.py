@@ -12,7 +12,7 @@ from data_gen.report import about
 from data_gen.report.page import how_far
 from data_gen.report.stored import Stored
 from data_gen.report.survey import Survey
-from data_gen.sets import SPLITS
+from data_gen.samples import SPLITS
 
 if TYPE_CHECKING:
     from data_gen.config import DataConfig

@@ -10,7 +10,7 @@ from typing import Any
 from data_gen.report.scores import Spread, Threshold
 from data_gen.report.stored import Stored, read_manifest
 from data_gen.report.survey import Survey
-from data_gen.sets import SPLITS
+from data_gen.samples import SPLITS
 
 MANY = 500  # an attribute with more values than these (a file's name, say) is named, not counted
 _MODELS = ("model", "segmenter", "captioner", "data_set")  # what provenance calls them

@@ -12,8 +12,8 @@ from data_gen.report import about, pictures
 from data_gen.report.scores import BINS
 from data_gen.report.stored import Stored
 from data_gen.report.survey import Survey
-from data_gen.sets import SPLITS
-from jedi.evaluation.report import Histogram, Report, Section, Table, Text
+from data_gen.samples import SPLITS
+from jedi.report.document import Histogram, Report, Section, Table, Text
 
 if TYPE_CHECKING:
     from data_gen.config import DataConfig

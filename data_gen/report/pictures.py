@@ -11,12 +11,12 @@ from PIL import Image
 from data_gen.finish import EXAMPLES, PAIRS, is_packed
 from data_gen.report.stored import Stored, read_manifest, read_rejected, read_set
 from data_gen.report.survey import Place, Survey
-from data_gen.sets import SPLITS
-from jedi import images
-from jedi.evaluation.report import Gallery, Picture
+from data_gen.samples import SPLITS
+from jedi.io import images
+from jedi.report.document import Gallery, Picture
 
 TITLES = {"train": "Training sets", "heldout": "Held-out sets"}
-_SMALL = 128  # data sets of pictures up to this many pixels are shown pixel by pixel (jedi.evaluation.page)
+_SMALL = 128  # data sets of pictures up to this many pixels are shown pixel by pixel (jedi.report.page)
 _SHOWN = 192  # pixels to which the small copies of dropped pictures are enlarged, where others are photographs
 
 

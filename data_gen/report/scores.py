@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from data_gen.filters import FILTERS
 from data_gen.sources import SOURCES
 from data_gen.stages import STAGES
-from jedi.config import to_dict
+from data_gen.stages.filters import FILTERS
+from jedi.io.config import to_dict
 
 if TYPE_CHECKING:
     from data_gen.config import DataConfig

@@ -14,8 +14,8 @@ from PIL import Image
 
 from data_gen.finish import RESULT, is_packed
 from data_gen.plan import Plan, Unit
-from data_gen.sets import SPLITS
-from jedi.images import load_image
+from data_gen.samples import SPLITS
+from jedi.io.images import load_image
 
 
 @dataclass(frozen=True)

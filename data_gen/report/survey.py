@@ -9,7 +9,7 @@ from typing import Any
 
 from data_gen.report.scores import Nearest, Spread, Threshold, numbers
 from data_gen.report.stored import Stored, read_manifest
-from data_gen.sets import SPLITS
+from data_gen.samples import SPLITS
 
 EXAMPLES = {True: 6, False: 3}
 """How many are shown on each side of a threshold: pictures, if the score is one of pictures, else sets."""

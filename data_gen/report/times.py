@@ -8,7 +8,7 @@ from collections import Counter
 from typing import Any
 
 from data_gen.plan import Plan
-from jedi.evaluation.report import Report, Table
+from jedi.report.document import Report, Table
 
 
 def throughput(plan: Plan) -> dict[str, Any]:

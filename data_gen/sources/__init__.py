@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
-from data_gen.sets import Dropped, Item, SubjectSet
-from jedi.registry import Registry
+from data_gen.samples import Dropped, Item, SubjectSet
+from jedi.io.registry import Registry
 
 
 class Source(Protocol):

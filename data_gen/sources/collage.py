@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from data_gen.checks import check_number
-from data_gen.sets import Dropped, Item, SubjectSet
+from data_gen.samples import Dropped, Item, SubjectSet
 from data_gen.sources import SOURCES
 from data_gen.sources.prompted import GenerationConfig, Generator, PromptedSubjects
 from data_gen.sources.subjects import NAMES, check_template, names

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_gen.checks import check_number
-from data_gen.sets import Dropped, Item, SubjectSet
+from data_gen.samples import Dropped, Item, SubjectSet
 from data_gen.sources import SOURCES
 from data_gen.sources.subjects import (
     NAMES,
@@ -41,10 +41,10 @@ from data_gen.sources.subjects import (
     wanted,
     words,
 )
-from jedi.config import ConfigError
-from jedi.folders import file_sha256
-from jedi.images import SUFFIXES, ImageError, load_image, load_mask
-from jedi.texts import is_text, read_json, read_text
+from jedi.io.config import ConfigError
+from jedi.io.files import file_sha256
+from jedi.io.images import SUFFIXES, ImageError, load_image, load_mask
+from jedi.io.texts import is_text, read_json, read_text
 
 if TYPE_CHECKING:
     from data_gen.config import DataConfig
@@ -288,4 +288,3 @@ def _told(root: Path) -> dict[str, dict[str, str]]:
     if not fits:
         raise ConfigError(f'{path}: expected {{"FOLDER": {{"name": "red mug", "class": "mug"}}, ...}}')
     return {composed(folder): entry for folder, entry in told.items()}
-

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from data_gen.sets import SPLITS, Item
+from data_gen.samples import SPLITS, Item
 from data_gen.sources.subjects import split_of
-from jedi.config import ConfigError
-from jedi.folders import file_sha256
-from jedi.ranges import Range
+from jedi.io.config import ConfigError
+from jedi.io.files import file_sha256
+from jedi.io.ranges import Range
 
 if TYPE_CHECKING:
     from data_gen.config import DataConfig

@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from data_gen.checks import check_number, check_range
-from data_gen.sets import Dropped, Item, SubjectSet
+from data_gen.samples import Dropped, Item, SubjectSet
 from data_gen.sources import SOURCES
 from data_gen.sources.prompted import GenerationConfig, Generator, PromptedSubjects
 from data_gen.sources.subjects import NAMES, check_template, names
-from jedi.config import ConfigError
 from jedi.errors import InputError
+from jedi.io.config import ConfigError
 
 if TYPE_CHECKING:
     from data_gen.config import DataConfig
@@ -99,7 +99,7 @@ class SharedAttention:
         """The images of each set; None for a set of which the safety checker has blackened one."""
         import torch
 
-        from data_gen.coupling import SetContext
+        from data_gen.sources.masked_shared_attention import SetContext
         from jedi.rng import keyed_generator
 
         n, pipe, masked = self.config.images_per_set, self.generator.pipe, self.settings.masked
@@ -173,7 +173,7 @@ class SharedAttention:
         pipe = self.generator.pipe
         if self._ready:
             return
-        from data_gen.coupling import install_set_attention
+        from data_gen.sources.masked_shared_attention import install_set_attention
 
         key = f"shared_attention.model={self.settings.model}"
         if not hasattr(pipe, "unet"):

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from data_gen.sources.wording import with_article
-from jedi.config import ConfigError
-from jedi.texts import is_text
+from data_gen.english import with_article
+from jedi.io.config import ConfigError
+from jedi.io.texts import is_text
 
 if TYPE_CHECKING:
     from data_gen.config import DataConfig

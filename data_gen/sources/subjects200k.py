@@ -28,11 +28,11 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from data_gen.checks import check_number
-from data_gen.sets import Dropped, Item, SubjectSet
+from data_gen.samples import Dropped, Item, SubjectSet
 from data_gen.sources import SOURCES
 from data_gen.sources.subjects import given_folder, inside, same_name, shown, slug, split_of, unusable, wanted
-from jedi.config import ConfigError
-from jedi.images import ImageError, load_image
+from jedi.io.config import ConfigError
+from jedi.io.images import ImageError, load_image
 
 if TYPE_CHECKING:
     from data_gen.config import DataConfig

@@ -28,13 +28,13 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from data_gen.checks import check_number
-from data_gen.sets import Dropped, Item, SubjectSet
+from data_gen.samples import Dropped, Item, SubjectSet
 from data_gen.sources import SOURCES
 from data_gen.sources.subjects import given_folder, inside, share_out, shown, slug, split_of, unusable, wanted
-from jedi.config import ConfigError
-from jedi.folders import file_sha256
-from jedi.images import ImageError, MaskError, load_image, load_mask
-from jedi.texts import read_json
+from jedi.io.config import ConfigError
+from jedi.io.files import file_sha256
+from jedi.io.images import ImageError, MaskError, load_image, load_mask
+from jedi.io.texts import read_json
 
 if TYPE_CHECKING:
     from data_gen.config import DataConfig

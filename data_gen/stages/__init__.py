@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from data_gen.sets import Dropped, SubjectSet
-from jedi.registry import Registry
+from data_gen.samples import Dropped, SubjectSet
+from jedi.io.registry import Registry
 
 
 class Stage(Protocol):

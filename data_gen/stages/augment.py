@@ -14,9 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from PIL import Image
 
-from data_gen.backdrops import Backdrops, BackdropsConfig, check_places
 from data_gen.checks import check_range
-from data_gen.cutouts import (
+from data_gen.samples import SubjectSet
+from data_gen.sources.prompted import GenerationConfig, Generator
+from data_gen.sources.subjects import check_template
+from data_gen.stages import STAGES
+from data_gen.stages.backgrounds import Backdrops, BackdropsConfig, check_places
+from data_gen.stages.compositing import (
     EdgesConfig,
     Pixels,
     area,
@@ -29,13 +33,9 @@ from data_gen.cutouts import (
     paste,
     resized,
 )
-from data_gen.phrases import PLACEHOLDERS, PLACES, fill, place_of, subjects_in, words_for
-from data_gen.sets import SubjectSet
-from data_gen.sources.prompted import GenerationConfig, Generator
-from data_gen.sources.subjects import check_template
-from data_gen.stages import STAGES
-from jedi.config import ConfigError
-from jedi.ranges import Range, Share
+from data_gen.stages.phrases import PLACEHOLDERS, PLACES, fill, place_of, subjects_in, words_for
+from jedi.io.config import ConfigError
+from jedi.io.ranges import Range, Share
 
 if TYPE_CHECKING:
     from data_gen.config import DataConfig

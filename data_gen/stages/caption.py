@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 from PIL import Image
 
 from data_gen.checks import check_number
-from data_gen.phrases import PLACEHOLDERS, begins_with_determiner, noun_of, subjects_in, words_for
-from data_gen.sets import SubjectSet
+from data_gen.samples import SubjectSet
 from data_gen.sources.subjects import check_template
 from data_gen.stages import STAGES
-from jedi.config import ConfigError
+from data_gen.stages.phrases import PLACEHOLDERS, begins_with_determiner, noun_of, subjects_in, words_for
 from jedi.errors import InputError
-from jedi.registry import Registry
+from jedi.io.config import ConfigError
+from jedi.io.registry import Registry
 
 if TYPE_CHECKING:
     from data_gen.config import DataConfig

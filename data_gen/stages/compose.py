@@ -14,15 +14,25 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from PIL import Image
 
-from data_gen.backdrops import Backdrops, BackdropsConfig
 from data_gen.checks import check_range
-from data_gen.cutouts import EdgesConfig, area, box_and_centre, cut, cut_sides, is_hidden, paste, resized, union
-from data_gen.phrases import noun_of
-from data_gen.sets import Dropped, SubjectSet
+from data_gen.samples import Dropped, SubjectSet
 from data_gen.sources.subjects import names
 from data_gen.stages import STAGES
-from jedi.config import ConfigError
-from jedi.ranges import Range, Share
+from data_gen.stages.backgrounds import Backdrops, BackdropsConfig
+from data_gen.stages.compositing import (
+    EdgesConfig,
+    area,
+    box_and_centre,
+    cut,
+    cut_sides,
+    is_hidden,
+    paste,
+    resized,
+    union,
+)
+from data_gen.stages.phrases import noun_of
+from jedi.io.config import ConfigError
+from jedi.io.ranges import Range, Share
 
 if TYPE_CHECKING:
     from data_gen.config import DataConfig

@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import data_gen.filters.content
-import data_gen.filters.likeness
-import data_gen.filters.quality  # noqa: F401  (each module's filters register themselves)
-from data_gen.filters import FILTERS, Encoders, Filter, Pictures, Verdict, rounded
-from data_gen.filters.settings import FilterConfig
-from data_gen.members import without
-from data_gen.sets import Dropped, SubjectSet
+import data_gen.stages.filters.content
+import data_gen.stages.filters.likeness
+import data_gen.stages.filters.quality  # noqa: F401  (each module's filters register themselves)
+from data_gen.samples import Dropped, SubjectSet
 from data_gen.stages import STAGES
-from jedi.config import ConfigError
+from data_gen.stages.filters import FILTERS, Encoders, Filter, Pictures, Verdict, rounded
+from data_gen.stages.filters.settings import FilterConfig
+from data_gen.stages.members import without
 from jedi.errors import InputError
+from jedi.io.config import ConfigError
 
 if TYPE_CHECKING:
     from data_gen.config import DataConfig

@@ -10,11 +10,11 @@ import numpy as np
 from PIL import Image
 
 from data_gen.checks import check_number, check_range
-from data_gen.members import without
-from data_gen.segmenters import make_segmenter
-from data_gen.sets import Dropped, SubjectSet
+from data_gen.samples import Dropped, SubjectSet
 from data_gen.stages import STAGES
-from jedi.config import ConfigError
+from data_gen.stages.members import without
+from data_gen.stages.segmenters import make_segmenter
+from jedi.io.config import ConfigError
 
 if TYPE_CHECKING:
     from data_gen.config import DataConfig
@@ -26,7 +26,7 @@ PROMPTS = ("point", "box")
 class SegmentConfig:
     """Which model finds the subject, and when a mask is no subject.
 
-    `model` is KIND:SOURCE, a kind of data_gen/segmenters.py:
+    `model` is KIND:SOURCE, a kind of data_gen/stages/segmenters.py:
     rembg:isnet-general-use (the default: Apache-2.0, fetched by rembg when first used; birefnet-general is
     better and slower), rembg:/path/model.onnx, rembg:SESSION=/path/model.onnx; clipseg:X, asked for the
     subject's name, and sam:X, asked what is in the middle, X a folder or a hub name of transformers;

@@ -1,4 +1,4 @@
-"""The stage `split`: from a photo collage to a set of its panels. How they are found: data_gen/panels.py."""
+"""The stage `split`: from a photo collage to a set of its panels; `collage_split` finds them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from data_gen.checks import check_number
-from data_gen.panels import find_panels
-from data_gen.sets import Dropped, SubjectSet
+from data_gen.samples import Dropped, SubjectSet
 from data_gen.stages import STAGES
-from jedi.config import ConfigError
-from jedi.images import Box
+from data_gen.stages.collage_split import find_panels
+from jedi.io.config import ConfigError
+from jedi.io.images import Box
 
 if TYPE_CHECKING:
     from data_gen.config import DataConfig
@@ -36,7 +36,7 @@ class SplitConfig:
     min_side: int = 64  # pixels; a smaller panel is left out: enlarged, it would teach blur
     least: float = 0.1  # nothing is cut to less than this fraction of the collage's width or height
     widest_gutter: float = 0.06  # as a fraction of the collage's shorter side; borders may be twice as wide
-    # Evidence is explained in data_gen/panels.py; a lower threshold finds more, also where nothing is.
+    # Evidence is explained in data_gen/stages/collage_split.py; a lower threshold finds more, also where nothing is.
     gutter_evidence: float = 0.6  # of at most 1.5 (and a little for parts of usual size)
     border_evidence: float = 0.6  # of at most 1.5
     seam_evidence: float = 0.0

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from data_gen.checks import check_number
-from data_gen.sets import Dropped, SubjectSet
+from data_gen.samples import Dropped, SubjectSet
 from data_gen.stages import STAGES
-from jedi.config import ConfigError
-from jedi.images import Box
+from jedi.io.config import ConfigError
+from jedi.io.images import Box
 
 if TYPE_CHECKING:
     from data_gen.config import DataConfig

@@ -19,7 +19,7 @@ from jedi.evaluation import options
 from jedi.evaluation.generation import Item, check_done, generate, seed_of
 from jedi.evaluation.protocol import IMAGES, Benchmark, Subject, read_benchmark
 from jedi.evaluation.scoring import COPIED, MODEL, ORACLE, WITHOUT, Case, Group, load_encoders, score_all
-from jedi.folders import locked
+from jedi.io.files import locked
 
 STAGES = ("all", "generate", "score")
 
@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(f"--no-reference must be 0 or more, got {arguments.no_reference}")
     if arguments.part is not None and arguments.stage == "score":
         raise InputError("--part is for generating; scoring is one task, after all parts")
-    from jedi.evaluation.report import check_place
+    from jedi.report.document import check_place
 
     check_place(arguments.out, data=arguments.data)
     benchmark = select(read_benchmark(arguments.data, arguments.refs, arguments.reference_list), arguments)

@@ -9,8 +9,8 @@ from typing import Any
 
 from jedi.evaluation import score_report as common
 from jedi.evaluation.protocol import PUBLISHED, Benchmark, BenchmarkError
-from jedi.evaluation.report import Cell, Curve, Point, Report, Series, Table, Text, text_table, write_report
 from jedi.evaluation.scoring import COPIED, MODEL, WITHOUT, Encoder, Group, identity_column
+from jedi.report.document import Cell, Curve, Point, Report, Series, Table, Text, text_table, write_report
 
 FIELD = {"DINO": "DINO ViT-S/16", "CLIP-I": "CLIP-I ViT-B/32", "CLIP-T": "CLIP-T ViT-B/32"}
 """Columns of published tables -> the score that they are."""
@@ -110,9 +110,7 @@ def curve(result: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> lis
     for row in (WITHOUT, COPIED):
         found = result["rows"].get(row, {})
         if {identity, text} <= set(found):
-            lines.append(
-                Series(common.row_words(row, result), [Point(found[text]["mean"], found[identity]["mean"])])
-            )
+            lines.append(Series(common.row_words(row, result), [Point(found[text]["mean"], found[identity]["mean"])]))
     note = "Labels: guidance scale / reference scale. Up: more like the subject; right: more like the prompt."
     return [Curve("Identity against prompt", text, identity, lines, note)]
 

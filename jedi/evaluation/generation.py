@@ -23,8 +23,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from jedi.errors import InputError
-from jedi.folders import atomic, file_sha256
-from jedi.images import load_image, load_mask
+from jedi.io.files import atomic, file_sha256
+from jedi.io.images import load_image, load_mask
 from jedi.rng import check_seed, seeded_generator
 
 if TYPE_CHECKING:
@@ -263,9 +263,7 @@ def _check(items: Sequence[Item], settings: Sampling) -> None:
 
 def _options(pipe: JediPipeline, settings: Sampling) -> dict[str, Any]:
     """Arguments of the pipeline's call."""
-    used = pipe.sampling_settings(
-        settings.steps, settings.guidance, settings.guidance_scale, settings.reference_scale
-    )
+    used = pipe.sampling_settings(settings.steps, settings.guidance, settings.guidance_scale, settings.reference_scale)
     return {**used, "mode": settings.mode or pipe.config.trained_modes[0]}
 
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jedi.errors import InputError, given
-from jedi.folders import file_sha256
-from jedi.texts import read_json, read_lines, read_text
+from jedi.io.files import file_sha256
+from jedi.io.texts import read_json, read_lines, read_text
 
 PROMPTS_FILE = "prompts_and_classes.txt"
 LIVE = ("cat", "dog")
@@ -186,7 +186,7 @@ def read_prompts(file: Path) -> tuple[dict[str, str], dict[str, tuple[str, ...]]
 
 
 def _read_dreambench(folder: Path, references: int, lists: Mapping[str, list[str]] | None) -> Benchmark:
-    from jedi.images import SUFFIXES
+    from jedi.io.images import SUFFIXES
 
     nouns, templates = read_prompts(folder / PROMPTS_FILE)
     if lists is not None and (unknown := sorted(set(lists) - set(nouns))):
@@ -234,7 +234,7 @@ def _read_dreambench_plus(folder: Path) -> Benchmark:
 
     CATEGORY is as ``live_subject/animal``; a caption file's first line is the noun, each other line a whole prompt.
     """
-    from jedi.images import SUFFIXES
+    from jedi.io.images import SUFFIXES
 
     subjects = []
     for file in sorted((folder / "captions").rglob("*.txt")):

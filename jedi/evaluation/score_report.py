@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jedi.evaluation.report import Cell, Gallery, Picture, Table
 from jedi.evaluation.scoring import (
     COPIED,
     COPY,
@@ -24,6 +23,7 @@ from jedi.evaluation.scoring import (
     by_subject,
     columns_of,
 )
+from jedi.report.document import Cell, Gallery, Picture, Table
 
 EXTREMES = 7
 """Pictures in each of the rows of best and worst cases."""

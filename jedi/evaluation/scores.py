@@ -16,9 +16,9 @@ from pathlib import Path
 from jedi.errors import InputError, given
 from jedi.evaluation import options
 from jedi.evaluation.scoring import COPIED, MODEL, ORACLE, Case, Group, load_encoders, score_all
-from jedi.folders import file_sha256, locked
-from jedi.images import SUFFIXES, find_images
-from jedi.texts import read_json, read_lines
+from jedi.io.files import file_sha256, locked
+from jedi.io.images import SUFFIXES, find_images
+from jedi.io.texts import read_json, read_lines
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Scores and reports. Raises ``InputError`` for a mistake in the request."""
-    from jedi.evaluation.report import check_place
+    from jedi.report.document import check_place
 
     options.check_positive(arguments, "samples")
     out = Path(arguments.out)
@@ -49,8 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.identifier,
     )
     from jedi.evaluation import score_report
-    from jedi.evaluation.report import Report, text_table, write_report
     from jedi.loading import find_device
+    from jedi.report.document import Report, text_table, write_report
 
     encoders = load_encoders(arguments.encoders, find_device(arguments.device))
     out.mkdir(parents=True, exist_ok=True)

@@ -19,8 +19,8 @@ from tqdm import tqdm
 
 from jedi.errors import InputError
 from jedi.evaluation.generation import write_text_whole
-from jedi.folders import file_sha256
-from jedi.images import load_image
+from jedi.io.files import file_sha256
+from jedi.io.images import load_image
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -221,9 +221,7 @@ def _embed_images(network: Any, images: Sequence[Path], batch_size: int) -> Tens
     return torch.cat([network.embed_images([load_image(image) for image in part]) for part in parts])
 
 
-def _add_identity(
-    scores: list[dict[str, float]], group: Group, encoder: Encoder, images: Tensor, real: Tensor
-) -> None:
+def _add_identity(scores: list[dict[str, float]], group: Group, encoder: Encoder, images: Tensor, real: Tensor) -> None:
     """``images`` ``[n d]`` of the cases and ``real`` ``[r d]``, both in the group's order."""
     from jedi import metrics
 

@@ -28,21 +28,18 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
-from jedi import checkpoints
-from jedi import config as configs
 from jedi.attention import check_backend
-from jedi.base import Base, check_unet, load_unet
 from jedi.conditioning import CONDITIONING_POLICIES, draw_sets
 from jedi.data import BatchPlan, JointBatch, SetDataset, SetIndex, StepSampler, collate
 from jedi.diffusion import LOSS_WEIGHTINGS, NoiseSchedule
 from jedi.errors import InputError
-from jedi.export import is_run, load_run_unet
-from jedi.images import encode_pixels
-from jedi.latents import LatentCache, encode_all
+from jedi.io import config as configs
+from jedi.io.base import Base, check_unet, load_unet
+from jedi.io.images import encode_pixels
 from jedi.loss import joint_loss
 from jedi.pipeline import JediPipeline, encode_captions
-from jedi.recipe import HardwareConfig, OptimizerConfig, TrainConfig
 from jedi.rng import keyed_seed, seed_global
+from jedi.training import checkpoints
 from jedi.training.callbacks import (
     Checkpoints,
     HeldOut,
@@ -52,6 +49,9 @@ from jedi.training.callbacks import (
     SampleGrid,
     StopOnSignal,
 )
+from jedi.training.config import HardwareConfig, OptimizerConfig, TrainConfig
+from jedi.training.export import is_run, load_run_unet
+from jedi.training.latents import LatentCache, encode_all
 from jedi.training.run import identity, make_logger, open_run, write_run  # noqa: F401 (train.py has them from here)
 from jedi.unet import JointUNet
 

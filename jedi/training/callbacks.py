@@ -21,18 +21,18 @@ from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 from tqdm.auto import tqdm
 
-from jedi import checkpoints
 from jedi.data import JointBatch, SetDataset, SetIndex
 from jedi.errors import InputError
-from jedi.folders import atomic, write_json
-from jedi.images import contact_sheet
+from jedi.io.files import atomic, write_json
+from jedi.io.images import contact_sheet
 from jedi.pipeline import JediPipeline, image_generators
-from jedi.recipe import TrainConfig
-from jedi.validation import HeldOutSets, choose_sets, reference_gain, reference_losses, wrong_partners
+from jedi.training import checkpoints
+from jedi.training.config import TrainConfig
+from jedi.training.validation import HeldOutSets, choose_sets, reference_gain, reference_losses, wrong_partners
 
 if TYPE_CHECKING:
-    from jedi.latents import LatentCache
     from jedi.training import JointTraining
+    from jedi.training.latents import LatentCache
 
 
 class StepCallback(L.Callback):
@@ -341,7 +341,8 @@ class StopOnSignal(L.Callback):
                 if self.latents is not None and self.latents.stalled:
                     raise SystemExit(
                         "train.py: told to stop before one part of the latents was encoded, so the job is not put back "
-                        "into the queue: give it more time, or let several processes run python -m jedi.latents first"
+                        "into the queue: give it more time, or let several processes run "
+                        "python -m jedi.training.latents first"
                     )
                 requeue(os.environ)
             raise SystemExit(0 if number == signal.SIGUSR1 else 128 + number)
@@ -407,7 +408,7 @@ def save_checkpoint(
 
 
 class RunCheckpointIO(CheckpointIO):
-    """How Lightning reads and writes the checkpoints of a run: see :mod:`jedi.checkpoints`.
+    """How Lightning reads and writes the checkpoints of a run: see :mod:`jedi.training.checkpoints`.
 
     With `ddp_fork` and its kin Lightning would also hand the trained weights to the parent process, through a file in
     $TMPDIR. Nothing there needs them: that file (it comes without options) is not written, and reads as empty.

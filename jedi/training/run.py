@@ -15,15 +15,15 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.utilities import rank_zero_only
 
-from jedi import checkpoints
-from jedi import config as configs
-from jedi.base import FROZEN_PARTS
 from jedi.errors import InputError
-from jedi.folders import atomic, locked, read_json, remove_leftovers, write_json
-from jedi.recipe import TrainConfig
+from jedi.io import config as configs
+from jedi.io.base import FROZEN_PARTS
+from jedi.io.files import atomic, locked, read_json, remove_leftovers, write_json
+from jedi.training import checkpoints
+from jedi.training.config import TrainConfig
 
 if TYPE_CHECKING:
-    from jedi.base import Base
+    from jedi.io.base import Base
     from jedi.training import JointData
 
 

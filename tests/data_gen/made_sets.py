@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 from PIL import Image, ImageDraw
 
-from data_gen.sets import SubjectSet
+from data_gen.samples import SubjectSet
 
 SIDE = 48
 

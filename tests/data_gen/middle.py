@@ -2,7 +2,7 @@
 
 from PIL import Image, ImageDraw
 
-from data_gen.segmenters import SEGMENTERS
+from data_gen.stages.segmenters import SEGMENTERS
 
 
 @SEGMENTERS.register("middle")

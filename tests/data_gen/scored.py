@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from data_gen.config import DataConfig
-from data_gen.filters import FILTERS, Verdict
-from data_gen.filters.settings import DuplicatesConfig, FilterConfig, IdentityConfig, SharpnessConfig
 from data_gen.finish import FinishConfig
-from data_gen.sets import Dropped
+from data_gen.samples import Dropped
 from data_gen.sources import SOURCES
+from data_gen.stages.filters import FILTERS, Verdict
+from data_gen.stages.filters.settings import DuplicatesConfig, FilterConfig, IdentityConfig, SharpnessConfig
 from tests.data_gen.made_sets import SIDE, make_set
 
 HOSTILE = "a cup | <script>top.hit=1</script> {{ 7*7 }}"

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_gen.backdrops import Backdrop, Backdrops, BackdropsConfig
-from data_gen.cutouts import EdgesConfig, _depth, cut, cut_sides, grown, paste
-from data_gen.phrases import PLACES, fill, place_of
 from data_gen.sources.prompted import GenerationConfig
 from data_gen.stages import STAGES
 from data_gen.stages.augment import Augment, AugmentConfig, InpaintConfig
-from jedi.config import ConfigError, load
+from data_gen.stages.backgrounds import Backdrop, Backdrops, BackdropsConfig
+from data_gen.stages.compositing import EdgesConfig, _depth, cut, cut_sides, grown, paste
+from data_gen.stages.phrases import PLACES, fill, place_of
+from jedi.io.config import ConfigError, load
 from jedi.rng import seeded_generator
 from tests.data_gen.made_sets import SIDE, config, copied, make_set, make_unit, picture, pixels, same
 from tests.data_gen.pipelines import save_inpainting

@@ -15,7 +15,7 @@ from transformers import (
 
 from data_gen.stages import STAGES
 from data_gen.stages.caption import CAPTIONERS, BlipCaptioner, Caption, CaptionConfig
-from jedi.config import ConfigError
+from jedi.io.config import ConfigError
 from tests.data_gen.made_sets import config, copied, make_set, make_unit, same
 from tests.encoders import CAPTION_WORDS, save_captioner
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_gen.backdrops import BackdropsConfig
-from data_gen.cutouts import EdgesConfig
-from data_gen.sets import Dropped
+from data_gen.samples import Dropped
 from data_gen.stages import STAGES
+from data_gen.stages.backgrounds import BackdropsConfig
 from data_gen.stages.compose import Compose, ComposeConfig, pairs
-from jedi.config import ConfigError
+from data_gen.stages.compositing import EdgesConfig
 from jedi.data import Draw, SetDataset, SetIndex
+from jedi.io.config import ConfigError
 from tests.conftest import _add
 from tests.data_gen.made_sets import SIDE, config, copied, make_set, make_unit, pixels, same
 

@@ -12,9 +12,9 @@ from threading import Thread
 import pytest
 
 from data_gen.prompts import PromptsConfig, write_prompts
-from data_gen.prompts.asking import ask_subjects
 from data_gen.prompts.endpoint import EndpointError
-from jedi.config import ConfigError
+from data_gen.prompts.templates import ask_subjects
+from jedi.io.config import ConfigError
 from tests.data_gen.test_prompts import journal_rows
 
 

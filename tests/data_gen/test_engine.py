@@ -14,14 +14,14 @@ import pytest
 from data_gen import run
 from data_gen.__main__ import main
 from data_gen.config import DataConfig
-from data_gen.filters.quality import Sharpness
 from data_gen.plan import read_plan
 from data_gen.sources.shared_attention import SharedAttention
 from data_gen.stages.augment import Augment
 from data_gen.stages.caption import Caption
+from data_gen.stages.filters.quality import Sharpness
 from data_gen.status import status
-from jedi.config import ConfigError, load
 from jedi.data import SetDataset, SetIndex
+from jedi.io.config import ConfigError, load
 from tests.data_gen.conftest import all_bytes, read_sets
 from tests.data_gen.kills import killed_at
 from tests.data_gen.pipelines import save_flux, save_inpainting

@@ -10,9 +10,12 @@ import torch
 from PIL import Image, ImageFilter, ImageOps
 from safetensors.torch import save_file
 
-from data_gen.filters import FILTERS, Verdict, rounded
-from data_gen.filters.quality import sharpness
-from data_gen.filters.settings import (
+from data_gen.samples import Dropped, SubjectSet
+from data_gen.stages import STAGES
+from data_gen.stages.filter import ORDER, FilterSets
+from data_gen.stages.filters import FILTERS, Verdict, rounded
+from data_gen.stages.filters.quality import sharpness
+from data_gen.stages.filters.settings import (
     AestheticConfig,
     DuplicatesConfig,
     FilterConfig,
@@ -22,12 +25,9 @@ from data_gen.filters.settings import (
     SharpnessConfig,
     TextConfig,
 )
-from data_gen.sets import Dropped, SubjectSet
-from data_gen.stages import STAGES
-from data_gen.stages.filter import ORDER, FilterSets
 from jedi import encoders
-from jedi.config import ConfigError, load
 from jedi.encoders import load_encoder
+from jedi.io.config import ConfigError, load
 from jedi.metrics import copy_score, cut_subject
 from tests.data_gen.made_sets import make_set, make_unit
 from tests.encoders import LAYERS, fill, save_clip, save_dinov2

@@ -15,7 +15,7 @@ from data_gen import models, run
 from data_gen.__main__ import main
 from data_gen.config import DataConfig
 from data_gen.prompts.config import PromptsConfig
-from data_gen.prompts.journal import NAME as JOURNAL
+from data_gen.prompts.response_cache import NAME as JOURNAL
 from data_gen.sources.shared_attention import SharedAttentionConfig
 from tests.data_gen.conftest import all_bytes, small_config
 from tests.data_gen.pipelines import save_plain_jedi

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from data_gen.models import device_of, load_pipeline
-from jedi.config import ConfigError
+from jedi.io.config import ConfigError
 from tests import tiny
 from tests.data_gen.pipelines import save_flux, settings
 

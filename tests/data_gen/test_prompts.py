@@ -11,15 +11,15 @@ from dataclasses import replace
 
 import pytest
 
+from data_gen.english import with_article
 from data_gen.prompts import PROMPT_BACKENDS, Answer, PromptsConfig, read_prompts, write_prompts
-from data_gen.prompts.answers import Refused, alike, check_look, check_name, check_scene, parse
-from data_gen.prompts.asking import ask_portrait, ask_subjects
-from data_gen.prompts.journal import Journal
+from data_gen.prompts.parsing import Refused, alike, check_look, check_name, check_scene, parse
+from data_gen.prompts.response_cache import Journal
+from data_gen.prompts.templates import ask_portrait, ask_subjects
 from data_gen.prompts.vocabulary import CATEGORY, LIGHTS, PLACES
 from data_gen.prompts.words import head_noun, singular, slug, subject_key
-from data_gen.sources.wording import with_article
-from jedi.config import ConfigError, load
-from jedi.folders import FolderInUse
+from jedi.io.config import ConfigError, load
+from jedi.io.files import FolderInUse
 
 SCRIPTS = {}
 """What the back end `scripted` says, by the name of its model: a function of the request."""
@@ -575,7 +575,7 @@ def test_a_full_disk_leaves_a_good_journal(tmp_path, monkeypatch):
         return real(file, part)
 
     with monkeypatch.context() as patch:
-        patch.setattr("data_gen.prompts.journal.os.write", full)
+        patch.setattr("data_gen.prompts.response_cache.os.write", full)
         with pytest.raises(OSError, match="No space left"):
             written(config, tmp_path)
     assert budget[0] == 0

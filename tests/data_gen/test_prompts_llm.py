@@ -23,10 +23,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from data_gen.prompts import PromptsConfig, local, read_prompts
-from data_gen.prompts.asking import ask_portrait, ask_subjects
 from data_gen.prompts.endpoint import OpenAi
+from data_gen.prompts.templates import ask_portrait, ask_subjects
 from data_gen.prompts.words import head_noun, subject_key, words
-from jedi.config import ConfigError
+from jedi.io.config import ConfigError
 from tests.data_gen.test_endpoint import endpoint_config, written
 from tests.data_gen.test_prompts import good, journal_rows
 

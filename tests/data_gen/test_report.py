@@ -13,15 +13,15 @@ import pytest
 from data_gen import finish, report, run
 from data_gen.__main__ import main
 from data_gen.config import DataConfig, config_hash
-from data_gen.filters.settings import FilterConfig, IdentityConfig, SharpnessConfig
 from data_gen.plan import read_plan
 from data_gen.report import about
 from data_gen.report.scores import BINS, Nearest, Spread, Threshold, even_edges, numbers, quantiles, thresholds
 from data_gen.report.stored import Stored, read_rejected
 from data_gen.report.survey import EXAMPLES, take_survey
 from data_gen.sources.collage import CollageConfig
+from data_gen.stages.filters.settings import FilterConfig, IdentityConfig, SharpnessConfig
 from data_gen.stages.segment import SegmentConfig
-from jedi.config import load
+from jedi.io.config import load
 from tests.data_gen import scored
 from tests.data_gen.conftest import all_bytes, read_sets, small_config
 from tests.data_gen.pipelines import write_book
@@ -314,8 +314,8 @@ def test_the_card_s_command_makes_the_same_data_set(made, small):
 
 
 def test_settings_of_all_kinds_are_written_as_they_are_read():
-    from data_gen.sources.emoji_config import EmojiConfig
     from data_gen.sources.folder import FolderConfig
+    from jedi_toy.emoji_config import EmojiConfig
 
     folder = FolderConfig(path="/a b/ü", licence="yes", caption='it\'s {a_name}: "so" # 1', heldout_fraction=1e-05)
     emoji = EmojiConfig(poses=["tilted left"], tilt=[1.0, 2.5], vary=[], mixture=[{"share": 2, "poses": ["upright"]}])
@@ -484,7 +484,7 @@ def test_a_report_takes_only_a_few_pictures(monkeypatch, made):
 
 
 def test_sets_of_several_subjects_are_counted_by_each_of_them(tmp_path):
-    from data_gen.sources.emoji_config import EmojiConfig
+    from jedi_toy.emoji_config import EmojiConfig
 
     config = small_config(tmp_path, sets=6, heldout_sets=0, emoji=EmojiConfig(mixture=[{"share": 1, "subjects": [2]}]))
     run.run(config)

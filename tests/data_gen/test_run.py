@@ -18,13 +18,13 @@ from PIL import Image, ImageChops
 from data_gen import plan, report, run
 from data_gen.__main__ import main
 from data_gen.config import DataConfig, config_hash
-from data_gen.references import SUBJECTS, write_references
-from data_gen.sources.drawings import catalogue, is_held_out
-from data_gen.sources.emoji import EmojiSource
-from data_gen.sources.emoji_config import EmojiConfig
 from data_gen.status import status
-from jedi.config import ConfigError
-from jedi.folders import FolderInUse, locked
+from jedi.io.config import ConfigError
+from jedi.io.files import FolderInUse, locked
+from jedi_toy.drawings import catalogue, is_held_out
+from jedi_toy.emoji import EmojiSource
+from jedi_toy.emoji_config import EmojiConfig
+from jedi_toy.references import SUBJECTS, write_references
 from tests.data_gen.conftest import all_bytes, read_sets, small_config
 from tests.data_gen.kills import killed_at
 
@@ -50,8 +50,7 @@ def test_manifests_describe_their_shards(small):
         assert manifest["split"] == path.parent.name and manifest["config_hash"] == config_hash(small)
         samples = [s for s in read_sets(path.parent) if s["key"] in {row["key"] for row in manifest["sets"]}]
         rows = [
-            {"key": s["key"], "n": len(s["captions"]), "width": s["pictures"][0].width, "height": 64}
-            for s in samples
+            {"key": s["key"], "n": len(s["captions"]), "width": s["pictures"][0].width, "height": 64} for s in samples
         ]
         assert manifest["sets"] == rows
         assert manifest["counts"] == {"sets": len(rows), "images": 4 * len(rows)}
@@ -118,10 +117,7 @@ def test_status_and_report_need_the_folder_only(small, tmp_path, capsys):
 def test_another_seed_gives_other_pictures(small, tmp_path):
     other = small_config(tmp_path / "other", seed=1, sets=2, heldout_sets=0)
     run.run(other)
-    assert (
-        read_sets(tmp_path / "other" / "train")[0]["subject"]
-        != read_sets(Path(small.out) / "train")[0]["subject"]
-    )
+    assert read_sets(tmp_path / "other" / "train")[0]["subject"] != read_sets(Path(small.out) / "train")[0]["subject"]
 
 
 # The run below draws 120 sets; it makes plan.json, 6 units of 3 files (log, tar, manifest), 4 shards of 2 files, and
@@ -312,7 +308,7 @@ def test_an_extension_adds_a_source(tmp_path, monkeypatch, capsys):
         textwrap.dedent(
             """
             from PIL import Image
-            from data_gen.sets import Dropped, SubjectSet
+            from data_gen.samples import Dropped, SubjectSet
             from data_gen.sources import SOURCES
 
             @SOURCES.register("grey_squares")

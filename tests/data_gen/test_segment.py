@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from data_gen.segmenters import SEGMENTERS, make_segmenter
-from data_gen.sets import Dropped, SubjectSet
+from data_gen.samples import Dropped, SubjectSet
 from data_gen.stages import STAGES
 from data_gen.stages.segment import Segment, SegmentConfig, clean
-from jedi.config import ConfigError
+from data_gen.stages.segmenters import SEGMENTERS, make_segmenter
+from jedi.io.config import ConfigError
 from tests import tiny
 from tests.encoders import LAYERS, fill
 
@@ -261,7 +261,7 @@ def test_wrong_settings_are_refused(settings, words):
 
 
 def test_a_package_that_is_missing_is_named(monkeypatch):
-    monkeypatch.setattr("data_gen.segmenters.find_spec", lambda name: None)
+    monkeypatch.setattr("data_gen.stages.segmenters.find_spec", lambda name: None)
     for model, extra in (("rembg:u2net", "rembg"), ("border", "data")):
         with pytest.raises(ConfigError, match=rf"pip install jedi-diffusion\[{extra}\]"):
             Segment(configured(model))

@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from data_gen.sets import Dropped, Item
+from data_gen.samples import Dropped, Item
 from data_gen.sources import SOURCES
 from data_gen.sources.collage import Collage, CollageConfig
 from data_gen.sources.subjects import split_of
-from jedi.config import ConfigError
+from jedi.io.config import ConfigError
 from jedi.rng import keyed_seed
 from tests.data_gen.pipelines import save_flux, settings, write_book
 

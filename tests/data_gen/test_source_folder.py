@@ -13,12 +13,12 @@ import pytest
 from PIL import Image
 
 from data_gen.__main__ import main
-from data_gen.sets import Dropped, Item
+from data_gen.samples import Dropped, Item
 from data_gen.sources import SOURCES
 from data_gen.sources.folder import Folder, FolderConfig
 from data_gen.sources.subjects import is_held_out, same_name, share_out, slug, split_of
-from jedi.config import ConfigError
 from jedi.errors import InputError
+from jedi.io.config import ConfigError
 from tests.data_gen.pipelines import settings
 
 

@@ -8,13 +8,20 @@ import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 from transformers import CLIPTextModelWithProjection
 
-from data_gen import coupling
-from data_gen.coupling import SetContext, above_otsu, attend_within, grid_of, grow, install_set_attention
-from data_gen.sets import Dropped, Item
+from data_gen.samples import Dropped, Item
 from data_gen.sources import SOURCES
+from data_gen.sources import masked_shared_attention as coupling
+from data_gen.sources.masked_shared_attention import (
+    SetContext,
+    above_otsu,
+    attend_within,
+    grid_of,
+    grow,
+    install_set_attention,
+)
 from data_gen.sources.shared_attention import SharedAttention, SharedAttentionConfig, find_words
 from jedi.attention import JointContext, install_joint_attention, sdpa
-from jedi.config import ConfigError
+from jedi.io.config import ConfigError
 from jedi.rng import keyed_seed, seeded_generator
 from tests import tiny
 from tests.data_gen.pipelines import save_flux, save_plain_jedi, settings, write_book

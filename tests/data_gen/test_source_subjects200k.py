@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageDraw
 
-from data_gen.sets import Dropped, Item
+from data_gen.samples import Dropped, Item
 from data_gen.sources import SOURCES
 from data_gen.sources.subjects200k import Subjects200k, Subjects200kConfig
-from jedi.config import ConfigError
+from jedi.io.config import ConfigError
 from tests.data_gen.pipelines import settings
 
 QUALITY = {"compositeStructure": 5, "objectConsistency": 5, "imageQuality": 5}

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data_gen.sets import Dropped, Item
+from data_gen.samples import Dropped, Item
 from data_gen.sources import SOURCES
 from data_gen.sources.syncd import Syncd, SyncdConfig
-from jedi.config import ConfigError
 from jedi.errors import InputError
+from jedi.io.config import ConfigError
 from tests.data_gen.pipelines import settings
 
 RIGID = "000074a334c541878360457c672b6c2e"

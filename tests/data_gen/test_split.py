@@ -9,11 +9,11 @@ import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
 from benchmarks.split import all_right, make_collage, overlap, read_photos
-from data_gen.panels import _reading_order, find_panels
-from data_gen.sets import Dropped, SubjectSet
+from data_gen.samples import Dropped, SubjectSet
 from data_gen.stages import STAGES
+from data_gen.stages.collage_split import _reading_order, find_panels
 from data_gen.stages.split import Split, SplitConfig
-from jedi.config import ConfigError
+from jedi.io.config import ConfigError
 
 WHITE, BLUE = (255, 255, 255), (40, 70, 150)
 

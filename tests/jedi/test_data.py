@@ -12,7 +12,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from jedi.data import BatchPlan, Bucket, DataError, Draw, SetDataset, SetIndex, SetRecord, StepSampler, collate
-from jedi.images import to_tensor
+from jedi.io.images import to_tensor
 from tests import tiny
 from tests.conftest import write_shard
 
@@ -132,9 +132,7 @@ def test_a_loader_that_starts_later_yields_the_same_batches(index, workers):
 
     def batches(start, workers):
         sampler = StepSampler(plan, accumulate=2, start=start, stop=6)
-        return list(
-            DataLoader(SetDataset(index), batch_sampler=sampler, num_workers=workers, collate_fn=collate)
-        )
+        return list(DataLoader(SetDataset(index), batch_sampler=sampler, num_workers=workers, collate_fn=collate))
 
     for expected, batch in zip(batches(0, 0)[2 * 3 :], batches(3, workers), strict=True):
         assert batch.step == expected.step >= 3
@@ -236,9 +234,7 @@ def test_a_corrupt_image_is_named_through_the_workers_too(folder):
     with pytest.raises(DataError, match=message):
         SetDataset(index)[2]
     plan = BatchPlan(index, 4, 0)
-    loader = DataLoader(
-        SetDataset(index), batch_sampler=StepSampler(plan, stop=1), num_workers=1, collate_fn=collate
-    )
+    loader = DataLoader(SetDataset(index), batch_sampler=StepSampler(plan, stop=1), num_workers=1, collate_fn=collate)
     with pytest.raises(DataError, match=message):
         list(loader)
 

@@ -16,7 +16,7 @@ from transformers import CLIPImageProcessor, CLIPVisionConfig, ViTConfig, ViTIma
 
 from jedi import encoders
 from jedi.encoders import EncoderError, ImageEncoder, Lpips, TextImageEncoder, load_aesthetic_head, load_encoder
-from jedi.images import to_tensor
+from jedi.io.images import to_tensor
 from tests import encoders as small
 from tests import tiny
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from jedi.config import ConfigError
 from jedi.errors import InputError, one_line
+from jedi.io.config import ConfigError
 
 
 @pytest.mark.parametrize("kind", [InputError, ConfigError])

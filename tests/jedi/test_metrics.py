@@ -10,7 +10,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageOps
 from torch import nn
 
 from jedi import metrics
-from jedi.images import to_tensor
+from jedi.io.images import to_tensor
 from jedi.metrics import AGGREGATIONS, NEAR_COPY
 from tests import encoders as small
 

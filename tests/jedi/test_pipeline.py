@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from jedi import images as pictures
 from jedi.conditioning import network_input
 from jedi.guidance import GUIDANCE
+from jedi.io import images as pictures
 from jedi.pipeline import JediPipeline, encode_captions, image_generators
 from jedi.unet import JointUNet
 from tests import tiny
@@ -233,9 +233,9 @@ def test_prediction_types(parts, kind):
 
 
 def test_output_types_agree(pipe):
-    run = lambda kind: pipe(
-        "a cat", num_images=2, num_inference_steps=2, output_type=kind, generator=image_generators(0, 2)
-    ).images
+    run = lambda kind: (
+        pipe("a cat", num_images=2, num_inference_steps=2, output_type=kind, generator=image_generators(0, 2)).images
+    )
     pil, array, tensor, latent = (run(kind) for kind in ("pil", "np", "pt", "latent"))
     assert [x.size for x in pil] == [(32, 32)] * 2 and array.shape == (2, 32, 32, 3)
     assert tensor.shape == (2, 3, 32, 32) and latent.shape == (2, *SHAPE)

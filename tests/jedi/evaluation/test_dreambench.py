@@ -9,7 +9,7 @@ import pytest
 from jedi.evaluation import dreambench, dreambench_report, score_report
 from jedi.evaluation.dreambench import groups, plan, select
 from jedi.evaluation.protocol import PUBLISHED, BenchmarkError, read_benchmark
-from jedi.evaluation.report import text_table
+from jedi.report.document import text_table
 from tests import benchmarks_made_up as made_up
 
 

@@ -1,4 +1,4 @@
-"""jedi.evaluation.report: the same figures in a page, in JSON and in a terminal; nothing a caption says can act."""
+"""jedi.report.document: the same figures in a page, in JSON and in a terminal; nothing a caption says can act."""
 
 import base64
 import io
@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 
 from jedi.errors import InputError
-from jedi.evaluation import page
-from jedi.evaluation.report import (
+from jedi.io.images import ImageError
+from jedi.report import page
+from jedi.report.document import (
     Cell,
     Curve,
     Gallery,
@@ -31,7 +32,6 @@ from jedi.evaluation.report import (
     text_table,
     write_report,
 )
-from jedi.images import ImageError
 
 HOSTILE = """</title></style></table>"'><script>top.hit=1</script><img src=x onerror="top.hit=1">{{ 7*7 }}&amp;"""
 

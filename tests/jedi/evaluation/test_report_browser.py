@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jedi.evaluation.report import Report, Table, write_report
+from jedi.report.document import Report, Table, write_report
 from tests.jedi.evaluation.test_report import HOSTILE, hostile_report, whole
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")

@@ -1,0 +1,186 @@
+"""Pictures to set subjects before: given ones, generated ones, or the painted scenes of the embedded world.
+
+Backdrop number j is a pure function of the configuration and j: whichever process needs it gets the same one.
+Those that are generated are made when they are first asked for, in blocks whose composition never changes, and kept
+in memory for the process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from PIL import Image, ImageOps
+
+from data_gen.checks import check_number
+from data_gen.sources.prompted import GenerationConfig, Generator
+from data_gen.sources.subjects import check_apart, check_template
+from data_gen.stages.phrases import PLACES
+from jedi.io.config import ConfigError
+from jedi.io.files import file_sha256
+from jedi.io.images import ImageError, find_images, load_image
+from jedi.io.texts import read_text
+from jedi.rng import seeded_generator
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from data_gen.config import DataConfig
+
+
+@dataclass
+class BackdropsConfig:
+    """Exactly one of `folder` (pictures; what a caption may say of X.jpg stands in X.txt beside it, for instance "on
+    a sandy beach"), `generate.model` (any text-to-image pipeline of diffusers) and `painted` (the procedural scenes
+    of the emoji source; needs nothing)."""
+
+    folder: str = ""
+    painted: bool = False
+    generate: GenerationConfig = field(default_factory=lambda: GenerationConfig(model=""))
+    count: int = 64  # different backdrops, generated or painted; 64 of 512 px take 48 MiB in each process
+    prompts: list[str] = field(default_factory=lambda: list(PLACES))  # where, for the model; said in captions, too
+    template: str = "a photo of an empty scene {background}, nobody there"  # the model's prompt
+    batch_size: int = 4  # with another number a GPU's bits differ
+    licence: str = ""  # of the folder's pictures
+
+    def check(self, key: str) -> None:
+        """Raises ConfigError that names the values as parts of `key`."""
+        check_number(f"{key}.count", self.count, 1, 100_000)
+        check_number(f"{key}.batch_size", self.batch_size, 1, 1024)
+        check_template(f"{key}.template", self.template, ("background",))
+        check_places(f"{key}.prompts", self.prompts)
+        if self.generate.model:
+            self.generate.check(f"{key}.generate")
+
+    def check_chosen(self, key: str) -> None:
+        """Raises ConfigError unless one kind is chosen; for when backdrops are really wanted."""
+        kinds = {"folder": self.folder, "generate.model": self.generate.model, "painted": self.painted}
+        chosen = [f"{key}.{name}" for name, value in kinds.items() if value]
+        if len(chosen) != 1:
+            found = f"{' and '.join(chosen)} are set" if chosen else "none is set"
+            raise ConfigError(
+                f"{key}: {found}; set exactly one of {key}.folder=DIR (pictures), {key}.generate.model=NAME (a "
+                f"text-to-image pipeline) and {key}.painted=true (drawn scenes)"
+            )
+
+
+class Backdrop(NamedTuple):
+    image: Image.Image  # RGB, of the size asked for
+    phrase: str  # completes "a fox ..."; "" where nothing is known of it
+    origin: dict[str, Any]  # JSON
+
+
+class Backdrops:
+    """The backdrops of one section `key` of the configuration. Raises ConfigError for a folder without pictures."""
+
+    def __init__(self, key: str, settings: BackdropsConfig, config: DataConfig) -> None:
+        settings.check_chosen(f"{key}.backdrops")
+        self.key, self.settings, self.config = f"{key}.backdrops", settings, config
+        self._generator = Generator(f"{self.key}.generate", settings.generate, config)
+        self.blocks: dict[int, list[Image.Image]] = {}
+        self.files: list[Path] = []
+        self.ignored: list[Path] = []
+        if settings.folder:
+            check_apart(config, f"{self.key}.folder", settings.folder)
+            try:
+                self.files, self.ignored = find_images([settings.folder])
+            except ImageError as error:
+                raise ConfigError(f"{self.key}.folder: {error}") from None
+
+    def __len__(self) -> int:
+        return len(self.files) or self.settings.count
+
+    def left_out(self) -> dict[str, int]:
+        """Files in the folder that are no backdrops."""
+        return {f"in {self.key}.folder, not pictures": len(self.ignored)} if self.ignored else {}
+
+    def inputs(self) -> dict[str, str]:
+        """sha256 over the folder's pictures and their texts, which decide bytes but are no settings."""
+        if not self.files:
+            return {}
+        digest = hashlib.sha256()
+        for file in self.files:
+            digest.update(f"{file.name} {file_sha256(file)} {_text_beside(file)}\n".encode())
+        return {f"{self.key}.folder": digest.hexdigest()}
+
+    def draw(self, chance: Random, n: int) -> list[int]:
+        """The numbers of `n` backdrops, different ones as far as there are enough."""
+        rounds = -(-n // len(self))
+        return [number for _ in range(rounds) for number in chance.sample(range(len(self)), len(self))][:n]
+
+    def get(self, number: int, size: tuple[int, int]) -> Backdrop:
+        """Backdrop `number`, cropped and resized to `size` (width, height)."""
+        if self.settings.painted:
+            return self._painted(number, size)
+        if self.settings.generate.model:
+            block, place = divmod(number, self.settings.batch_size)
+            if block not in self.blocks:
+                self.blocks[block] = self._generate(block)
+            phrase, seed = self._phrase(number), self._seed(number)
+            origin = {"model": self.settings.generate.model, "prompt": self._prompt(number), "seed": seed}
+            return Backdrop(_fit(self.blocks[block][place], size), phrase, origin)
+        file = self.files[number]
+        try:
+            image = load_image(file)
+        except ImageError as error:
+            raise ConfigError(f"{self.key}.folder: {error}; remove or replace this file") from None
+        return Backdrop(_fit(image, size), _text_beside(file), {"file": file.name})
+
+    def _painted(self, number: int, size: tuple[int, int]) -> Backdrop:
+        from data_gen.drawn_backgrounds import BACKGROUNDS, background, usual_backgrounds
+
+        names = usual_backgrounds()
+        variant, place = divmod(number, len(names))
+        phrases = BACKGROUNDS.get(names[place]).phrases
+        image = _fit(background(names[place], variant, max(size)), size)
+        return Backdrop(image, phrases[variant % len(phrases)], {"painted": names[place], "variant": variant})
+
+    @property
+    def rights(self) -> str:
+        """The licence of the backdrops; "" of those that are painted here."""
+        if self.settings.generate.model:
+            return self.settings.generate.rights()
+        return (self.settings.licence or "that of the given pictures") if self.files else ""
+
+    def _generate(self, block: int) -> list[Image.Image]:
+        """The backdrops of a block, always all of them: in a batch of another make-up their last bits would differ."""
+        first = block * self.settings.batch_size
+        numbers = range(first, min(first + self.settings.batch_size, len(self)))
+        prompts = [self._prompt(number) for number in numbers]
+        images, unsafe = self._generator(prompts, [seeded_generator(self._seed(j)) for j in numbers])
+        if any(unsafe):
+            number = numbers[unsafe.index(True)]
+            raise ConfigError(
+                f"{self.key}: the model's safety checker refuses backdrop {number} ({self._prompt(number)!r}); change "
+                f"{self.key}.prompts or {self.key}.template"
+            )
+        return images
+
+    def _phrase(self, number: int) -> str:
+        return self.settings.prompts[number % len(self.settings.prompts)]
+
+    def _prompt(self, number: int) -> str:
+        return self.settings.template.format(background=self._phrase(number))
+
+    def _seed(self, number: int) -> int:
+        from jedi.rng import keyed_seed
+
+        return keyed_seed(self.config.seed, self.key, number)
+
+
+def check_places(key: str, prompts: list[str]) -> None:
+    """Raises ConfigError for an empty list of places, or an empty place."""
+    if not prompts or not all(prompt.strip() for prompt in prompts):
+        raise ConfigError(f"{key} is {prompts}; expected places in words, as 'on a sandy beach'")
+
+
+def _fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The largest part of the picture's middle that has the proportions of `size`, in that size."""
+    return image if image.size == size else ImageOps.fit(image, size, Image.Resampling.LANCZOS)
+
+
+def _text_beside(file: Path) -> str:
+    text = file.with_suffix(".txt")
+    return " ".join(read_text(text).split()) if text.is_file() else ""

@@ -1,0 +1,170 @@
+"""Subjects cut out of pictures: soft edges without the old background, and pasting. PIL and numpy only.
+
+Along a subject's outline a camera (or a painter's antialiasing) mixes the subject with what stood behind it, and a
+mask is seldom right to the pixel. Pasted as it is, such a rim shines: the halo of a bad collage. So an outline is first
+moved inwards by `erode` pixels, which throws the mixed pixels away, and then the subject fades in over the next
+`feather` pixels, which hides the cut. Further inside the subject is left exactly as it was: no blur of the mask, whose
+tails would reach the whole subject. Thin parts (legs, handles, antennae) have no inside: for them both widths shrink
+until their middle stays, but not below a third, or slivers of background in a coarse mask would come along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageChops
+
+from jedi.io.images import Box
+from jedi.io.ranges import Range
+
+_THINNEST = 1 / 3  # to this share of what they are elsewhere edges shrink on thin parts
+SIDES = ("left", "top", "right", "bottom")
+
+
+Pixels = Annotated[float, Range(0, 64)]
+
+
+@dataclass
+class EdgesConfig:
+    """Edges of cut-outs, in pixels of a picture whose shorter side has 512; in others in proportion.
+
+    One pixel of erosion removes what antialiasing mixes; with masks of a coarse segmenter take 2 to 3. A feather of
+    2 to 3 looks like the focus of a lens, a wider one like fog.
+    """
+
+    erode: Pixels = 1.0
+    feather: Pixels = 2.5  # at least half a pixel of the picture itself, whatever its size
+
+    def alpha(self, mask: Image.Image) -> Image.Image:
+        """How much of each pixel stays: a mask (L, from 128 on the subject) -> L; 0 outside of the mask and in the
+        eroded rim, then rising to 255.
+
+        Where a subject is cut by the picture's own border there is no outline: it stays whole up to the border.
+        """
+        scale = min(mask.size) / 512
+        erode, feather = self.erode * scale, max(0.5, self.feather * scale)
+        depth = _depth(np.asarray(mask) >= 128, erode + feather)
+        thin = (_highest_near(depth, erode + feather) / (erode + feather)).clip(_THINNEST, 1)
+        return Image.fromarray((255 * ((depth / thin - erode) / feather).clip(0, 1)).round().astype(np.uint8))
+
+
+def _depth(inside: NDArray[np.bool_], limit: float) -> NDArray[np.float32]:
+    """`[H W]`: distance of each pixel's centre to the nearest outline, 0 outside; exact below `limit`, which caps it.
+
+    The distance to the next pixel outside is found along the rows first, then over the columns, as far as `limit`
+    reaches; to the outline it is half a pixel less.
+    """
+    reach = int(np.ceil(limit)) + 1
+    padded = np.pad(inside, reach, mode="edge")  # beyond the border the subject goes on as it reaches it
+    columns = np.arange(padded.shape[1], dtype=np.float32)
+    before = np.maximum.accumulate(np.where(padded, np.float32(-reach), columns), axis=1)
+    after = np.minimum.accumulate(np.where(padded, columns[-1] + reach, columns)[:, ::-1], axis=1)[:, ::-1]
+    squared = np.minimum(np.minimum(columns - before, after - columns), np.float32(reach))[:, reach:-reach] ** 2
+    height = inside.shape[0]
+    nearest = squared[reach : reach + height].copy()
+    for shift in range(1, reach):
+        for start in (reach - shift, reach + shift):
+            np.minimum(nearest, squared[start : start + height] + np.float32(shift**2), out=nearest)
+    return np.clip(np.sqrt(nearest) - np.float32(0.5), 0, limit, dtype=np.float32)
+
+
+def _highest_near(depth: NDArray[np.float32], distance: float) -> NDArray[np.float32]:
+    """`[H W]`: the greatest depth in the square that reaches so far from each pixel."""
+    reach, highest = int(np.ceil(distance)), depth
+    for _ in range(2):  # along the rows, then, transposed, along the columns
+        padded = np.pad(highest, [(0, 0), (reach, reach)])
+        highest = padded[:, : highest.shape[1]].copy()
+        for shift in range(1, 2 * reach + 1):
+            np.maximum(highest, padded[:, shift : shift + highest.shape[1]], out=highest)
+        highest = np.ascontiguousarray(highest.T)
+    return highest
+
+
+def grown(mask: Image.Image, pixels: float) -> Image.Image:
+    """The mask (L, from 128 on) and all that lies within so many pixels of it, as 0 and 255."""
+    if pixels <= 0:
+        return mask.point(lambda value: 255 * (value >= 128))
+    outside = np.asarray(mask) < 128
+    return Image.fromarray(np.where(_depth(outside, pixels + 1) > pixels, 0, 255).astype(np.uint8))
+
+
+def keep(image: Image.Image, behind: Image.Image, alpha: Image.Image) -> Image.Image:
+    """`image` over `behind` (RGB, of one size): equal to `image` where alpha is 255, to `behind` where it is 0."""
+    return Image.composite(image, behind, alpha)
+
+
+def area(mask: Image.Image) -> float:
+    """The subject's share of its picture, [0, 1]."""
+    return float((np.asarray(mask) >= 128).mean())
+
+
+def cut_sides(mask: Image.Image, tolerance: float = 0.05) -> set[str]:
+    """The sides ("left", "top", "right", "bottom") at which the picture's border cuts the subject.
+
+    A few pixels at the border (`tolerance` of the subject's extent along it) only touch it.
+    """
+    inside = np.asarray(mask) >= 128
+    if not inside.any():
+        return set()
+    extents = (int(inside.any(1).sum()), int(inside.any(0).sum()))  # height, width
+    borders = (inside[:, 0], inside[0], inside[:, -1], inside[-1])
+    return {
+        side
+        for side, border, extent in zip(SIDES, borders, extents * 2, strict=True)
+        if border.sum() > tolerance * extent
+    }
+
+
+def is_hidden(attributes: Mapping[str, Any]) -> bool:
+    """Whether a source says that something covers a part of a subject (`visible`, as the emoji source does): cut out,
+    such a subject has a hole."""
+    each = attributes.get("standing", [attributes])
+    return any(subject.get("visible", 1.0) < 0.99 for subject in each)
+
+
+def cut(image: Image.Image, mask: Image.Image, edges: EdgesConfig) -> Image.Image | None:
+    """The subject as RGBA, cropped to its box; None where the mask leaves nothing of it."""
+    alpha = edges.alpha(mask)
+    box = alpha.getbbox()
+    if box is None:
+        return None
+    whole = image.convert("RGB")
+    whole.putalpha(alpha)
+    return whole.crop(box)
+
+
+def resized(cutout: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """A cut-out of another size; PIL weighs its colours by alpha, so nothing of the old background comes in."""
+    return cutout if cutout.size == size else cutout.resize(size, Image.Resampling.LANCZOS)
+
+
+def paste(
+    behind: Image.Image, cutouts: Sequence[Image.Image], corners: Sequence[tuple[int, int]]
+) -> tuple[Image.Image, list[Image.Image]]:
+    """Cut-outs (RGBA) on a copy of a picture, each with its left upper corner there, and the mask of each alone."""
+    picture, masks = behind.copy(), []
+    for cutout, corner in zip(cutouts, corners, strict=True):
+        picture.paste(cutout, corner, cutout)
+        alpha = Image.new("L", behind.size)
+        alpha.paste(cutout.getchannel("A"), corner)
+        masks.append(alpha.point(lambda value: 255 * (value >= 128)))
+    return picture, masks
+
+
+def box_and_centre(mask: Image.Image) -> tuple[Box, tuple[float, float]]:
+    """The subject's box in pixels, and its centre as fractions of the picture's sides."""
+    box = mask.getbbox() or (0, 0, 0, 0)
+    centre = ((box[0] + box[2]) / 2 / mask.width, (box[1] + box[3]) / 2 / mask.height)
+    return box, (round(centre[0], 4), round(centre[1], 4))
+
+
+def union(masks: Sequence[Image.Image]) -> Image.Image:
+    """What any of the masks (L, of one size) holds."""
+    whole = masks[0]
+    for mask in masks[1:]:
+        whole = ImageChops.lighter(whole, mask)
+    return whole

@@ -1,0 +1,164 @@
+"""By what sets are judged. Each filter scores every set of a unit and says which sets, or pictures, will not do.
+
+To add one: write a class like `Filter`, decorate it with `@FILTERS.register("name")`, name its module under
+`extensions:` and its name under `filter.extra` in the configuration (docs/extending.md).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from PIL import Image
+
+from data_gen.samples import SubjectSet
+from jedi.errors import InputError
+from jedi.io.config import ConfigError
+from jedi.io.registry import Registry
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from data_gen.config import DataConfig
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a filter says of one set. `score` is JSON: a number, a dict of numbers, or a list with a number for each
+    picture; it is written into the set, dropped or not. Rounded to 4 digits by the stage."""
+
+    score: Any
+    reason: str | None = None
+    """Why the set as a whole will not do: "identity below 0.7"."""
+    images: Mapping[int, str] = field(default_factory=dict)
+    """Why single pictures, by position, will not do: the set goes, or they alone (`filter.drop_images`)."""
+
+
+class Filter(Protocol):
+    """Made once in each process, as `factory(config)` with the whole `DataConfig`. Models are loaded when the first
+    set is judged, not before."""
+
+    on: bool
+    """Whether the configuration asks for it."""
+    needs: frozenset[str]
+    """"masks", or nothing."""
+    uses_model: bool
+    """Whether it wants a GPU, or all cores of a process."""
+    thresholds: tuple[tuple[str, str], ...]
+    """For the report, if the class has such an attribute: scores and the configuration's keys of their thresholds,
+    `(("redness", "options.redness.max_share"),)`. A key's last part begins with min or max, or its value is the least
+    and the most. "NAME.PART" is a part of a score that is a dict; "NAME.mean" the mean of a list, where that is
+    compared and not each picture's."""
+    packages: tuple[str, ...]
+    """What must stay at one version for equal scores, besides numpy and Pillow."""
+
+    def judge(self, pictures: Pictures) -> Sequence[Verdict]:
+        """One for each set, in order, whatever other filters say of it."""
+        ...
+
+
+FILTERS: Registry[Callable[[Any], Filter]] = Registry("filter")
+MODELS = ("torch", "transformers", "timm")
+
+
+class Encoders:
+    """Encoders of one process, each loaded when it is first asked for."""
+
+    def __init__(self, config: DataConfig) -> None:
+        self.config = config
+        self._loaded: dict[str, Any] = {}
+
+    def get(self, key: str, spec: str, kind: str = "embed_images") -> Any:
+        """The encoder that `spec` names (`jedi.encoders.load_encoder`); it must have the method `kind`.
+
+        Raises:
+            ConfigError: it cannot be had; `key` is the configuration's name for it.
+        """
+        from data_gen.models import device_of
+        from jedi.encoders import EncoderError, load_encoder
+
+        if spec not in self._loaded:
+            try:
+                self._loaded[spec] = load_encoder(spec, device_of(self.config))
+            except EncoderError as error:
+                raise ConfigError(f"{key}: {error}") from None
+        if not hasattr(self._loaded[spec], kind):
+            raise ConfigError(f"{key}={spec}: this encoder has no {kind}; texts and pictures together are for clip:X")
+        return self._loaded[spec]
+
+
+class Pictures:
+    """The sets of a unit, and what encoders say of their pictures: each is asked once for all pictures together,
+    and once only however many filters want to know."""
+
+    def __init__(self, sets: Sequence[SubjectSet], encoders: Encoders) -> None:
+        self.sets, self.encoders = sets, encoders
+        self._embedded: dict[tuple[str, bool], list[Tensor]] = {}
+
+    @property
+    def images(self) -> list[Image.Image]:
+        """Of all sets, one after another; `by_set` divides what belongs to them."""
+        return [image for one in self.sets for image in one.images]
+
+    def by_set(self, values: Any) -> list[Any]:
+        """A sequence with one value for each picture -> its slices, one for each set."""
+        slices, start = [], 0
+        for one in self.sets:
+            slices.append(values[start : start + len(one.images)])
+            start += len(one.images)
+        return slices
+
+    def embed(self, key: str, spec: str, masked: bool = False) -> list[Tensor]:
+        """For each set ``[n d]``, rows of length 1; `masked`: of the subject's cut-out, cropped, on white.
+
+        Raises:
+            ConfigError: the encoder that `key` names cannot be had; a mask is missing.
+        """
+        encoder = self.encoders.get(key, spec)
+        if (spec, masked) not in self._embedded:
+            images = self._crops(key) if masked else self.images
+            self._embedded[spec, masked] = self.by_set(encoder.embed_images(images))
+        return self._embedded[spec, masked]
+
+    def _crops(self, key: str) -> list[Image.Image]:
+        from jedi.metrics import cut_subject
+
+        crops = []
+        for one in self.sets:
+            for i, (image, mask) in enumerate(zip(one.images, one.masks, strict=True)):
+                if mask is None:
+                    section = key.rpartition(".")[0]
+                    remedy = f"put segment before filter in stages, or set {section}.masked=false"
+                    raise ConfigError(f"{section}: picture {i} of set {one.key} has no mask; {remedy}")
+                crops.append(cut_subject(image, mask, crop=True))
+        return crops
+
+
+def too_low(name: str, values: Sequence[float], least: float | None) -> dict[int, str]:
+    """Positions of the values under `least` (None: of none), each with the reason."""
+    if least is None:
+        return {}
+    return {i: f"{name} below {least:g}" for i, value in enumerate(values) if value < least}
+
+
+def too_high(name: str, values: Sequence[float], most: float | None) -> dict[int, str]:
+    """Positions of the values over `most` (None: of none), each with the reason."""
+    if most is None:
+        return {}
+    return {i: f"{name} above {most:g}" for i, value in enumerate(values) if value > most}
+
+
+def rounded(score: Any) -> Any:
+    """The score with its numbers rounded to 4 digits. InputError for one that is not finite: it would pass any
+    threshold, and JSON has no word for it."""
+    if isinstance(score, Mapping):
+        return {name: rounded(value) for name, value in score.items()}
+    if isinstance(score, list | tuple):
+        return [rounded(value) for value in score]
+    if score is None:
+        return None
+    if not math.isfinite(score):
+        raise InputError(f"the score is {score}")
+    return round(float(score), 4)

@@ -1,0 +1,146 @@
+"""Filters of what should not be in a picture: people, and what a safety checker would black out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from data_gen.stages.filters import FILTERS, Pictures, Verdict, too_high
+from jedi.io.config import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from data_gen.config import DataConfig
+
+BATCH = 8
+"""Pictures in one forward pass."""
+
+
+@FILTERS.register("people")
+class People:
+    """Score: of each picture the highest probability of a detection with the label; 0 to 1."""
+
+    needs, uses_model, packages = frozenset(), True, ("torch", "transformers")
+    thresholds = (("people", "filter.people.max_score"),)
+
+    def __init__(self, config: DataConfig) -> None:
+        self.settings, self.config = config.filter.people, config
+        self.on = self.settings.max_score is not None
+
+    def judge(self, pictures: Pictures) -> list[Verdict]:
+        found = [score for images in _batches(pictures.images) for score in self._detect(images)]
+        return _verdicts("people", pictures, found, self.settings.max_score)
+
+    def _detect(self, images: Sequence[Image.Image]) -> list[float]:
+        import torch
+
+        model, processor, label = self._parts
+        inputs = processor(images=list(images), return_tensors="pt").to(model.device)
+        with torch.no_grad():
+            answer = model(**inputs)
+        sizes = torch.tensor([image.size[::-1] for image in images])
+        detections = processor.post_process_object_detection(answer, threshold=0.0, target_sizes=sizes)
+        return [
+            x["scores"][x["labels"] == label].float().amax().item() if label in x["labels"] else 0.0 for x in detections
+        ]
+
+    @cached_property
+    def _parts(self) -> tuple[Any, Any, int]:
+        from transformers import AutoImageProcessor, AutoModelForObjectDetection
+        from transformers.models.auto.modeling_auto import MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES
+
+        key, source = "filter.people.model", self.settings.model
+        model = _load(
+            AutoModelForObjectDetection, key, source, tuple(MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES), self.config
+        )
+        labels = {name: number for number, name in model.config.id2label.items()}
+        if self.settings.label not in labels:
+            known = ", ".join(list(labels)[:8])
+            raise ConfigError(
+                f"filter.people.label is {self.settings.label!r}, which {source} has not; it has {known}, ..."
+            )
+        try:
+            return model, AutoImageProcessor.from_pretrained(source, backend="pil"), labels[self.settings.label]
+        except OSError as error:
+            raise ConfigError(f"{key}={source}: its image processor is not there ({error})") from None
+
+
+@FILTERS.register("nsfw")
+class Nsfw:
+    """Score: of each picture by how much it is over the threshold of the checker's nearest concept; over 0 is flagged.
+
+    The decision is that of diffusers' `StableDiffusionSafetyChecker`, which says yes or no and blackens pictures;
+    here its cosines are read, to have a number and the pictures as they are.
+    """
+
+    needs, uses_model, packages = frozenset(), True, ("diffusers", "torch", "transformers")
+    thresholds = (("nsfw", "filter.nsfw.max_score"),)
+
+    def __init__(self, config: DataConfig) -> None:
+        self.settings, self.config = config.filter.nsfw, config
+        self.on = self.settings.max_score is not None
+
+    def judge(self, pictures: Pictures) -> list[Verdict]:
+        import torch
+
+        model, preprocess = self._parts
+        with torch.no_grad():
+            found = [
+                score
+                for images in _batches(pictures.images)
+                for score in concept_margins(model, preprocess(images).to(model.device)).tolist()
+            ]
+        return _verdicts("nsfw", pictures, found, self.settings.max_score)
+
+    @cached_property
+    def _parts(self) -> tuple[Any, Callable[[Sequence[Image.Image]], Tensor]]:
+        from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+        from transformers import CLIPImageProcessor
+
+        from jedi.encoders import load_processor
+
+        source = self.settings.model
+        model = _load(StableDiffusionSafetyChecker, "filter.nsfw.model", source, ("clip",), self.config)
+        side = model.config.vision_config.image_size
+        default = CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+        return model, load_processor(source, default, side)
+
+
+def concept_margins(checker: Any, pixels: Tensor) -> Tensor:
+    """Pixels ``[n 3 H W]`` -> ``[n]``: the largest of cosine - threshold over the checker's concepts, 0.01 stricter
+    where one of its concepts of special care is met, as in its `forward`."""
+    from torch.nn.functional import normalize
+
+    seen = normalize(checker.visual_projection(checker.vision_model(pixels)[1]), dim=-1)
+
+    def margins(concepts: Tensor, thresholds: Tensor) -> Tensor:
+        return seen @ normalize(concepts, dim=-1).mT - thresholds
+
+    # The checker itself rounds to 3 digits before it compares with 0.
+    special = margins(checker.special_care_embeds, checker.special_care_embeds_weights).round(decimals=3)
+    strict = 0.01 * (special > 0).any(-1, keepdim=True)
+    return (margins(checker.concept_embeds, checker.concept_embeds_weights) + strict).amax(-1).float().cpu()
+
+
+def _verdicts(name: str, pictures: Pictures, scores: list[float], most: float | None) -> list[Verdict]:
+    return [Verdict(x, images=too_high(name, x, most)) for x in pictures.by_set(scores)]
+
+
+def _batches(images: list[Image.Image]) -> Iterator[list[Image.Image]]:
+    return (images[start : start + BATCH] for start in range(0, len(images), BATCH))
+
+
+def _load(cls: type, key: str, source: str, kinds: tuple[str, ...], config: DataConfig) -> Any:
+    import torch
+
+    from data_gen.models import device_of
+    from jedi.encoders import EncoderError, load_model
+
+    try:
+        return load_model(cls, source, kinds, torch.device(device_of(config)))
+    except EncoderError as error:
+        raise ConfigError(f"{key}: {error}") from None

@@ -1,0 +1,124 @@
+"""One guided network prediction for a batch of sets: what happens inside a sampling step.
+
+Letters as in :mod:`jedi.pipeline`: ``b`` sets of ``k`` references and ``m`` targets, ``c h w`` latents, ``l
+d`` text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from jedi.attention import ReferenceCache
+from jedi.conditioning import network_input
+from jedi.guidance import Guidance
+from jedi.inpainting import Edit
+from jedi.unet import JointUNet
+
+BRANCHES = {"none": (False, False), "refs": (True, False), "text": (False, True), "full": (True, True)}
+"""Guidance branch -> (are the references in the set, is the prompt given)."""
+
+
+@dataclass
+class References:
+    """The given members of each set: a cache (`one_way`), or what enters every network call (`mutual`)."""
+
+    count: int
+    """k."""
+    cache: ReferenceCache | None = None
+    latents: Tensor | None = None
+    """``[k c h w]``, clean."""
+    text: Tensor | None = None
+    """``[k l d]``."""
+    noise: Tensor | None = None
+    """``[b k c h w]``: one fixed noise a set, by which the references follow the targets' noise level."""
+
+
+@dataclass
+class Conditions:
+    """Everything that the network is told besides latents and timestep; the same in every step."""
+
+    mode: str
+    text: Tensor
+    """``[b m l d]``."""
+    empty: Tensor
+    """``[1 l d]``: the empty caption."""
+    references: References
+    edit: Edit | None = None
+
+
+class Denoiser:
+    """The network with its conditions, as a function of latents and timestep."""
+
+    def __init__(self, unet: JointUNet, scheduler: Any, conditions: Conditions) -> None:
+        self.unet, self.scheduler, self.given = unet, scheduler, conditions
+        self.dtype = unet.unet.dtype
+
+    def __call__(self, latents: Tensor, t: Tensor, rule: Guidance, s_text: float, s_refs: float) -> Tensor:
+        """Guided prediction ``[(b m) c h w]`` for ``latents [(b m) c h w]`` at timestep ``t``.
+
+        With both scales 1 guidance is off, and the network runs once.
+        """
+        if s_text == s_refs == 1:
+            return self.predict(("full",), latents, t)["full"]
+        return rule.combine(self.predict(rule.branches, latents, t), s_text, s_refs)
+
+    def predict(self, branches: Sequence[str], latents: Tensor, t: Tensor) -> dict[str, Tensor]:
+        """Predictions ``[(b m) c h w]`` of the branches, float32.
+
+        Branches with one set size are one network call; without references `refs` is `none`, `full` is
+        `text`.
+        """
+        text, references = self.given.text, self.given.references
+        b, k = len(text), references.count
+        targets = self._target_input(rearrange(latents, "(b m) c h w -> b m c h w", b=b), t)
+        wanted = {name: (BRANCHES[name][0] and k > 0, BRANCHES[name][1]) for name in branches}
+        predicted: dict[tuple[bool, bool], Tensor] = {}
+        for with_references in sorted({x for x, _ in wanted.values()}):
+            parts = sorted({part for part in wanted.values() if part[0] == with_references})
+            captions = [text if with_text else self.given.empty.expand_as(text) for _, with_text in parts]
+            out = self._call(targets.repeat(len(parts), 1, 1, 1, 1), torch.cat(captions), t, with_references)
+            out = rearrange(out, "b m c h w -> (b m) c h w").float()
+            predicted |= zip(parts, out.chunk(len(parts)), strict=True)
+        return {name: predicted[part] for name, part in wanted.items()}
+
+    def add_noise(self, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """q(x_t | x_0) in the scheduler's own scale, ``[n c h w]``; see :func:`jedi.schedulers.check_sampler`."""
+        return self.scheduler.add_noise(clean, noise, t.expand(len(clean)))
+
+    def _call(self, sample: Tensor, text: Tensor, t: Tensor, with_references: bool) -> Tensor:
+        """One network call. ``[b m 2c+1 h w], [b m l d]`` -> ``[b m c h w]``; b counts the branches too."""
+        mode, references = self.given.mode, self.given.references
+        b, k = len(sample), references.count
+        timestep = t.expand(b)
+        if not with_references:
+            return self.unet(sample, timestep, text, mode=mode)
+        if references.cache is not None:
+            cache = references.cache
+            cache = cache if cache.batch == 1 else cache.repeat(b // cache.batch)
+            return self.unet(sample, timestep, text, cache=cache)
+        noisy = self._reference_input(t)
+        sample = torch.cat([noisy.repeat(b // len(noisy), 1, 1, 1, 1), sample], dim=1)
+        text = torch.cat([references.text.expand(b, -1, -1, -1), text], dim=1)
+        return self.unet(sample, timestep, text, k, mode)[:, k:]
+
+    def _target_input(self, latents: Tensor, t: Tensor) -> Tensor:
+        """Network input ``[b m 2c+1 h w]`` of the targets ``[b m c h w]``."""
+        noisy = self.scheduler.scale_model_input(latents, t)
+        mask, given = torch.ones_like(noisy[:, :, :1]), torch.zeros_like(noisy)
+        if (edit := self.given.edit) is not None:
+            mask, given = edit.mask.expand_as(mask), edit.latents.expand_as(given)
+        return network_input(noisy, mask, given).to(self.dtype)
+
+    def _reference_input(self, t: Tensor) -> Tensor:
+        """Network input ``[b k 2c+1 h w]`` of the references at noise level ``t`` (`mutual`)."""
+        references = self.given.references
+        clean = references.latents.expand_as(references.noise)
+        noisy = self.add_noise(clean.flatten(0, 1), references.noise.flatten(0, 1), t).view_as(clean)
+        noisy = self.scheduler.scale_model_input(noisy, t)
+        return network_input(noisy, torch.zeros_like(clean[:, :, :1]), clean).to(self.dtype)

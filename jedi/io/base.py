@@ -1,0 +1,196 @@
+"""The base model of a training run: the parts of a Stable-Diffusion-shaped diffusers folder."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffusers import AutoencoderKL, SchedulerMixin, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer, CLIPTokenizerFast
+
+from jedi.diffusion import NoiseSchedule
+from jedi.errors import InputError
+from jedi.io.model_files import SCHEDULER, TEXT_ENCODER, TOKENIZER, UNET, VAE, Rule, check_values, read_json
+from jedi.io.parts import known_class, load_part
+from jedi.loading import is_hub_name
+
+INDEX = "model_index.json"
+KINDS = {
+    "unet": (UNet2DConditionModel,),
+    "vae": (AutoencoderKL,),
+    "text_encoder": (CLIPTextModel,),
+    "tokenizer": (CLIPTokenizer, CLIPTokenizerFast),
+    "scheduler": (SchedulerMixin,),
+}
+"""What each part of a model may be; the models of Stable Diffusion 1.x and 2.x are these."""
+PARTS = tuple(KINDS)
+FROZEN_PARTS = PARTS[1:]
+FILES: dict[str, tuple[str, dict[str, Rule], tuple[str, ...]]] = {
+    "unet": ("config.json", UNET, ("sample_size", "in_channels", "out_channels", "cross_attention_dim")),
+    "vae": ("config.json", VAE, ("latent_channels", "block_out_channels")),
+    "text_encoder": ("config.json", TEXT_ENCODER, ("hidden_size", "max_position_embeddings")),
+    "tokenizer": ("tokenizer_config.json", TOKENIZER, ()),
+    "scheduler": ("scheduler_config.json", SCHEDULER, ("num_train_timesteps",)),
+}
+"""Each part's JSON file, the rules that it follows, and the keys that must be there."""
+
+
+@dataclass
+class Base:
+    """Parts of a base model, as diffusers and transformers load them."""
+
+    unet: UNet2DConditionModel
+    vae: Any
+    text_encoder: Any
+    tokenizer: Any
+    scheduler: Any
+    folder: Path
+
+    def latent_size(self, width: int, height: int) -> tuple[int, int]:
+        """Height and width of the latents of pictures of that size in pixels. ``InputError`` if the vae cannot halve it
+        so often."""
+        factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        if width % factor or height % factor:
+            raise InputError(
+                f"pictures of {width} x {height} pixels: the vae of base {self.folder} takes multiples of {factor}; "
+                "make the data anew at such a resolution"
+            )
+        return height // factor, width // factor
+
+    def fingerprint(self, *parts: str) -> str:
+        """As :func:`fingerprint`, of some parts."""
+        return fingerprint(self.folder, parts)
+
+
+def fingerprint(folder: Path, parts: Sequence[str] = FROZEN_PARTS) -> str:
+    """sha256 over the files of parts of a base: equal when they are equal, wherever the folder lies."""
+    digest = hashlib.sha256()
+    for part in parts:
+        for path in sorted((folder / part).rglob("*")):
+            if path.is_file():
+                digest.update(path.relative_to(folder).as_posix().encode())
+                with path.open("rb") as file:
+                    while block := file.read(1 << 20):
+                        digest.update(block)
+    return digest.hexdigest()
+
+
+def load_base(name: str | Path) -> Base:
+    """Loads a base from a folder or, if there is none of that name, from the model hub. All parts are in float32.
+
+    Raises:
+        InputError: nothing there, a folder that lacks a part, parts that are damaged or do not fit one another.
+    """
+    folder = find_folder(name)
+    parts = load_parts(folder)
+    check_parts(parts, f"base {folder}")
+    for part in ("vae", "text_encoder"):
+        parts[part].requires_grad_(False).eval()
+    return Base(**parts, folder=folder)
+
+
+def load_unet(name: str | Path, prediction_type: str) -> UNet2DConditionModel:
+    """The UNet of a model folder, in float32, to start from its weights.
+
+    Raises:
+        InputError: there is none, it is damaged, or its model predicts something else than ``prediction_type``.
+    """
+    folder = find_folder(name)
+    scheduler = folder / "scheduler" / FILES["scheduler"][0]
+    if scheduler.exists():
+        found = read_json(scheduler).get("prediction_type", "epsilon")
+        check_prediction_type(found, prediction_type, folder)
+    return load_parts(folder, ("unet",))["unet"]
+
+
+def load_parts(folder: Path, names: Sequence[str] = PARTS) -> dict[str, Any]:
+    """Parts of a model by their names, in float32; their JSON files are checked before any is built.
+
+    Raises:
+        InputError: a part that is not there, is of a class that we do not use, or cannot be loaded.
+    """
+    index = read_json(folder / INDEX)
+    lacking = [name for name in names if name not in index or not (folder / name).is_dir()]
+    if lacking:
+        raise InputError(f"{folder} has no {', '.join(lacking)}: a diffusers folder with {', '.join(PARTS)} is needed")
+    kinds = {name: _class(index[name], name, folder) for name in names}
+    for name in names:
+        file, rules, needed = FILES[name]
+        path = folder / name / file
+        if needed or path.exists():
+            check_values(path, read_json(path), rules, needed)
+    return {name: load_part(kinds[name], folder / name) for name in names}
+
+
+def check_parts(parts: Mapping[str, Any], source: str) -> None:
+    """Raises ``InputError`` unless the parts of ``source`` fit one another and the scheduler's noise makes sense."""
+    check_unet(parts["unet"], parts["vae"], parts["text_encoder"], source)
+    words, width = parts["tokenizer"].get_vocab(), parts["text_encoder"].config.vocab_size
+    # Without its files transformers makes an empty tokenizer.
+    if not width / 2 <= len(words) or not all(0 <= number < width for number in words.values()):
+        raise InputError(
+            f"{source}: the tokenizer knows {len(words)} tokens, up to number {max(words.values(), default=0)}, the "
+            f"text_encoder {width}; take both from one model"
+        )
+    if parts["tokenizer"].pad_token is None:
+        raise InputError(f"{source}: the tokenizer has no pad_token, to bring captions to one length")
+    try:
+        NoiseSchedule.from_scheduler(parts["scheduler"])
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
+
+
+def _class(entry: Any, name: str, folder: Path) -> type:
+    """The class that the index names for a part, if it is one that we use."""
+    library, found = entry if isinstance(entry, list) and len(entry) == 2 else (entry, None)
+    kind = known_class(library, found, folder / INDEX)
+    if not issubclass(kind, KINDS[name]):
+        wanted = " or ".join(x.__name__ for x in KINDS[name])
+        raise InputError(f"{folder / INDEX}: {name} is of class {found}; {wanted} is needed")
+    return kind
+
+
+def check_unet(unet: UNet2DConditionModel, vae: Any, text_encoder: Any, source: str) -> None:
+    """Raises ``InputError`` unless the unet of ``source`` makes the vae's latents and reads the encoded text."""
+    for what, found, of, wanted in (
+        ("makes latents of {} channels", unet.config.out_channels, "vae", vae.config.latent_channels),
+        ("reads text of width {}", unet.config.cross_attention_dim, "text_encoder", text_encoder.config.hidden_size),
+    ):
+        if found != wanted:
+            raise InputError(
+                f"{source}: the unet {what.format(found)}, the {of} gives {wanted}; take both from one model"
+            )
+
+
+def check_prediction_type(found: str, wanted: str, source: str | Path) -> None:
+    """Raises ``InputError`` when weights that predict one thing would be trained to predict another."""
+    if found != wanted:
+        raise InputError(
+            f"init_from {source} predicts {found!r}, the base's scheduler says {wanted!r}: "
+            f"start from a model of that prediction type, or change prediction_type in the base's scheduler"
+        )
+
+
+def find_folder(name: str | Path) -> Path:
+    """The folder of a model: ``name`` itself or, if there is none, what the hub gives. ``InputError`` if neither is."""
+    folder = Path(name)
+    if (folder / "model_index.json").is_file():
+        return folder
+    if folder.exists():
+        raise InputError(f"{name} is not a model: a diffusers folder has a model_index.json")
+    if not is_hub_name(str(name)):
+        raise InputError(
+            f"{name}: no such folder (a model, or OWNER/NAME on the hub); a small base is made by "
+            f"`python -m jedi_toy.tiny_base --config configs/base/tiny.yaml out={name}`"
+        )
+    from diffusers import DiffusionPipeline
+
+    try:
+        return Path(DiffusionPipeline.download(str(name)))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"no folder {name}, and the model hub does not give it: {str(error).splitlines()[0]}"
+        ) from None

@@ -1,0 +1,64 @@
+"""What the front ends share: a mistake ends in one line on stderr and an exit code, a bug in its traceback."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+import traceback
+from collections.abc import Callable
+
+from jedi.errors import InputError, one_line, out_of_memory
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises :class:`InputError` for a mistake, for :func:`exit_code` to say in one line."""
+
+    def error(self, message: str) -> None:
+        raise InputError(message)
+
+
+def help_at_once(make: Callable[[], argparse.ArgumentParser]) -> None:
+    """Answers ``--help`` of a module that is run as a command, before it loads what is slow; called above that."""
+    if {"-h", "--help"}.intersection(sys.argv[1:]):
+        make().parse_args()
+
+
+def add_settings(parser: argparse.ArgumentParser, file: str, setting: str) -> None:
+    """The arguments of a command that takes settings: :func:`jedi.io.config.of_command` makes them from these.
+
+    ``file`` and ``setting`` are examples of a YAML file and of ``key=value``.
+    """
+    parser.add_argument("--config", metavar="FILE", help=f"settings in YAML, for instance {file}")
+    text = "print all settings, with their defaults and as they would be used, and stop (??? must be given)"
+    parser.add_argument("--print-config", action="store_true", help=text)
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=f"what differs, for instance {setting}")
+
+
+def exit_code(
+    program: str,
+    work: Callable[[], int | None],
+    interrupted: str = "",
+    memory: str = "a smaller --batch-size needs less",
+) -> int:
+    """Does the work; returns what it returns, 0 for None.
+
+    2 (or the error's own ``status``) for a mistake in the request or what the machine refuses, 130 for Ctrl-C: each
+    with one line on stderr that begins with ``program``; ``interrupted`` and ``memory`` say what to do. All other
+    errors pass, and keep their traceback.
+    """
+    for stream in (sys.stdout, sys.stderr):  # a name that a terminal has no letters for must not end finished work
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        return work() or 0
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted{interrupted}", file=sys.stderr)
+        return 130
+    except Exception as error:
+        line = f"out of memory; {memory}" if out_of_memory(error) else one_line(error)
+        if line is None:
+            raise
+        traceback.clear_frames(error.__traceback__)  # frees what they hold: a data loader then ends its workers
+        print(f"{program}: {line}", file=sys.stderr)
+        return getattr(error, "status", 2)

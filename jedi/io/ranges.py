@@ -1,0 +1,37 @@
+"""Ranges of settings, written beside their types: ``lr: Annotated[float, Range(0)]``. `jedi.io.config` checks them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+
+@dataclass(frozen=True)
+class Range:
+    """From ``low`` to ``high``, both included but for those that are named as open; None: as far as numbers go."""
+
+    low: float | None = None
+    high: float | None = None
+    above: bool = False
+    """``low`` itself is out."""
+    below: bool = False
+    """``high`` itself is out."""
+
+    def __contains__(self, value: float) -> bool:
+        low = self.low is None or (value > self.low if self.above else value >= self.low)
+        return low and (self.high is None or (value < self.high if self.below else value <= self.high))
+
+    def __str__(self) -> str:
+        if self.low is None:
+            return "any number" if self.high is None else f"{'below' if self.below else 'at most'} {self.high}"
+        if self.high is None:
+            return f"above {self.low}" if self.above else f"{self.low} or more"
+        return f"{'above ' if self.above else ''}{self.low} to {'below ' if self.below else ''}{self.high}"
+
+
+Count = Annotated[int, Range(1)]
+Whole = Annotated[int, Range(0)]
+Share = Annotated[float, Range(0, 1)]
+Positive = Annotated[float, Range(0, above=True)]
+NotNegative = Annotated[float, Range(0)]
+Decay = Annotated[float, Range(0, 1, below=True)]

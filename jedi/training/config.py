@@ -1,0 +1,233 @@
+"""What a training run is: every setting of `train.py`, with its default and its reason.
+
+The numbers here suit fine-tuning a Stable Diffusion 1.x UNet; `configs/train/` holds whole recipes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from jedi.conditioning import ConditioningConfig
+from jedi.errors import InputError
+from jedi.io.ranges import Count, Decay, NotNegative, Positive, Range, Share, Whole
+
+
+@dataclass
+class DataConfig:
+    """Which sets are trained on, and how they are read."""
+
+    path: str
+    """Folder with ``train/`` and ``heldout/`` shards."""
+    set_size: Count | None = None
+    """At most so many images of each set are used (drawn anew each time); all of them if not given."""
+    workers: Annotated[int, Range(0, 1024)] = 2
+    """Processes that read and decode, per rank; 0 reads in the training process."""
+    cache_latents: bool = False
+    """Encode all images once and keep the latents on disk, instead of encoding at every step. All processes encode, in
+    parts that stay when the run is interrupted; ``python -m jedi.training.latents`` does it before the training."""
+    latents_folder: str | None = None
+    """Where cached latents lie; ``path/latents`` if not given. All nodes must see it."""
+    verify: bool = False
+    """Check each shard's sha256 at the start."""
+
+
+@dataclass
+class LossConfig:
+    """What is minimised."""
+
+    weighting: str = "min_snr"
+    """A name of ``jedi.diffusion.LOSS_WEIGHTINGS``."""
+    gamma: NotNegative = 5.0
+
+
+@dataclass
+class OptimizerConfig:
+    """AdamW, its learning rate over time, clipping."""
+
+    name: Literal["adamw"] = "adamw"
+    lr: NotNegative = 1e-5
+    betas: list[Decay] = field(default_factory=lambda: [0.9, 0.999])
+    eps: Positive = 1e-8
+    weight_decay: NotNegative = 0.01
+    """Decays matrices and kernels only, never biases and gains."""
+    warmup_steps: Whole = 1000
+    """The learning rate rises linearly over so many steps."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How it falls afterwards, up to ``max_steps``."""
+    decay_steps: Count | None = None
+    """The fall takes the last so many steps (constant before); all after the warm-up if not given."""
+    final_lr: Share = 0.0
+    """Where the fall ends, as a share of ``lr``."""
+    clip_grad_norm: NotNegative = 1.0
+    """Gradients are shortened to this norm; 0 leaves them."""
+
+    def __post_init__(self) -> None:
+        if len(self.betas) != 2:
+            raise InputError(f"optimizer.betas are two numbers from 0 to below 1, got {self.betas}")
+
+
+@dataclass
+class EmaConfig:
+    """The averaged weights: what is validated, sampled and exported."""
+
+    decay: Decay = 0.9999
+    """Share of the old average kept at each step; it rises to this as (1 + step) / (10 + step)."""
+
+
+@dataclass
+class CheckpointConfig:
+    """What lies in ``checkpoints/``: step-N.ckpt to go on from, best-N.ckpt, kept-N.ckpt."""
+
+    every_steps: Count = 1000
+    """A run that is killed loses so many steps at most; one that is told to stop saves first."""
+    keep: Count = 2
+    """How many of those there are: were the newest damaged, the run goes on from the one before."""
+    keep_every_steps: Count | None = None
+    """Every so many steps one is kept for good."""
+    weights_only: bool = True
+    """The best and those kept for good hold the averaged weights only, which is what is sampled from and exported, not
+    the optimiser: with Stable Diffusion's UNet 3.4 GB instead of 14."""
+
+
+@dataclass
+class NetworkConfig:
+    """How the UNet is run; none of it changes what is computed."""
+
+    attention: str = "sdpa"
+    """A name of ``jedi.attention.ATTENTION_BACKENDS``: `sdpa` (PyTorch's), `xformers`, ..."""
+    gradient_checkpointing: bool = False
+    """Less memory, about a third more time."""
+    compile: bool = False
+    """torch.compile; pays off on GPUs and long runs."""
+
+
+@dataclass
+class ValidationConfig:
+    """Held-out loss and reference gain, always with the same sets, noise and timesteps."""
+
+    every_steps: Whole = 1000
+    """0 switches it off (and the best checkpoint with it)."""
+    sets: Count = 32
+    references: Whole | None = None
+    """k; if not given, one less than the images of a set, but no more than are trained."""
+    bins: Count = 4
+    """Timestep bins; each set is scored once in each."""
+    batch_size: Count = 8
+
+    def __post_init__(self) -> None:
+        if self.every_steps and self.sets < 2:
+            raise InputError(f"validation.sets is {self.sets}: the reference gain needs sets of two subjects or more")
+
+
+@dataclass
+class SamplesConfig:
+    """Pictures of held-out subjects, always with the same seeds."""
+
+    every_steps: Whole = 1000
+    """0 switches them off."""
+    subjects: Count = 4
+    prompts: Count = 2
+    """Pictures of each subject."""
+    references: Whole | None = None
+    """k; if not given, what the set has beyond the prompts' images, but no more than are trained."""
+    steps: Count = 30
+    guidance_scale: NotNegative | None = None
+    """The pipeline's default if not given; so the next."""
+    reference_scale: NotNegative | None = None
+
+
+@dataclass
+class LogConfig:
+    """Where numbers go."""
+
+    loggers: list[str] = field(default_factory=lambda: ["tensorboard"])
+    """Any of tensorboard, csv, wandb."""
+    every_steps: Count = 20
+    project: str = "jedi"
+    """W&B's project."""
+
+    def __post_init__(self) -> None:
+        if odd := sorted(set(self.loggers) - {"tensorboard", "csv", "wandb"}):
+            raise InputError(f"log.loggers: {', '.join(odd)} is unknown; known are tensorboard, csv, wandb")
+
+
+@dataclass
+class HardwareConfig:
+    """What Lightning's Trainer is told of the machines; the result does not depend on it but for rounding."""
+
+    accelerator: str = "auto"
+    devices: str = "auto"
+    """How many per node, or `auto`."""
+    nodes: Count = 1
+    strategy: str = "auto"
+    """`auto` or `ddp`: the average of the weights is kept whole, so strategies that shard them do not fit."""
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
+    """`auto`: bf16-mixed on GPUs that have it and on CPUs that compute in it (AVX512-BF16 or AMX; there it takes 70 to
+    87 % of the time), else 32-true."""
+
+    def __post_init__(self) -> None:
+        if self.strategy != "auto" and not self.strategy.startswith("ddp"):
+            raise InputError(
+                f"hardware.strategy is auto, or ddp or one of its kin (ddp_fork, ...), got {self.strategy!r}: the "
+                "average of the weights is kept whole, which strategies that shard them do not do"
+            )
+
+
+@dataclass
+class TrainConfig:
+    """One training run. The same command again goes on where the run in ``out`` stands."""
+
+    base: str
+    """A diffusers folder or hub name: unet (plain or inpainting), vae, text_encoder, tokenizer, scheduler."""
+    out: str
+    """The run's folder: config.yaml, checkpoints/, logs/, samples/."""
+    data: DataConfig
+    init_from: str | None = None
+    """Start from the UNet weights of a model folder or of another run (its averaged weights). Not read when the run
+    goes on."""
+    seed: Whole = 0
+    max_steps: Count = 100_000
+    batch_size: Count = 128
+    """Sets per optimiser step, over all processes."""
+    micro_batch_size: Count | None = None
+    """Sets per forward pass of one process; the rest is accumulated. One pass if not given."""
+    checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
+    conditioning: ConditioningConfig = field(default_factory=ConditioningConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    ema: EmaConfig = field(default_factory=EmaConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    samples: SamplesConfig = field(default_factory=SamplesConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+    hardware: HardwareConfig = field(default_factory=HardwareConfig)
+    sampling_defaults: dict[str, Any] = field(default_factory=dict)
+    """guidance_scale and the like (``jedi.pipeline.SAMPLING_DEFAULTS``) that suit the model; exported."""
+    extensions: list[str] = field(default_factory=list)
+    """Modules to import: they register loss weightings, conditioning policies, ... by name."""
+
+    def accumulate(self, world_size: int) -> int:
+        """Micro batches per optimiser step of one process; ``InputError`` if the batch cannot be cut so."""
+        micro = self.micro_batch_size or -(-self.batch_size // world_size)
+        if micro < 1 or self.batch_size % (world_size * micro):
+            raise InputError(
+                f"batch_size={self.batch_size} cannot be cut into micro batches of {micro} on {world_size} "
+                f"processes: make it a multiple of {world_size * max(micro, 1)}, or change micro_batch_size"
+            )
+        return self.batch_size // (world_size * micro)
+
+    @property
+    def run(self) -> Path:
+        """``out`` as a path."""
+        return Path(self.out)
+
+    @property
+    def trained_modes(self) -> list[str]:
+        """The attention modes that occur in this run, the commoner first."""
+        if self.conditioning.modes:
+            return list(self.conditioning.modes)
+        mutual = self.conditioning.mutual
+        modes = [mode for mode, share in (("one_way", 1 - mutual), ("mutual", mutual)) if share > 0]
+        return modes[::-1] if mutual > 0.5 else modes

@@ -1,0 +1,359 @@
+"""Latents computed once and kept on disk: on a CPU the VAE costs as much as the UNet.
+
+    python -m jedi.training.latents --config configs/train/tiny.yaml [key=value ...]
+
+encodes what a training run with ``data.cache_latents=true`` reads. Any number of processes may run it at once, before
+the training or beside it; the training encodes what is still missing, on all its processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import itertools
+import json
+import logging
+import math
+import os
+import sys
+import time
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.numpy import save
+from torch import Tensor
+
+from jedi.data import DataError, SetDataset, SetIndex, SetRecord
+from jedi.errors import out_of_memory
+from jedi.io.files import FolderInUse, atomic, locked
+from jedi.io.images import encode_batch_size, encode_pixels, to_tensor
+from jedi.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from jedi.io.base import Base
+
+log = logging.getLogger(__name__)
+
+PART_PIXELS = 2**25
+"""Pixels of a part: 128 images of 512 px, 8,192 of 64 px (4 MiB of latents). Seconds on a GPU, minutes on a CPU: what
+an interruption costs at most."""
+_CHECKSUMS = "crc32"
+_POLL_SECONDS = 1.0
+_DECODERS = 8  # threads that read PNGs, which Pillow does beside Python
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of one shard and its file: whole or not there."""
+
+    path: Path
+    sets: range
+    """Positions in ``index.sets``."""
+
+
+class _Rows(NamedTuple):
+    """Where the latents of one image size lie in a file: ``[count c h w]`` from byte ``start`` on."""
+
+    start: int
+    shape: tuple[int, int, int, int]
+
+
+class LatentCache:
+    """Latents of all images of a split, in files of part of a shard each.
+
+    They lie in a folder named after the data and the VAE: when either changes, another is made. A part is a
+    safetensors file with a float16 tensor ``[count c h w]`` for each image size and the checksum of each set, which is
+    compared whenever the set is read.
+    """
+
+    def __init__(self, index: SetIndex, folder: str | Path, vae_fingerprint: str) -> None:
+        name = hashlib.sha256(f"parts/{index.fingerprint}/{vae_fingerprint}".encode()).hexdigest()[:16]
+        self.index, self.folder = index, Path(folder) / name
+        self.parts = list(_cut(index, self.folder))
+        self._place: list[tuple[int, int]] = []  # of each set: its part, its first row among those of its size
+        for number, part in enumerate(self.parts):
+            rows: Counter[str] = Counter()
+            for record in self._records(part):
+                self._place.append((number, rows[_size(record)]))
+                rows[_size(record)] += record.n
+        self._layouts: dict[Part, tuple[dict[str, _Rows], np.ndarray]] = {}
+        self._batch_size: dict[tuple[int, int], int] = {}
+        self._before: int | None = None  # finished parts when `fill` began
+        self._held_by = ""  # what was said of a part that another process has
+
+    @classmethod
+    def of_run(cls, config: TrainConfig, index: SetIndex, base: Base) -> LatentCache:
+        """The cache that a training run with this configuration reads."""
+        folder = config.data.latents_folder or Path(config.data.path) / "latents"
+        return cls(index, folder, base.fingerprint("vae"))
+
+    @property
+    def count(self) -> int:
+        """Images in all."""
+        return sum(record.n for record in self.index.sets)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all parts are there, from whatever process."""
+        return self._finished() == len(self.parts)
+
+    @property
+    def stalled(self) -> bool:
+        """Whether :meth:`fill` is at work and no part, of whatever process, was finished since it began."""
+        return self._before is not None and self._finished() <= self._before
+
+    def fill(self, encode: Callable[[Tensor], Tensor], report: Callable[[int], None] = lambda done: None) -> None:
+        """Makes the parts that are missing; returns when all are there.
+
+        Any number of processes may do so at once, on any number of machines: each part is made by one of them. What
+        is finished stays, whatever happens later.
+
+        Args:
+            encode: ``[b 3 H W]`` in -1 to 1 -> ``[b c h w]``. Where memory runs out, it is called with half as many.
+            report: called with the number of images done, by all processes together.
+
+        Raises:
+            DataError: an image cannot be read or does not fit into memory, or a file of the cache is damaged.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._before = self._finished()
+        try:
+            done, missing, waiting = 0, self.parts, False
+            while missing:
+                busy = []
+                for part in missing:
+                    if not self._make(part, encode, lambda images, done=done: report(done + images)):
+                        busy.append(part)
+                        continue
+                    self._layout(part)
+                    done += sum(record.n for record in self._records(part))
+                    report(done)
+                if busy == missing:  # others are at work on all that is left; should one be killed, its part is ours
+                    if not waiting:
+                        log.warning("waiting for %d parts of the latents: %s", len(busy), self._held_by)
+                    waiting = True
+                    time.sleep(_POLL_SECONDS)
+                missing = busy
+        finally:
+            self._before = None
+
+    def read(self, index: int) -> Tensor:
+        """Latents of a set, ``[n c h w]`` in float32, in the order of the shard.
+
+        Raises:
+            DataError: they are not there, or not as they were written.
+        """
+        record, (number, row) = self.index.sets[index], self._place[index]
+        part = self.parts[number]
+        rows, checksums = self._layout(part)
+        start, (_, *shape) = rows[_size(record)]
+        bytes_per_image = 2 * math.prod(shape)
+        data = _read(part.path, start + row * bytes_per_image, record.n * bytes_per_image)
+        if _checksum(record, shape, data) != checksums[index - part.sets.start]:
+            raise _damaged(part, f"the latents of set {record.key} are not those that were written")
+        return torch.from_numpy(np.frombuffer(data, "<f2").reshape(record.n, *shape).astype(np.float32))
+
+    def _finished(self) -> int:
+        return sum(part.path.exists() for part in self.parts)
+
+    def _records(self, part: Part) -> tuple[SetRecord, ...]:
+        return self.index.sets[part.sets.start : part.sets.stop]
+
+    def _make(self, part: Part, encode: Callable[[Tensor], Tensor], report: Callable[[int], None]) -> bool:
+        """Makes a part that is missing. False where another process is at work on it."""
+        if part.path.exists():
+            return True
+        lock = f".{part.path.name}.lock"
+        try:
+            with locked(self.folder, lock):
+                if not part.path.exists():
+                    tensors = self._encoded(part, encode, report)
+                    with atomic(part.path) as temporary:
+                        temporary.write_bytes(save(tensors))
+        except FolderInUse as error:
+            self._held_by = str(error)
+            return False
+        return True
+
+    def _encoded(
+        self, part: Part, encode: Callable[[Tensor], Tensor], report: Callable[[int], None]
+    ) -> dict[str, np.ndarray]:
+        """The tensors of a part's file. ``report`` is called with the number of its images done."""
+        dataset, members, latents, done = SetDataset(self.index), {}, {}, 0
+        for i in part.sets:
+            record = self.index.sets[i]
+            members.setdefault((record.width, record.height), []).extend((i, member) for member in range(record.n))
+        pool = ThreadPoolExecutor(_DECODERS)
+        try:
+            for size, of_size in members.items():
+                batches = []
+                for batch in self._encoded_batches(pool.map(lambda x: dataset.image(*x), of_size), encode, size):
+                    if not np.isfinite(batch).all():
+                        raise DataError(f"{part.path.stem}: the VAE gives latents that are not finite")
+                    batches.append(batch)
+                    done += len(batch)
+                    report(done)
+                # safetensors writes the memory as it lies: in the order of the axes, whatever order the VAE left
+                latents["x".join(map(str, size))] = np.ascontiguousarray(np.concatenate(batches))
+        finally:
+            pool.shutdown(cancel_futures=True)
+        checksums, rows = [], {size: iter(of_size) for size, of_size in latents.items()}
+        for record in self._records(part):
+            of_set = np.stack([next(rows[_size(record)]) for _ in range(record.n)])
+            checksums.append(_checksum(record, of_set.shape[1:], of_set.tobytes()))
+        return {**latents, _CHECKSUMS: np.array(checksums, np.uint32)}
+
+    def _encoded_batches(
+        self, images: Iterator[Image.Image], encode: Callable[[Tensor], Tensor], size: tuple[int, int]
+    ) -> Iterator[np.ndarray]:
+        """Latents of images of one size, float16, in batches that fit into memory."""
+        waiting: list[Image.Image] = []
+        self._batch_size.setdefault(size, encode_batch_size(*size))
+        while waiting := waiting + list(itertools.islice(images, max(0, self._batch_size[size] - len(waiting)))):
+            batch = waiting[: self._batch_size[size]]
+            try:
+                latents = encode(to_tensor(batch)).to("cpu", torch.float16).numpy()
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                what = f"out of memory when encoding {len(batch)} images of {size[0]} x {size[1]} pixels at once"
+                if len(batch) == 1:
+                    raise DataError(what) from error
+                self._batch_size[size] = len(batch) // 2
+                log.warning("%s: going on with %d", what, self._batch_size[size])
+                continue
+            yield latents
+            waiting = waiting[len(batch) :]
+
+    def _layout(self, part: Part) -> tuple[dict[str, _Rows], np.ndarray]:
+        """Where the latents of each size lie, and the sets' checksums. `DataError` unless the file is as it ought to
+        be, but for the latents themselves."""
+        if part not in self._layouts:
+            wanted: Counter[str] = Counter()
+            for record in self._records(part):
+                wanted[_size(record)] += record.n
+            try:
+                self._layouts[part] = _read_layout(part, wanted)
+            except FileNotFoundError:
+                raise DataError(f"{part.path}: not there any more; the same command makes it again") from None
+            except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+                raise _damaged(part, str(error)) from None
+        return self._layouts[part]
+
+
+def _cut(index: SetIndex, folder: Path) -> Iterator[Part]:
+    """Each shard in parts of up to PART_PIXELS, one set at least."""
+    start, pixels, piece = 0, 0, 0
+    for i, record in enumerate(index.sets):
+        size = record.n * record.width * record.height
+        new_shard = i > 0 and record.shard != index.sets[i - 1].shard
+        if i > start and (new_shard or pixels + size > PART_PIXELS):
+            yield _part(index, folder, range(start, i), piece)
+            start, pixels, piece = i, 0, 0 if new_shard else piece + 1
+        pixels += size
+    yield _part(index, folder, range(start, len(index.sets)), piece)
+
+
+def _part(index: SetIndex, folder: Path, sets: range, piece: int) -> Part:
+    shard = index.shards[index.sets[sets.start].shard].stem
+    return Part(folder / f"{shard}-{piece:04d}.safetensors", sets)
+
+
+def _size(record: SetRecord) -> str:
+    """The name of the tensor that has images of this size."""
+    return f"{record.width}x{record.height}"
+
+
+def _checksum(record: SetRecord, shape: Sequence[int], data: bytes) -> int:
+    """Of a set's latents, and of what they are taken for."""
+    return zlib.crc32(data, zlib.crc32(f"{record.key} {list(shape)}".encode()))
+
+
+def _read_layout(part: Part, wanted: dict[str, int]) -> tuple[dict[str, _Rows], np.ndarray]:
+    """Reads the head of a file; `ValueError` where it has not ``wanted`` images of each size."""
+    length = int.from_bytes(_read(part.path, 0, 8), "little")
+    size = part.path.stat().st_size
+    if length > size - 8:
+        raise ValueError(f"{size} bytes")
+    head = json.loads(_read(part.path, 8, length))
+    if head.keys() != {*wanted, _CHECKSUMS}:
+        raise ValueError(f"it holds {sorted(head)}, not {sorted({*wanted, _CHECKSUMS})}")
+    rows, end = {}, 0
+    for name, (kind, width) in {**dict.fromkeys(wanted, ("F16", 2)), _CHECKSUMS: ("U32", 4)}.items():
+        shape, (start, stop) = head[name]["shape"], head[name]["data_offsets"]
+        count = wanted.get(name, len(part.sets))
+        if head[name]["dtype"] != kind or shape[0] != count or len(shape) != (1 if name == _CHECKSUMS else 4):
+            raise ValueError(f"{name} is {head[name]['dtype']} {shape}, not {kind} of {count}")
+        numbers = (start, stop, *shape)
+        if not all(type(x) is int for x in numbers) or min(numbers) < 0 or stop - start != width * math.prod(shape):
+            raise ValueError(f"{name} of {shape} lies at {start} to {stop}")
+        rows[name], end = _Rows(8 + length + start, tuple(shape)), max(end, stop)
+    if size != 8 + length + end:
+        raise ValueError(f"{size} bytes, not {8 + length + end}")
+    place = rows.pop(_CHECKSUMS)
+    return rows, np.frombuffer(_read(part.path, place.start, 4 * len(part.sets)), "<u4")
+
+
+def _damaged(part: Part, what: str) -> DataError:
+    return DataError(
+        f"{part.path}: damaged ({what}); delete it, or the whole folder, and the same command makes it again"
+    )
+
+
+def _read(path: Path, start: int, count: int) -> bytes:
+    """By offset, with nothing kept open: no limit of open files, nothing to share with forked or spawned workers, and
+    a file that was cut short is an error, where a memory map would end the process."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        return os.pread(file, count, start)
+    finally:
+        os.close(file)
+
+
+def encode_all(cache: LatentCache, vae: torch.nn.Module, show: bool = True) -> None:
+    """Fills the cache, the VAE on the device where it is; with a progress bar on stderr."""
+    from tqdm.auto import tqdm
+
+    bar = tqdm(total=cache.count, desc="encoding images", unit="image", disable=not show)
+    with bar, torch.no_grad():
+        cache.fill(lambda images: encode_pixels(vae, images), lambda done: bar.update(done - bar.n))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; 2 and one line on stderr when something is wrong with the arguments or the data."""
+    from jedi.io import config as configs
+    from jedi.io.command_line import exit_code
+
+    parser = argparse.ArgumentParser(
+        prog="python -m jedi.training.latents",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", required=True, metavar="FILE", help="the recipe of the training")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="what differs: data.path=data/mine")
+    arguments = parser.parse_args(argv)
+
+    def work() -> None:
+        from jedi.io.base import load_base
+        from jedi.loading import find_device
+
+        config = configs.load(TrainConfig, arguments.config, arguments.overrides)
+        index = SetIndex.read(config.data.path, "train", config.data.verify)
+        base = load_base(config.base)
+        cache = LatentCache.of_run(config, index, base)
+        encode_all(cache, base.vae.to(find_device("cpu" if config.hardware.accelerator == "cpu" else None)))
+        print(f"{cache.folder}: the latents of {cache.count} images in {len(cache.parts)} parts")
+
+    return exit_code("jedi.training.latents", work, "; the parts that are finished are kept, the same command goes on")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

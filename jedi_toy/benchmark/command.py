@@ -1,0 +1,205 @@
+"""``evaluate.py embedded``: the benchmark over held-out subjects of the emoji source, whose attributes are exact.
+
+For each of 100 subjects one picture is asked for: its caption is the prompt, and its pose and background differ from
+every reference's. A small CLIP that was trained on real renders of *other* subjects judges (:mod:`encoder`): is the
+subject recognised among the 100, is the background the one asked for? The pose is judged by the target's pixels
+(:mod:`judge`). Beside the model always stand
+
+- *oracle*: the real picture of the target, the best that the judge can be shown;
+- *copy*: the first reference returned, what whole-picture scores are fooled by;
+- *no reference*: the same model and prompt, so what the prompt alone tells;
+- *untrained coupling*: the same model reading the references through projections that were never trained
+  (:mod:`baselines`), so what references bring without joint training.
+
+Then: what more references bring (several noises, compared subject by subject), diversity, curves of identity against
+prompt as guidance varies, editing (:mod:`edits`), and two subjects in one picture. Each row's pictures have a folder
+and a frozen plan; the same command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from jedi.errors import InputError
+from jedi.evaluation import options
+from jedi.evaluation.generation import Sampling, versions
+from jedi.io.files import locked
+
+ENCODER = str(Path(__file__).resolve().parents[2] / "models" / "emoji-clip")
+ROWS = ("one_way:1", "one_way:2", "one_way:3", "mutual:2")
+"""Mode and number of references of the model's rows."""
+PARTS = ("references", "curves", "pairs", "edits", "diversity")
+"""What is measured besides the main table."""
+QUICK_ROWS, QUICK_SUBJECTS, QUICK_STEPS = ("one_way:2",), 30, 15
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be measured, and how."""
+
+    data: str
+    out: str
+    model: str = options.DEFAULT_MODEL
+    encoder: str = ENCODER
+    rows: tuple[str, ...] = ROWS
+    parts: tuple[str, ...] = PARTS
+    subjects: int = 100
+    """Of the 100 of the gallery, so many are asked for."""
+    sampling: Sampling = Sampling()  # noqa: RUF009 (frozen)
+    caption_references: bool = False
+    seed: int = 0
+    dtype: str = "float32"
+    device: str | None = None
+    batch_size: int = 16
+    samples: int = 2000
+    command: str = ""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the subcommand."""
+    add = parser.add_argument
+    text = "shards with held-out subjects (python -m data_gen run --config configs/data_gen/benchmark.yaml)"
+    add("--data", required=True, metavar="DIR", help=text)
+    add("--out", required=True, metavar="DIR", help="the folder to write")
+    text = f"one row, {QUICK_SUBJECTS} subjects, {QUICK_STEPS} steps, nothing else: a minute or two, during training"
+    add("--quick", action="store_true", help=text)
+    add("--rows", nargs="+", metavar="MODE:REFERENCES", help=f"rows of the model ({' '.join(ROWS)})")
+    add("--parts", nargs="*", choices=PARTS, help=f"what is measured besides ({' '.join(PARTS)})")
+    add("--subjects", type=int, metavar="N", help="subjects asked for; recognised among 100 in any case (100)")
+    add("--caption-references", action="store_true", help="two subjects: each reference comes with its caption")
+    add("--encoder", default=ENCODER, metavar="DIR", help="the judge (models/emoji-clip)")
+    add("--device", metavar="D", help="cpu, cuda, cuda:1, mps, ... (cuda if there is one)")
+    add("--samples", type=int, default=2000, metavar="N", help="of the bootstrap, by subjects (2000)")
+    options.add_model_options(parser)
+    parser.set_defaults(batch_size=16)
+
+
+def request_from(arguments: argparse.Namespace) -> Request:
+    """The request. Raises ``InputError`` for what makes no sense."""
+    options.check_positive(arguments, "subjects", "samples")
+    sampling = options.sampling_of(arguments)
+    rows = tuple(arguments.rows or (QUICK_ROWS if arguments.quick else ROWS))
+    if sampling.mode is not None:
+        rows = tuple(dict.fromkeys(f"{sampling.mode}:{row.rpartition(':')[2]}" for row in rows))
+    if arguments.quick and sampling.steps is None:
+        sampling = replace(sampling, steps=QUICK_STEPS)
+    parts = arguments.parts if arguments.parts is not None else () if arguments.quick else PARTS
+    command = shlex.join(["python", *sys.argv]) if Path(sys.argv[0]).name == "evaluate.py" else ""
+    return Request(
+        data=arguments.data,
+        out=arguments.out,
+        model=arguments.model,
+        encoder=arguments.encoder,
+        rows=rows,
+        parts=tuple(parts),
+        subjects=arguments.subjects or (QUICK_SUBJECTS if arguments.quick else 100),
+        sampling=replace(sampling, mode=None),
+        caption_references=arguments.caption_references,
+        seed=arguments.seed,
+        dtype=arguments.dtype,
+        device=arguments.device,
+        batch_size=arguments.batch_size,
+        samples=arguments.samples,
+        command=command,
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Generates, scores, reports. Raises ``InputError`` for a mistake in the request."""
+    from jedi.report.document import text_table
+    from jedi_toy.benchmark.report import tables
+
+    request = request_from(arguments)
+    result = evaluate(request)
+    for table in tables(result):
+        print(text_table(table), end="\n\n")
+    print(
+        f"scores of each picture: {Path(request.out) / 'scores.json'}; the report: {Path(request.out) / 'report.html'}"
+    )
+    return 0
+
+
+def evaluate(request: Request) -> dict[str, Any]:
+    """Makes what is missing, scores all, writes ``scores.json`` and the report; returns what ``scores.json`` holds.
+
+    Raises:
+        InputError: data, encoder or model that cannot be used, or a folder that holds other pictures.
+    """
+    from jedi.io.files import file_sha256
+    from jedi.loading import load_pipeline
+    from jedi.report.document import check_place
+    from jedi_toy.benchmark.answers import Answers, Row, fewest_and_most, main_row, rows_beside
+    from jedi_toy.benchmark.cases import read_cases
+    from jedi_toy.benchmark.edits import edit_cases
+    from jedi_toy.benchmark.encoder import SubjectEncoder
+    from jedi_toy.benchmark.judge import Judge
+    from jedi_toy.benchmark.report import summarise, write
+
+    check_place(request.out)
+    rows = [Row.parse(text) for text in request.rows]
+    cases = read_cases(request.data)
+    encoder = SubjectEncoder.load(request.encoder)
+    pipe, digests = load_pipeline(request.model, request.device, request.dtype)
+    modes = list(pipe.config.trained_modes)
+    skipped = [f"{row.label}: the model was trained for {', '.join(modes)}" for row in rows if row.mode not in modes]
+    rows = [row for row in rows if row.mode in modes]
+    if not rows:
+        raise InputError(f"--rows {' '.join(request.rows)}: the model was trained for {', '.join(modes)}")
+    parts = [part for part in PARTS if part in request.parts]
+    few_and_many = fewest_and_most(rows, main_row(rows))
+    if "references" in parts and not few_and_many:
+        parts.remove("references")
+        skipped.append("references: all rows of the main row's mode have the same number of references")
+    if "pairs" in parts and len(cases.pairs) < 2:
+        parts.remove("pairs")
+        skipped.append(f"pairs: {request.data} holds no sets of two subjects")
+    if "edits" in parts and not edit_cases(cases, 1):
+        parts.remove("edits")
+        skipped.append(f"edits: {request.data} holds no subject with room for another one, before a background of both")
+    for reason in skipped:
+        print(f"left out: {reason}", file=sys.stderr)
+    out = Path(request.out)
+    out.mkdir(parents=True, exist_ok=True)
+    with locked(out):
+        judge = Judge(encoder, cases)
+        answers = Answers(
+            pipe,
+            digests,
+            cases,
+            judge,
+            main_row(rows),
+            out,
+            request.subjects,
+            request.sampling,
+            request.seed,
+            request.batch_size,
+            request.caption_references,
+        )
+        result: dict[str, Any] = {
+            "format": 1,
+            "benchmark": "embedded",
+            "model": {"name": request.model, "sha256": digests},
+            "judge": {
+                "name": encoder.name,
+                "sha256": file_sha256(Path(request.encoder) / "model.safetensors"),
+                "pose": judge.pose_oracle(),
+            },
+            "data": {"name": request.data, "fingerprint": cases.sets.index.fingerprint, "left_out": cases.left_out},
+            "settings": answers.settings,
+            "versions": versions(),
+            "command": request.command,
+            "skipped": skipped,
+            "gallery": len(cases.single),
+            "main": answers.main.name,
+            "rows": answers.rows([*rows, *rows_beside(answers.main)]),
+            **({"references": answers.references(few_and_many)} if "references" in parts else {}),
+            **{part: getattr(answers, part)() for part in parts if part != "references"},
+        }
+        result["summary"] = summarise(result, request.samples)
+        write(result, answers, out)
+    return result

