@@ -1,4 +1,4 @@
-# make demo       pictures of an unseen subject with the model that ships, in out/demo
+# make demo       images of an unseen subject with the model that ships, in out/demo
 # make test       the test suite, on a fresh clone too: what CI runs; at most 12 minutes on two cores, set-up included
 # make test-fast  without the tests marked slow: at most 2 minutes, to be run all day
 # make tiny       the whole loop on a CPU: make data, train a small model for minutes, sample (in out/tiny)
@@ -28,7 +28,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadscope --no-loadsco
 demo: $(VENV)/.demo
 	$(BIN)/python sample.py --model models/jedi-tiny --references assets/references/teddy_bear \
 		--prompt "a toy on the beach" --prompt "a toy in the snow" --prompt "a toy in the city" --out out/demo
-	@echo "The pictures are in $(CURDIR)/out/demo; grid.png shows them beside the references."
+	@echo "The images are in $(CURDIR)/out/demo; grid.png shows them beside the references."
 
 test: $(VENV)/.test
 	$(PYTEST)
@@ -43,7 +43,7 @@ tiny: $(VENV)/.data
 	$(BIN)/python train.py --config configs/train/tiny.yaml $(TINY_TRAIN)
 	$(BIN)/python sample.py --model runs/tiny --references assets/references/teddy_bear \
 		--prompt "a toy on the beach" --prompt "a toy in the snow" --out out/tiny
-	@echo "Data: data/tiny/report, training: runs/tiny, pictures: $(CURDIR)/out/tiny/grid.png"
+	@echo "Data: data/tiny/report, training: runs/tiny, images: $(CURDIR)/out/tiny/grid.png"
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

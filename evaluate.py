@@ -1,10 +1,10 @@
-"""Pictures + references + prompts -> scores and a report.
+"""Images + references + prompts -> scores and a report.
 
 python evaluate.py dreambench --data DIR --model M --refs 1 --out out/dreambench
 python evaluate.py embedded --data DIR --model M --out out/embedded
 python evaluate.py scores --images DIR --references DIR --prompts FILE --out out/scores
 
-Each writes report.html (one file, for any browser), report.json and scores.json (a score for each picture) into --out.
+Each writes report.html (one file, for any browser), report.json and scores.json (a score for each image) into --out.
 What takes long goes on where it was stopped by the same command. Exit code 0: done, 2: a mistake in the request, in
 one line on stderr, 130: interrupted.
 """
@@ -23,7 +23,7 @@ from jedi.io.command_line import Parser, exit_code
 COMMANDS = {
     "dreambench": ("jedi.evaluation.dreambench", "DreamBench or DreamBench++: generate, score, compare with others"),
     "embedded": ("jedi_toy.benchmark.command", "held-out subjects of the emoji source: attributes, retrieval, editing"),
-    "scores": ("jedi.evaluation.scores", "scores for any pictures, by any method"),
+    "scores": ("jedi.evaluation.scores", "scores for any images, by any method"),
 }
 """Name -> its module, with ``add_arguments(parser)`` and ``run(arguments)``, and what it does."""
 

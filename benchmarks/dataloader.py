@@ -3,7 +3,7 @@
     python -m benchmarks.dataloader --data data/tiny
 
 Ours reads members by offset in the order of the batch plan (shuffled, whatever the workers);
-webdataset reads each tar from its beginning, unshuffled, masks included. Both decode the same pictures with the
+webdataset reads each tar from its beginning, unshuffled, masks included. Both decode the same images with the
 same function.
 """
 
@@ -32,10 +32,10 @@ def ours(index: SetIndex, batch: int, workers: int) -> Callable[[], Iterable]:
 
 
 def decode(sample: dict) -> tuple[torch.Tensor, list[str]]:
-    """A webdataset sample -> pictures [n 3 H W] and captions."""
+    """A webdataset sample -> images [n 3 H W] and captions."""
     captions = json.loads(sample["json"])["captions"]
-    pictures = [load_image(sample[f"{i}.png"]) for i in range(len(captions))]
-    return to_tensor(pictures), captions
+    images = [load_image(sample[f"{i}.png"]) for i in range(len(captions))]
+    return to_tensor(images), captions
 
 
 def plain(index: SetIndex, batch: int, workers: int) -> Callable[[], Iterable]:

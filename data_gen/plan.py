@@ -131,7 +131,7 @@ def _find(registry: Registry, package: str, known: Sequence[str], name: str, key
 
 
 def _check_fit(name: str, source: Source, stages: Sequence[tuple[str, Stage]]) -> None:
-    """Each stage must be given what it needs, and pictures must come out at the end."""
+    """Each stage must be given what it needs, and images must come out at the end."""
     holds, behind = set(source.gives), f"source {name!r}"
     for name, stage in stages:
         if missing := sorted(stage.needs - holds):

@@ -33,7 +33,7 @@ from jedi.io.config import ConfigError
 from jedi.io.files import FolderInUse, locked, remove_leftovers
 
 EXAMPLES = 8
-"""Dropped sets whose pictures a unit keeps for the report, for each reason."""
+"""Dropped sets whose images a unit keeps for the report, for each reason."""
 _ENCODERS = 8  # threads that write PNGs, which Pillow does beside Python
 
 
@@ -183,7 +183,7 @@ def _through_stages(
     for one in sets:
         if odd := next((image.size for image in one.images if image.size != (config.resolution,) * 2), None):
             raise ConfigError(
-                f"stages: set {one.key} arrives with a picture of {odd[0]} x {odd[1]}, the data set is of "
+                f"stages: set {one.key} arrives with an image of {odd[0]} x {odd[1]}, the data set is of "
                 f"resolution={config.resolution} squares; add the stage 'square'"
             )
     return sets, dropped, seconds

@@ -1,4 +1,4 @@
-"""What travels through data generation: a set of pictures of one subject, or the note that it was dropped."""
+"""What travels through data generation: a set of images of one subject, or the note that it was dropped."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Item:
 
 @dataclass(frozen=True)
 class SubjectSet:
-    """n pictures of one subject: `images` RGB, `masks` L of the same sizes (255 = visible subject) or None,
+    """n images of one subject: `images` RGB, `masks` L of the same sizes (255 = visible subject) or None,
     with one caption and one dict of attributes each. `subject` holds at least id, name and class.
 
     Between a source of collages and the stage `split`, `images` holds the collage alone.
@@ -34,7 +34,7 @@ class SubjectSet:
     to be the first references: they show one subject each, the others show several together.
 
     Stages return changed copies (`dataclasses.replace`); none changes a set that it was given. All but the
-    pictures must be JSON."""
+    images must be JSON."""
 
     key: str  # of the Item it was made for; no dots
     subject: dict[str, Any]
@@ -46,7 +46,7 @@ class SubjectSet:
     references: list[int] = field(default_factory=list)
     provenance: dict[str, Any] = field(default_factory=dict)  # prompts, seeds and models that made it
     scores: dict[str, Any] = field(default_factory=dict)  # of the filters: a number, or one for each image
-    made_from: list[str] = field(default_factory=list)  # keys of sets whose pictures it shows again, on purpose
+    made_from: list[str] = field(default_factory=list)  # keys of sets whose images it shows again, on purpose
 
     @property
     def split(self) -> str:
@@ -55,7 +55,7 @@ class SubjectSet:
 
 @dataclass(frozen=True)
 class Dropped:
-    """A set that was not good enough. `reason` is counted in the manifests; `scores` and the pictures of
+    """A set that was not good enough. `reason` is counted in the manifests; `scores` and the images of
     `rejected` are kept for the report, so that a threshold can be judged by what it costs."""
 
     key: str

@@ -96,7 +96,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def thumbnail(image: Image.Image, side: int = 96) -> bytes:
-    """A small copy (PNG, RGB, at most `side` pixels) of a picture that is not kept, for the report."""
+    """A small copy (PNG, RGB, at most `side` pixels) of an image that is not kept, for the report."""
     small = image.convert("RGB")
     small.thumbnail((side, side), Image.Resampling.BICUBIC)
     return png(small)

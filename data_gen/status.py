@@ -46,7 +46,7 @@ class Status:
 
 
 def status(config: DataConfig, plan: Plan) -> Status:
-    """Counts units, packed shards, and the sets and pictures of the units that are done."""
+    """Counts units, packed shards, and the sets and images of the units that are done."""
     sets, images, heldout, dropped, times, slowest = 0, 0, 0, Counter(), [], 0.0
     for unit in plan.units:
         if (manifest := plan.manifest(unit)) is not None:

@@ -1,4 +1,4 @@
-"""The pictures in the README and in the model card of jedi-tiny, from its weights and from held-out subjects.
+"""The images in the README and in the model card of jedi-tiny, from its weights and from held-out subjects.
 
 python -m data_gen run --config configs/data_gen/benchmark.yaml
 python -m examples.model_card data/benchmark
@@ -24,14 +24,14 @@ MODEL = ROOT / "models" / "jedi-tiny"
 Row = list[tuple[Image.Image, str]]
 
 
-def pictures(pipe: JediPipeline, prompts: Sequence[str], references: list[Image.Image], **options) -> Row:
-    """A picture for each prompt, with the prompt as its label; picture i has seed i."""
+def images(pipe: JediPipeline, prompts: Sequence[str], references: list[Image.Image], **options) -> Row:
+    """An image for each prompt, with the prompt as its label; image i has seed i."""
     made = pipe(list(prompts), references, generator=image_generators(0, len(prompts)), **options).images
     return list(zip(made, prompts, strict=True))
 
 
 def given(subject: str, count: int = 2) -> list[Image.Image]:
-    """The first pictures of a subject in assets/references."""
+    """The first images of a subject in assets/references."""
     return [load_image(file) for file in sorted((ROOT / "assets" / "references" / subject).glob("*.png"))[:count]]
 
 
@@ -40,9 +40,9 @@ def labelled(images: Sequence[Image.Image], label: str = "reference") -> Row:
 
 
 def together(pipe: JediPipeline, subjects: dict[str, Image.Image], prompts: Sequence[str]) -> Row:
-    """Several subjects in one picture, as `sample.py --subject` makes it."""
+    """Several subjects in one image, as `sample.py --subject` makes it."""
     row = [place_in_row(x, i, len(subjects), pipe.image_size) for i, x in enumerate(subjects.values())]
-    return pictures(pipe, prompts, row, reference_prompts=list(subjects))
+    return images(pipe, prompts, row, reference_prompts=list(subjects))
 
 
 def example(pipe: JediPipeline) -> list[Row]:
@@ -52,7 +52,7 @@ def example(pipe: JediPipeline) -> list[Row]:
     rows = []
     for subject, noun in {"teddy_bear": "a toy", "boxing_glove": "a thing", "hamster": "an animal"}.items():
         references = given(subject)
-        rows.append(labelled(references) + pictures(pipe, [f"{noun} {scene}" for scene in scenes], references))
+        rows.append(labelled(references) + images(pipe, [f"{noun} {scene}" for scene in scenes], references))
     pair = {"animal": given("hamster", 1)[0], "thing": given("boxing_glove", 1)[0]}
     prompts = [f"an animal on the left and a thing on the right {place}" for place in places]
     rows.append([(image, name) for name, image in pair.items()] + together(pipe, pair, prompts))
@@ -60,26 +60,26 @@ def example(pipe: JediPipeline) -> list[Row]:
 
 
 def heldout(pipe: JediPipeline, data: str, count: int = 10) -> list[Row]:
-    """The first subjects of the benchmark: references, both modes, the real picture of that prompt."""
+    """The first subjects of the benchmark: references, both modes, the real image of that prompt."""
     cases, rows = read_cases(data), []
     for case in cases.single[:count]:
         references = list(cases.references(case, 2))
-        (one_way,) = pictures(pipe, [case.prompt], references, mode="one_way")
-        (mutual,) = pictures(pipe, [case.prompt], references, mode="mutual")
-        real = cases.picture(case, case.target)
-        rows.append([*labelled(references), one_way, (mutual[0], "the same, mutual"), (real, "real picture")])
+        (one_way,) = images(pipe, [case.prompt], references, mode="one_way")
+        (mutual,) = images(pipe, [case.prompt], references, mode="mutual")
+        real = cases.image(case, case.target)
+        rows.append([*labelled(references), one_way, (mutual[0], "the same, mutual"), (real, "real image")])
     return rows
 
 
 def several(pipe: JediPipeline, data: str, count: int = 8) -> list[Row]:
-    """The first pairs of the benchmark: the picture of each subject in its slot, both modes, the real picture."""
+    """The first pairs of the benchmark: the image of each subject in its slot, both modes, the real image."""
     cases, rows = read_cases(data), []
     for case in cases.pairs[:count]:
         references = list(cases.references(case))
-        (one_way,) = pictures(pipe, [case.prompt], references, mode="one_way")
-        (mutual,) = pictures(pipe, [case.prompt], references, mode="mutual")
-        real = cases.picture(case, case.target)
-        rows.append([*labelled(references), one_way, (mutual[0], "the same, mutual"), (real, "real picture")])
+        (one_way,) = images(pipe, [case.prompt], references, mode="one_way")
+        (mutual,) = images(pipe, [case.prompt], references, mode="mutual")
+        real = cases.image(case, case.target)
+        rows.append([*labelled(references), one_way, (mutual[0], "the same, mutual"), (real, "real image")])
     return rows
 
 
@@ -88,8 +88,8 @@ def limits(pipe: JediPipeline) -> list[Row]:
     glove = given("boxing_glove", 3)[2]
     small = ImageOps.expand(glove.resize((128, 128)), 64, fill=glove.getpixel((2, 2)))
     turned = ImageOps.mirror(glove)
-    words = pictures(pipe, ["a thing leaning to the left in the snow", "a small thing in the snow"], [glove])
-    blurred = pictures(pipe, ["a thing in the forest", "a thing on a sandy beach"], [small, turned])
+    words = images(pipe, ["a thing leaning to the left in the snow", "a small thing in the snow"], [glove])
+    blurred = images(pipe, ["a thing in the forest", "a thing on a sandy beach"], [small, turned])
     return [
         [(glove, "reference"), *words],
         [(small, "reference, small"), (turned, "reference, mirrored"), *blurred],

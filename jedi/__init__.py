@@ -1,4 +1,4 @@
-"""JeDi: joint-image diffusion for personalised pictures without tuning.
+"""JeDi: joint-image diffusion for personalised images without tuning.
 
 Importing this package loads neither torch nor diffusers: the public names below load their module when they
 are first used.

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from jedi.errors import InputError
 from jedi.guidance import GUIDANCE
-from jedi.io import images as pictures
+from jedi.io import images
 
 
 def check_prompts(prompts: Sequence[str], num_images: int) -> None:
-    """At least one prompt, at least one picture each."""
+    """At least one prompt, at least one image each."""
     if not prompts or not all(isinstance(x, str) for x in prompts):
         raise InputError(f"prompt must be a string or a list of strings with at least one, got {prompts!r}")
     if not isinstance(num_images, int) or num_images < 1:
@@ -30,7 +30,7 @@ def check_mode(mode: str, trained: Sequence[str]) -> None:
 
 
 def check_references(references: Any, prompts: Any, masks: Any, cache: Any = None, mode: str = "one_way") -> None:
-    """PIL pictures, with as many captions and masks; or a cache in their place."""
+    """PIL images, with as many captions and masks; or a cache in their place."""
     if cache is not None and (references or prompts is not None or masks is not None or mode != "one_way"):
         raise InputError("cache stands for references, their prompts and masks, and means mode 'one_way'")
     references = [] if references is None else references
@@ -51,26 +51,26 @@ def check_cache(cache: Any, sets: int) -> None:
 
 
 def check_edit(image: Any, mask: Any) -> None:
-    """A picture and its mask, or neither."""
+    """An image and its mask, or neither."""
     if (image is None) != (mask is None):
-        raise InputError("image and mask go together: a picture, and what of it is to be generated (white)")
+        raise InputError("image and mask go together: an image, and what of it is to be generated (white)")
     if image is not None:
         check_mask("mask", image, mask)
-        if pictures.to_mask(mask).getextrema()[1] == 0:
+        if images.to_mask(mask).getextrema()[1] == 0:
             raise InputError("mask is black: nothing is to be generated")
 
 
 def check_mask(name: str, image: Image.Image, mask: Image.Image) -> None:
     """Both of one size, once they stand upright."""
-    of_mask, of_image = pictures.to_mask(mask, name).size, pictures.to_rgb(image).size
+    of_mask, of_image = images.to_mask(mask, name).size, images.to_rgb(image).size
     if of_mask != of_image:
-        raise InputError(f"{name} has {of_mask} pixels, its picture {of_image}: they must agree")
+        raise InputError(f"{name} has {of_mask} pixels, its image {of_image}: they must agree")
 
 
 def check_noise(generator: Any, latents: Tensor | None, shape: tuple[int, ...]) -> None:
-    """A list of generators has one for each picture; initial noise has the shape of all pictures' latents."""
+    """A list of generators has one for each image; initial noise has the shape of all images' latents."""
     if isinstance(generator, list) and len(generator) != shape[0]:
-        raise ValueError(f"generator: {len(generator)} given for {shape[0]} pictures; one each, or a single")
+        raise ValueError(f"generator: {len(generator)} given for {shape[0]} images; one each, or a single")
     if latents is not None and tuple(latents.shape) != shape:
         raise ValueError(f"latents must be [n c h w] = {list(shape)}, got {list(latents.shape)}")
 

@@ -323,7 +323,7 @@ class SetDataset(Dataset):
         except ImageError as error:
             raise DataError(f"{error}; make the shard again") from None
         if mask.mode != "L":
-            raise DataError(f"{where}: a picture with colours, no mask; make the shard again")
+            raise DataError(f"{where}: an image with colours, no mask; make the shard again")
         return mask
 
     def _read(self, index: int, suffix: str) -> tuple[bytes, str]:

@@ -41,7 +41,7 @@ class EncoderError(InputError):
 
 @runtime_checkable
 class ImageEncoder(Protocol):
-    """Tells how alike two pictures are: by the cosine of their embeddings."""
+    """Tells how alike two images are: by the cosine of their embeddings."""
 
     name: str
     """The network as tables print it: "DINO ViT-S/16", "EfficientNet-Lite0"."""
@@ -49,13 +49,13 @@ class ImageEncoder(Protocol):
     """What :func:`load_encoder` was given: the exact weights, where the name says only their kind."""
 
     def embed_images(self, images: Sequence[Image.Image]) -> Tensor:
-        """``[n d]``, float32 of length 1, on the CPU. Pictures of any size and mode."""
+        """``[n d]``, float32 of length 1, on the CPU. Images of any size and mode."""
         ...
 
 
 @runtime_checkable
 class TextImageEncoder(ImageEncoder, Protocol):
-    """Tells how well a text fits a picture, too."""
+    """Tells how well a text fits an image, too."""
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """``[n d]``, float32 of length 1, on the CPU."""
@@ -92,7 +92,7 @@ def load_encoder(spec: str, device: str | torch.device = "cpu") -> Any:
 
 
 class ClipEncoder:
-    """``CLIPModel``: projected picture and text features.
+    """``CLIPModel``: projected image and text features.
 
     Preprocessing is the folder's own (OpenAI's: shorter side to 224, bicubic, centre crop 224, CLIP's mean and
     deviation), done with PIL as OpenAI's code does. Texts longer than the model's context are cut, and counted in
@@ -137,7 +137,7 @@ class DinoEncoder:
     Preprocessing is the one that published DINO scores are made with (DINO's ``eval_linear``, recommended in
     google/dreambooth issue 3): shorter side to 256, bicubic, centre crop 224, ImageNet mean and deviation; for a
     model of another size in the same proportion. The folder's own processor is *not* used: the one of
-    ``facebook/dino-vits16`` squeezes the whole picture to 224 x 224, bilinearly, which gives other scores.
+    ``facebook/dino-vits16`` squeezes the whole image to 224 x 224, bilinearly, which gives other scores.
     *Caron et al. 2021, arXiv 2104.14294; as a score: DreamBooth, arXiv 2208.12242.*
     """
 
@@ -178,7 +178,7 @@ class Dinov2Encoder:
 
 
 class TimmEncoder:
-    """Any picture model of timm: its pooled features, with the preprocessing that timm keeps beside the weights.
+    """Any image model of timm: its pooled features, with the preprocessing that timm keeps beside the weights.
 
     A folder holds ``config.json`` and ``model.safetensors`` as ``timm.models.save_for_hf`` writes them.
     """
@@ -223,7 +223,7 @@ class TimmEncoder:
 
 
 class BlipMatcher:
-    """``BlipForImageTextRetrieval``: how probably a text describes a picture, by the image-text matching head.
+    """``BlipForImageTextRetrieval``: how probably a text describes an image, by the image-text matching head.
 
     Preprocessing is the folder's own (squeezed to 384 x 384, bicubic, CLIP's mean and deviation). What tables call
     "BLIP2-T" is in fact this with ``Salesforce/blip-itm-large-coco``. *Li et al. 2022, arXiv 2201.12086.*
@@ -244,7 +244,7 @@ class BlipMatcher:
     def match(self, images: Sequence[Image.Image], texts: Sequence[str]) -> Tensor:
         """``[n]`` in 0 to 1: probability that ``texts[i]`` describes ``images[i]``."""
         if len(images) != len(texts):
-            raise ValueError(f"{len(images)} pictures and {len(texts)} texts: each picture needs one text")
+            raise ValueError(f"{len(images)} images and {len(texts)} texts: each image needs one text")
         pairs = list(zip(images, texts, strict=True))
         return torch.cat([self._match(*zip(*part, strict=True)) for part in _batches(pairs)])
 
@@ -254,7 +254,7 @@ class BlipMatcher:
         tokens = self.tokenizer(
             list(texts), padding=True, truncation=True, max_length=self.context, return_tensors="pt"
         ).to(device)
-        # The parts are called one by one: the model's own forward puts the picture's attention mask on the CPU.
+        # The parts are called one by one: the model's own forward puts the image's attention mask on the CPU.
         seen = self.model.vision_model(pixel_values=self.preprocess(images).to(device)).last_hidden_state
         read = self.model.text_encoder(
             input_ids=tokens.input_ids,
@@ -266,7 +266,7 @@ class BlipMatcher:
 
 
 class Lpips:
-    """LPIPS, the learned perceptual distance, of torchmetrics: 0 for equal pictures, more the less alike they look.
+    """LPIPS, the learned perceptual distance, of torchmetrics: 0 for equal images, more the less alike they look.
 
     ``net`` is "alex" (usual for distances), "vgg" or "squeeze". torchvision fetches the network's ImageNet weights
     when first used, or reads them from ``$TORCH_HOME/hub/checkpoints``; the calibrated heads come with
@@ -334,7 +334,7 @@ ENCODERS: dict[str, Callable[[str, torch.device], Any]] = {
 
 def _batches(items: Sequence[Item]) -> list[Sequence[Item]]:
     if not len(items):
-        raise ValueError("there is nothing to embed: an empty list of pictures or texts")
+        raise ValueError("there is nothing to embed: an empty list of images or texts")
     return [items[i : i + BATCH] for i in range(0, len(items), BATCH)]
 
 
@@ -418,7 +418,7 @@ def load_tokenizer(source: str, text: Any) -> tuple[Any, int]:
 
 
 def load_processor(source: str, default: Any, side: int | None) -> Callable[[Sequence[Image.Image]], Tensor] | None:
-    """RGB pictures -> pixels by the source's own processor (with PIL), or by ``default`` if it has none."""
+    """RGB images -> pixels by the source's own processor (with PIL), or by ``default`` if it has none."""
     from transformers import AutoImageProcessor
 
     try:

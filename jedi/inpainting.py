@@ -1,4 +1,4 @@
-"""Editing: a picture of which a part is to be generated."""
+"""Editing: an image of which a part is to be generated."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from jedi.io import images
 class Edit:
     """What stays and what is made anew. All tensors on the device of the call, float32."""
 
-    picture: Tensor
+    image: Tensor
     """``[1 3 H W]`` in [-1, 1], at its own size."""
     alpha: Tensor
     """``[1 1 H W]``: 1 = to be generated, 0 = stays; what lies between is blended."""
     box: images.Box
-    """Where the picture stands in the model's square."""
+    """Where the image stands in the model's square."""
     latents: Tensor
     """``[1 c h w]``, clean: the square."""
     mask: Tensor
     """``[1 1 h w]``: 1 = to be generated, 0 = given."""
 
     @classmethod
-    def prepare(cls, picture: Image.Image, mask: Image.Image, size: int, vae: Any, device: Any) -> Edit:
-        """From a picture and its mask (white = to be generated), for a model of ``size`` pixels."""
-        picture, mask = images.to_rgb(picture), images.to_mask(mask)
-        square, box = images.fit_square(picture, size)
+    def prepare(cls, image: Image.Image, mask: Image.Image, size: int, vae: Any, device: Any) -> Edit:
+        """From an image and its mask (white = to be generated), for a model of ``size`` pixels."""
+        image, mask = images.to_rgb(image), images.to_mask(mask)
+        square, box = images.fit_square(image, size)
         left, top, right, bottom = box
         latents = images.encode_pixels(vae, images.to_tensor([square]).to(device)).float()
         alpha = (images.to_tensor([mask]).to(device) + 1) / 2
@@ -41,7 +41,7 @@ class Edit:
         touched = F.adaptive_max_pool2d(alpha, (bottom - top, right - left))
         touched = F.pad(touched, (left, size - right, top, size - bottom))
         touched = (F.adaptive_max_pool2d(touched, latents.shape[-2:]) > 0).float()
-        return cls(images.to_tensor([picture]).to(device), alpha, box, latents, touched)
+        return cls(images.to_tensor([image]).to(device), alpha, box, latents, touched)
 
     def hold(self, latents: Tensor, given: Tensor) -> Tensor:
         """``latents [n c h w]`` with ``given`` in the latent pixels that are not to be generated."""
@@ -50,8 +50,8 @@ class Edit:
     def paste(self, pixels: Tensor) -> Tensor:
         """Decoded squares ``[n 3 S S]`` -> ``[n 3 H W]``, of its size, equal to it where alpha is 0."""
         left, top, right, bottom = self.box
-        size = self.picture.shape[-2:]
+        size = self.image.shape[-2:]
         pixels = pixels[..., top:bottom, left:right]
         if pixels.shape[-2:] != size:
             pixels = F.interpolate(pixels, size=size, mode="bicubic", antialias=True).clamp(-1, 1)
-        return self.picture.lerp(pixels, self.alpha)
+        return self.image.lerp(pixels, self.alpha)

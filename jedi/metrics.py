@@ -1,8 +1,8 @@
 """Scores: is it the subject, does it follow the prompt, is it a copy?
 
-Pure functions over embeddings (``[n d]`` of length 1, from `jedi.encoders`) or pictures. Each says the paper, the
+Pure functions over embeddings (``[n d]`` of length 1, from `jedi.encoders`) or images. Each says the paper, the
 preprocessing and the range. Two things make numbers of this field incomparable, so both are named everywhere: the
-*aggregation* of identity scores (:data:`AGGREGATIONS`) and the exact encoder (``encoder.name``). And a whole-picture
+*aggregation* of identity scores (:data:`AGGREGATIONS`) and the exact encoder (``encoder.name``). And a whole-image
 identity score is highest for a copy of the reference: print the oracle and copy rows beside it, and
 :func:`copy_score`.
 """
@@ -30,7 +30,7 @@ from jedi.errors import InputError
 from jedi.io.images import Box, to_mask, to_rgb, to_tensor
 
 AGGREGATIONS = ("all_real", "references")
-"""Which real pictures an identity score is the mean over: all of the subject, or the input references only."""
+"""Which real images an identity score is the mean over: all of the subject, or the input references only."""
 WHITE = (255, 255, 255)
 
 
@@ -49,7 +49,7 @@ def drop_identifier(prompt: str, identifier: str) -> str:
 
 
 def clip_t(images: Tensor, texts: Tensor) -> Tensor:
-    """CLIP-T: how well each picture fits its own prompt.
+    """CLIP-T: how well each image fits its own prompt.
 
     *DreamBooth, arXiv 2208.12242*: the plain cosine of CLIP ViT-B/32 embeddings, prompts without the identifier
     (:func:`drop_identifier`). CLIPScore (arXiv 2104.08718) is 2.5 times this, clipped at 0, and torchmetrics' is
@@ -62,7 +62,7 @@ def clip_t(images: Tensor, texts: Tensor) -> Tensor:
         ``[n]``
     """
     if images.shape != texts.shape:
-        raise ValueError(f"{len(images)} pictures and {len(texts)} texts: each picture needs its own prompt")
+        raise ValueError(f"{len(images)} images and {len(texts)} texts: each image needs its own prompt")
     return nn.functional.cosine_similarity(images, texts, dim=-1)
 
 
@@ -79,15 +79,15 @@ def _identity(images: Tensor, real: Tensor, references: Sequence[int] | None, ag
 def clip_i(
     images: Tensor, real: Tensor, references: Sequence[int] | None = None, aggregation: str = "all_real"
 ) -> Tensor:
-    """CLIP-I: the mean cosine of each generated picture to real pictures of its subject.
+    """CLIP-I: the mean cosine of each generated image to real images of its subject.
 
-    *Textual Inversion, arXiv 2208.01618; DreamBooth, arXiv 2208.12242*: CLIP ViT-B/32, whole pictures. Range -1 to
-    1; different photographs of one subject get 0.885 on DreamBench, and whole pictures of other subjects 0.6 to
+    *Textual Inversion, arXiv 2208.01618; DreamBooth, arXiv 2208.12242*: CLIP ViT-B/32, whole images. Range -1 to
+    1; different photographs of one subject get 0.885 on DreamBench, and whole images of other subjects 0.6 to
     0.7: only differences between rows of one table mean anything.
 
     Args:
-        images: ``[n d]`` generated pictures of one subject.
-        real: ``[r d]`` all real pictures of the subject.
+        images: ``[n d]`` generated images of one subject.
+        real: ``[r d]`` all real images of the subject.
         references: which of ``real`` the model was given; needed for ``aggregation="references"``.
         aggregation: "all_real" (DreamBooth's) or "references" (common where one reference is given; a copy gets 1).
 
@@ -102,7 +102,7 @@ def dino(
 ) -> Tensor:
     """DINO: as :func:`clip_i`, over embeddings of DINO ViT-S/16.
 
-    *DreamBooth, arXiv 2208.12242*, which prefers it: DINO's training does not pull pictures of one class together.
+    *DreamBooth, arXiv 2208.12242*, which prefers it: DINO's training does not pull images of one class together.
     Range -1 to 1; real photographs of one subject get 0.774 on DreamBench.
     """
     return _identity(images, real, references, aggregation)
@@ -141,16 +141,16 @@ def cut_subject(
 ) -> Image.Image:
     """The subject (mask white) on a plain background, for the masked scores. A mask of mode "L" is taken as it is.
 
-    With ``crop`` also in a centred square just around it, so that place and size in the picture do not count; weaker
-    encoders (EfficientNet-Lite0) need that. A mask without a white pixel gives the background alone: a picture
+    With ``crop`` also in a centred square just around it, so that place and size in the image do not count; weaker
+    encoders (EfficientNet-Lite0) need that. A mask without a white pixel gives the background alone: an image
     without its subject must score low, not be left out.
 
     Raises:
-        InputError: the mask has another size than the picture.
+        InputError: the mask has another size than the image.
     """
     image, mask = to_rgb(image), mask if mask.mode == "L" else to_mask(mask)
     if image.size != mask.size:
-        raise InputError(f"the mask has {mask.size} pixels, its picture {image.size}: they must agree")
+        raise InputError(f"the mask has {mask.size} pixels, its image {image.size}: they must agree")
     cut = Image.composite(image, Image.new("RGB", image.size, background), mask)
     box = mask.point(lambda value: 255 if value > 127 else 0).getbbox()
     if not crop or box is None:
@@ -163,34 +163,34 @@ def cut_subject(
 
 
 def blip_itm(matcher: BlipMatcher, images: Sequence[Image.Image], texts: Sequence[str]) -> Tensor:
-    """BLIP-ITM: the probability, by BLIP's matching head, that each text describes its picture; ``[n]`` in 0 to 1.
+    """BLIP-ITM: the probability, by BLIP's matching head, that each text describes its image; ``[n]`` in 0 to 1.
 
-    *BLIP, arXiv 2201.12086*; the pictures' preprocessing is the model's (384 x 384). Prompts without the identifier.
+    *BLIP, arXiv 2201.12086*; the images' preprocessing is the model's (384 x 384). Prompts without the identifier.
     """
     return matcher.match(images, texts)
 
 
 class SubjectScores(NamedTuple):
-    """A score for each of several subjects that a picture should hold."""
+    """A score for each of several subjects that an image should hold."""
 
     each: Tensor
     """``[s]``, or ``[n s]``."""
     mean: Tensor
-    """Over the subjects. A picture with one perfect subject and one missing can have a good mean."""
+    """Over the subjects. An image with one perfect subject and one missing can have a good mean."""
     minimum: Tensor
     """Of the subjects: how well the worst one is there."""
 
 
 def cp_clip(parts: Tensor, references: Sequence[Tensor]) -> SubjectScores:
-    """CP-CLIP: is each of several subjects somewhere in the picture, and how like its references?
+    """CP-CLIP: is each of several subjects somewhere in the image, and how like its references?
 
-    *Gen4Gen, arXiv 2402.15504* ("composition-personalisation"): parts of the picture are compared with each subject's
+    *Gen4Gen, arXiv 2402.15504* ("composition-personalisation"): parts of the image are compared with each subject's
     references in CLIP's space. There a detector proposes the parts and a subject that it does not find counts 0;
     here they are the caller's (detector's boxes or, without one, :func:`regions`), the best part counts, and the
     minimum stands beside the mean. Any encoder can be used. Range -1 to 1.
 
     Args:
-        parts: ``[p d]`` embeddings of parts of one picture; no parts (nothing was detected) scores 0.
+        parts: ``[p d]`` embeddings of parts of one image; no parts (nothing was detected) scores 0.
         references: for each of the s subjects ``[r d]``.
 
     Returns:
@@ -204,29 +204,29 @@ def cp_clip(parts: Tensor, references: Sequence[Tensor]) -> SubjectScores:
 
 
 def ti_clip(images: Tensor, texts: Tensor) -> SubjectScores:
-    """TI-CLIP: does the whole picture fit the text, and each of its parts?
+    """TI-CLIP: does the whole image fit the text, and each of its parts?
 
-    *Gen4Gen, arXiv 2402.15504* ("text-image alignment"): CLIP's cosine of the whole picture and the text. With one text
-    (the prompt) a picture it is :func:`clip_t`; with several ("a fox", "a hat", "a beach") ``minimum`` finds what
+    *Gen4Gen, arXiv 2402.15504* ("text-image alignment"): CLIP's cosine of the whole image and the text. With one text
+    (the prompt) an image it is :func:`clip_t`; with several ("a fox", "a hat", "a beach") ``minimum`` finds what
     was left out. Plain cosine, -1 to 1.
 
     Args:
         images: ``[n d]``.
-        texts: ``[n t d]``, t texts for each picture.
+        texts: ``[n t d]``, t texts for each image.
 
     Returns:
         ``each`` ``[n t]``; ``mean`` and ``minimum`` ``[n]``.
     """
     if texts.dim() != 3 or len(texts) != len(images):
-        raise ValueError(f"texts {tuple(texts.shape)}: expected [n t d] with n = {len(images)} pictures")
+        raise ValueError(f"texts {tuple(texts.shape)}: expected [n t d] with n = {len(images)} images")
     each = nn.functional.cosine_similarity(images[:, None], texts, dim=-1)
     return SubjectScores(each, each.mean(-1), each.amin(-1))
 
 
 def regions(image: Image.Image, sides: Sequence[float] = (1.0, 0.6, 0.4), steps: int = 3) -> list[Image.Image]:
-    """Square-ish windows that stand in for a detector: for each side (share of the picture) ``steps`` x ``steps``.
+    """Square-ish windows that stand in for a detector: for each side (share of the image) ``steps`` x ``steps``.
 
-    The whole picture is one window. With the defaults 19.
+    The whole image is one window. With the defaults 19.
     """
     image = to_rgb(image)
     boxes: dict[Box, None] = {}
@@ -243,7 +243,7 @@ def regions(image: Image.Image, sides: Sequence[float] = (1.0, 0.6, 0.4), steps:
 
 
 def diversity(embeddings: Tensor) -> Tensor:
-    """How different the pictures of one prompt are: the mean of 1 - cosine over their pairs; 0 (all alike) to 2.
+    """How different the images of one prompt are: the mean of 1 - cosine over their pairs; 0 (all alike) to 2.
 
     Args:
         embeddings: ``[n d]`` of any encoder, n at least 2.
@@ -253,7 +253,7 @@ def diversity(embeddings: Tensor) -> Tensor:
 
 
 def lpips_diversity(images: Tensor, distance: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """The mean perceptual distance over the pairs of pictures of one prompt; 0 (all alike) upwards, about 0.7 at most.
+    """The mean perceptual distance over the pairs of images of one prompt; 0 (all alike) upwards, about 0.7 at most.
 
     *DreamBooth, arXiv 2208.12242 (DIV)*, with LPIPS (*arXiv 1801.03924*).
 
@@ -267,7 +267,7 @@ def lpips_diversity(images: Tensor, distance: Callable[[Tensor, Tensor], Tensor]
 
 def _pairs(n: int) -> Tensor:
     if n < 2:
-        raise ValueError(f"diversity needs at least two pictures of a prompt, got {n}")
+        raise ValueError(f"diversity needs at least two images of a prompt, got {n}")
     return torch.combinations(torch.arange(n)).mT
 
 
@@ -287,7 +287,7 @@ def retrieval_accuracy(queries: Tensor, gallery: Tensor, labels: Tensor | Sequen
 
     Args:
         queries: ``[q d]``.
-        gallery: ``[s g d]``, g pictures of each of s subjects.
+        gallery: ``[s g d]``, g images of each of s subjects.
         labels: ``[q]``, each query's subject, 0 to s-1.
 
     Returns:
@@ -305,16 +305,16 @@ def retrieval_accuracy(queries: Tensor, gallery: Tensor, labels: Tensor | Sequen
 
 
 COPY_SIDE, COPY_SHIFT, COPY_BLUR = 32, 3, 1.5
-"""Pictures are compared at this many pixels, moved by up to so many, and split by a Gaussian of this deviation."""
+"""Images are compared at this many pixels, moved by up to so many, and split by a Gaussian of this deviation."""
 NEAR_COPY = 0.75
 """A copy score above this is a near-duplicate."""
 
 
 def copy_score(images: Sequence[Image.Image], references: Sequence[Image.Image]) -> Tensor:
-    """How nearly each picture *is* one of the references: 1 for the same pixels, about 0 for another scene.
+    """How nearly each image *is* one of the references: 1 for the same pixels, about 0 for another scene.
 
-    Ours, for the identity scores above are highest for a copy. A similarity of pictures, not of subjects: both are
-    shrunk to 32 x 32 RGB and split into a blurred picture (the layout and its colours) and what the blur takes away
+    Ours, for the identity scores above are highest for a copy. A similarity of images, not of subjects: both are
+    shrunk to 32 x 32 RGB and split into a blurred image (the layout and its colours) and what the blur takes away
     (the details). Each band is compared by Lin's concordance, 2 cov(x, y) / (var x + var y + (mean x - mean y)^2),
     which is 1 for equal values only, and the *smaller* of the two counts: the same horizon is no copy, nor is the same
     drawing before another background. The best of all shifts by up to 9 % of the side, of the mirror image, and of the
@@ -328,14 +328,14 @@ def copy_score(images: Sequence[Image.Image], references: Sequence[Image.Image])
     oracle's row. Range 0 to 1.
 
     Args:
-        images: n pictures of any size (squeezed to squares alike).
+        images: n images of any size (squeezed to squares alike).
         references: those that the model was given, at least one.
 
     Returns:
         ``[n]``
     """
     if not len(images) or not len(references):
-        raise ValueError(f"{len(images)} pictures and {len(references)} references: copy_score needs both")
+        raise ValueError(f"{len(images)} images and {len(references)} references: copy_score needs both")
     m = COPY_SHIFT
     ours, theirs = _bands(images), _bands(references)
     inner = ours[..., m:-m, m:-m]
@@ -348,7 +348,7 @@ def copy_score(images: Sequence[Image.Image], references: Sequence[Image.Image])
 
 
 def _bands(images: Sequence[Image.Image]) -> Tensor:
-    """``[n 2 3 32 32]``: the blurred pictures, and what the blur took away."""
+    """``[n 2 3 32 32]``: the blurred images, and what the blur took away."""
     side, radius = (COPY_SIDE, COPY_SIDE), 4
     pixels = to_tensor([to_rgb(x).resize(side, Image.Resampling.BOX) for x in images])
     kernel = torch.exp(-torch.arange(-radius, radius + 1.0).square() / (2 * COPY_BLUR**2))
@@ -365,5 +365,5 @@ def _concordance(a: Tensor, b: Tensor) -> Tensor:
     covariance = torch.einsum("nkd,mkd->nmk", a - mean_a, b - mean_b) / a.shape[-1]
     variances = a.var(-1, unbiased=False)[:, None] + b.var(-1, unbiased=False)[None]
     apart = (mean_a[:, None] - mean_b[None]).squeeze(-1).square()
-    # Where nothing varies in either, equal means are agreement: two plain pictures of one colour are copies.
+    # Where nothing varies in either, equal means are agreement: two plain images of one colour are copies.
     return (2 * covariance + 1e-6) / (variances + apart + 1e-6)

@@ -1,8 +1,8 @@
-"""JediPipeline: pictures of the subject that the references show, wherever the prompt puts it.
+"""JediPipeline: images of the subject that the references show, wherever the prompt puts it.
 
 Reads as ``prepare -> schedule -> denoise -> decode``. Letters: ``b`` sets, ``k`` references and ``m`` targets
 of a set, ``c h w`` latents, ``H W`` pixels, ``l d`` tokens of a caption. The ``n = b m`` targets are the
-pictures; between network calls they lie flat, ``[(b m) c h w]``, in the order of the pictures that come out.
+images; between network calls they lie flat, ``[(b m) c h w]``, in the order of the images that come out.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from jedi.errors import InputError, short
 from jedi.guidance import GUIDANCE, in_interval
 from jedi.guided_unet import Conditions, Denoiser, References
 from jedi.inpainting import Edit
-from jedi.io import images as pictures
+from jedi.io import images
 from jedi.io.base import INDEX, PARTS, check_parts, find_folder, load_parts
 from jedi.io.model_files import DEFAULTS, PIPELINE, check_values, read_json
 from jedi.rng import check_seed, seeded_generator
@@ -48,13 +48,13 @@ SAMPLING_DEFAULTS = {
 
 @dataclass
 class JediPipelineOutput(BaseOutput):
-    """``images``: list of PIL pictures, array ``[n H W 3]`` or tensor ``[n 3 H W]`` in [0, 1], or latents."""
+    """``images``: list of PIL images, array ``[n H W 3]`` or tensor ``[n 3 H W]`` in [0, 1], or latents."""
 
     images: Any
 
 
 def image_generators(seed: int, count: int, device: torch.device | str = "cpu") -> list[torch.Generator]:
-    """One generator a picture: picture i gets ``seed + i``. On the CPU by default: a GPU draws others.
+    """One generator an image: image i gets ``seed + i``. On the CPU by default: a GPU draws others.
 
     Raises ``InputError`` if one of the seeds is not in 0 to 2^64 - 1.
     """
@@ -147,7 +147,7 @@ class JediPipeline(DiffusionPipeline):
         size = unet.config.sample_size
         if not isinstance(size, int) and len(set(size)) > 1:
             trained = " x ".join(str(side * self.vae_scale_factor) for side in size)
-            logger.warning(f"trained on pictures of {trained} pixels; it makes squares, {self.image_size} a side")
+            logger.warning(f"trained on images of {trained} pixels; it makes squares, {self.image_size} a side")
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
         self.attention_backend = "sdpa"
         self._interrupt = False
@@ -177,7 +177,7 @@ class JediPipeline(DiffusionPipeline):
 
     @property
     def image_size(self) -> int:
-        """Side of the model's square pictures in pixels: the shorter one of what it was trained on."""
+        """Side of the model's square images in pixels: the shorter one of what it was trained on."""
         side = self.unet.config.sample_size
         return (side if isinstance(side, int) else min(side)) * self.vae_scale_factor
 
@@ -276,27 +276,27 @@ class JediPipeline(DiffusionPipeline):
         callback_on_step_end: Callable[[Any, int, Tensor, dict], dict | None] | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
     ) -> JediPipelineOutput | tuple:
-        """Pictures of the references' subject, one prompt after another, ``num_images`` each.
+        """Images of the references' subject, one prompt after another, ``num_images`` each.
 
         Args:
             prompt: one prompt or several.
-            references: ``k`` pictures of the subject, of any size, mode and aspect. They are fitted as a
+            references: ``k`` images of the subject, of any size, mode and aspect. They are fitted as a
                 whole into the model's square (:func:`jedi.io.images.fit_square`). None: plain text-to-image.
             reference_prompts: one caption for all references or one each; ``None`` is the empty caption. The
                 same in every guidance branch.
             reference_masks: for each reference ``None`` or a mask of the subject (white); the rest is hidden.
-            num_images: pictures a prompt; with ``joint``, stories.
-            joint: sample all prompts as one set, so that they agree with one another; the pictures come story
-                after story. By default each picture is a set of its own, with the references.
+            num_images: images a prompt; with ``joint``, stories.
+            joint: sample all prompts as one set, so that they agree with one another; the images come story
+                after story. By default each image is a set of its own, with the references.
             num_inference_steps, guidance, guidance_scale, reference_scale: ``None`` takes the model's
                 defaults. ``guidance`` names a rule of :mod:`jedi.guidance`; a ``reference_scale`` chooses
                 `three_branch` where the default rule has no use for one. Scales of 1 switch guidance off.
             guidance_interval, reference_interval: shares of the run (0 to 1) between which each is on.
             mode: `one_way` (references are encoded once) or `mutual`; by default the first trained one.
-            image, mask: a picture, and what of it is to be generated (white). The result has the picture's
+            image, mask: an image, and what of it is to be generated (white). The result has the image's
                 size and, outside of the mask, its pixels. Let the mask cover all of what has to go.
             cache: from :meth:`encode_references`, in place of ``references``; mode `one_way`.
-            generator: a list with one generator a picture (:func:`image_generators`; a picture is then the
+            generator: a list with one generator an image (:func:`image_generators`; an image is then the
                 same alone and in a batch), or a single one for all.
             latents: ``[n c h w]``: the initial noise, of variance 1.
             output_type: "pil", "np" ``[n H W 3]``, "pt" ``[n 3 H W]`` in [0, 1], or "latent" ``[n c h w]``.
@@ -343,7 +343,7 @@ class JediPipeline(DiffusionPipeline):
             members = References(len(references), cache)
         else:
             given, text = self._reference_inputs(references, reference_prompts, reference_masks)
-            # A set's first picture draws for its references: a set is the same alone and in a batch.
+            # A set's first image draws for its references: a set is the same alone and in a batch.
             first = generator[::m] if isinstance(generator, list) else generator
             members = References(len(references), None, given, text, self._noise(b, given.shape, first))
         text = rearrange(self._encode_text(captions), "(b m) l d -> b m l d", b=b)
@@ -381,7 +381,7 @@ class JediPipeline(DiffusionPipeline):
             latents = edit.hold(latents, edit.latents.expand_as(latents))
         result = latents
         if output_type != "latent":
-            pixels = pictures.decode_latents(self.vae, latents).float().clamp(-1, 1)
+            pixels = images.decode_latents(self.vae, latents).float().clamp(-1, 1)
             pixels = pixels if edit is None else edit.paste(pixels)
             result = self.image_processor.postprocess(pixels, output_type=output_type)
         self.maybe_free_model_hooks()
@@ -396,7 +396,7 @@ class JediPipeline(DiffusionPipeline):
             logger.warning(f"{len(references)} references; this model was trained with at most {limit}")
 
     def _noise(self, count: int, shape: Sequence[int], generator: Any) -> Tensor:
-        """``[count *shape]``; picture i draws from its own generator, or all in turn from a single one."""
+        """``[count *shape]``; image i draws from its own generator, or all in turn from a single one."""
         generators = generator if isinstance(generator, list) else [generator] * count
         draw = lambda g: randn_tensor((1, *shape), g, self._execution_device, torch.float32)
         return torch.cat([draw(g) for g in generators])
@@ -409,13 +409,13 @@ class JediPipeline(DiffusionPipeline):
         """Clean latents ``[k c h w]`` and text ``[k l d]`` of the references."""
         squares = []
         for image, mask in zip(references, masks or [None] * len(references), strict=True):
-            image = pictures.to_rgb(image)
-            image = image if mask is None else pictures.cut_out(image, pictures.to_mask(mask))
-            squares.append(pictures.fit_square(image, self.image_size)[0])
-        pixels = pictures.to_tensor(squares).to(self._execution_device)
+            image = images.to_rgb(image)
+            image = image if mask is None else images.cut_out(image, images.to_mask(mask))
+            squares.append(images.fit_square(image, self.image_size)[0])
+        pixels = images.to_tensor(squares).to(self._execution_device)
         prompts = prompts or ""
         captions = [prompts] * len(squares) if isinstance(prompts, str) else prompts
-        return pictures.encode_pixels(self.vae, pixels).float(), self._encode_text(captions)
+        return images.encode_pixels(self.vae, pixels).float(), self._encode_text(captions)
 
     def _encode_references(self, *references: Any) -> ReferenceCache:
         latents, text = self._reference_inputs(*references)

@@ -57,7 +57,7 @@ def check_sampler(scheduler: Any, steps: int, gives: bool) -> None:
         raise InputError(f"{name} cannot take {steps} steps: {str(failure) or type(failure).__name__}") from failure
     if drew and not ruled:
         raise InputError(
-            f"{name} draws noise that no generator rules, so its pictures could not be made again: take a scheduler "
+            f"{name} draws noise that no generator rules, so its images could not be made again: take a scheduler "
             f"whose `step` takes a generator, or one that draws none ({', '.join(SCHEDULERS)})"
         )
     if gives and not error < _TOLERANCE:
@@ -70,7 +70,7 @@ def check_sampler(scheduler: Any, steps: int, gives: bool) -> None:
 def _trial(scheduler: Any, steps: int, ruled: bool) -> tuple[bool, float]:
     """Whether it drew noise, and by how much the noise level of its samples left that of add_noise, as a share.
 
-    Of pictures that are 0 everywhere all noise is known: a network without fault says how far each pixel is from 0, in
+    Of images that are 0 everywhere all noise is known: a network without fault says how far each pixel is from 0, in
     the noise level's unit. What starts as equal pixels stays equal unless noise is drawn.
     """
     import torch
@@ -90,7 +90,7 @@ def _trial(scheduler: Any, steps: int, ruled: bool) -> tuple[bool, float]:
         network = trial.scale_model_input(sample, t)
         sample = trial.step(network / size(network), t, sample, **options, return_dict=False)[0]
     if not size(sample) < size(noisy):
-        raise ValueError("they do not lead from noise to a picture")
+        raise ValueError("they do not lead from noise to an image")
     return drew, error
 
 

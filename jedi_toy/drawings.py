@@ -1,6 +1,6 @@
 """OpenMoji drawings: which of them are subjects, their names and classes, and their pixels.
 
-A *drawing* is one OpenMoji picture of a thing. Its *base* is the first code point of its sequence:
+A *drawing* is one OpenMoji image of a thing. Its *base* is the first code point of its sequence:
 everything drawn from one base (skin tones, genders, professions, recolourings) is on one side of the train
 / held-out split.
 """
@@ -118,7 +118,7 @@ _RENAMED = {"1F426+2B1B": "bird", "1F9D1+1F384": "santa claus", "1F38E": "dolls"
 
 @dataclass(frozen=True)
 class Drawing:
-    """One OpenMoji picture. `code_point` is its file's name ("1F98A"), `base` the first code point of that;
+    """One OpenMoji image. `code_point` is its file's name ("1F98A"), `base` the first code point of that;
     `name` is lower case without colour words, or None where that is impossible or too long for a small
     vocabulary."""
 
@@ -162,7 +162,7 @@ def catalogue() -> tuple[Drawing, ...]:
 
 @functools.lru_cache(maxsize=2048)
 def sprite(code_point: str, size: int = SPRITE_SIZE) -> Image.Image:
-    """The drawing as an RGBA picture, cropped to its box; the whole drawing's canvas is `size` pixels a
+    """The drawing as an RGBA image, cropped to its box; the whole drawing's canvas is `size` pixels a
     side."""
     import resvg_py
 
@@ -172,7 +172,7 @@ def sprite(code_point: str, size: int = SPRITE_SIZE) -> Image.Image:
 
 
 def recolour(image: Image.Image, turn: float) -> Image.Image:
-    """Turns all hues by `turn` (a part of a whole turn, [0, 1)); 0 leaves the picture as it is.
+    """Turns all hues by `turn` (a part of a whole turn, [0, 1)); 0 leaves the image as it is.
 
     Other turns also tint white and grey parts, which have no hue to turn. Black outlines stay black. RGBA
     to RGBA.

@@ -22,7 +22,7 @@ class Effect(NamedTuple):
 
 
 class Layer:
-    """A transparent picture to draw on, in coordinates from 0 (left, top) to 1 (right, bottom)."""
+    """A transparent image to draw on, in coordinates from 0 (left, top) to 1 (right, bottom)."""
 
     def __init__(self, pixels: int) -> None:
         self.pixels = pixels
@@ -42,7 +42,7 @@ class Layer:
 
 
 def add_weather(image: Image.Image, name: str, seed: int) -> None:
-    """Draws weather into an RGB picture that holds its background only."""
+    """Draws weather into an RGB image that holds its background only."""
     _add(image, WEATHER[name], seed, (0.0, 0.0, 1.0, 1.0))
 
 

@@ -26,7 +26,7 @@ from jedi_toy.drawings import (
 )
 from jedi_toy.emoji_config import EmojiConfig
 from jedi_toy.made_up import draw_subject
-from jedi_toy.scenes import Figure, Picture, Scene, compose, in_slot, is_clear, sprite_size
+from jedi_toy.scenes import Figure, Render, Scene, compose, in_slot, is_clear, sprite_size
 from jedi_toy.solids import draw_solid
 from jedi_toy.styles import PLAIN, Style, draw_style, styled
 from jedi_toy.wording import NOUNS, VOCABULARIES, caption, caption_together
@@ -67,7 +67,7 @@ class EmojiSource:
             if max(world.subjects) >= config.images_per_set:
                 raise ConfigError(
                     f"emoji.subjects={world.subjects} wants images_per_set={max(world.subjects) + 1} or more: "
-                    "a picture of each subject alone, and one of all together"
+                    "an image of each subject alone, and one of all together"
                 )
             if world.references >= config.images_per_set:
                 raise ConfigError(
@@ -125,22 +125,22 @@ class EmojiSource:
         shown = [[j] for j in range(len(subjects))] if several else []  # the subjects of each image
         shown += [list(range(len(subjects)))] * (n - len(shown))
         scenes = self.draw_scenes(chance, world)
-        rows, pictures = [], []
+        rows, images = [], []
         for scene, present in zip(scenes, shown, strict=True):
             if world.slots and len(present) > 1:
-                rows.append(_as_alone(scene, scenes, pictures[: len(present)]))
+                rows.append(_as_alone(scene, scenes, images[: len(present)]))
             else:
                 rows.append(self._row(chance, world, scene, len(present)))
             surfaces = [styles[j].surface for j in present]
-            pictures.append(compose(rows[-1], [figures[j] for j in present], size, surfaces))
+            images.append(compose(rows[-1], [figures[j] for j in present], size, surfaces))
         if world.slots and several:
-            alone = [in_slot(picture, j, len(subjects)) for j, picture in enumerate(pictures[: len(subjects)])]
-            pictures[: len(subjects)] = alone
-        if min(figure.visible for picture in pictures for figure in picture.figures) < world.min_visible:
+            alone = [in_slot(image, j, len(subjects)) for j, image in enumerate(images[: len(subjects)])]
+            images[: len(subjects)] = alone
+        if min(figure.visible for image in images for figure in image.figures) < world.min_visible:
             return Dropped(key, "subject hidden")
         captions, attributes = [], []
         named, words = self._named(chance, world), VOCABULARIES[world.wording]
-        for row, picture, present, says_name in zip(rows, pictures, shown, named, strict=True):
+        for row, image, present, says_name in zip(rows, images, shown, named, strict=True):
             drawings = [subjects[j][0] for j in present]
             nouns = [d.name if says_name and d.name else chance.choice(NOUNS[d.kind]) for d in drawings]
             phrases = BACKGROUNDS.get(row[0].background).phrases
@@ -150,25 +150,25 @@ class EmojiSource:
                 captions.append(caption_together(chance, nouns, phrases, places, words, row[0].weather))
                 said = {"place": "place" if says_place else None, "weather": row[0].weather}
             else:
-                said = self._mentions(chance, world, row[0], picture.figures[0])
+                said = self._mentions(chance, world, row[0], image.figures[0])
                 if world.slots and several:
                     said |= {"size": None, "place": None}  # it is neither large nor in the middle any more
                 captions.append(caption(chance, nouns[0], phrases, words, **said))
             says_name = says_name and any(drawing.name for drawing in drawings)
-            attributes.append(_attributes(row, picture, present, says_name, said))
+            attributes.append(_attributes(row, image, present, says_name, said))
         return SubjectSet(
             key,
             _subject_record(subjects, world.recolourings, styles),
             captions,
-            [picture.image for picture in pictures],
-            [picture.mask for picture in pictures],
+            [image.image for image in images],
+            [image.mask for image in images],
             attributes,
             LICENCE,
             references=list(range(len(subjects) if several else world.references)),
         )
 
     def _row(self, chance: random.Random, world: EmojiConfig, scene: Scene, count: int) -> list[Scene]:
-        """The scenes of the subjects that stand together in one picture: one background, side by side."""
+        """The scenes of the subjects that stand together in one image: one background, side by side."""
         if count == 1:
             return [scene]
         places = chance.sample(_ROWS[count], count)
@@ -288,11 +288,11 @@ def _draw_wider(chance: random.Random, world: EmojiConfig) -> dict[str, dict[str
     return drawn
 
 
-def _as_alone(scene: Scene, scenes: Sequence[Scene], alone: Sequence[Picture]) -> list[Scene]:
-    """The scenes of all subjects in one picture, each as it is alone, `1 / count` of that size, from left to right."""
+def _as_alone(scene: Scene, scenes: Sequence[Scene], alone: Sequence[Render]) -> list[Scene]:
+    """The scenes of all subjects in one image, each as it is alone, `1 / count` of that size, from left to right."""
     count, row = len(alone), []
-    for j, (own, picture) in enumerate(zip(scenes, alone, strict=False)):
-        x, y = picture.figures[0].centre
+    for j, (own, image) in enumerate(zip(scenes, alone, strict=False)):
+        x, y = image.figures[0].centre
         row.append(
             replace(
                 own,
@@ -347,7 +347,7 @@ def _subject_record(
 
 
 def _attributes(
-    row: Sequence[Scene], picture: Picture, present: list[int], named: bool, said: dict[str, str | None]
+    row: Sequence[Scene], image: Render, present: list[int], named: bool, said: dict[str, str | None]
 ) -> dict[str, Any]:
     scene = row[0]
     says = [*(["name"] if named else ["class"]), "background", *(key for key, value in said.items() if value)]
@@ -363,7 +363,7 @@ def _attributes(
             "box": list(figure.mask.getbbox() or (0, 0, 0, 0)),
             "visible": figure.visible,
         }
-        for scene, figure in zip(row, picture.figures, strict=True)
+        for scene, figure in zip(row, image.figures, strict=True)
     ]
     together = len(present) > 1
     return {

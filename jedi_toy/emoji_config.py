@@ -23,7 +23,7 @@ ALSO_VARIABLE = ("light", "weather", "action")  # of the wider world
 @dataclass
 class EmojiConfig:
     """Scenes of the `emoji` source. Lists are drawn from evenly (repeat a word to see it more often). Sizes
-    are the longer side of the dressed subject as a fraction of the picture's side. `vary` names what may
+    are the longer side of the dressed subject as a fraction of the image's side. `vary` names what may
     differ between the images of a set; all else is drawn once for the set. `mixture` makes several kinds of
     sets in one go: each part says its share and what it sets otherwise than the rest of this section."""
 
@@ -42,10 +42,10 @@ class EmojiConfig:
     medium: list[float] = field(default_factory=lambda: [0.5, 0.62])
     large: list[float] = field(default_factory=lambda: [0.68, 0.9])
     subjects: list[int] = field(default_factory=lambda: [1])  # in a set, 1 to 3, of different classes
-    slots: bool = False  # each subject alone is shown small, where it stands in the pictures of all (jedi.io.images)
-    together: list[float] = field(default_factory=lambda: [0.4, 0.5])  # size of two in one picture; three are smaller
+    slots: bool = False  # each subject alone is shown small, where it stands in the images of all (jedi.io.images)
+    together: list[float] = field(default_factory=lambda: [0.4, 0.5])  # size of two in one image; three are smaller
     places: list[str] = field(default_factory=lambda: list(PLACES))
-    jitter: float = 0.04  # random shift of the centre, as a fraction of the picture's side
+    jitter: float = 0.04  # random shift of the centre, as a fraction of the image's side
     companions: list[str] = field(default_factory=lambda: list(COMPANIONS))
     companion_probability: float = 0.25
     accessories: list[str] = field(default_factory=lambda: list(ACCESSORIES))

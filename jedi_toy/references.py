@@ -1,4 +1,4 @@
-"""The reference pictures that `make demo` uses: three held-out subjects, three pictures each.
+"""The reference images that `make demo` uses: three held-out subjects, three images each.
 
 Command: python -m data_gen references --out assets/references
 """
@@ -28,18 +28,18 @@ _SCENES = EmojiConfig(
     accessory_probability=0.0,
     vary=["background"],
 )
-_NOTICE = f"""# Licence of the pictures in this folder
+_NOTICE = f"""# Licence of the images in this folder
 
 {LICENCE}: <https://creativecommons.org/licenses/by-sa/4.0/>
 
 The subjects are drawings by OpenMoji, the open-source emoji and icon project, <https://openmoji.org>; two of
-them were recoloured, and all were put in front of other backgrounds. These pictures are shared under the same
+them were recoloured, and all were put in front of other backgrounds. These images are shared under the same
 licence. They were made by `python -m data_gen references`; no model was trained on these subjects.
 """
 
 
 def write_references(out: str | Path, resolution: int = 256) -> list[Path]:
-    """Writes out/SUBJECT/{0,1,2}.png and out/LICENSE.md; returns the pictures."""
+    """Writes out/SUBJECT/{0,1,2}.png and out/LICENSE.md; returns the images."""
     out = Path(out)
     source = EmojiSource(DataConfig(out=str(out), images_per_set=3, resolution=resolution, emoji=_SCENES))
     drawings = {drawing.code_point: drawing for drawing in catalogue()}

@@ -1,4 +1,4 @@
-"""Painting one picture of the `emoji` source: what a scene is, and drawings put into it."""
+"""Painting one image of the `emoji` source: what a scene is, and drawings put into it."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class Scene:
     angle: float  # degrees, counter-clockwise
     mirrored: bool
     size: str
-    fraction: float  # longer side of the dressed subject / side of the picture
+    fraction: float  # longer side of the dressed subject / side of the image
     place: str
-    shift: tuple[float, float]  # jitter of the centre, as a fraction of the picture's side
+    shift: tuple[float, float]  # jitter of the centre, as a fraction of the image's side
     companion: str | None
     companion_side: str
     companion_fraction: float
@@ -58,15 +58,15 @@ class Scene:
 
 @dataclass(frozen=True)
 class Figure:
-    """Where a subject came to stand in a picture."""
+    """Where a subject came to stand in an image."""
 
     mask: Image.Image  # L, 255 = visible
-    centre: tuple[float, float]  # of the dressed subject, as fractions of the picture's side
+    centre: tuple[float, float]  # of the dressed subject, as fractions of the image's side
     visible: float  # visible part, [0, 1]
 
 
 @dataclass(frozen=True)
-class Picture:
+class Render:
     image: Image.Image  # RGB
     figures: tuple[Figure, ...]  # in the order of the subjects given
 
@@ -81,8 +81,8 @@ class Picture:
 
 def compose(
     scenes: Sequence[Scene], figures: Sequence[Image.Image], size: int, surfaces: Sequence[str] | None = None
-) -> Picture:
-    """Paints one picture of `size` x `size` pixels: `figures` (RGBA, cropped to their boxes), each as its
+) -> Render:
+    """Paints one image of `size` x `size` pixels: `figures` (RGBA, cropped to their boxes), each as its
     scene says, on the first scene's background and beside its companion. `surfaces` (one a figure) say how light
     shades them (`styles.lit`); flat if not given."""
     image = background(scenes[0].background, scenes[0].variant, size)
@@ -132,7 +132,7 @@ def compose(
         visible = present & (np.asarray(cover) < 128)
         mask = Image.fromarray(visible.astype(np.uint8) * 255)
         seen.append(Figure(mask, centre, round(float(visible.sum() / max(1, present.sum())), 4)))
-    return Picture(image if scenes[0].photo is None else as_photo(image, scenes[0].photo), tuple(seen))
+    return Render(image if scenes[0].photo is None else as_photo(image, scenes[0].photo), tuple(seen))
 
 
 def sprite_size(resolution: int) -> int:
@@ -140,7 +140,7 @@ def sprite_size(resolution: int) -> int:
 
 
 def _fit(image: Image.Image, longest: float) -> Image.Image:
-    """The picture resized so that its longer side has `longest` pixels."""
+    """The image resized so that its longer side has `longest` pixels."""
     scale = longest / max(image.size)
     return image.resize(tuple(max(1, round(side * scale)) for side in image.size), Image.Resampling.LANCZOS)
 
@@ -191,15 +191,15 @@ def _span(figure: Image.Image, y: float) -> tuple[float, float]:
     return (columns[0] + columns[-1]) / 2, columns[-1] - columns[0] + 1
 
 
-def in_slot(picture: Picture, slot: int, slots: int) -> Picture:
-    """A picture of one subject as `jedi.io.images.place_in_row` shows it, the mask too."""
-    figure, size = picture.figures[0], picture.image.width
-    mask = Image.new("L", picture.image.size)
+def in_slot(image: Render, slot: int, slots: int) -> Render:
+    """An image of one subject as `jedi.io.images.place_in_row` shows it, the mask too."""
+    figure, size = image.figures[0], image.image.width
+    mask = Image.new("L", image.image.size)
     small = figure.mask.resize((size // slots,) * 2, Image.Resampling.BOX).point(lambda value: 255 * (value >= 128))
     mask.paste(small, (slot * size // slots, (size - size // slots) // 2))
     centre = ((slot + figure.centre[0]) / slots, 0.5 + (figure.centre[1] - 0.5) / slots)
     placed = Figure(mask, tuple(round(x, 4) for x in centre), figure.visible)
-    return Picture(place_in_row(picture.image, slot, slots, size), (placed,))
+    return Render(place_in_row(image.image, slot, slots, size), (placed,))
 
 
 def is_clear(place: str, centre: tuple[float, float]) -> bool:

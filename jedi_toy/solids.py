@@ -1,6 +1,6 @@
 """Solid subjects: random bodies in space, lit and rendered. A style that no training set shows: it is for measuring.
 
-A subject is a number. Its picture comes from ray marching a signed distance (a few ellipsoids, boxes, capsules, rings
+A subject is a number. Its image comes from ray marching a signed distance (a few ellipsoids, boxes, capsules, rings
 and cones, most of them in mirrored pairs) with one lamp, a highlight and darker creases."""
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How a subject is drawn: with or without outlines, flat or shaded, textured, slightly bent, in other colours.
 
-A :class:`Style` belongs to the subject: it is the same in all pictures of a set, but for the light that falls on it.
+A :class:`Style` belongs to the subject: it is the same in all images of a set, but for the light that falls on it.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ def noise(chance: np.random.Generator, width: int, height: int, columns: int, ro
 
 
 def lit(figure: Image.Image, surface: str, light: tuple[float, float]) -> Image.Image:
-    """A figure (RGBA, as it stands in the picture) with the shades of a body that bulges towards the viewer.
+    """A figure (RGBA, as it stands in the image) with the shades of a body that bulges towards the viewer.
 
     `light`: where it comes from, x to the right and y down, of length 0 (from the viewer) to 1 (from the side)."""
     if surface == "flat":
@@ -205,7 +205,7 @@ def cast_shadow(image: Image.Image, figure: Image.Image, corner: tuple[int, int]
 
 
 def as_photo(image: Image.Image, seed: int) -> Image.Image:
-    """The picture as a simple camera might take it: a little blurred, noisy, darker at the corners, tinted light."""
+    """The image as a simple camera might take it: a little blurred, noisy, darker at the corners, tinted light."""
     chance = np.random.default_rng(seed)
     image = image.filter(ImageFilter.GaussianBlur(chance.uniform(0, 0.007) * image.width))
     pixels = np.asarray(image).astype(np.float32)

@@ -59,7 +59,7 @@ class UNetConfig:
 
 @dataclass
 class TextConfig:
-    """CLIPTokenizer and CLIPTextModel, and how the latter is trained: captions foretell thumbnails of pictures."""
+    """CLIPTokenizer and CLIPTextModel, and how the latter is trained: captions foretell thumbnails of images."""
 
     vocabulary: Count = 1500
     length: Count = 40
@@ -82,7 +82,7 @@ class TinyBaseConfig:
     out: str
     seed: Whole = 0
     images: Count = 8192
-    """Pictures, with their captions, that the VAE, the tokenizer and the text encoder are trained on."""
+    """Images, with their captions, that the VAE, the tokenizer and the text encoder are trained on."""
     vae: VaeConfig = field(default_factory=VaeConfig)
     unet: UNetConfig = field(default_factory=UNetConfig)
     text: TextConfig = field(default_factory=TextConfig)
@@ -115,9 +115,9 @@ def train_tokenizer(captions: Iterable[str], config: TextConfig) -> CLIPTokenize
 def train_text_encoder(
     tokenizer: CLIPTokenizer, captions: Sequence[str], images: Tensor, config: TextConfig, seed: int
 ) -> CLIPTextModel:
-    """A small CLIPTextModel, trained so that its states from the end token on tell what the picture looks like.
+    """A small CLIPTextModel, trained so that its states from the end token on tell what the image looks like.
 
-    The task: a linear map of each such state gives the picture's thumbnail. It is learnt in minutes, and a UNet then
+    The task: a linear map of each such state gives the image's thumbnail. It is learnt in minutes, and a UNet then
     reads from any of these states what a background or a class looks like, where it would spend its first thousands of
     steps on finding out which words matter. ``images`` ``[i 3 H W]``, one caption each.
     """
@@ -164,7 +164,7 @@ def train_text_encoder(
     encoder.eval().requires_grad_(False)
     with torch.no_grad():
         log.info(
-            "text encoder: %.2f of the thumbnails' variance unexplained, on unseen pictures", error(slice(-check, None))
+            "text encoder: %.2f of the thumbnails' variance unexplained, on unseen images", error(slice(-check, None))
         )
     return encoder
 
@@ -199,15 +199,15 @@ def make_unet(config: UNetConfig, latent_channels: int, latent_side: int, text_w
     return unet
 
 
-def read_pictures(data: str, count: int, seed: int) -> tuple[Tensor, list[str]]:
-    """``count`` training pictures ``[i 3 H W]`` and their captions, from as many sets as there are."""
+def read_images(data: str, count: int, seed: int) -> tuple[Tensor, list[str]]:
+    """``count`` training images ``[i 3 H W]`` and their captions, from as many sets as there are."""
     index = SetIndex.read(data)
     sets = SetDataset(index)
-    order = torch.randperm(len(index.sets), generator=keyed_generator(seed, "pictures")).tolist()
+    order = torch.randperm(len(index.sets), generator=keyed_generator(seed, "images")).tolist()
     largest = max(record.n for record in index.sets)
     chosen = [(i, member) for member in range(largest) for i in order if member < index.sets[i].n][:count]
-    pictures = torch.cat([sets.images(i, [member]) for i, member in chosen])
-    return pictures, [sets.record(i)["captions"][member] for i, member in chosen]
+    images = torch.cat([sets.images(i, [member]) for i, member in chosen])
+    return images, [sets.record(i)["captions"][member] for i, member in chosen]
 
 
 def make(config: TinyBaseConfig) -> Path:
@@ -216,7 +216,7 @@ def make(config: TinyBaseConfig) -> Path:
     if (out / "model_index.json").exists():
         log.info("%s is there already", out)
         return out
-    images, captions = read_pictures(config.data, config.images, config.seed)
+    images, captions = read_images(config.data, config.images, config.seed)
     parts = _Parts(out, config)
     tokenizer = parts.get("tokenizer", CLIPTokenizer, lambda: train_tokenizer(captions, config.text))
     text_encoder = parts.get(
@@ -233,7 +233,7 @@ def make(config: TinyBaseConfig) -> Path:
         beta_end=0.012,
         beta_schedule="scaled_linear",
         prediction_type="v_prediction",
-        rescale_betas_zero_snr=True,  # the last step is pure noise (arXiv 2305.08891): flat pictures need it
+        rescale_betas_zero_snr=True,  # the last step is pure noise (arXiv 2305.08891): flat images need it
         timestep_spacing="trailing",
         clip_sample=False,
         set_alpha_to_one=True,

@@ -1,9 +1,9 @@
 """The small base's VAE (``python -m jedi_toy.tiny_base``), its latents chosen for diffusion at that scale.
 
 They imitate the first principal components of f x f pixel patches (smooth, ordered from colour to detail, so that a
-small UNet learns to copy colours and shapes early), and the decoder learns to turn them into sharp pictures. With
+small UNet learns to copy colours and shapes early), and the decoder learns to turn them into sharp images. With
 ``linear_encoder`` they *are* these components: the encoder's weights are written, not trained. Then a latent pixel
-depends on its own patch alone, no picture is unlike those that it was trained on, and the decoder can be trained on
+depends on its own patch alone, no image is unlike those that it was trained on, and the decoder can be trained on
 at any time under a UNet that is trained already.
 """
 
@@ -47,9 +47,9 @@ class VaeConfig:
     gradient: NotNegative = 0.0
     """Weight of the error of differences between neighbouring pixels, at two scales: lines stay lines."""
     crop: Whole = 0
-    """Side in pixels of the squares that training cuts out of the pictures, a multiple of a patch; 0 takes them whole.
-    The last fifth of the steps sees whole pictures (fewer, as many pixels) in any case: the normalisation looks at all
-    of a picture."""
+    """Side in pixels of the squares that training cuts out of the images, a multiple of a patch; 0 takes them whole.
+    The last fifth of the steps sees whole images (fewer, as many pixels) in any case: the normalisation looks at all
+    of an image."""
 
 
 def patch_components(images: Tensor, factor: int, channels: int, whitening: float) -> tuple[Tensor, Tensor]:
@@ -66,9 +66,9 @@ def patch_components(images: Tensor, factor: int, channels: int, whitening: floa
 
 
 def train_vae(images: Tensor, config: VaeConfig, seed: int) -> AutoencoderKL:
-    """Encoder towards the principal components, decoder towards the pictures. ``images`` ``[i 3 H W]`` in [-1, 1].
+    """Encoder towards the principal components, decoder towards the images. ``images`` ``[i 3 H W]`` in [-1, 1].
 
-    The last sixteenth of the pictures is kept out; how well they are shown is logged. ConfigError where the
+    The last sixteenth of the images is kept out; how well they are shown is logged. ConfigError where the
     configuration does not fit together.
     """
     check = max(1, len(images) // 16)
@@ -108,12 +108,12 @@ def train_vae(images: Tensor, config: VaeConfig, seed: int) -> AutoencoderKL:
     vae.eval().requires_grad_(False)
     vae.register_to_config(scaling_factor=1 / float(vae.encode(sample[:256]).latent_dist.mean.std()))
     decoded = torch.cat([vae.decode(vae.encode(part).latent_dist.mean).sample for part in unseen.split(64)])
-    log.info("VAE: %.1f dB on unseen pictures", psnr(decoded, unseen))
+    log.info("VAE: %.1f dB on unseen images", psnr(decoded, unseen))
     return vae
 
 
 def make_vae(config: VaeConfig, side: int) -> AutoencoderKL:
-    """An untrained AutoencoderKL for pictures of ``side`` pixels, as good as deterministic."""
+    """An untrained AutoencoderKL for images of ``side`` pixels, as good as deterministic."""
     levels = len(config.block_out_channels)
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * levels,
@@ -199,9 +199,9 @@ def write_encoder(vae: AutoencoderKL, mean: Tensor, projection: Tensor) -> None:
 
 
 def draw(images: Tensor, config: VaeConfig, crop: int, generator: torch.Generator) -> Tensor:
-    """A batch of whole pictures ``[b 3 H W]``, or of squares out of them ``[b 3 crop crop]``.
+    """A batch of whole images ``[b 3 H W]``, or of squares out of them ``[b 3 crop crop]``.
 
-    Where training crops at all, a batch of whole pictures holds fewer of them: as many pixels, one picture at least.
+    Where training crops at all, a batch of whole images holds fewer of them: as many pixels, one image at least.
     """
     side, count = images.shape[-1], config.batch_size
     if config.crop and not crop:
@@ -224,5 +224,5 @@ def gradient_loss(decoded: Tensor, images: Tensor) -> Tensor:
 
 
 def psnr(decoded: Tensor, images: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB of pictures in [-1, 1]."""
+    """Peak signal-to-noise ratio in dB of images in [-1, 1]."""
     return float(10 * torch.log10(4 / F.mse_loss(decoded.clamp(-1, 1), images)))

@@ -1,5 +1,5 @@
 """What captions say: varied wording over a small vocabulary. Captions are exact: they say nothing that is
-not in the picture."""
+not in the image."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ LIVE = ("a {0} {1} on the grass", "a blue {0} {1}")
 
 
 def scene(subject: int, number: int, size: tuple[int, int] = (48, 40)) -> Image.Image:
-    """A square of the subject's colour, its place and the background differing from picture to picture."""
+    """A square of the subject's colour, its place and the background differing from image to image."""
     random = np.random.default_rng(100 * subject + number)
     pixels = np.full((size[1], size[0], 3), random.integers(0, 256, 3), np.uint8)
     left, top = random.integers(0, size[0] // 2), random.integers(0, size[1] // 2)
@@ -33,7 +33,7 @@ def prompts_file(nouns: dict[str, str] = NOUNS) -> str:
 
 
 def dreambench(folder: Path, nouns: dict[str, str] = NOUNS) -> Path:
-    """Each subject with six pictures, 00.jpg to 05.jpg."""
+    """Each subject with six images, 00.jpg to 05.jpg."""
     for number, name in enumerate(nouns):
         (folder / name).mkdir(parents=True)
         for i in range(6):
@@ -43,7 +43,7 @@ def dreambench(folder: Path, nouns: dict[str, str] = NOUNS) -> Path:
 
 
 def dreambench_plus(folder: Path) -> Path:
-    """Two subjects of two categories, one picture and three prompts each."""
+    """Two subjects of two categories, one image and three prompts each."""
     for number, (place, noun) in enumerate({"live_subject/animal/00": "Cat", "object/03": "Red cup"}.items()):
         for kind in ("images", "captions"):
             (folder / kind / place).parent.mkdir(parents=True)

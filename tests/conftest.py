@@ -136,8 +136,8 @@ def write_shard(folder: Path, name: str, sizes: list[int], pixels: int, seed: in
                 top, left = random.integers(0, pixels // 2, 2)
                 mask[top : top + pixels // 2, left : left + pixels // 2] = 255
                 background = random.integers(0, 256, 3)
-                picture = np.where(mask[..., None] == 255, colour, background).astype(np.uint8)
-                _add(tar, f"{key}.{i}.png", _png(picture))
+                image = np.where(mask[..., None] == 255, colour, background).astype(np.uint8)
+                _add(tar, f"{key}.{i}.png", _png(image))
                 _add(tar, f"{key}.{i}.mask.png", _png(mask))
     data = (folder / f"{name}.tar").read_bytes()
     manifest = {

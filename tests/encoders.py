@@ -1,7 +1,7 @@
 """Folders with small encoders of the real classes, whose weights depend on nothing but their names.
 
 Neither the order in which a library makes its layers nor its initialisation matters, so scores can be pinned. The
-weights are large: with the usual small ones all pictures would get nearly the same embedding.
+weights are large: with the usual small ones all images would get nearly the same embedding.
 """
 
 from pathlib import Path
@@ -67,7 +67,7 @@ def save_dino(folder: Path) -> Path:
 
 
 def save_dinov2(folder: Path) -> Path:
-    """A Dinov2Model; ``image_size`` is not what pictures are cropped to, as in the published ones (518 and 224)."""
+    """A Dinov2Model; ``image_size`` is not what images are cropped to, as in the published ones (518 and 224)."""
     config = Dinov2Config(hidden_size=24, num_hidden_layers=2, num_attention_heads=3, image_size=70, patch_size=14)
     fill(Dinov2Model(config)).save_pretrained(folder)
     return folder
@@ -115,7 +115,7 @@ def save_timm(folder: Path) -> Path:
     return folder
 
 
-def pictures() -> list[Image.Image]:
+def images() -> list[Image.Image]:
     """Four fixed drawings, wide, high and square: crops and squeezes show."""
     drawings = []
     for i, size in enumerate([(60, 40), (40, 60), (48, 48), (90, 30)]):

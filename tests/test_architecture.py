@@ -60,7 +60,7 @@ def test_the_import_reader_sees_all_forms(tmp_path, monkeypatch):
     assert imports(file) == {"a.b", "c", "c.d", "jedi", "jedi.e", "jedi.g", "jedi.g.h"}
 
 
-def opens_pictures(source: str) -> bool:
+def opens_images(source: str) -> bool:
     """Whether a module uses PIL's `open`, by whatever name."""
     tree = ast.parse(source)
     opened = {"Image.open", "PIL.Image.open"}
@@ -75,13 +75,13 @@ def opens_pictures(source: str) -> bool:
     return any(ast.unparse(node) in opened for node in uses)
 
 
-def test_one_function_opens_every_picture():
+def test_one_function_opens_every_image():
     """Formats, limits, rotation and colours are decided in `jedi.io.images.open_image`; EPS would run Ghostscript."""
     for text in ("from PIL.Image import open as o\no", "from PIL import Image as I\nI.open(x)", "map(Image.open, x)"):
-        assert opens_pictures(text), text
-    assert not opens_pictures("from PIL import Image as I\nopen(x)\nI.new('L', (1, 1))")
+        assert opens_images(text), text
+    assert not opens_images("from PIL import Image as I\nopen(x)\nI.new('L', (1, 1))")
     files = [*sources(), *(file for folder in ("benchmarks", "examples") for file in (ROOT / folder).rglob("*.py"))]
-    found = [file.relative_to(ROOT).as_posix() for file in files if opens_pictures(file.read_text(encoding="utf-8"))]
+    found = [file.relative_to(ROOT).as_posix() for file in files if opens_images(file.read_text(encoding="utf-8"))]
     assert found == ["jedi/io/images.py"]
 
 

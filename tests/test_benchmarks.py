@@ -38,7 +38,7 @@ def test_report_says_how_many_times_as_fast(capsys):
 
 def test_the_three_ways_predict_for_the_same_targets(tiny_model):
     unet = reference_cache.network(str(tiny_model), "cpu")
-    ways = reference_cache.ways(unet, references=2, pictures=1, steps=2, tokens=5)
+    ways = reference_cache.ways(unet, references=2, images=1, steps=2, tokens=5)
     with torch.no_grad():
         results = {name: way() for name, way in ways.items()}
     assert results["cached"].shape == (2, 1, 4, 8, 8)
@@ -46,13 +46,13 @@ def test_the_three_ways_predict_for_the_same_targets(tiny_model):
     assert not torch.allclose(results["mutual"], results["uncached"], atol=1e-4)
 
 
-def test_both_readers_give_the_same_pictures(shards):
+def test_both_readers_give_the_same_images(shards):
     index = SetIndex.read(shards, "heldout")
     ours = next(iter(dataloader.ours(index, 6, workers=0)()))
     plain = next(iter(dataloader.plain(index, 6, workers=0)()))
     assert len(plain) == 6
     # Ours shuffles the sets and each set's members: compare what does not depend on order.
-    total = sum(pictures.double().sum() for pictures, _ in plain)
+    total = sum(images.double().sum() for images, _ in plain)
     assert ours.images.double().sum() == pytest.approx(float(total))
     assert sorted(map(sorted, ours.captions)) == sorted(sorted(captions) for _, captions in plain)
 
@@ -75,7 +75,7 @@ OVERHEAD = ["--sets", "3", "--unit", "2", "--batch", "2", "--steps", "1", "--sid
 
 @pytest.mark.slow
 def test_the_bare_pipeline_makes_what_the_engine_keeps(tmp_path, monkeypatch):
-    """The same calls, and the engine's pictures are theirs."""
+    """The same calls, and the engine's images are theirs."""
     options = data_gen.options(["overhead", *OVERHEAD, "--device", "cpu"])
     options.model = str(small_models.text_to_image(tmp_path / "model"))
     work, calls = data_gen.Overhead(options, tmp_path), []
@@ -113,7 +113,7 @@ def test_the_benchmark_of_the_data_engine_runs(tmp_path, monkeypatch, capsys):
     assert lines[0].startswith("3 sets of 4 photos of 64 x 64")
     names = [line.split("  ")[0] for line in lines[1:]]
     assert {"split", "segment (border)", "filter (identity, EfficientNet-Lite0)", "compose", "square"} <= set(names)
-    assert all("pictures/s" in line for line in lines[1:]) and len(names) == len(set(names)) == 19
+    assert all("images/s" in line for line in lines[1:]) and len(names) == len(set(names)) == 19
     data_gen.main(["overhead", *OVERHEAD, "--device", "cpu"])
     said = capsys.readouterr().out
     wanted = ("bare pipeline is ", "overhead, seconds of the processor: ", "shards and report")

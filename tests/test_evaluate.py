@@ -35,7 +35,7 @@ def dreambench(tmp_path, tiny_model, monkeypatch, encoders):
     return run
 
 
-def pictures(folder: Path) -> dict[str, np.ndarray]:
+def images(folder: Path) -> dict[str, np.ndarray]:
     found = sorted((folder / "images").rglob("*.png"))
     return {x.relative_to(folder / "images").as_posix(): np.asarray(Image.open(x)).astype(int) for x in found}
 
@@ -47,9 +47,9 @@ def close(a: dict, b: dict) -> bool:
 # --- dreambench
 
 
-def test_pictures_scores_and_a_report(dreambench, tmp_path, capsys):
+def test_images_scores_and_a_report(dreambench, tmp_path, capsys):
     assert dreambench() == 0
-    made = pictures(tmp_path / "out")
+    made = images(tmp_path / "out")
     assert len(made) == 3 * 2 * 2 + 3 * 2
     result = json.loads((tmp_path / "out/scores.json").read_text())
     rows = [x["row"] for x in result["images"]]
@@ -67,7 +67,7 @@ def test_pictures_scores_and_a_report(dreambench, tmp_path, capsys):
     assert result["rows"]["copy"]["DINO (tiny-dino), references"]["mean"] == pytest.approx(1, abs=1e-3)
     assert "CLIP-T (tiny-clip)" not in result["rows"]["oracle"]
     page = (tmp_path / "out/report.html").read_text()
-    assert "Not the full protocol" in page and "real pictures (oracle)" in page and "data:image/" in page
+    assert "Not the full protocol" in page and "real images (oracle)" in page and "data:image/" in page
     assert "0.619" in page and "a red cup" in page
     out = capsys.readouterr().out
     assert "This is not DreamBench's full protocol: 3 subjects in the folder" in out
@@ -78,7 +78,7 @@ def test_the_same_command_again_does_nothing_anew(dreambench, tmp_path, monkeypa
     assert dreambench() == 0
     scores = (tmp_path / "out/scores.json").read_bytes()
     stamps = {x: x.stat().st_mtime_ns for x in (tmp_path / "out/images").rglob("*.png")}
-    monkeypatch.setattr(JediPipeline, "__call__", lambda *x, **y: pytest.fail("a picture was made again"))
+    monkeypatch.setattr(JediPipeline, "__call__", lambda *x, **y: pytest.fail("an image was made again"))
     monkeypatch.setattr("jedi.evaluation.scoring.score", lambda *x: pytest.fail("scores were made again"))
     assert dreambench() == 0
     assert {x: x.stat().st_mtime_ns for x in stamps} == stamps
@@ -90,9 +90,9 @@ def test_stages_and_parts_give_what_one_command_gives(dreambench, tmp_path, caps
     assert dreambench(out="whole") == 0
     for part in ("2/3", "0/3", "1/3"):
         assert dreambench("--part", part, scoring=False) == 0
-        assert f"all pictures of part {part} are made" in capsys.readouterr().out
+        assert f"all images of part {part} are made" in capsys.readouterr().out
     assert not (tmp_path / "out/scores.json").exists()
-    assert close(pictures(tmp_path / "out"), pictures(tmp_path / "whole"))
+    assert close(images(tmp_path / "out"), images(tmp_path / "whole"))
     assert dreambench("--stage", "score", model="moved/elsewhere") == 0  # the model is not needed
     one, other = (json.loads((tmp_path / x / "scores.json").read_text()) for x in ("whole", "out"))
     assert one["label"] == other["label"] and one["rows"].keys() == other["rows"].keys()
@@ -102,19 +102,19 @@ def test_stages_and_parts_give_what_one_command_gives(dreambench, tmp_path, caps
 
 
 @pytest.mark.slow
-def test_scoring_wants_all_pictures(dreambench, tmp_path, capsys):
+def test_scoring_wants_all_images(dreambench, tmp_path, capsys):
     assert dreambench("--stage", "score") == 2
     assert "out holds no plan.json" in capsys.readouterr().err
     assert dreambench("--part", "0/2", scoring=False) == 0
     assert dreambench("--stage", "score") == 2
-    assert "9 of 18 pictures are missing (vase/00-1" in capsys.readouterr().err
+    assert "9 of 18 images are missing (vase/00-1" in capsys.readouterr().err
     assert dreambench("--part", "1/2", scoring=False) == 0
     assert dreambench("--stage", "score", **{"num-images": 1}) == 2
     assert "out holds another plan (it has 18 items, wanted are 12" in capsys.readouterr().err
     assert dreambench("--stage", "score") == 0
 
 
-def test_only_subjects_whose_pictures_changed_are_scored_again(dreambench, tmp_path, monkeypatch):
+def test_only_subjects_whose_images_changed_are_scored_again(dreambench, tmp_path, monkeypatch):
     assert dreambench() == 0
     scored, original = [], evaluate.module_of("dreambench").score_all.__globals__["score"]
 
@@ -146,16 +146,16 @@ def test_dreambench_plus(dreambench, tmp_path, capsys):
     assert dreambench(data="plus", **{"num-images": 1}) == 0
     assert "This is not DreamBench++'s full protocol: 2 subjects in the folder" in capsys.readouterr().out
     result = json.loads((tmp_path / "out/scores.json").read_text())
-    assert result["rows"]["oracle"] == {}  # one picture a subject: nothing to compare it with
+    assert result["rows"]["oracle"] == {}  # one image a subject: nothing to compare it with
     assert {x["subject"] for x in result["images"]} == {"live_subject_animal_00", "object_03"}
     assert "live subject animal" in (tmp_path / "out/report.html").read_text()
 
 
 @pytest.mark.skipif(not DREAMBOOTH.is_dir(), reason="../shared/dreambooth is not there")
-def test_the_published_pictures(dreambench, tmp_path):
+def test_the_published_images(dreambench, tmp_path):
     options = {"data": DREAMBOOTH, "prompts": 1, "num-images": 1}
     assert dreambench("--subjects", "red_cartoon", "dog8", **options) == 0
-    assert len(pictures(tmp_path / "out")) == 4
+    assert len(images(tmp_path / "out")) == 4
     result = json.loads((tmp_path / "out/scores.json").read_text())
     assert result["deviations"][:2] == ["2 of 30 subjects", "1 of 25 prompts a subject"]
     assert {x["prompt"] for x in result["images"] if x["row"] == "model"} == {
@@ -166,7 +166,7 @@ def test_the_published_pictures(dreambench, tmp_path):
 # --- scores
 
 
-def test_scores_of_any_pictures(tmp_path, monkeypatch, encoders, capsys):
+def test_scores_of_any_images(tmp_path, monkeypatch, encoders, capsys):
     monkeypatch.chdir(tmp_path)
     for number, subject in enumerate(("cat", "cup")):
         for kind, count in (("made", 3), ("given", 2), ("more", 4)):
@@ -178,7 +178,7 @@ def test_scores_of_any_pictures(tmp_path, monkeypatch, encoders, capsys):
     assert evaluate.main([*command, "--prompts", "prompts.txt", "--identifier", "sks", "--real", "more"]) == 0
     result = json.loads((tmp_path / "out/scores.json").read_text())
     rows = [x["row"] for x in result["images"]]
-    # Of the four real pictures two are the given ones.
+    # Of the four real images two are the given ones.
     assert {row: rows.count(row) for row in rows} == {"model": 6, "copy": 2, "oracle": 8}
     assert result["images"][0]["id"] == "cat/0.png" and result["images"][0]["prompt"] == "a cat on the beach"
     assert result["label"] == "made" and "CLIP-T (tiny-clip)" in result["rows"]["model"]
@@ -214,7 +214,7 @@ def test_the_contact_sheet_is_no_result(tmp_path, monkeypatch, tiny_model, encod
     made = ["--references", "photo.png", "--prompt", "a cat", "--model", str(tiny_model), "--steps", "1"]
     assert sample.main([*made, "--out", "made/cat"]) == 0
     (tmp_path / "photos/cat").mkdir(parents=True)
-    (tmp_path / "photo.png").rename(tmp_path / "photos/cat/grid.png")  # only the record tells what a picture is
+    (tmp_path / "photo.png").rename(tmp_path / "photos/cat/grid.png")  # only the record tells what an image is
     assert evaluate.main(["scores", "--images", "made", "--references", "photos", "--out", "out", *encoders]) == 0
     images = json.loads((tmp_path / "out/scores.json").read_text())["images"]
     assert [x["id"] for x in images if x["row"] == "model"] == ["cat/0000.png"]
@@ -289,10 +289,10 @@ def test_a_mistake_is_one_line(dreambench, tmp_path, capsys, encoders, more, mes
         (["scores", "--images", "absent", "--references", "x", "--out", "y"], "--images absent: no such folder"),
         (["scores", "--images", "data/can", "--references", "absent", "--out", "y"], "--references absent"),
         (["scores", "--images", "data", "--references", "data/can", "--out", "y"], "but data/can is a subject"),
-        (["scores", "--images", "empty", "--references", "x", "--out", "y"], "neither pictures nor folders"),
-        ([*CANS, "--prompts", "three"], "three: 3 lines, but data/can holds 6 pictures"),
+        (["scores", "--images", "empty", "--references", "x", "--out", "y"], "neither images nor folders"),
+        ([*CANS, "--prompts", "three"], "three: 3 lines, but data/can holds 6 images"),
         ([*CANS, "--prompts", "no.json"], "data/can holds no no.png"),
-        ([*CANS, "--prompts", "bad.json"], 'wanted is {"PICTURE"'),
+        ([*CANS, "--prompts", "bad.json"], 'wanted is {"IMAGE"'),
     ],
 )
 def test_other_mistakes(tmp_path, monkeypatch, capsys, encoders, arguments, message):
@@ -320,7 +320,7 @@ def test_an_interruption_is_said(dreambench, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(JediPipeline, "__call__", stop)
     assert dreambench("--batch-size", 2) == 130
     assert "the same command goes on" in capsys.readouterr().err
-    assert len(pictures(tmp_path / "out")) == 2
+    assert len(images(tmp_path / "out")) == 2
     monkeypatch.setattr(JediPipeline, "__call__", original)
     assert dreambench("--batch-size", 2) == 0
 

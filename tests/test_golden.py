@@ -1,4 +1,4 @@
-"""The numbers of a training and of a picture, as they were: what is not meant to change them must not.
+"""The numbers of a training and of an image, as they were: what is not meant to change them must not.
 
 The contribution rule is *identical loss*: a change that says nothing of numbers (a refactoring, a faster path, another
 version of a library) leaves tests/golden as it is. A change that is meant to give other numbers writes them anew with
@@ -70,8 +70,8 @@ def losses(folder: Path) -> list[float]:
         return [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
 
 
-def picture(mode: str) -> list[list[float]]:
-    """One sampled picture, three guidance branches and two references: the means in [0, 1] of its 8 x 8 tiles, by
+def image(mode: str) -> list[list[float]]:
+    """One sampled image, three guidance branches and two references: the means in [0, 1] of its 8 x 8 tiles, by
     channel (``[3 64]``)."""
     pipe = JediPipeline(**components(2 * tiny.LATENT_CHANNELS + 1), trained_modes=["one_way", "mutual"])
     pipe.set_progress_bar_config(disable=True)
@@ -101,8 +101,8 @@ def test_the_losses_of_twenty_steps(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["one_way", "mutual"])
-def test_a_sampled_picture(mode):
-    found, kept = np.array(picture(mode)), np.array(expected("pictures")[mode])
+def test_a_sampled_image(mode):
+    found, kept = np.array(image(mode)), np.array(expected("images")[mode])
     assert kept.std() > 0.05 and (np.abs(kept - 0.5) < 0.49).mean() > 0.5  # something is to be seen
     np.testing.assert_allclose(found, kept, rtol=0, atol=RELATIVE)
 
@@ -112,7 +112,7 @@ def write() -> None:
     with tempfile.TemporaryDirectory() as folder:
         found = {"losses": [float(f"{loss:.6g}") for loss in losses(Path(folder))]}
     rounded = lambda rows: [[round(value, 5) for value in row] for row in rows]
-    found["pictures"] = {mode: rounded(picture(mode)) for mode in ("one_way", "mutual")}
+    found["images"] = {mode: rounded(image(mode)) for mode in ("one_way", "mutual")}
     for name, values in found.items():
         (GOLDEN / f"{name}.json").write_text(json.dumps(values) + "\n")
 

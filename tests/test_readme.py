@@ -139,7 +139,7 @@ def test_sections():
     idea = re.search(r"^## [^\n]*idea[^\n]*\n(.*?)^## ", README, re.M | re.S | re.I)[1]
     text = [line for line in idea.splitlines() if line.strip() and not line.startswith(("!", "<"))]
     assert len(text) <= 10, "the idea in ten lines"
-    assert re.search(r"!\[.*\]\(.+\)|<img", idea), "with a picture"
+    assert re.search(r"!\[.*\]\(.+\)|<img", idea), "with an image"
     assert not re.findall(r"^(## .*)\n+(?=## |\Z)", README, re.M), "an empty section"
     assert not re.findall(r"^[A-Z]+$", README, re.M), "a placeholder"
     assert not [file.name for file in ROOT.glob("configs/**/*.yaml") if re.search(r"\bXX+\b", file.read_text())]

@@ -396,6 +396,6 @@ def test_a_signal_saves_before_validation_and_samples_which_are_made_up_for(
     last = [] if step == 3 else ["validation", "best", "samples", "step"]
     assert [event for event in events if event != "best"] == [event for event in owed + last if event != "best"]
     assert json.loads((tmp_path / "done").read_text()) == {"step": 3}
-    pictures = sorted(path.name for path in (tmp_path / "samples").iterdir())
-    assert pictures == [f"step-{number:08d}.png" for number in sorted({step, 3})]
+    images = sorted(path.name for path in (tmp_path / "samples").iterdir())
+    assert images == [f"step-{number:08d}.png" for number in sorted({step, 3})]
     assert next(iter(checkpoints.listed(tmp_path))) == 3

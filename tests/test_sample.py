@@ -19,7 +19,7 @@ import sample
 DREAMBOOTH = Path(__file__).resolve().parents[2] / "shared" / "dreambooth"
 
 
-def picture(path, seed=0, size=(40, 30)) -> Path:
+def photo(path, seed=0, size=(40, 30)) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)).save(path)
     return path
@@ -29,8 +29,8 @@ def picture(path, seed=0, size=(40, 30)) -> Path:
 def request_in(tmp_path, tiny_model, monkeypatch):
     """A folder to work in, with references; gives a function that runs sample.py there with good defaults."""
     monkeypatch.chdir(tmp_path)
-    picture(tmp_path / "photos" / "a.png", 1)
-    picture(tmp_path / "photos" / "b.jpg", 2, (20, 50))
+    photo(tmp_path / "photos" / "a.png", 1)
+    photo(tmp_path / "photos" / "b.jpg", 2, (20, 50))
 
     def run(*arguments, references=("photos",), **changed) -> int:
         given = {"model": tiny_model, "prompt": "a cat", "out": "out", "steps": 2} | changed
@@ -52,13 +52,13 @@ def pixels(path: Path) -> np.ndarray:
 # --- what it writes
 
 
-def test_pictures_a_grid_and_a_record(request_in, tmp_path, capsys):
+def test_images_a_grid_and_a_record(request_in, tmp_path, capsys):
     assert request_in("--prompt", "a dog", "--num-images", "2", "--seed", "5") == 0
     out = tmp_path / "out"
     assert names(out) == ["0000.png", "0001.png", "0002.png", "0003.png", "grid.png", "samples.json"]
     assert names(tmp_path) == ["out", "photos"]
     assert Image.open(out / "0000.png").size == (32, 32)
-    assert "4 pictures" in capsys.readouterr().out
+    assert "4 images" in capsys.readouterr().out
     record = json.loads((out / "samples.json").read_text())
     assert [x["prompt"] for x in record["images"]] == ["a cat", "a cat", "a dog", "a dog"]
     assert [x["seed"] for x in record["images"]] == [5, 6, 7, 8]
@@ -118,7 +118,7 @@ def test_a_record_is_a_request(request_in, tmp_path, capsys, more):
     for file in one["files"]:
         assert (pixels(tmp_path / "out" / file) == pixels(tmp_path / "again" / file)).all()
     assert "has changed" not in capsys.readouterr().err
-    picture(tmp_path / "photos" / "a.png", 9)
+    photo(tmp_path / "photos" / "a.png", 9)
     assert sample.main(["--config", "out/samples.json", "--out", "third", "--prompt", "a cow"]) == 0
     assert "photos/a.png has changed since" in capsys.readouterr().err
     record = json.loads((tmp_path / "third" / "samples.json").read_text())
@@ -160,7 +160,7 @@ def test_what_a_model_knows_is_said(request_in, tiny_model, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("scales", [(), ("--reference-scale", "2", "--guidance-scale", "3")])
-def test_the_record_is_enough_to_make_one_of_the_pictures_again(request_in, tmp_path, scales):
+def test_the_record_is_enough_to_make_one_of_the_images_again(request_in, tmp_path, scales):
     assert request_in("--prompt", "a dog", "--num-images", "2", *scales) == 0
     record = json.loads((tmp_path / "out" / "samples.json").read_text())
     used, made = record["settings"], record["images"][3]
@@ -224,7 +224,7 @@ def test_a_story(request_in, tmp_path):
 def test_several_subjects_stand_in_a_row_and_go_by_their_names(request_in, tmp_path, monkeypatch, mode):
     from jedi.pipeline import JediPipeline
 
-    picture(tmp_path / "hats" / "c.png", 3)
+    photo(tmp_path / "hats" / "c.png", 3)
     seen, inner = [], JediPipeline._reference_inputs
 
     def spy(self, references, prompts, masks):
@@ -250,7 +250,7 @@ def test_several_subjects_stand_in_a_row_and_go_by_their_names(request_in, tmp_p
 
 
 def test_an_edit(request_in, tmp_path):
-    before = pixels(picture(tmp_path / "room.png", 3, (48, 36)))
+    before = pixels(photo(tmp_path / "room.png", 3, (48, 36)))
     mask = Image.new("L", (48, 36))
     mask.paste(255, (10, 8, 30, 30))
     mask.save(tmp_path / "mask.png")
@@ -310,7 +310,7 @@ def test_no_references_and_another_scheduler(request_in, tmp_path):
 def test_references_of_all_kinds(request_in, tmp_path):
     folder = tmp_path / "zoo"
     folder.mkdir()
-    image = Image.open(picture(tmp_path / "photos" / "a.png", 1))
+    image = Image.open(photo(tmp_path / "photos" / "a.png", 1))
     exif = Image.Exif()
     exif[0x0112] = 6
     image.save(folder / "turned.jpg", exif=exif)
@@ -359,14 +359,14 @@ def small_mask() -> tuple[str, ...]:
 
 
 def black_mask() -> tuple[str, ...]:
-    picture(Path("room.png"))
+    photo(Path("room.png"))
     Image.new("L", (40, 30)).save("mask.png")
     return "--image", "room.png", "--mask", "mask.png"
 
 
 def in_latin_1() -> str:
     """A folder of photos whose name a system of another encoding wrote."""
-    picture(Path(folder := os.fsdecode(b"caf\xe9"), "a.png"))
+    photo(Path(folder := os.fsdecode(b"caf\xe9"), "a.png"))
     return folder
 
 
@@ -378,7 +378,7 @@ def without_weights(tiny_model: Path) -> str:
 
 
 BAD = {
-    "not a picture": ({"references": lambda: [junk(b"hello")]}, (), "junk.png: not a picture"),
+    "not an image": ({"references": lambda: [junk(b"hello")]}, (), "junk.png: not an image"),
     "truncated": ({"references": lambda: [junk(half_a_jpeg(), "x.jpg")]}, (), "x.jpg: broken or cut short"),
     "bomb": ({"references": lambda: [huge()]}, (), "huge.png: too many pixels"),
     "empty folder": ({"references": lambda: [Path("void").mkdir() or "void"]}, (), "void: a folder without"),
@@ -399,9 +399,9 @@ BAD = {
     "steps of text": ({"steps": lambda: "many"}, (), "--steps: invalid int value"),
     "too many steps": ({"steps": lambda: "100000"}, (), "num_inference_steps"),
     "a step too many": ({"steps": lambda: "1000"}, (), "num_inference_steps=1000 is too many: DDIMScheduler"),
-    "too many pictures": ({}, ("--num-images", "9" * 12), "at most 100,000 are made"),
+    "too many images": ({}, ("--num-images", "9" * 12), "at most 100,000 are made"),
     "missing extension": ({}, ("--extensions", "no_such_module"), "no module 'no_such_module'"),
-    "no pictures": ({}, ("--num-images", "0"), "--num-images must be 1 or more"),
+    "no images": ({}, ("--num-images", "0"), "--num-images must be 1 or more"),
     "nan": ({}, ("--guidance-scale", "nan"), "--guidance-scale must be a number of 0 or more"),
     "inf": ({}, ("--reference-scale", "inf"), "--reference-scale must be a number of 0 or more"),
     "negative scale": ({}, ("--guidance-scale", "-2"), "--guidance-scale must be"),
@@ -474,7 +474,7 @@ def test_no_permission_to_write(request_in, capsys):
 
 
 def test_what_is_not_ours_is_not_overwritten(request_in, tmp_path, capsys):
-    picture(tmp_path / "out" / "grid.png")
+    photo(tmp_path / "out" / "grid.png")
     before = (tmp_path / "out" / "grid.png").read_bytes()
     assert request_in() == 2
     assert "grid.png that no earlier run wrote" in capsys.readouterr().err
@@ -521,7 +521,7 @@ def test_too_little_memory(request_in, tmp_path, monkeypatch, capsys, error):
 @pytest.mark.slow
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_to_the_real_command(python, environment, root, tiny_model, tmp_path, sent, code):
-    picture(tmp_path / "a.png")
+    photo(tmp_path / "a.png")
     command = [python, root / "sample.py", "--model", tiny_model, "--references", "a.png"]
     process = subprocess.Popen(
         [*command, "--prompt", "a cat", "--steps", "900", "--num-images", "50", "--out", "out"],
@@ -544,7 +544,7 @@ def test_signals_to_the_real_command(python, environment, root, tiny_model, tmp_
 @pytest.mark.slow
 def test_the_real_command_from_another_folder(python, environment, root, tiny_model, tmp_path):
     """A fresh process loads the folder without a network, and says nothing but what matters."""
-    picture(tmp_path / "a.png")
+    photo(tmp_path / "a.png")
     ours = ("PYTHONPATH", "DIFFUSERS_VERBOSITY")
     clean = {key: value for key, value in environment.items() if key not in ours}
     command = [python, root / "sample.py", "--model", tiny_model, "--references", "a.png", "--prompt", "cat"]
@@ -554,4 +554,4 @@ def test_the_real_command_from_another_folder(python, environment, root, tiny_mo
     assert done.returncode == 0, done.stderr
     assert names(tmp_path / "o") == ["0000.png", "grid.png", "samples.json"]
     lines = [x for x in done.stderr.replace("\r", "\n").splitlines() if x.strip()]
-    assert all(x.startswith("pictures made: ") for x in lines), lines  # the progress bar
+    assert all(x.startswith("images made: ") for x in lines), lines  # the progress bar

@@ -17,12 +17,12 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Subject:
-    """What stays the same in a set, and the texts that ask for pictures of it."""
+    """What stays the same in a set, and the texts that ask for images of it."""
 
     id: str  # unique, of a-z, 0-9 and hyphens
     name: str  # without an article: "red fox"
     category: str
-    scenes: list[str]  # each the whole prompt of one picture: "a red fox sleeping under a tree"
+    scenes: list[str]  # each the whole prompt of one image: "a red fox sleeping under a tree"
     collage: str  # the prompt of a collage of it
     look: str = ""  # what it is known by: "a red fox with a white tail tip"
 

@@ -1,7 +1,7 @@
 """What a data set holds, read back from its shards and manifests: a page, a data card, statistics, a contact sheet.
 
 Reading order: `stored` (what can be read), `survey` (drops and scores, from the units' manifests), `counts` (one
-pass over the sets), `pictures`, `page`, `card`; `times` differ from run to run and so stand apart.
+pass over the sets), `images`, `page`, `card`; `times` differ from run to run and so stand apart.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from data_gen.config import DataConfig
 from data_gen.plan import Plan
 from data_gen.report.card import data_card
 from data_gen.report.counts import statistics
+from data_gen.report.images import contact_sheet
 from data_gen.report.page import data_report
-from data_gen.report.pictures import contact_sheet
 from data_gen.report.scores import thresholds
 from data_gen.report.stored import Stored
 from data_gen.report.survey import take_survey

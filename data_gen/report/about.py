@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 OPENMOJI = (
     "The drawings are OpenMoji's: all emojis designed by OpenMoji, the open-source emoji and icon project "
-    "(openmoji.org), licence CC BY-SA 4.0. Pictures made from them are under the same licence."
+    "(openmoji.org), licence CC BY-SA 4.0. Images made from them are under the same licence."
 )
 _PROMPTED = ("collage", "shared_attention")
 _FOUND = ("folder", "syncd", "subjects200k")
@@ -127,22 +127,22 @@ def limits(config: DataConfig, statistics: Mapping[str, Any]) -> list[str]:
     if config.source == "emoji":
         said.append("Drawings of a picture book: what a model learns here says little about photographs.")
     if config.source in _PROMPTED:
-        said.append("Every picture was made by a model: its habits, its biases and its licence are the data set's.")
+        said.append("Every image was made by a model: its habits, its biases and its licence are the data set's.")
     if config.source in _FOUND:
-        said.append("The pictures were taken as they were found: nobody looked into who made them and what they show.")
+        said.append("The images were taken as they were found: nobody looked into who made them and what they show.")
     if "filter" in config.stages:
         on = _filters(config)
         judged = "identity" in on
         said.append(
             "That a set shows one subject is what an encoder says, not a person: some sets will show two."
             if judged
-            else "No filter judged whether the pictures of a set show one subject."
+            else "No filter judged whether the images of a set show one subject."
         )
     elif config.source != "emoji":  # its subjects are right by construction
         said.append("No filter judged the sets: nothing but the source vouches for identity, sharpness and captions.")
     unseen = {"people": "people", "nsfw": "what a safety checker would black out"}
     if config.source != "emoji" and (missing := [words for name, words in unseen.items() if name not in on]):
-        said.append(f"Nothing looked for {' or '.join(missing)} in the pictures.")
+        said.append(f"Nothing looked for {' or '.join(missing)} in the images.")
     if config.finish.duplicate_distance is None and config.source != "emoji":
         said.append("Sets were not compared with one another: near-duplicates across sets are possible.")
     if shared := statistics["subjects_in_both_splits"]:
@@ -150,5 +150,5 @@ def limits(config: DataConfig, statistics: Mapping[str, Any]) -> list[str]:
     if "caption" in config.stages and config.caption.method == "captioner":
         said.append("Captions come from a captioner: they name what it saw, which may be wrong.")
     elif config.source in _PROMPTED:
-        said.append("A caption is the prompt of its picture: it says what was asked for, not what came.")
+        said.append("A caption is the prompt of its image: it says what was asked for, not what came.")
     return said

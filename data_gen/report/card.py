@@ -39,10 +39,10 @@ def _what(config: DataConfig, statistics: Mapping[str, Any]) -> str:
     stages = f" and passed through {', '.join(config.stages)}" if config.stages else ""
     size = f"{config.resolution} x {config.resolution}"
     return (
-        f"Sets of pictures of one subject each ({size} pixels, at most {config.images_per_set} a set), each with "
+        f"Sets of images of one subject each ({size} pixels, at most {config.images_per_set} a set), each with "
         "its caption, for training joint-image diffusion. "
-        f"The pictures come from the source `{config.source}`{stages}. "
-        "Shards are plain webdataset tars, each with a manifest beside it. `report/report.html` shows the pictures."
+        f"The images come from the source `{config.source}`{stages}. "
+        "Shards are plain webdataset tars, each with a manifest beside it. `report/report.html` shows the images."
     )
 
 

@@ -86,7 +86,7 @@ def statistics(stored: Stored, found: Survey) -> dict[str, Any]:
     """Counts of sets, subjects, classes, attributes, words, licences, models and drops, by split, and the scores'
     quantiles; a pure function of the manifests and the sets.
 
-    What it keeps in memory grows with the number of subjects and of words, not with that of pictures."""
+    What it keeps in memory grows with the number of subjects and of words, not with that of images."""
     vocabulary: set[str] = set()
     subjects: dict[str, set[str]] = {}
     result: dict[str, Any] = {
@@ -126,7 +126,7 @@ def statistics(stored: Stored, found: Survey) -> dict[str, Any]:
 def _score(spread: Spread, limits: Sequence[Threshold]) -> dict[str, Any]:
     shares = {"least": 0.0, "5 %": 0.05, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "95 %": 0.95, "most": 1.0}
     return {
-        "of": "pictures" if spread.of_pictures else "sets",
+        "of": "images" if spread.of_images else "sets",
         "kept": spread.kept.total(),
         "dropped": spread.dropped.total(),
         "quantiles": dict(zip(shares, spread.quantiles(list(shares.values())), strict=True)),

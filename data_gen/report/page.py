@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from data_gen.config import config_hash
-from data_gen.report import about, pictures
+from data_gen.report import about, gallery
 from data_gen.report.scores import BINS
 from data_gen.report.stored import Stored
 from data_gen.report.survey import Survey
@@ -27,16 +27,16 @@ VALUES = 12
 
 def data_report(config: DataConfig, stored: Stored, found: Survey, statistics: Mapping[str, Any]) -> Report:
     """The whole report. Sections that would be empty are left out."""
-    wanted = pictures.rows_of(stored, config.contact_sheet_rows)
+    wanted = gallery.rows_of(stored, config.contact_sheet_rows)
     sections: list[Section] = [counts(statistics, found)]
     for split in SPLITS:
-        sections += pictures.sets(stored, split, wanted[split])
+        sections += gallery.sets(stored, split, wanted[split])
     sections += [*classes(statistics), *caption_lengths(statistics), *attributes(statistics)]
     sections += [*drops(config, statistics, found), *scores(statistics)]
-    where = pictures.find_examples(stored, found)
+    where = gallery.find_examples(stored, found)
     for name in sorted(found.spreads):
-        sections += [histogram(found, name), *pictures.examples(stored, found, where, name, config.resolution)]
-    sections += [*duplicates(config, stored), *pictures.duplicates(stored, where, config.resolution), *prompts(config)]
+        sections += [histogram(found, name), *gallery.examples(stored, found, where, name, config.resolution)]
+    sections += [*duplicates(config, stored), *gallery.duplicates(stored, where, config.resolution), *prompts(config)]
     return Report(
         f"Data set from the source {config.source}",
         summary(config, stored, found, statistics),
@@ -51,7 +51,7 @@ def summary(config: DataConfig, stored: Stored, found: Survey, statistics: Mappi
     for split in SPLITS:
         part, which = statistics["splits"][split], {"train": "training", "heldout": "held-out"}[split]
         if part["sets"]:
-            said.append(f"{part['sets']:,} {which} sets: {part['images']:,} pictures of {part['subjects']:,} subjects.")
+            said.append(f"{part['sets']:,} {which} sets: {part['images']:,} images of {part['subjects']:,} subjects.")
     dropped, all_sets = sum(found.drops.values()), sum(found.made.values()) + _before_the_end(found)
     if dropped:
         reason, count = _by_reason(found).most_common(1)[0]
@@ -149,7 +149,7 @@ def caption_lengths(statistics: Mapping[str, Any]) -> list[Section]:
     coarse = {COLUMNS[split]: part["coarse_captions"] for split, part in statistics["splits"].items()}
     said = [f"All captions together use {statistics['vocabulary_size']:,} different words."]
     shares = [f"{share:.1%} ({column})" for column, share in coarse.items() if share is not None]
-    said += [f"They say no more than the subject's class in {', '.join(shares)} of the pictures."] if shares else []
+    said += [f"They say no more than the subject's class in {', '.join(shares)} of the images."] if shares else []
     return [Histogram("Words in a caption", "words", "captions", edges, counted, note=" ".join(said))]
 
 
@@ -161,7 +161,7 @@ def attributes(statistics: Mapping[str, Any]) -> list[Section]:
     for name in names:
         counted = {column: Counter(part["attributes"].get(name, {})) for column, part in parts.items()}
         total = sum(counted.values(), Counter())
-        if len(total) > max(VALUES, total.total() / 4):  # nearly every picture has its own: a file's name, say
+        if len(total) > max(VALUES, total.total() / 4):  # nearly every image has its own: a file's name, say
             many.add(name)
         if name in many:
             continue
@@ -175,7 +175,7 @@ def attributes(statistics: Mapping[str, Any]) -> list[Section]:
     if not rows:
         return []
     note = f"Left out, since they have too many values: {', '.join(sorted(many))}." if many else ""
-    return [Table("Attributes of the pictures", list(parts), rows, groups=groups, note=note)]
+    return [Table("Attributes of the images", list(parts), rows, groups=groups, note=note)]
 
 
 def drops(config: DataConfig, statistics: Mapping[str, Any], found: Survey) -> list[Section]:
@@ -194,7 +194,7 @@ def drops(config: DataConfig, statistics: Mapping[str, Any], found: Survey) -> l
     left_out = {COLUMNS[split]: part["left_out_images"] for split, part in statistics["splits"].items()}
     single = sorted({reason for part in left_out.values() for reason in part})
     rows += [(reason, {column: part.get(reason, 0) for column, part in left_out.items()}) for reason in single]
-    groups += [("single pictures left out of sets that stayed", len(single))] if single else []
+    groups += [("single images left out of sets that stayed", len(single))] if single else []
     if not rows:
         return []
     columns = [*COLUMNS.values(), "share of all sets"]
@@ -223,11 +223,11 @@ def histogram(found: Survey, name: str) -> Histogram:
     edges, kept, dropped, outside = spread.bins(limits)
     lines = {limit.words: limit.value for limit in limits if edges[0] <= limit.value <= edges[-1]}
     far = [limit.words for limit in limits if limit.words not in lines]
-    said = ["Kept or dropped is what became of the set (or of the picture, left out alone), for whatever reason."]
+    said = ["Kept or dropped is what became of the set (or of the image, left out alone), for whatever reason."]
     said += [f"{text} lies outside of the drawing." for text in far]
     if outside:
         said.append(f"{outside:,} values lie beyond the ends and are counted in the outermost bars.")
-    what = "pictures" if spread.of_pictures else "sets"
+    what = "images" if spread.of_images else "sets"
     return Histogram(f"Score {name}", name, what, edges, {"kept": kept, "dropped": dropped}, lines, " ".join(said))
 
 
@@ -235,7 +235,7 @@ def duplicates(config: DataConfig, stored: Stored) -> list[Section]:
     distance, rows = config.finish.duplicate_distance, stored.duplicates
     if distance is None:
         return []
-    said = f"Compared were all sets, by the difference hashes of their pictures: {distance} of 64 bits may differ."
+    said = f"Compared were all sets, by the difference hashes of their images: {distance} of 64 bits may differ."
     if not rows:
         return [Text("Near-duplicates across sets", f"{said} No set was dropped.")]
     shown = [(row["key"], {"is nearly": row["of"]}) for row in rows[:ROWS]]

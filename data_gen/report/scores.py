@@ -1,4 +1,4 @@
-"""Scores of sets and pictures, kept and dropped: how they are spread, and what lies nearest to each threshold."""
+"""Scores of sets and images, kept and dropped: how they are spread, and what lies nearest to each threshold."""
 
 from __future__ import annotations
 
@@ -73,9 +73,9 @@ def _thresholds(key: str, value: Any) -> Iterator[Threshold]:
 
 
 def numbers(scores: Mapping[str, Any], means: frozenset[str] = frozenset()) -> Iterator[tuple[str, float, int | None]]:
-    """A set's scores one by one: name ("identity.mean" of a dict), value, and the picture's place or None for the set.
+    """A set's scores one by one: name ("identity.mean" of a dict), value, and the image's place or None for the set.
 
-    Of a list whose "NAME.mean" is in `means` the mean is given, else each picture's.
+    Of a list whose "NAME.mean" is in `means` the mean is given, else each image's.
     """
     for name, score in scores.items():
         if isinstance(score, Mapping):
@@ -111,9 +111,9 @@ class Nearest:
 
 @dataclass
 class Spread:
-    """How a score is spread. `of_pictures`: it is one of each picture, not of the set."""
+    """How a score is spread. `of_images`: it is one of each image, not of the set."""
 
-    of_pictures: bool
+    of_images: bool
     kept: Counter[float] = field(default_factory=Counter)
     dropped: Counter[float] = field(default_factory=Counter)
     failing: Counter[Threshold] = field(default_factory=Counter)

@@ -104,18 +104,18 @@ def read_manifest(tar: Path) -> dict[str, Any]:
 
 
 def read_set(path: Path, key: str) -> tuple[dict[str, Any], list[Image.Image]]:
-    """The JSON of a set in a tar, and its pictures."""
+    """The JSON of a set in a tar, and its images."""
     with tarfile.open(path) as tar:
         description = json.load(tar.extractfile(f"{key}.json"))
-        return description, _pictures(tar, key, len(description["captions"]))
+        return description, _images(tar, key, len(description["captions"]))
 
 
 def read_rejected(path: Path, key: str, n: int) -> list[Image.Image]:
-    """The small pictures of a dropped set, of a unit's `X.dropped.tar`."""
+    """The small images of a dropped set, of a unit's `X.dropped.tar`."""
     with tarfile.open(path) as tar:
-        return _pictures(tar, key, n)
+        return _images(tar, key, n)
 
 
-def _pictures(tar: tarfile.TarFile, key: str, n: int) -> list[Image.Image]:
+def _images(tar: tarfile.TarFile, key: str, n: int) -> list[Image.Image]:
     names = [f"{key}.{i}.png" for i in range(n)]
     return [load_image(tar.extractfile(name).read(), f"{tar.name}: {name}") for name in names]

@@ -1,4 +1,4 @@
-"""What the units' manifests tell: what was dropped, where and why, and all scores. No picture is read for it."""
+"""What the units' manifests tell: what was dropped, where and why, and all scores. No image is read for it."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from data_gen.report.stored import Stored, read_manifest
 from data_gen.samples import SPLITS
 
 EXAMPLES = {True: 6, False: 3}
-"""How many are shown on each side of a threshold: pictures, if the score is one of pictures, else sets."""
+"""How many are shown on each side of a threshold: images, if the score is one of images, else sets."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where the pictures of a score are: a set, and one of its pictures or None for all."""
+    """Where the images of a score are: a set, and one of its images or None for all."""
 
     unit: str
     key: str
     n: int
-    picture: int | None
+    image: int | None
 
 
 @dataclass
@@ -74,18 +74,18 @@ def _score(
     means: frozenset[str],
     place: Place | None,
 ) -> None:
-    """Counts the scores of a set, and of pictures left out of it alone; one with a place becomes an example, if it is
+    """Counts the scores of a set, and of images left out of it alone; one with a place becomes an example, if it is
     near to a threshold."""
     scores = dict(row.get("scores", {}))
     for name, value, _ in numbers(scores.pop("left_out", {})):
         if f"{name}.mean" not in means:
             result.spreads.setdefault(name, Spread(True)).add(value, True, result.limits.get(name, ()))
-    for name, value, picture in numbers(scores, means):
-        spread = result.spreads.setdefault(name, Spread(picture is not None))
+    for name, value, image in numbers(scores, means):
+        spread = result.spreads.setdefault(name, Spread(image is not None))
         limits = result.limits.get(name, ())
         spread.add(value, dropped, limits)
         for limit in limits:
             if place is None or limit.fails(value) != dropped:
                 continue  # a set that another score dropped shows nothing about this threshold
-            nearest = result.nearest.setdefault((name, limit, dropped), Nearest(EXAMPLES[spread.of_pictures]))
-            nearest.add(abs(value - limit.value), value, Place(place.unit, place.key, place.n, picture))
+            nearest = result.nearest.setdefault((name, limit, dropped), Nearest(EXAMPLES[spread.of_images]))
+            nearest.add(abs(value - limit.value), value, Place(place.unit, place.key, place.n, image))

@@ -1,4 +1,4 @@
-"""Where same-subject pictures come from. A source is chosen by name (`source: emoji`) and registers itself
+"""Where same-subject images come from. A source is chosen by name (`source: emoji`) and registers itself
 here.
 
 To add one: write a class like `Source`, decorate it with `@SOURCES.register("name")`, and name its module
@@ -24,7 +24,7 @@ class Source(Protocol):
     bytes; if it is not said, torch, diffusers and transformers where a model is used)."""
 
     gives: frozenset[str]
-    """What its sets hold, of "collage" (one picture, still to be split), "images" and "masks"."""
+    """What its sets hold, of "collage" (one image, still to be split), "images" and "masks"."""
 
     def sizes(self) -> dict[str, int]:
         """Number of sets for each of `SPLITS`. A held-out subject (and any variant of it) is in "heldout" only."""

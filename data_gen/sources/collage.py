@@ -1,7 +1,7 @@
 """The paper's source: a text-to-image model is asked for a *collage* of photos of one subject.
 
-Consistency comes from the prompt alone: pictures that stand on one sheet tend to show the same thing (method.md §6).
-Any pipeline of diffusers that makes pictures from text will do, from Stable Diffusion to FLUX. The stage `split` cuts
+Consistency comes from the prompt alone: images that stand on one sheet tend to show the same thing (method.md §6).
+Any pipeline of diffusers that makes images from text will do, from Stable Diffusion to FLUX. The stage `split` cuts
 the collages up.
 """
 

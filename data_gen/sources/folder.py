@@ -63,9 +63,9 @@ class FolderConfig:
     path: str = ""
     caption: str = "a photo of {a_name}"  # of photos without a text; also {name}, {class}, {a_class}
     licence: str = "unknown"  # of the photos, as the data card says it
-    every_nth: int = 1  # of a subject's pictures, in the order of their names
-    min_images: int = 2  # a set with less is dropped: one picture cannot be both reference and target
-    unreadable: str = "error"  # a broken picture: error, or drop (its set goes on without it, and says so)
+    every_nth: int = 1  # of a subject's images, in the order of their names
+    min_images: int = 2  # a set with less is dropped: one image cannot be both reference and target
+    unreadable: str = "error"  # a broken image: error, or drop (its set goes on without it, and says so)
     heldout_fraction: float = 0.1  # of the subjects, by the sha256 of their names; 0: none
 
     def __post_init__(self) -> None:
@@ -79,7 +79,7 @@ class FolderConfig:
 
 @dataclass(frozen=True)
 class Photo:
-    """A picture and what lies beside it."""
+    """An image and what lies beside it."""
 
     file: Path
     caption: Path | None = None
@@ -148,7 +148,7 @@ class Folder:
         return dict(sum((subject.left_out for subject in self.subjects), Counter()))
 
     def make(self, items: Sequence[Item]) -> Iterator[SubjectSet | Dropped]:
-        """Raises ConfigError for a picture that cannot be read, unless these are to be dropped."""
+        """Raises ConfigError for an image that cannot be read, unless these are to be dropped."""
         for item in items:
             subject, photos = self.sets[item.split][item.index]
             yield self._set(item.key, subject, photos)
@@ -185,13 +185,13 @@ class Folder:
 
 
 def _without(broken: list[str]) -> dict[str, Any]:
-    """What a set's provenance says of pictures that could not be read; the report counts them."""
+    """What a set's provenance says of images that could not be read; the report counts them."""
     return {"unreadable": broken, "left_out": {"source": {"unreadable image": len(broken)}}}
 
 
 def read_subjects(root: Path, settings: FolderConfig) -> list[Subject]:
     """The subjects of a folder, by name. Raises ConfigError for what cannot be meant: no subjects, a subject twice, a
-    subject without pictures, pictures or films where they are not looked for, links that lead elsewhere, names that
+    subject without images, images or films where they are not looked for, links that lead elsewhere, names that
     are not UTF-8."""
     folders, told = [], _told(root)
     for path in sorted(root.iterdir()):
@@ -202,7 +202,7 @@ def read_subjects(root: Path, settings: FolderConfig) -> list[Subject]:
                 raise ConfigError(f"{shown(path)}: the name of a subject's folder must be UTF-8; rename it")
             folders.append(path)
         elif path.suffix.lower() in (*SUFFIXES, *_FILMS):
-            raise ConfigError(f"{path}: pictures lie in a folder for each subject, {root}/SUBJECT/{path.stem}.jpg")
+            raise ConfigError(f"{path}: images lie in a folder for each subject, {root}/SUBJECT/{path.stem}.jpg")
     if not folders:
         raise ConfigError(f"folder.path={root} holds no folder: each subject's photos lie in a folder of their own")
     known: dict[str, Path] = {}
@@ -216,13 +216,13 @@ def read_subjects(root: Path, settings: FolderConfig) -> list[Subject]:
 
 
 def load_photo(photo: Photo) -> tuple[Any, Any]:
-    """The picture, and its mask or None where there is no file. Raises ImageError, also where their sizes differ."""
+    """The image, and its mask or None where there is no file. Raises ImageError, also where their sizes differ."""
     image = load_image(photo.file)
     if photo.mask is None:
         return image, None
     found = load_mask(photo.mask)
     if found.size != image.size:
-        raise ImageError(f"{photo.mask} has {found.size} pixels, its picture {image.size}")
+        raise ImageError(f"{photo.mask} has {found.size} pixels, its image {image.size}")
     return image, found.point(lambda value: 255 * (value >= 128))
 
 
@@ -258,7 +258,7 @@ def _subject(root: Path, folder: Path, told: dict[str, str], settings: FolderCon
             raise ConfigError(f"{path} and {other} share a name, so captions and masks are not clear")
         kept[stem] = path
     if alone := sorted(set(masks) - set(stems)):
-        raise ConfigError(f"{masks[alone[0]]}: a mask without its picture")
+        raise ConfigError(f"{masks[alone[0]]}: a mask without its image")
     photos = []
     for stem, path in stems.items():
         said = [texts[name] for name in (stem, composed(path.name)) if name in texts]
@@ -267,7 +267,7 @@ def _subject(root: Path, folder: Path, told: dict[str, str], settings: FolderCon
         photos.append(Photo(path, said[0] if said else None, masks.get(stem)))
     if not photos:
         there = f"; there: {', '.join(sorted(left_out))}" if left_out else ""
-        raise ConfigError(f"{folder}: a subject's folder without pictures ({', '.join(SUFFIXES)}){there}")
+        raise ConfigError(f"{folder}: a subject's folder without images ({', '.join(SUFFIXES)}){there}")
     name = told.get("name", words(folder.name))
     about = {"id": slug(folder.name) or composed(folder.name), "name": name, "class": told.get("class", name)}
     return Subject(folder, about, tuple(photos[:: settings.every_nth]), left_out)

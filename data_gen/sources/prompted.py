@@ -1,4 +1,4 @@
-"""What sources of generated pictures share: the prompt book's subjects dealt out to sets, a pipeline and its call."""
+"""What sources of generated images share: the prompt book's subjects dealt out to sets, a pipeline and its call."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class GenerationConfig:
     num_inference_steps: Annotated[int, Range(1, 1000)] | None = None
     guidance_scale: Annotated[float, Range(0, 100)] | None = None
     call: dict[str, Any] = field(default_factory=dict)  # more arguments of the pipeline's call
-    licence: str = ""  # of the pictures; empty: "that of the model ..."
+    licence: str = ""  # of the images; empty: "that of the model ..."
 
     def check(self, section: str) -> None:
         """Raises ConfigError, naming the section's key, for what no pipeline takes."""
@@ -48,7 +48,7 @@ class GenerationConfig:
         return {name: value for name in _SETTINGS if (value := getattr(self, name)) is not None} | self.call
 
     def recorded(self, pipe: Any) -> dict[str, Any]:
-        """What made a picture, for its provenance."""
+        """What made an image, for its provenance."""
         said = {"model": self.model, "pipeline": type(pipe).__name__, **self.arguments()}
         return said | ({"negative_prompt": self.negative_prompt} if self.negative_prompt else {})
 
@@ -82,7 +82,7 @@ class Generator:
         return pipe
 
     def __call__(self, prompts: list[str], generators: list[Any], **arguments: Any) -> tuple[list[Any], list[bool]]:
-        """One RGB picture a prompt, and whether the pipeline's safety checker has blackened it. Raises ConfigError
+        """One RGB image a prompt, and whether the pipeline's safety checker has blackened it. Raises ConfigError
         where the pipeline refuses the arguments."""
         import torch
 

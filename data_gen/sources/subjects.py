@@ -1,4 +1,4 @@
-"""What sources of found or described subjects share: ids, the split, sharing pictures out, templates, safe paths."""
+"""What sources of found or described subjects share: ids, the split, sharing images out, templates, safe paths."""
 
 from __future__ import annotations
 
@@ -60,13 +60,13 @@ def _parts(name: str) -> list[str]:
     return "".join(x if unicodedata.category(x)[0] in "LMN" else " " for x in letters).split()
 
 
-def share_out(pictures: Sequence[T], most: int) -> list[list[T]]:
-    """All pictures of a subject as sets of at most `most`, as equal in size as can be, each picture once.
+def share_out(images: Sequence[T], most: int) -> list[list[T]]:
+    """All images of a subject as sets of at most `most`, as equal in size as can be, each image once.
 
     Neighbours go to different sets: frames that follow one another in a film show nearly the same.
     """
-    sets = -(-len(pictures) // most)
-    return [list(pictures[i::sets]) for i in range(sets)]
+    sets = -(-len(images) // most)
+    return [list(images[i::sets]) for i in range(sets)]
 
 
 def wanted(config: DataConfig, found: dict[str, int]) -> dict[str, int]:

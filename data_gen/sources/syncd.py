@@ -236,5 +236,5 @@ def _of(scores: dict[str, Any], chosen: Sequence[int]) -> dict[str, Any]:
 
 
 def _fitted(mask: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The mask in the size of its picture, black and white."""
+    """The mask in the size of its image, black and white."""
     return mask.resize(size, Image.Resampling.BILINEAR).point(lambda value: 255 * (value >= 128))

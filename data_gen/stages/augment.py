@@ -1,6 +1,6 @@
 """The stage `augment`: new backgrounds for some images of each set, the subject as it was.
 
-Same-subject pictures that were made together have related backgrounds, and a model trained on them learns to copy
+Same-subject images that were made together have related backgrounds, and a model trained on them learns to copy
 these from its references. JeDi's data engine therefore repaints backgrounds by inpainting (arXiv 2407.06187, S3).
 `composite` does the same without an inpainting model, with less natural light and shadows.
 """
@@ -50,7 +50,7 @@ _MOVED = ("place", "size", "size_fraction", "centre", "box", "mask_share")  # wh
 
 @dataclass
 class InpaintConfig(GenerationConfig):
-    """The inpainting pipeline, and what it is told. Pictures keep their size: `width` and `height` are not for it."""
+    """The inpainting pipeline, and what it is told. Images keep their size: `width` and `height` are not for it."""
 
     model: str = ""  # a diffusers folder, or OWNER/NAME on the model hub
     prompts: list[str] = field(default_factory=lambda: list(PLACES))  # what {background} is drawn from
@@ -58,7 +58,7 @@ class InpaintConfig(GenerationConfig):
     # In the words of `caption`; the subject stays out of it, or the model paints it a second time.
     prompt: str = "{background}"
     dilate: Pixels = 4.0  # pixels (at 512) beyond the faded rim that are repainted, so that the model joins the two
-    # The shorter side (pixels) at which the model works; None: each picture's own.
+    # The shorter side (pixels) at which the model works; None: each image's own.
     side: Annotated[int, Range(STEP, 8192)] | None = None
     batch_size: Annotated[int, Range(1, 1024)] = 4  # with another number a GPU's bits differ
 
@@ -66,7 +66,7 @@ class InpaintConfig(GenerationConfig):
         """Raises ConfigError that names the values as parts of `section`."""
         super().check(section)
         if self.width is not None or self.height is not None:
-            raise ConfigError(f"{section}.width and .height: pictures keep their own size; {section}.side scales them")
+            raise ConfigError(f"{section}.width and .height: images keep their own size; {section}.side scales them")
         check_template(f"{section}.prompt", self.prompt, _WORDS)
         check_places(f"{section}.prompts", self.prompts)
 
@@ -76,7 +76,7 @@ class AugmentConfig:
     """`method`: "inpaint" (an inpainting pipeline repaints all but the subject) or "composite" (the subject is cut
     out and pasted on `backdrops`).
 
-    An image whose mask is missing, or leaves less than `area[0]` or more than `area[1]` of the picture to the subject,
+    An image whose mask is missing, or leaves less than `area[0]` or more than `area[1]` of the image to the subject,
     stays as it is: there the mask is likely to be wrong, or there is hardly a background. Its attributes say so.
     """
 
@@ -90,7 +90,7 @@ class AugmentConfig:
     backdrops: BackdropsConfig = field(default_factory=BackdropsConfig)
     # composite: the subject's new size, drawn between these
     scale: list[Annotated[float, Range(0.25, 1.5)]] = field(default_factory=lambda: [1.0, 1.0])
-    # composite: at most so far (a share of the side) the subject moves, inside of the picture
+    # composite: at most so far (a share of the side) the subject moves, inside of the image
     shift: Annotated[float, Range(0, 0.5)] = 0.0
 
     def __post_init__(self) -> None:
@@ -219,8 +219,8 @@ class Augment:
             # Where several subjects stand, their places are recorded one by one: they stay.
             placed = None if len(subjects_in(one, job.image)) > 1 else self._placed(image, mask, backdrop.image, chance)
             if placed is None:
-                picture = keep(image, backdrop.image, self.settings.edges.alpha(mask))
-                results.append(Result(picture, mask, backdrop.phrase, made_by, False))
+                result = keep(image, backdrop.image, self.settings.edges.alpha(mask))
+                results.append(Result(result, mask, backdrop.phrase, made_by, False))
             else:
                 results.append(Result(*placed, backdrop.phrase, made_by, True))
         return results
@@ -230,7 +230,7 @@ class Augment:
     ) -> tuple[Image.Image, Image.Image] | None:
         """The subject in another size at another place, and its mask; None where it stays as it stands.
 
-        A side at which the picture's border cuts the subject stays at the border: elsewhere the cut would show.
+        A side at which the image's border cuts the subject stays at the border: elsewhere the cut would show.
         """
         scale = chance.uniform(*self.settings.scale)
         shift = [chance.uniform(-self.settings.shift, self.settings.shift) for _ in range(2)]
@@ -248,11 +248,11 @@ class Augment:
             slack = image.size[axis] - size[axis]
             middle = (old[axis] + old[axis + 2] - size[axis]) / 2 + shift[axis] * image.size[axis]
             corner.append(0 if first in sides else slack if last in sides else round(min(max(middle, 0), slack)))
-        picture, (mask,) = paste(behind, [resized(cutout, size)], [tuple(corner)])
-        return picture, mask
+        result, (mask,) = paste(behind, [resized(cutout, size)], [tuple(corner)])
+        return result, mask
 
     def _inpaint(self, sets: Sequence[SubjectSet], jobs: Sequence[Job]) -> list[Result | None]:
-        """In batches of pictures of one size, in the order of the unit. None: refused by the safety checker."""
+        """In batches of images of one size, in the order of the unit. None: refused by the safety checker."""
         sizes: dict[tuple[int, int], list[int]] = {}
         for number, job in enumerate(jobs):
             size = self._working_size(sets[job.owner].images[job.image].size)
@@ -289,9 +289,9 @@ class Augment:
         for job, image, mask, alpha, new, prompt, seed, refused in zip(
             jobs, images, masks, alphas, painted, prompts, seeds, unsafe, strict=True
         ):
-            picture = keep(image, new.resize(image.size, Image.Resampling.LANCZOS), alpha)
+            result = keep(image, new.resize(image.size, Image.Resampling.LANCZOS), alpha)
             made_by = {"model": self.settings.inpaint.model, "prompt": prompt, "seed": seed}
-            results.append(None if refused else Result(picture, mask, job.phrase, made_by, False))
+            results.append(None if refused else Result(result, mask, job.phrase, made_by, False))
         return results
 
     def _hole(self, alpha: Image.Image) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Pictures to set subjects before: given ones, generated ones, or the painted scenes of the embedded world.
+"""Images to set subjects before: given ones, generated ones, or the painted scenes of the embedded world.
 
 Backdrop number j is a pure function of the configuration and j: whichever process needs it gets the same one.
 Those that are generated are made when they are first asked for, in blocks whose composition never changes, and kept
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class BackdropsConfig:
-    """Exactly one of `folder` (pictures; what a caption may say of X.jpg stands in X.txt beside it, for instance "on
+    """Exactly one of `folder` (images; what a caption may say of X.jpg stands in X.txt beside it, for instance "on
     a sandy beach"), `generate.model` (any text-to-image pipeline of diffusers) and `painted` (the procedural scenes
     of the emoji source; needs nothing)."""
 
@@ -43,7 +43,7 @@ class BackdropsConfig:
     prompts: list[str] = field(default_factory=lambda: list(PLACES))  # where, for the model; said in captions, too
     template: str = "a photo of an empty scene {background}, nobody there"  # the model's prompt
     batch_size: int = 4  # with another number a GPU's bits differ
-    licence: str = ""  # of the folder's pictures
+    licence: str = ""  # of the folder's images
 
     def check(self, key: str) -> None:
         """Raises ConfigError that names the values as parts of `key`."""
@@ -61,7 +61,7 @@ class BackdropsConfig:
         if len(chosen) != 1:
             found = f"{' and '.join(chosen)} are set" if chosen else "none is set"
             raise ConfigError(
-                f"{key}: {found}; set exactly one of {key}.folder=DIR (pictures), {key}.generate.model=NAME (a "
+                f"{key}: {found}; set exactly one of {key}.folder=DIR (images), {key}.generate.model=NAME (a "
                 f"text-to-image pipeline) and {key}.painted=true (drawn scenes)"
             )
 
@@ -73,7 +73,7 @@ class Backdrop(NamedTuple):
 
 
 class Backdrops:
-    """The backdrops of one section `key` of the configuration. Raises ConfigError for a folder without pictures."""
+    """The backdrops of one section `key` of the configuration. Raises ConfigError for a folder without images."""
 
     def __init__(self, key: str, settings: BackdropsConfig, config: DataConfig) -> None:
         settings.check_chosen(f"{key}.backdrops")
@@ -94,10 +94,10 @@ class Backdrops:
 
     def left_out(self) -> dict[str, int]:
         """Files in the folder that are no backdrops."""
-        return {f"in {self.key}.folder, not pictures": len(self.ignored)} if self.ignored else {}
+        return {f"in {self.key}.folder, not images": len(self.ignored)} if self.ignored else {}
 
     def inputs(self) -> dict[str, str]:
-        """sha256 over the folder's pictures and their texts, which decide bytes but are no settings."""
+        """sha256 over the folder's images and their texts, which decide bytes but are no settings."""
         if not self.files:
             return {}
         digest = hashlib.sha256()
@@ -142,7 +142,7 @@ class Backdrops:
         """The licence of the backdrops; "" of those that are painted here."""
         if self.settings.generate.model:
             return self.settings.generate.rights()
-        return (self.settings.licence or "that of the given pictures") if self.files else ""
+        return (self.settings.licence or "that of the given images") if self.files else ""
 
     def _generate(self, block: int) -> list[Image.Image]:
         """The backdrops of a block, always all of them: in a batch of another make-up their last bits would differ."""
@@ -177,7 +177,7 @@ def check_places(key: str, prompts: list[str]) -> None:
 
 
 def _fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The largest part of the picture's middle that has the proportions of `size`, in that size."""
+    """The largest part of the image's middle that has the proportions of `size`, in that size."""
     return image if image.size == size else ImageOps.fit(image, size, Image.Resampling.LANCZOS)
 
 

@@ -1,7 +1,7 @@
-"""The stage `caption`: what each picture's caption says, by its prompt or by a captioner, in varied words.
+"""The stage `caption`: what each image's caption says, by its prompt or by a captioner, in varied words.
 
-A prompt says what a picture should have shown; a captioner says what it sees. A model that is told the truth about its
-pictures follows prompts better (DALL-E 3's report found this), but a captioner calls every subject "a dog" or "a toy",
+A prompt says what an image should have shown; a captioner says what it sees. A model that is told the truth about its
+images follows prompts better (DALL-E 3's report found this), but a captioner calls every subject "a dog" or "a toy",
 may see none, and may begin to stammer: what it says is checked, and where it fails the prompt stays.
 """
 
@@ -33,7 +33,7 @@ METHODS = ("keep", "captioner")
 NOUNS = ("", "class", "name")
 # What says nothing at the beginning of a caption; `openings` put their own there.
 _OPENING = re.compile(
-    r"^(?:(?:this|here|it)\s+is\s+|there\s+(?:is|are)\s+|(?:an?|the)\s+(?:photo|photograph|picture|image)\s+of\s+)+",
+    r"^(?:(?:this|here|it)\s+is\s+|there\s+(?:is|are)\s+|(?:an?|the)\s+(?:photo|photograph|image|image)\s+of\s+)+",
     re.IGNORECASE,
 )
 # What says something: an opening before it would be wrong.
@@ -50,8 +50,8 @@ _ENDS_BADLY = {
 
 @dataclass
 class CaptionConfig:
-    """`method`: "keep" (each picture's prompt, or what `augment` made of it) or "captioner" (what `captioner` says of
-    the picture). `captioner` is KIND:SOURCE, the source a folder or a hub name:
+    """`method`: "keep" (each image's prompt, or what `augment` made of it) or "captioner" (what `captioner` says of
+    the image). `captioner` is KIND:SOURCE, the source a folder or a hub name:
     blip:Salesforce/blip-image-captioning-base.
 
     `noun`: "name" or "class" if each caption must say that word of its subject: one that does not gets it put in front.
@@ -63,7 +63,7 @@ class CaptionConfig:
     begin: str = "a photo of {a_class}"
     noun: str = ""
     # One is drawn for each caption that begins with its subject, in place of what it begins with; "" is none.
-    openings: list[str] = field(default_factory=lambda: ["", "", "a photo of", "a picture of"])
+    openings: list[str] = field(default_factory=lambda: ["", "", "a photo of", "an image of"])
     max_words: int = 40  # CLIP reads 77 tokens, about 50 words; what is longer is cut
     lowercase: bool = False
     beams: int = 3  # 1: greedy
@@ -89,8 +89,8 @@ class Captioner(Protocol):
     """Made once in each process when it is first needed, as `factory(source, config)` with the whole `DataConfig`."""
 
     def describe(self, images: Sequence[Image.Image], beginnings: Sequence[str]) -> Sequence[str]:
-        """A caption for each RGB picture (of any size), beginning with its text where that is not empty. The same
-        for the same pictures, always: no sampling."""
+        """A caption for each RGB image (of any size), beginning with its text where that is not empty. The same
+        for the same images, always: no sampling."""
         ...
 
 
@@ -118,7 +118,7 @@ class BlipCaptioner:
         self.tokenizer, self.context = load_tokenizer(source, self.model.config.text_config)
 
     def describe(self, images: Sequence[Image.Image], beginnings: Sequence[str]) -> list[str]:
-        """A caption for each picture. Batches hold beginnings of one number of tokens: the model reads the last token
+        """A caption for each image. Batches hold beginnings of one number of tokens: the model reads the last token
         of each row as the word to go on from, which must not be padding."""
         longest = self.context // 2
         tokens = [self.tokenizer(text, truncation=True, max_length=longest)["input_ids"] for text in beginnings]
@@ -152,7 +152,7 @@ class BlipCaptioner:
 
 @STAGES.register("caption")
 class Caption:
-    """New captions. `caption_from` in each picture's attributes says whose words they are: "prompt" or "captioner", or
+    """New captions. `caption_from` in each image's attributes says whose words they are: "prompt" or "captioner", or
     "name" where both say nothing."""
 
     needs, gives = frozenset({"images"}), frozenset()
@@ -174,7 +174,7 @@ class Caption:
         return self.settings.method == "captioner"
 
     def process(self, sets: Sequence[SubjectSet]) -> list[SubjectSet]:
-        """All sets, in order; the captioner sees the pictures of all of them in common batches."""
+        """All sets, in order; the captioner sees the images of all of them in common batches."""
         said: list[list[str] | None] = [None] * len(sets)
         if self.settings.method == "captioner":
             said = self._describe(sets)

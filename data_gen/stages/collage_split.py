@@ -1,10 +1,10 @@
-"""Finding the panels of a photo collage by the picture itself.
+"""Finding the panels of a photo collage by the image itself.
 
-The picture is cut in two along a straight line that runs right through it, and each part again, until nothing is left
+The image is cut in two along a straight line that runs right through it, and each part again, until nothing is left
 to cut; any layout of rows, of columns, or of rows within columns can be cut so. A *gutter* is a band of one colour
 with edges at both sides; a *seam* has no width, and shows only as a step from pixel to pixel. Steps are what
 both are judged by: the edge of a panel is straight to the pixel over its whole length, which edges of things in
-photos hardly ever are. Cuts that leave panels of about one size are likelier. A picture of which no cut is found is no
+photos hardly ever are. Cuts that leave panels of about one size are likelier. An image of which no cut is found is no
 collage, and neither is a photo in a frame, nor one object beside another on white.
 
 Read `find_panels`, then `_Search`. The method is ours, the paper does not say what was used. Constants were fitted or
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 BLOCK = 8
 """Pixels along a line that are judged together."""
 _LEAST = 3 * BLOCK
-"""Pixels of a side of the smallest picture, region or panel that is looked at."""
+"""Pixels of a side of the smallest image, region or panel that is looked at."""
 
 # What speaks for the edge of a panel at a line: steps from pixel to pixel, and that a stretch of the line changes its
 # colour at once, however little. Both are log-likelihood ratios (natural logarithms), fitted to 150 and to 90 collages.
 _STEP, _NEARBY, _BIAS = 2.15, -1.363, -2.1
 """For a pixel: weights of log(1 + step), of log(1 + the second greatest step nearby), and of 1."""
 _STRETCH = 7
-"""Blocks of a stretch, in a picture of 56 or more; fewer in smaller ones. Signed steps are averaged over it: noise,
+"""Blocks of a stretch, in an image of 56 or more; fewer in smaller ones. Signed steps are averaged over it: noise,
 JPEG's and the grain of textures cancel out."""
 _PIXELS, _CHANGE, _CHANGE_NEARBY, _BLOCK_BIAS = 0.48, 1.03, -0.63, -1.68
 """For a block: weights of its pixels' mean, of log(1 + 4 changes), of log(1 + 4 times the second greatest change
@@ -142,7 +142,7 @@ class _Band:
 
 
 class _View:
-    """A picture from one side: what is searched for are horizontal lines. Line y lies above row y of the pixels."""
+    """An image from one side: what is searched for are horizontal lines. Line y lies above row y of the pixels."""
 
     def __init__(self, pixels: np.ndarray) -> None:
         """`pixels`: uint8 `[H W 3]`."""
@@ -197,7 +197,7 @@ def find_panels(image: Image.Image, config: SplitConfig) -> list[Box] | None:
 
 
 class _Search:
-    """The search of one picture, uint8 `[H W 3]`. Boxes and lines are in its pixels."""
+    """The search of one image, uint8 `[H W 3]`. Boxes and lines are in its pixels."""
 
     def __init__(self, pixels: np.ndarray, config: SplitConfig) -> None:
         self.config = config
@@ -208,7 +208,7 @@ class _Search:
         self.widest = config.widest_gutter * min(height, width)
 
     def panels(self) -> list[Box]:
-        """In any order; one or none if the picture is no collage."""
+        """In any order; one or none if the image is no collage."""
         best, frame = _Layout([], []), self.whole
         colours = _plain_colours(self.views)
         for colour in colours:

@@ -1,7 +1,7 @@
-"""The stage `compose`: two subjects in one picture, each with references of its own, for multi-subject training.
+"""The stage `compose`: two subjects in one image, each with references of its own, for multi-subject training.
 
-Of two neighbouring sets of a unit it makes a third: first pictures of the one subject alone and of the other alone (its
-`references`), then pictures of both side by side on a new background, cut out of *other* pictures of theirs, so that
+Of two neighbouring sets of a unit it makes a third: first images of the one subject alone and of the other alone (its
+`references`), then images of both side by side on a new background, cut out of *other* images of theirs, so that
 copying a reference is no answer. The sets it is made of stay as they are.
 """
 
@@ -38,29 +38,29 @@ if TYPE_CHECKING:
     from data_gen.config import DataConfig
 
 _PLACES = ("left", "right")
-_GAP = 0.02  # of the picture's side, that stays free around each subject
+_GAP = 0.02  # of the image's side, that stays free around each subject
 
 
 @dataclass
 class ComposeConfig:
-    """Sets of two subjects of different classes, of `images_per_set` pictures: `references` of each subject alone, the
+    """Sets of two subjects of different classes, of `images_per_set` images: `references` of each subject alone, the
     rest of both together. They come on top of the sets that are there: with share=1, half as many again.
 
-    A picture gives its subject only where the picture's border cuts it nowhere but at the bottom (there it stands on
-    the new picture's bottom), and where it has enough pixels: it is enlarged `enlarge` times at most.
+    An image gives its subject only where the image's border cuts it nowhere but at the bottom (there it stands on
+    the new image's bottom), and where it has enough pixels: it is enlarged `enlarge` times at most.
     """
 
     share: Share = 0.5  # of the pairs that neighbouring sets make
-    references: Annotated[int, Range(1, 31)] = 1  # pictures of each subject alone
-    # Longer side / the picture's; a half bounds widths.
+    references: Annotated[int, Range(1, 31)] = 1  # images of each subject alone
+    # Longer side / the image's; a half bounds widths.
     size: list[Annotated[float, Range(0.1, 0.9)]] = field(default_factory=lambda: [0.35, 0.6])
-    area: list[Share] = field(default_factory=lambda: [0.01, 0.8])  # subject's share of the picture it is cut from
-    min_area: Share = 0.01  # and of the new picture, at least; below, there is nothing to learn from it
+    area: list[Share] = field(default_factory=lambda: [0.01, 0.8])  # subject's share of the image it is cut from
+    min_area: Share = 0.01  # and of the new image, at least; below, there is nothing to learn from it
     enlarge: Annotated[float, Range(0.1, 4)] = 1.5
     jitter: Annotated[float, Range(0, 0.3)] = 0.05  # of the height at which the two stand, as a share of the side
     name_probability: Share = 1.0  # of saying "a red fox", not "an animal"
     place_probability: Share = 0.7  # of saying who stands on the left
-    openings: list[str] = field(default_factory=lambda: ["", "", "a picture of", "a photo of"])
+    openings: list[str] = field(default_factory=lambda: ["", "", "an image of", "a photo of"])
     edges: EdgesConfig = field(default_factory=EdgesConfig)
     backdrops: BackdropsConfig = field(default_factory=BackdropsConfig)
 
@@ -73,16 +73,16 @@ class ComposeConfig:
 
 
 class Figure(NamedTuple):
-    """A subject cut out of one picture of its set."""
+    """A subject cut out of one image of its set."""
 
-    image: int  # number of that picture
+    image: int  # number of that image
     cutout: Image.Image  # RGBA
-    cut_below: bool  # by the picture's lower border
+    cut_below: bool  # by the image's lower border
 
 
 @STAGES.register("compose")
 class Compose:
-    """New sets of two subjects, after the sets that it was given. A pair whose pictures do not allow it is dropped,
+    """New sets of two subjects, after the sets that it was given. A pair whose images do not allow it is dropped,
     and counted, under the new set's key."""
 
     needs, gives = frozenset({"images", "masks"}), frozenset()
@@ -92,7 +92,7 @@ class Compose:
         least = 2 * self.settings.references + 1
         if config.images_per_set < least:
             raise ConfigError(
-                f"images_per_set={config.images_per_set} leaves compose no picture of both subjects beside "
+                f"images_per_set={config.images_per_set} leaves compose no image of both subjects beside "
                 f"{self.settings.references} of each alone (compose.references): set images_per_set={least} or more"
             )
         self.backdrops = Backdrops("compose", self.settings.backdrops, config)
@@ -124,7 +124,7 @@ class Compose:
         alone, figures = [], []
         for one in (a, b):
             if len(one.images) <= count:
-                return Dropped(key, "compose: too few pictures of a subject")
+                return Dropped(key, "compose: too few images of a subject")
             usable = self._figures(one)
             # References are drawn first from what cannot be cut out: it is of no other use here.
             order = chance.sample(range(len(one.images)), len(one.images))
@@ -132,7 +132,7 @@ class Compose:
             alone.append(sorted(order[:count]))
             figures.append([figure for figure in usable if figure.image not in alone[-1]])
             if not figures[-1]:
-                return Dropped(key, "compose: no picture of a subject is whole and large enough")
+                return Dropped(key, "compose: no image of a subject is whole and large enough")
         captions, images, masks, attributes = [], [], [], []
         for j, (one, chosen) in enumerate(zip((a, b), alone, strict=True)):
             captions += [one.captions[i] for i in chosen]
@@ -140,15 +140,15 @@ class Compose:
             masks += [one.masks[i] for i in chosen]
             attributes += [{**one.attributes[i], "subjects": [j]} for i in chosen]
         targets = self.config.images_per_set - 2 * count
-        # All pictures of a subject are used before one is used again.
+        # All images of a subject are used before one is used again.
         rows = zip(*(_dealt(chance, given, targets) for given in figures), strict=True)
         made_by = []
         for row, number in zip(rows, self.backdrops.draw(chance, targets), strict=True):
             backdrop = self.backdrops.get(number, (self.config.resolution,) * 2)
             order = chance.sample((0, 1), 2)  # who stands on the left
-            picture, parts = self._picture(row, order, backdrop.image, chance)
+            image, parts = self._image(row, order, backdrop.image, chance)
             captions.append(self._caption((a, b), order, backdrop.phrase, chance))
-            images.append(picture)
+            images.append(image)
             masks.append(union(parts))
             attributes.append(
                 {
@@ -173,7 +173,7 @@ class Compose:
         )
 
     def _figures(self, one: SubjectSet) -> list[Figure]:
-        """The subject of each picture that can be cut out whole."""
+        """The subject of each image that can be cut out whole."""
         figures = []
         for i, (image, mask) in enumerate(zip(one.images, one.masks, strict=True)):
             if mask is None or not self.settings.area[0] <= area(mask) <= self.settings.area[1]:
@@ -191,14 +191,14 @@ class Compose:
         return figures
 
     def _fitted(self, size: tuple[int, int], fraction: float) -> tuple[int, int]:
-        """A cut-out's size where its longer side is to be a fraction of the new picture's; its width stays within a
+        """A cut-out's size where its longer side is to be a fraction of the new image's; its width stays within a
         half, and it is enlarged no more than allowed."""
         side = self.config.resolution
         widest = side // 2 - 2 * max(1, round(_GAP * side))
         scale = min(fraction * side / max(size), widest / size[0], self.settings.enlarge)
         return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
-    def _picture(
+    def _image(
         self, row: Sequence[Figure], order: Sequence[int], behind: Image.Image, chance: random.Random
     ) -> tuple[Image.Image, list[Image.Image]]:
         """Both subjects on the background, `order[0]` in its left half, and the mask of each."""

@@ -1,4 +1,4 @@
-"""Subjects cut out of pictures: soft edges without the old background, and pasting. PIL and numpy only.
+"""Subjects cut out of images: soft edges without the old background, and pasting. PIL and numpy only.
 
 Along a subject's outline a camera (or a painter's antialiasing) mixes the subject with what stood behind it, and a
 mask is seldom right to the pixel. Pasted as it is, such a rim shines: the halo of a bad collage. So an outline is first
@@ -30,20 +30,20 @@ Pixels = Annotated[float, Range(0, 64)]
 
 @dataclass
 class EdgesConfig:
-    """Edges of cut-outs, in pixels of a picture whose shorter side has 512; in others in proportion.
+    """Edges of cut-outs, in pixels of an image whose shorter side has 512; in others in proportion.
 
     One pixel of erosion removes what antialiasing mixes; with masks of a coarse segmenter take 2 to 3. A feather of
     2 to 3 looks like the focus of a lens, a wider one like fog.
     """
 
     erode: Pixels = 1.0
-    feather: Pixels = 2.5  # at least half a pixel of the picture itself, whatever its size
+    feather: Pixels = 2.5  # at least half a pixel of the image itself, whatever its size
 
     def alpha(self, mask: Image.Image) -> Image.Image:
         """How much of each pixel stays: a mask (L, from 128 on the subject) -> L; 0 outside of the mask and in the
         eroded rim, then rising to 255.
 
-        Where a subject is cut by the picture's own border there is no outline: it stays whole up to the border.
+        Where a subject is cut by the image's own border there is no outline: it stays whole up to the border.
         """
         scale = min(mask.size) / 512
         erode, feather = self.erode * scale, max(0.5, self.feather * scale)
@@ -98,12 +98,12 @@ def keep(image: Image.Image, behind: Image.Image, alpha: Image.Image) -> Image.I
 
 
 def area(mask: Image.Image) -> float:
-    """The subject's share of its picture, [0, 1]."""
+    """The subject's share of its image, [0, 1]."""
     return float((np.asarray(mask) >= 128).mean())
 
 
 def cut_sides(mask: Image.Image, tolerance: float = 0.05) -> set[str]:
-    """The sides ("left", "top", "right", "bottom") at which the picture's border cuts the subject.
+    """The sides ("left", "top", "right", "bottom") at which the image's border cuts the subject.
 
     A few pixels at the border (`tolerance` of the subject's extent along it) only touch it.
     """
@@ -145,18 +145,18 @@ def resized(cutout: Image.Image, size: tuple[int, int]) -> Image.Image:
 def paste(
     behind: Image.Image, cutouts: Sequence[Image.Image], corners: Sequence[tuple[int, int]]
 ) -> tuple[Image.Image, list[Image.Image]]:
-    """Cut-outs (RGBA) on a copy of a picture, each with its left upper corner there, and the mask of each alone."""
-    picture, masks = behind.copy(), []
+    """Cut-outs (RGBA) on a copy of an image, each with its left upper corner there, and the mask of each alone."""
+    image, masks = behind.copy(), []
     for cutout, corner in zip(cutouts, corners, strict=True):
-        picture.paste(cutout, corner, cutout)
+        image.paste(cutout, corner, cutout)
         alpha = Image.new("L", behind.size)
         alpha.paste(cutout.getchannel("A"), corner)
         masks.append(alpha.point(lambda value: 255 * (value >= 128)))
-    return picture, masks
+    return image, masks
 
 
 def box_and_centre(mask: Image.Image) -> tuple[Box, tuple[float, float]]:
-    """The subject's box in pixels, and its centre as fractions of the picture's sides."""
+    """The subject's box in pixels, and its centre as fractions of the image's sides."""
     box = mask.getbbox() or (0, 0, 0, 0)
     centre = ((box[0] + box[2]) / 2 / mask.width, (box[1] + box[3]) / 2 / mask.height)
     return box, (round(centre[0], 4), round(centre[1], 4))

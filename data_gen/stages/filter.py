@@ -11,7 +11,7 @@ import data_gen.stages.filters.likeness
 import data_gen.stages.filters.quality  # noqa: F401  (each module's filters register themselves)
 from data_gen.samples import Dropped, SubjectSet
 from data_gen.stages import STAGES
-from data_gen.stages.filters import FILTERS, Encoders, Filter, Pictures, Verdict, rounded
+from data_gen.stages.filters import FILTERS, Encoders, Filter, Images, Verdict, rounded
 from data_gen.stages.filters.settings import FilterConfig
 from data_gen.stages.members import without
 from jedi.errors import InputError
@@ -28,7 +28,7 @@ ORDER = ("identity", "text", "aesthetic", "sharpness", "duplicates", "people", "
 
 @STAGES.register("filter")
 class FilterSets:
-    """Every filter that is on scores every set; then each set stays, loses pictures, or is dropped."""
+    """Every filter that is on scores every set; then each set stays, loses images, or is dropped."""
 
     gives = frozenset()
 
@@ -43,8 +43,8 @@ class FilterSets:
     def process(self, sets: Sequence[SubjectSet]) -> list[SubjectSet | Dropped]:
         if not sets:
             return []
-        pictures = Pictures(sets, self._encoders)
-        verdicts = {name: one.judge(pictures) for name, one in self.filters.items()}
+        images = Images(sets, self._encoders)
+        verdicts = {name: one.judge(images) for name, one in self.filters.items()}
         return [
             self._decide(one, {name: of_sets[n] for name, of_sets in verdicts.items()}) for n, one in enumerate(sets)
         ]
@@ -56,14 +56,14 @@ class FilterSets:
                 scores[name] = rounded(verdict.score)
             except InputError as error:
                 raise InputError(
-                    f"filter.{name}: {error} for set {one.key}; its pictures or the model are broken"
+                    f"filter.{name}: {error} for set {one.key}; its images or the model are broken"
                 ) from None
         one = replace(one, scores=scores)
         bad: dict[int, str] = {}
         for verdict in verdicts.values():
             bad = {**verdict.images, **bad}
         kept = without(one, bad, "filter", self.settings.min_images if self.settings.drop_images else None)
-        # Where leaving pictures out is no way, the first filter that complains of anything names the reason.
+        # Where leaving images out is no way, the first filter that complains of anything names the reason.
         hopeless = isinstance(kept, Dropped)
         for verdict in verdicts.values():
             reason = verdict.reason or (verdict.images[min(verdict.images)] if hopeless and verdict.images else None)

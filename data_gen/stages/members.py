@@ -1,4 +1,4 @@
-"""Leaving pictures out of a set."""
+"""Leaving images out of a set."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from data_gen.samples import Dropped, SubjectSet
 
 
 def keep_images(one: SubjectSet, keep: Sequence[int]) -> SubjectSet:
-    """The set with the pictures at these positions only, in this order. None of its references may be missing."""
+    """The set with the images at these positions only, in this order. None of its references may be missing."""
     keep = list(keep)
     return replace(
         one,
@@ -24,12 +24,12 @@ def keep_images(one: SubjectSet, keep: Sequence[int]) -> SubjectSet:
 
 
 def without(one: SubjectSet, bad: Mapping[int, str], stage: str, least: int | None) -> SubjectSet | Dropped:
-    """The set without its bad pictures (position -> reason), or the note that it is dropped: where `least` is None,
-    fewer than `least` pictures are left, or a picture is bad that the set needs as a reference.
+    """The set without its bad images (position -> reason), or the note that it is dropped: where `least` is None,
+    fewer than `least` images are left, or an image is bad that the set needs as a reference.
 
-    The pictures left out are counted in `provenance["left_out"][stage]` by reason; their scores are in
+    The images left out are counted in `provenance["left_out"][stage]` by reason; their scores are in
     `scores["left_out"]`, so that a threshold can be judged by what it costs. What the provenance says of single
-    pictures (prompts, seeds, ...) stays as it was: `provenance["kept"][stage]` tells which of them are left.
+    images (prompts, seeds, ...) stays as it was: `provenance["kept"][stage]` tells which of them are left.
     """
     if not bad:
         return one
@@ -45,7 +45,7 @@ def without(one: SubjectSet, bad: Mapping[int, str], stage: str, least: int | No
 
 
 def _lost(one: SubjectSet, bad: Mapping[int, str]) -> dict[str, Any]:
-    """`left_out`: the scores of the bad pictures, by name, after those of pictures that were left out before."""
+    """`left_out`: the scores of the bad images, by name, after those of images that were left out before."""
     lost = dict(one.scores.get("left_out", {}))
     for name, score in one.scores.items():
         if isinstance(score, list) and len(score) == len(one.images):

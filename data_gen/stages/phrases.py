@@ -1,4 +1,4 @@
-"""Words of captions and prompts that the stages share: the subjects of a picture, templates, places."""
+"""Words of captions and prompts that the stages share: the subjects of an image, templates, places."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from data_gen.sources.subjects import names
 
 PLACEHOLDERS = ("name", "a_name", "class", "a_class")
 
-# Where pictures are set when the configuration names no places: each completes "a fox ...".
+# Where images are set when the configuration names no places: each completes "a fox ...".
 PLACES = (
     "on a sandy beach", "in a snowy forest", "on a wooden table", "in a city street at night", "on a green meadow",
     "in a modern kitchen", "on a mountain trail", "by a quiet lake", "in front of a brick wall",
@@ -45,7 +45,7 @@ def noun_of(subject: dict[str, Any], what: str = "name") -> str:
 
 
 def words_for(subjects: Sequence[dict[str, Any]]) -> dict[str, str]:
-    """What templates may say of the subjects of one picture: see `PLACEHOLDERS`; several are joined by "and"."""
+    """What templates may say of the subjects of one image: see `PLACEHOLDERS`; several are joined by "and"."""
     each = [names(noun_of(subject), noun_of(subject, "class")) for subject in subjects]
     return {placeholder: listed([said[placeholder] for said in each]) for placeholder in PLACEHOLDERS}
 

@@ -1,4 +1,4 @@
-"""The stage `segment`: where in each picture the subject is. Masks, boxes, and the sets that show no subject."""
+"""The stage `segment`: where in each image the subject is. Masks, boxes, and the sets that show no subject."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class SegmentConfig:
     border, no model at all, for plain backgrounds only.
 
     Parts of a mask smaller than `min_part` of the largest part are specks and go: they would make boxes huge.
-    `share` is the least and the most of the picture that a subject may fill: under 2 % there is nothing to
-    learn from, over 90 % no background. `max_border`: the share of the picture's edge that it may lie on;
+    `share` is the least and the most of the image that a subject may fill: under 2 % there is nothing to
+    learn from, over 90 % no background. `max_border`: the share of the image's edge that it may lie on;
     null: any. A mask on most of the edge is usually the background."""
 
     model: str = "rembg:isnet-general-use"
@@ -42,10 +42,10 @@ class SegmentConfig:
     min_part: float = 0.1
     share: list[float] = field(default_factory=lambda: [0.02, 0.9])
     max_border: float | None = 0.6
-    prompt: str = "point"  # of sam: point (the picture's middle) or box (its middle 80 %)
-    batch: int = 8  # pictures in one forward pass
+    prompt: str = "point"  # of sam: point (the image's middle) or box (its middle 80 %)
+    batch: int = 8  # images in one forward pass
     replace: bool = False  # also the masks that sets have already
-    drop_images: bool = False  # leave out the picture alone, not its set, where `min_images` remain
+    drop_images: bool = False  # leave out the image alone, not its set, where `min_images` remain
     min_images: int = 2
 
     def __post_init__(self) -> None:
@@ -64,8 +64,8 @@ class SegmentConfig:
 
 @STAGES.register("segment")
 class Segment:
-    """Gives each picture its mask, and writes into its attributes `box` ([left, top, right, bottom] in pixels) and
-    `mask_share` (of the picture). Scores `mask_share` and `mask_border` (of the edge), one for each picture."""
+    """Gives each image its mask, and writes into its attributes `box` ([left, top, right, bottom] in pixels) and
+    `mask_share` (of the image). Scores `mask_share` and `mask_border` (of the edge), one for each image."""
 
     needs, gives = frozenset({"images"}), frozenset({"masks"})
     thresholds = (("mask_share", "segment.share"), ("mask_border", "segment.max_border"))
@@ -111,14 +111,14 @@ class Segment:
         return without(one, bad, "segment", self.settings.min_images if self.settings.drop_images else None)
 
     def _why(self, share: float, border: float) -> str | None:
-        """Why a picture with such a mask will not do."""
+        """Why an image with such a mask will not do."""
         least, most = self.settings.share
         if share == 0:
             return "no subject found"
         if share < least:
-            return f"subject smaller than {least:g} of the picture"
+            return f"subject smaller than {least:g} of the image"
         if share > most:
-            return f"subject larger than {most:g} of the picture"
+            return f"subject larger than {most:g} of the image"
         if self.settings.max_border is not None and border > self.settings.max_border:
             return f"subject on more than {self.settings.max_border:g} of the edge"
         return None
@@ -146,7 +146,7 @@ def _box(on: np.ndarray) -> list[int]:
 
 
 def _on_the_border(on: np.ndarray) -> float:
-    """The share of the picture's outermost pixels."""
+    """The share of the image's outermost pixels."""
     rim = np.ones_like(on)
     rim[1:-1, 1:-1] = False
     return float(on[rim].mean())

@@ -1,4 +1,4 @@
-"""Models that find a picture's subject: `segment.model` names one as KIND:SOURCE.
+"""Models that find an image's subject: `segment.model` names one as KIND:SOURCE.
 
 To add a kind: write a class like `Segmenter`, decorate it with `@SEGMENTERS.register("kind")`, and name its module
 under `extensions:` in the configuration (docs/extending.md).
@@ -37,7 +37,7 @@ class Segmenter(Protocol):
     """What must stay at one version for equal masks, besides numpy and Pillow."""
 
     def find(self, images: Sequence[Image.Image], names: Sequence[str]) -> list[Image.Image]:
-        """RGB pictures and their subjects' names -> masks, mode "L" of the same sizes, 255 where it surely is."""
+        """RGB images and their subjects' names -> masks, mode "L" of the same sizes, 255 where it surely is."""
         ...
 
 
@@ -55,7 +55,7 @@ def make_segmenter(config: DataConfig) -> Segmenter:
 
 @SEGMENTERS.register("border")
 class Border:
-    """Whatever has another colour than the picture's border. For drawings and product photos on plain backgrounds,
+    """Whatever has another colour than the image's border. For drawings and product photos on plain backgrounds,
     and for tests: it knows no objects, so on a photo of a scene it finds nonsense.
 
     The border, 2 % of the side wide, is reduced to 4 colours; those on a tenth of it or more are the background's.
@@ -103,8 +103,8 @@ class Rembg:
     """A session of rembg: `isnet-general-use`, `birefnet-general`, `u2net`, ... (fetched by rembg when first used), or
     a file that is there already: `/path/model.onnx` (as ISNet is fed) or `u2net=/path/model.onnx` (as that session is).
 
-    rembg stretches what its network says to 0 ... 255 in each picture, so it finds something in nearly all of them.
-    Sessions that send pictures to a service are refused.
+    rembg stretches what its network says to 0 ... 255 in each image, so it finds something in nearly all of them.
+    Sessions that send images to a service are refused.
     """
 
     uses_model, packages = True, ("rembg", "onnxruntime")
@@ -139,7 +139,7 @@ class Rembg:
         if self.name not in sessions:
             raise ConfigError(f"{key}: rembg has no session {self.name!r}; it has {', '.join(sorted(sessions))}")
         if not sessions[self.name].is_local():
-            raise ConfigError(f"{key}: this session sends the pictures to a service; choose one that runs here")
+            raise ConfigError(f"{key}: this session sends the images to a service; choose one that runs here")
         try:
             if not self.file:
                 return new_session(self.name, providers=self._providers())

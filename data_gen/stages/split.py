@@ -22,7 +22,7 @@ CHOICES = ("first", "random")
 
 @dataclass
 class SplitConfig:
-    """How collages are taken apart. Sets hold at most `images_per_set` pictures: of more panels, `choose` takes the
+    """How collages are taken apart. Sets hold at most `images_per_set` images: of more panels, `choose` takes the
     first in reading order, or some at random (left in that order). A set with fewer than `min_panels` is dropped.
 
     Every panel gets the source's caption for panels (`provenance["panel_caption"]`), or the collage's where there is
@@ -67,7 +67,7 @@ class Split:
         self.settings, self.most, self.seed = config.split, config.images_per_set, config.seed
         if self.most < self.settings.min_panels:
             raise ConfigError(
-                f"split.min_panels is {self.settings.min_panels}, but sets hold images_per_set={self.most} pictures: "
+                f"split.min_panels is {self.settings.min_panels}, but sets hold images_per_set={self.most} images: "
                 "lower the one, or raise the other"
             )
 

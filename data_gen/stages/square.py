@@ -1,4 +1,4 @@
-"""The stage `square`: every picture becomes the square that the data set is made of."""
+"""The stage `square`: every image becomes the square that the data set is made of."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from jedi.io.images import Box
 if TYPE_CHECKING:
     from data_gen.config import DataConfig
 
-_CENTRES = ("picture", "subject")
+_CENTRES = ("image", "subject")
 
 
 @dataclass
 class SquareConfig:
-    """`centre`: around what the largest square is cut, the picture's middle or (where there is a mask) the
-    subject's. `min_side`: a set with a picture of a shorter side is dropped, since enlarging invents
+    """`centre`: around what the largest square is cut, the image's middle or (where there is a mask) the
+    subject's. `min_side`: a set with an image of a shorter side is dropped, since enlarging invents
     nothing; null: half of `resolution`."""
 
     centre: str = "subject"
@@ -38,7 +38,7 @@ class SquareConfig:
 
 @STAGES.register("square")
 class Square:
-    """Cuts the largest square out of each picture and its mask and resizes it to `resolution`. Boxes of
+    """Cuts the largest square out of each image and its mask and resizes it to `resolution`. Boxes of
     subjects in the attributes move along."""
 
     needs, gives, uses_model = frozenset({"images"}), frozenset(), False
@@ -52,7 +52,7 @@ class Square:
 
     def _square(self, one: SubjectSet) -> SubjectSet | Dropped:
         if min(min(image.size) for image in one.images) < self.min_side:
-            return Dropped(one.key, "picture too small", one.scores, one)
+            return Dropped(one.key, "image too small", one.scores, one)
         images, masks, attributes = [], [], []
         for image, mask, described in zip(one.images, one.masks, one.attributes, strict=True):
             box = square_box(image.size, self._centre(mask))
@@ -70,7 +70,7 @@ class Square:
 
 
 def square_box(size: tuple[int, int], centre: tuple[float, float] | None = None) -> Box:
-    """The largest square inside a picture of this size, as near to `centre` (pixels; None: the middle) as it
+    """The largest square inside an image of this size, as near to `centre` (pixels; None: the middle) as it
     goes: left, top, right, bottom."""
     side = min(size)
     x, y = centre or (size[0] / 2, size[1] / 2)

@@ -15,7 +15,7 @@ class UntrainedCoupling(JediPipeline):
     """The same network, but targets read the references through key and value projections that were never trained.
 
     In each self-attention layer the references' keys and values are turned by random rotations, which is what the
-    projections drawn anew would give them, at the trained ones' scale. All else is as trained: the pictures stay good,
+    projections drawn anew would give them, at the trained ones' scale. All else is as trained: the images stay good,
     and what the references still bring is what attention to anything brings. Mode `one_way` only: there the references
     stand apart from the targets.
     """

@@ -1,8 +1,8 @@
-"""``evaluate.py dreambench``: the benchmark's pictures by a model, their scores, and a report.
+"""``evaluate.py dreambench``: the benchmark's images by a model, their scores, and a report.
 
-Two stages. *generate* makes the pictures of a frozen plan in ``OUT/images/SUBJECT/PP-I.png`` (prompt PP, picture I),
-as an array of parts if one likes. *score* reads them and writes ``scores.json`` (a score for each picture),
-``report.html`` and ``report.json``. Beside the model always stand: the real pictures (oracle), the reference
+Two stages. *generate* makes the images of a frozen plan in ``OUT/images/SUBJECT/PP-I.png`` (prompt PP, image I),
+as an array of parts if one likes. *score* reads them and writes ``scores.json`` (a score for each image),
+``report.html`` and ``report.json``. Beside the model always stand: the real images (oracle), the reference
 returned as it is (copy), and the model without references.
 """
 
@@ -31,12 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", required=True, metavar="DIR", help="the folder to write")
     add("--refs", type=int, default=1, choices=(1, 3), help="references: 1 (Kosmos-G's list) or 3 (ours) (1)")
     add("--reference-list", metavar="F", help='a list of one\'s own instead, JSON: {"SUBJECT": ["02.jpg", ...]}')
-    add("--num-images", type=int, default=IMAGES, metavar="N", help=f"pictures a prompt ({IMAGES})")
+    add("--num-images", type=int, default=IMAGES, metavar="N", help=f"images a prompt ({IMAGES})")
     add("--subjects", nargs="+", metavar="NAME", help="only these, or a number: the first so many")
     add("--prompts", type=int, metavar="N", help="only the first so many prompts of each subject")
-    add("--no-reference", type=int, default=1, metavar="N", help="pictures a prompt without references (1; 0: no row)")
+    add("--no-reference", type=int, default=1, metavar="N", help="images a prompt without references (1; 0: no row)")
     add("--identifier", default="", metavar="WORD", help="stands before the noun in the model's prompts")
-    add("--stage", default="all", choices=STAGES, help="generate the pictures, score them, or all (all)")
+    add("--stage", default="all", choices=STAGES, help="generate the images, score them, or all (all)")
     add("--part", metavar="I/N", help="generate only the I-th of N parts, I from 0; for arrays of tasks")
     add("--label", metavar="TEXT", help="the model's name in tables (its folder's name)")
     add("--beside", nargs="+", default=[], metavar="DIR", help="the --out of other runs, for table and curve")
@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
         from jedi.loading import load_pipeline
 
         pipe, digests = load_pipeline(arguments.model, arguments.device, arguments.dtype)
-        notes = {"model": arguments.model, "picture size": pipe.image_size, "references": benchmark.references}
+        notes = {"model": arguments.model, "image size": pipe.image_size, "references": benchmark.references}
         generate(
             pipe, items, arguments.out,
             settings=sampling, model=digests, batch_size=arguments.batch_size, part=part, notes=notes,
@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
         del pipe
     if not scoring:
         which = "" if arguments.part is None else f" of part {arguments.part}"
-        print(f"all pictures{which} are made: {Path(arguments.out) / 'images'}; score them with --stage score")
+        print(f"all images{which} are made: {Path(arguments.out) / 'images'}; score them with --stage score")
         return 0
     frozen = check_done(items, arguments.out)
     cases = groups(benchmark, arguments.out, arguments.num_images, arguments.no_reference)
@@ -103,7 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
         }
         command = shlex.join(["python", *sys.argv]) if Path(sys.argv[0]).name == "evaluate.py" else ""
         path = dreambench_report.report(result, benchmark, cases, others, arguments.out, command)
-    print(f"scores of each picture: {Path(arguments.out) / 'scores.json'}; the report: {path}")
+    print(f"scores of each image: {Path(arguments.out) / 'scores.json'}; the report: {path}")
     return 0
 
 
@@ -130,16 +130,16 @@ def select(benchmark: Benchmark, arguments: argparse.Namespace) -> Benchmark:
         remarks.append(f"{arguments.prompts} of {most} prompts a subject")
     if arguments.num_images != IMAGES:
         plural = "s" * (arguments.num_images > 1)
-        remarks.append(f"{arguments.num_images} picture{plural} a prompt, not {IMAGES}")
+        remarks.append(f"{arguments.num_images} image{plural} a prompt, not {IMAGES}")
     return replace(benchmark, subjects=subjects, remarks=tuple(remarks))
 
 
 def plan(
     benchmark: Benchmark, num_images: int = IMAGES, no_reference: int = 1, seed: int = 0, identifier: str = ""
 ) -> list[Item]:
-    """All pictures: those of each subject, prompt after prompt, then those without references (``no_reference/...``).
+    """All images: those of each subject, prompt after prompt, then those without references (``no_reference/...``).
 
-    A picture's noise depends on ``seed`` and its name alone, so a smaller run makes some of a larger one's pictures.
+    An image's noise depends on ``seed`` and its name alone, so a smaller run makes some of a larger one's images.
     """
     items = []
     for prefix, count in (("", num_images), (f"{WITHOUT}/", no_reference)):
@@ -165,5 +165,5 @@ def groups(benchmark: Benchmark, folder: str | Path, num_images: int = IMAGES, n
 
 
 def _ids(subject: Subject, count: int, prefix: str) -> list[tuple[str, int]]:
-    """Name and number of the prompt of each picture of a subject."""
+    """Name and number of the prompt of each image of a subject."""
     return [(f"{prefix}{subject.name}/{p:02}-{i}", p) for p in range(len(subject.templates)) for i in range(count)]

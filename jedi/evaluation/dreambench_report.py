@@ -79,10 +79,10 @@ def published_table(result: Mapping[str, Any], others: Sequence[Mapping[str, Any
     for x in PUBLISHED:
         cells = {"references": x.references, "DINO": x.dino, "CLIP-I": x.clip_i, "CLIP-T": x.clip_t, "source": x.source}
         rows.append((x.method, cells))
-    note = "Published: DINO ViT-S/16 and CLIP ViT-B/32 on DreamBench. Some average over all real pictures, as the rows "
+    note = "Published: DINO ViT-S/16 and CLIP ViT-B/32 on DreamBench. Some average over all real images, as the rows "
     note += "of this run, some (Kosmos-G's code) over the given reference only."
     if result["benchmark"] != "DreamBench":
-        note = f"{result['benchmark']} has other pictures and prompts: the figures do not compare. {note}"
+        note = f"{result['benchmark']} has other images and prompts: the figures do not compare. {note}"
     kinds = [("This run" if models == 1 else "These runs", models), ("Published", len(PUBLISHED))]
     columns = ["references", *FIELD, "source"]
     return Table("Beside published figures", columns, rows, common.partial_words(result) + note, kinds)
@@ -132,10 +132,10 @@ def how_made(benchmark: Benchmark) -> Text:
     """The protocol, for a reader who sees the page alone."""
     body = (
         f"Given to the model: {benchmark.references}. Each subject's prompts name its class noun, without an "
-        "identifier. Identity: the cosine of a picture's embedding and those of the subject's real pictures, averaged. "
-        "Text score: the plain cosine of the embeddings of a picture and its prompt. A real picture (oracle) is "
+        "identifier. Identity: the cosine of an image's embedding and those of the subject's real images, averaged. "
+        "Text score: the plain cosine of the embeddings of an image and its prompt. A real image (oracle) is "
         "compared with the others of its subject. The copy row is the first reference, scored against every prompt. "
-        "The copy score compares small versions of the pictures themselves: 1 for the reference, about 0 for another "
+        "The copy score compares small versions of the images themselves: 1 for the reference, about 0 for another "
         "scene."
     )
     return Text("How these figures are made", body)

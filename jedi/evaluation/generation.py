@@ -1,7 +1,7 @@
-"""A frozen plan of pictures, and the work of making them: resumable, in parts, the same in any batch.
+"""A frozen plan of images, and the work of making them: resumable, in parts, the same in any batch.
 
 ``plan.json`` stands in the folder first: what is to be made, from which references, by which weights, with which
-settings. A picture is done when ``images/ID.png`` is there: it arrives by a rename. The same command goes on
+settings. An image is done when ``images/ID.png`` is there: it arrives by a rename. The same command goes on
 where it was stopped; tasks of a Slurm array take a part each, and their number may change between two launches.
 """
 
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from jedi.attention import ReferenceCache
     from jedi.pipeline import JediPipeline
 
-Picture = Path | Image.Image
-"""A file, or a picture in memory."""
+ImageSource = Path | Image.Image
+"""A file, or an image in memory."""
 
 _ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*")
 
@@ -43,29 +43,29 @@ class PlanError(InputError):
 
 @dataclass(frozen=True)
 class Item:
-    """One picture to be made: ``images/ID.png``.
+    """One image to be made: ``images/ID.png``.
 
     Args:
         id: its name, unique in the plan; ``/`` makes folders.
         prompts: one prompt. With several the item is a story, sampled as one joint set: ``ID.0.png``, ``ID.1.png``, ...
-        references: pictures of the subject (or subjects); none: plain text-to-image.
-        seed: of the noise, 0 to 2^63 - 1; :func:`seed_of` gives one that depends on the id alone. Picture i of a
+        references: images of the subject (or subjects); none: plain text-to-image.
+        seed: of the noise, 0 to 2^63 - 1; :func:`seed_of` gives one that depends on the id alone. Image i of a
             story has ``seed + i``.
         reference_prompts: a caption for each reference; ``None``: empty ones.
-        image, mask: a picture to be edited, and what of it is to be made anew (white).
+        image, mask: an image to be edited, and what of it is to be made anew (white).
     """
 
     id: str
     prompts: tuple[str, ...]
-    references: tuple[Picture, ...] = ()
+    references: tuple[ImageSource, ...] = ()
     seed: int = 0
     reference_prompts: tuple[str, ...] | None = None
-    image: Picture | None = None
-    mask: Picture | None = None
+    image: ImageSource | None = None
+    mask: ImageSource | None = None
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The names of its pictures, relative to ``images/``."""
+        """The names of its images, relative to ``images/``."""
         if len(self.prompts) == 1:
             return (f"{self.id}.png",)
         return tuple(f"{self.id}.{i}.png" for i in range(len(self.prompts)))
@@ -73,7 +73,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How pictures are sampled; the arguments of :class:`jedi.JediPipeline`. ``None``: the model's default."""
+    """How images are sampled; the arguments of :class:`jedi.JediPipeline`. ``None``: the model's default."""
 
     steps: int | None = None
     guidance: str | None = None
@@ -83,18 +83,18 @@ class Sampling:
 
 
 def seed_of(seed: int, name: str) -> int:
-    """The seed of the picture ``name`` in a run with ``seed``: a pure function, so that a smaller run makes some of
-    the larger one's pictures. 32 bits, which every tool takes."""
+    """The seed of the image ``name`` in a run with ``seed``: a pure function, so that a smaller run makes some of
+    the larger one's images. 32 bits, which every tool takes."""
     return int.from_bytes(hashlib.sha256(f"{check_seed(seed)}/{name}".encode()).digest()[2:6], "big")
 
 
 def image_paths(folder: str | Path, item: Item) -> list[Path]:
-    """Where the item's pictures are, or will be."""
+    """Where the item's images are, or will be."""
     return [Path(folder) / "images" / name for name in item.files]
 
 
 def is_done(folder: str | Path, item: Item) -> bool:
-    """Whether all pictures of the item are there; what is there is whole."""
+    """Whether all images of the item are there; what is there is whole."""
     return all(path.is_file() for path in image_paths(folder, item))
 
 
@@ -114,15 +114,15 @@ def generate(
     part: tuple[int, int] = (0, 1),
     notes: Mapping[str, Any] | None = None,
 ) -> None:
-    """Makes the pictures of ``items`` that are missing, of part i of n, as ``folder/images/ID.png``.
+    """Makes the images of ``items`` that are missing, of part i of n, as ``folder/images/ID.png``.
 
     References are encoded once for all items in a row that share them (mode `one_way`), so keep such items together;
     items in a row that have as many references each share batches.
-    A picture depends on its item, the weights and the settings, not on the batch or the part.
+    An image depends on its item, the weights and the settings, not on the batch or the part.
 
     Args:
         items: the whole plan, the same in all parts.
-        settings: how pictures are sampled; frozen in the plan as they resolve for this model.
+        settings: how images are sampled; frozen in the plan as they resolve for this model.
         model: sha256 of the model's parts as :func:`jedi.loading.load_pipeline` gives them; ``None`` computes them.
         batch_size: items at once.
         part: ``(i, n)``: the i-th of n about equal parts, i from 0. Parts may run at the same time.
@@ -142,20 +142,20 @@ def generate(
     _check_versions(Path(folder))
     options = _options(pipe, settings)
     pipe.set_progress_bar_config(disable=True)
-    name = "pictures" if count == 1 else f"pictures, part {index} of {count}"
+    name = "images" if count == 1 else f"images, part {index} of {count}"
     with tqdm(total=len(mine), initial=len(mine) - len(todo), desc=name, file=sys.stderr) as bar:
         for batch, result in _sample(pipe, todo, options, batch_size):
-            for item, pictures in zip(batch, result, strict=True):
-                for path, picture in zip(image_paths(folder, item), pictures, strict=True):
-                    save_whole(picture, path)
+            for item, images in zip(batch, result, strict=True):
+                for path, one in zip(image_paths(folder, item), images, strict=True):
+                    save_whole(one, path)
                 bar.update()
 
 
-def save_whole(picture: Image.Image, path: Path) -> None:
+def save_whole(one: Image.Image, path: Path) -> None:
     """Saves a PNG that is there whole or not at all, also where two processes write it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as temporary:
-        picture.save(temporary, "PNG")
+        one.save(temporary, "PNG")
 
 
 def write_text_whole(text: str, path: Path) -> None:
@@ -206,16 +206,16 @@ def write_plan(
 
 
 def check_done(items: Sequence[Item], folder: str | Path) -> dict[str, Any]:
-    """The plan in ``folder``, which is that of ``items``, with all pictures made: what scoring begins with.
+    """The plan in ``folder``, which is that of ``items``, with all images made: what scoring begins with.
 
     Raises:
-        PlanError: no plan, other items, or pictures that are missing; the message says how many.
+        PlanError: no plan, other items, or images that are missing; the message says how many.
     """
     frozen, digests = read_plan(folder), {}
     wanted = json.loads(json.dumps([_record(item, digests) for item in items]))
     _check_same(frozen, {**frozen, "items": wanted}, folder)
     if left := missing(folder, items):
-        missed = f"{len(left)} of {len(items)} pictures are missing ({left[0].id}, ...)"
+        missed = f"{len(left)} of {len(items)} images are missing ({left[0].id}, ...)"
         raise PlanError(f"{folder}: {missed}; generate them first, with the same options")
     return frozen
 
@@ -226,7 +226,7 @@ def read_plan(folder: str | Path) -> dict[str, Any]:
     try:
         plan = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise PlanError(f"{folder} holds no plan.json: no pictures were generated there") from None
+        raise PlanError(f"{folder} holds no plan.json: no images were generated there") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise PlanError(f"{path}: not readable as JSON ({error}); remove the file") from None
     if not isinstance(plan, dict) or not {"model", "settings", "items", "versions"} <= set(plan):
@@ -275,9 +275,9 @@ def _record_settings(pipe: JediPipeline, settings: Sampling) -> dict[str, Any]:
 
 
 def _record(item: Item, digests: dict[Path, str]) -> dict[str, Any]:
-    """The item as the plan holds it: pictures by their digests, for a folder may move."""
+    """The item as the plan holds it: images by their digests, for a folder may move."""
     record: dict[str, Any] = {"id": item.id, "prompts": item.prompts, "seed": item.seed}
-    record["references"] = [_digest(picture, digests) for picture in item.references]
+    record["references"] = [_digest(one, digests) for one in item.references]
     optional = {
         "reference_prompts": item.reference_prompts,
         "image": item.image and _digest(item.image, digests),
@@ -286,13 +286,13 @@ def _record(item: Item, digests: dict[Path, str]) -> dict[str, Any]:
     return record | {key: value for key, value in optional.items() if value is not None}
 
 
-def _digest(picture: Picture, digests: dict[Path, str]) -> dict[str, str]:
-    if isinstance(picture, Image.Image):
-        content = f"{picture.mode} {picture.size}".encode() + picture.tobytes()
+def _digest(one: ImageSource, digests: dict[Path, str]) -> dict[str, str]:
+    if isinstance(one, Image.Image):
+        content = f"{one.mode} {one.size}".encode() + one.tobytes()
         return {"sha256": hashlib.sha256(content).hexdigest()}
-    if picture not in digests:
-        digests[picture] = file_sha256(picture)
-    return {"file": "/".join(picture.parts[-2:]), "sha256": digests[picture]}
+    if one not in digests:
+        digests[one] = file_sha256(one)
+    return {"file": "/".join(one.parts[-2:]), "sha256": digests[one]}
 
 
 def _check_same(old: Mapping[str, Any], new: Mapping[str, Any], folder: str | Path) -> None:
@@ -319,7 +319,7 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def _check_versions(folder: Path) -> None:
-    """Raises ``PlanError`` where the missing pictures would be made by other versions than those that are there."""
+    """Raises ``PlanError`` where the missing images would be made by other versions than those that are there."""
     frozen, now = read_plan(folder)["versions"], versions()
     if changed := [f"{key} {frozen.get(key)} -> {now[key]}" for key in now if frozen.get(key) != now[key]]:
         raise PlanError(
@@ -333,7 +333,7 @@ def _check_versions(folder: Path) -> None:
 def _sample(
     pipe: JediPipeline, items: Sequence[Item], options: dict[str, Any], batch_size: int
 ) -> Iterator[tuple[Sequence[Item], list[list[Image.Image]]]]:
-    """Batches of items with their pictures; neighbours that share what is given go together.
+    """Batches of items with their images; neighbours that share what is given go together.
 
     Neighbours with as many references each may share a batch too, though not the references (mode `one_way`).
     """
@@ -366,8 +366,8 @@ def _sample(
             yield batch, [list(itertools.islice(result, len(item.prompts))) for item in batch]
 
 
-def _load(pictures: Sequence[Picture]) -> list[Image.Image]:
-    return [load_image(x) if isinstance(x, Path) else x for x in pictures]
+def _load(images: Sequence[ImageSource]) -> list[Image.Image]:
+    return [load_image(x) if isinstance(x, Path) else x for x in images]
 
 
 def _stacked(caches: Sequence[ReferenceCache]) -> ReferenceCache:
@@ -390,7 +390,7 @@ def _together(item: Item, mode: str, digests: dict[Path, str]) -> tuple:
 
 
 def _given(item: Item, digests: dict[Path, str]) -> tuple:
-    """What one call of the pipeline gives once for all its pictures; a story is a call of its own."""
+    """What one call of the pipeline gives once for all its images; a story is a call of its own."""
     given = (*item.references, item.image, item.mask)
-    pictures = tuple(picture and _digest(picture, digests)["sha256"] for picture in given)
-    return pictures, item.reference_prompts, item.id if len(item.prompts) > 1 else None
+    images = tuple(one and _digest(one, digests)["sha256"] for one in given)
+    return images, item.reference_prompts, item.id if len(item.prompts) > 1 else None

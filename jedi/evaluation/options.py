@@ -25,9 +25,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add("--guidance-scale", type=float, metavar="G", help="weight of the prompt, 1 is off (the model's)")
     add("--reference-scale", type=float, metavar="R", help="weight of the references, 1 is off (the model's)")
     add("--mode", metavar="M", help="one_way or mutual (the model's)")
-    add("--seed", type=int, default=0, metavar="N", help="each picture's noise is drawn from this and its name (0)")
+    add("--seed", type=int, default=0, metavar="N", help="each image's noise is drawn from this and its name (0)")
     add("--dtype", default="float32", choices=DTYPES, help="of the model (float32)")
-    add("--batch-size", type=int, default=8, metavar="N", help="pictures at once (8); the pictures do not depend on it")
+    add("--batch-size", type=int, default=8, metavar="N", help="images at once (8); the images do not depend on it")
     text = "Python modules that add guidance rules and the like"
     add("--extensions", nargs="+", default=[], metavar="MODULE", help=text)
 

@@ -1,6 +1,6 @@
-"""DreamBench as data: its subjects, prompts, reference pictures and published figures; DreamBench++'s files as well.
+"""DreamBench as data: its subjects, prompts, reference images and published figures; DreamBench++'s files as well.
 
-DreamBench (Ruiz et al., "DreamBooth", CVPR 2023, arXiv 2208.12242, section 5): 30 subjects, 25 prompts each, 4 pictures
+DreamBench (Ruiz et al., "DreamBooth", CVPR 2023, arXiv 2208.12242, section 5): 30 subjects, 25 prompts each, 4 images
 a prompt. Its folder, ``dataset`` of github.com/google/dreambooth, holds a folder of photographs for each subject and
 ``prompts_and_classes.txt``, from which the nouns and prompts are read here: nothing of it is repeated in code.
 Only Python's own library is imported here.
@@ -21,7 +21,7 @@ PROMPTS_FILE = "prompts_and_classes.txt"
 LIVE = ("cat", "dog")
 """Nouns whose subjects get the prompts for live subjects; the file doesn't say which do. DreamBench has nine."""
 SUBJECTS, PROMPTS, IMAGES = 30, 25, 4
-"""The full protocol: subjects, prompts a subject, pictures a prompt."""
+"""The full protocol: subjects, prompts a subject, images a prompt."""
 
 REFERENCES: dict[str, tuple[str, str, str]] = {
     "backpack": ("02", "00", "05"),
@@ -74,7 +74,7 @@ class Subject:
         noun: the class noun, as "stuffed animal".
         kind: "object" or "live" in DreamBench; the category in DreamBench++.
         templates: prompts with ``{}`` where identifier and noun go (DreamBench), or whole ones (DreamBench++).
-        images: all its real pictures.
+        images: all its real images.
         references: those that a method is given.
     """
 
@@ -105,7 +105,7 @@ class Benchmark:
 class Published:
     """A row of figures that others reported. ``None``: not reported.
 
-    Encoders: DINO ViT-S/16, CLIP ViT-B/32. Some average over all real pictures of a subject, some compare with the
+    Encoders: DINO ViT-S/16, CLIP ViT-B/32. Some average over all real images of a subject, some compare with the
     given reference only, as Kosmos-G's code does; so differences of a few hundredths mean little.
     """
 
@@ -155,7 +155,7 @@ def read_benchmark(folder: str | Path, references: int = 1, lists: str | Path | 
             return _read_dreambench(place, references, None if lists is None else _read_lists(Path(lists)))
     if (folder / "captions").is_dir() and (folder / "images").is_dir():
         if references != 1 or lists is not None:
-            raise BenchmarkError(f"{folder} is DreamBench++: it has one picture a subject; --refs 1 and no list fit")
+            raise BenchmarkError(f"{folder} is DreamBench++: it has one image a subject; --refs 1 and no list fit")
         return _read_dreambench_plus(folder)
     raise BenchmarkError(
         f"--data {folder}: neither DreamBench (a folder for each subject and {PROMPTS_FILE}) nor DreamBench++ "
@@ -200,7 +200,7 @@ def _read_dreambench(folder: Path, references: int, lists: Mapping[str, list[str
         files = sorted(x for x in (folder / name).iterdir() if x.name[0] != ".")
         images = tuple(x for x in files if x.suffix.lower() in SUFFIXES)
         if len(images) < references:
-            raise BenchmarkError(f"{folder / name}: {len(images)} pictures; {references} references are wanted")
+            raise BenchmarkError(f"{folder / name}: {len(images)} images; {references} references are wanted")
         if lists is not None:
             if name not in lists:
                 raise BenchmarkError(f"the list of references has none for the subject {name!r}")
@@ -213,7 +213,7 @@ def _read_dreambench(folder: Path, references: int, lists: Mapping[str, list[str
         kind = "live" if noun in LIVE else "object"
         subjects.append(Subject(name, noun, kind, templates[kind], images, tuple(chosen)))
     if unlisted:
-        remarks.append(f"{len(unlisted)} subjects are not DreamBench's: their first pictures are the references")
+        remarks.append(f"{len(unlisted)} subjects are not DreamBench's: their first images are the references")
     if set(nouns) != set(REFERENCES):
         remarks.append(f"{len(nouns)} subjects in the folder, which are not DreamBench's {SUBJECTS}")
     if any(len(subject.templates) != PROMPTS for subject in subjects):
@@ -246,24 +246,24 @@ def _read_dreambench_plus(folder: Path) -> Benchmark:
         files = sorted((folder / "images" / place.parent).glob(f"{place.name}.*"))
         images = [x for x in files if x.suffix.lower() in SUFFIXES]
         if len(images) != 1:
-            raise BenchmarkError(f"{file}: {len(images)} pictures images/{place}.*, wanted is one")
+            raise BenchmarkError(f"{file}: {len(images)} files images/{place}.*, wanted is one")
         name = re.sub(r"\W+", "_", place.as_posix())
         kind = " ".join(place.parts[:-1]).replace("_", " ") or "subject"
         subjects.append(Subject(name, lines[0], kind, tuple(lines[1:]), tuple(images), tuple(images)))
     if not subjects:
-        raise BenchmarkError(f"{folder / 'captions'}: no .txt file; DreamBench++ has one for each picture")
+        raise BenchmarkError(f"{folder / 'captions'}: no .txt file; DreamBench++ has one for each image")
     remarks = [] if len(subjects) == 150 else [f"{len(subjects)} subjects in the folder, not DreamBench++'s 150"]
     if any(len(subject.templates) != 9 for subject in subjects):
         remarks.append("not all subjects have 9 prompts")
-    return Benchmark("DreamBench++", tuple(subjects), "1 reference, the subject's only picture", tuple(remarks))
+    return Benchmark("DreamBench++", tuple(subjects), "1 reference, the subject's only image", tuple(remarks))
 
 
 def _find(images: tuple[Path, ...], wanted: str, folder: Path) -> Path:
-    """The picture of that file name or stem."""
+    """The image of that file name or stem."""
     for image in images:
         if wanted in (image.name, image.stem):
             return image
-    raise BenchmarkError(f"{folder}: no picture {wanted!r}, which the list of references names")
+    raise BenchmarkError(f"{folder}: no image {wanted!r}, which the list of references names")
 
 
 def _read_lists(file: Path) -> dict[str, list[str]]:
@@ -278,5 +278,5 @@ def _read_lists(file: Path) -> dict[str, list[str]]:
 
 
 def fingerprint(subject: Subject) -> dict[str, str]:
-    """sha256 of each real picture of the subject, by its file name."""
+    """sha256 of each real image of the subject, by its file name."""
     return {image.name: file_sha256(image) for image in subject.images}

@@ -1,7 +1,7 @@
-"""Scores of pictures as tables and galleries. What ``dreambench`` and ``scores`` have in common.
+"""Scores of images as tables and galleries. What ``dreambench`` and ``scores`` have in common.
 
 ``result`` is everywhere what ``scores.json`` holds: ``label``, ``columns``, ``rows`` (means with intervals), ``images``
-(a record for each picture), ``encoders``, ``deviations``.
+(a record for each image), ``encoders``, ``deviations``.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from jedi.evaluation.scoring import (
     by_subject,
     columns_of,
 )
-from jedi.report.document import Cell, Gallery, Picture, Table
+from jedi.report.document import Cell, Gallery, Image, Table
 
 EXTREMES = 7
-"""Pictures in each of the rows of best and worst cases."""
-_EXAMPLES, _PROMPTS = 10, 5  # rows of the gallery, and generated pictures in each
+"""Images in each of the rows of best and worst cases."""
+_EXAMPLES, _PROMPTS = 10, 5  # rows of the gallery, and generated images in each
 _WORDS = {
     MODEL: "{label}",
     WITHOUT: "{label}, no reference",
     COPIED: "the reference returned (copy)",
-    ORACLE: "real pictures (oracle)",
+    ORACLE: "real images (oracle)",
 }
 
 
@@ -67,8 +67,8 @@ def scores_table(result: Mapping[str, Any], others: Sequence[Mapping[str, Any]] 
         if result["rows"].get(row)
     ]
     lost = sorted({x for other in others for x in columns if x not in other["columns"]})
-    note = "Means over pictures; in brackets 95 % intervals, by resampling subjects. Identity averages over all real "
-    note += "pictures of the subject, or over the given references only. A copy scores high: read its row and the "
+    note = "Means over images; in brackets 95 % intervals, by resampling subjects. Identity averages over all real "
+    note += "images of the subject, or over the given references only. A copy scores high: read its row and the "
     note += f"column {COPY!r} with it."
     note += f" Other runs lack: {', '.join(lost)}." * bool(lost)
     for name, run in zip(names[1:], others, strict=True):
@@ -92,21 +92,21 @@ def subjects_table(result: Mapping[str, Any], kinds: Mapping[str, str] | None = 
 
 
 def examples(result: Mapping[str, Any], groups: Sequence[Group]) -> Gallery:
-    """For some subjects the references, then the model's first picture of some prompts, evenly chosen."""
+    """For some subjects the references, then the model's first image of some prompts, evenly chosen."""
     chosen = _evenly(groups, _EXAMPLES)
     rows, most = [], max(len(group.references) for group in chosen)
     for group in chosen:
-        given: list[Picture | None] = [Picture(path, "", reference=True) for path in group.references]
+        given: list[Image | None] = [Image(path, "", reference=True) for path in group.references]
         made = [case for case in group.cases if case.row == MODEL]
         firsts = list({case.prompt or case.id: case for case in reversed(made)}.values())[::-1]
-        pictures = [Picture(case.image, case.prompt or "") for case in _evenly(firsts, _PROMPTS)]
-        rows.append([*given, *[None] * (most - len(given)), *pictures])
-    note = "The references (marked), then the first picture of some prompts: chosen by their numbers, not by looks."
+        images = [Image(case.image, case.prompt or "") for case in _evenly(firsts, _PROMPTS)]
+        rows.append([*given, *[None] * (most - len(given)), *images])
+    note = "The references (marked), then the first image of some prompts: chosen by their numbers, not by looks."
     return Gallery("Examples", rows, [group.subject.replace("_", " ") for group in chosen], note=note)
 
 
 def extremes(result: Mapping[str, Any], groups: Sequence[Group]) -> list[Gallery]:
-    """The model's best and worst pictures by identity, by prompt and by being a copy, each over its reference.
+    """The model's best and worst images by identity, by prompt and by being a copy, each over its reference.
 
     No subject has more than its share of a row.
     """
@@ -119,10 +119,10 @@ def extremes(result: Mapping[str, Any], groups: Sequence[Group]) -> list[Gallery
         count = min(EXTREMES, len(ordered) // 2)
         if not count:
             continue
-        rows: list[list[Picture | None]] = []
+        rows: list[list[Image | None]] = []
         for end in (_spread(ordered[::-1], count), _spread(ordered, count)):
-            rows.append([Picture(images[x["id"]], x["prompt"] or "", {"score": x["scores"][column]}) for x in end])
-            rows.append([Picture(references[x["subject"]], "", reference=True) for x in end])
+            rows.append([Image(images[x["id"]], x["prompt"] or "", {"score": x["scores"][column]}) for x in end])
+            rows.append([Image(references[x["subject"]], "", reference=True) for x in end])
         labels = ("most a copy", "least a copy") if column == COPY else ("best", "worst")
         names = [name for label in labels for name in (label, "their references")]
         title = "Nearest to a copy" if column == COPY else f"Best and worst by {column}"
@@ -140,10 +140,10 @@ def summary(result: Mapping[str, Any]) -> list[str]:
 
 
 def facts(result: Mapping[str, Any], command: str = "") -> dict[str, str]:
-    """What the figures rest on: encoders, pictures, date, command."""
+    """What the figures rest on: encoders, images, date, command."""
     found = {
         "encoders": "; ".join(f"{x['name']}: {x['source']}, sha256 {x['sha256'][:16]}" for x in result["encoders"]),
-        "pictures": ", ".join(f"{row} {sum(x['row'] == row for x in result['images'])}" for row in result["rows"]),
+        "images": ", ".join(f"{row} {sum(x['row'] == row for x in result['images'])}" for row in result["rows"]),
         "date": datetime.date.today().isoformat(),
     }
     return found | ({"command": command} if command else {})

@@ -1,7 +1,7 @@
-"""``evaluate.py scores``: scores and a report for pictures that lie there already, by any method.
+"""``evaluate.py scores``: scores and a report for images that lie there already, by any method.
 
-``--images`` and ``--references`` are folders of pictures of one subject, or of folders, one for each subject, with
-the same names in both. The prompts are a text file, a line for each picture in the order of their names (subject after
+``--images`` and ``--references`` are folders of images of one subject, or of folders, one for each subject, with
+the same names in both. The prompts are a text file, a line for each image in the order of their names (subject after
 subject), or JSON: ``{"SUBJECT/a.png": "a dog on the beach", ...}``, or a ``samples.json`` of sample.py.
 """
 
@@ -24,10 +24,10 @@ from jedi.io.texts import read_json, read_lines
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the subcommand."""
     add = parser.add_argument
-    add("--images", required=True, metavar="DIR", help="pictures, or a folder of them for each subject")
+    add("--images", required=True, metavar="DIR", help="images, or a folder of them for each subject")
     add("--references", required=True, metavar="DIR", help="what the method was given: likewise")
-    add("--real", metavar="DIR", help="more real pictures of them, for the average over all real: likewise")
-    add("--prompts", metavar="F", help="a line for each picture, or JSON, or samples.json; without: no text score")
+    add("--real", metavar="DIR", help="more real images of them, for the average over all real: likewise")
+    add("--prompts", metavar="F", help="a line for each image, or JSON, or samples.json; without: no text score")
     add("--identifier", default="", metavar="WORD", help="is dropped from the prompts, as CLIP-T wants it")
     add("--label", metavar="TEXT", help="the method's name in tables (the folder's name)")
     add("--out", required=True, metavar="DIR", help="the folder to write")
@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     command = shlex.join(["python", *sys.argv]) if Path(sys.argv[0]).name == "evaluate.py" else ""
     facts = score_report.facts(result, command)
     path = write_report(Report(f"Scores: {label}", score_report.summary(result), sections, facts), out, scores=result)
-    print(f"scores of each picture: {out / 'scores.json'}; the report: {path}")
+    print(f"scores of each image: {out / 'scores.json'}; the report: {path}")
     return 0
 
 
@@ -76,7 +76,7 @@ def read_groups(
     """What is scored against what, subject by subject.
 
     Raises:
-        InputError: folders that do not fit one another, prompts for other pictures than those that are there.
+        InputError: folders that do not fit one another, prompts for other images than those that are there.
     """
     from jedi.metrics import drop_identifier
 
@@ -103,13 +103,13 @@ def read_groups(
 
 
 def read_prompts(file: Path, images: Path, files: Sequence[Path]) -> Mapping[str, str]:
-    """The prompt of each picture, by its place in ``images``. Raises ``InputError`` if they do not fit."""
+    """The prompt of each image, by its place in ``images``. Raises ``InputError`` if they do not fit."""
     ids = [path.relative_to(images).as_posix() for path in files]
     if file.suffix.lower() != ".json":
         with given(name := f"--prompts {file}"):
             lines = read_lines(file, name)
         if len(lines) != len(ids):
-            raise InputError(f"--prompts {file}: {len(lines)} lines, but {images} holds {len(ids)} pictures; one each")
+            raise InputError(f"--prompts {file}: {len(lines)} lines, but {images} holds {len(ids)} images; one each")
         return dict(zip(ids, lines, strict=True))
     with given(name := f"--prompts {file}"):
         found = read_json(file, name)
@@ -120,7 +120,7 @@ def read_prompts(file: Path, images: Path, files: Sequence[Path]) -> Mapping[str
     except (AttributeError, KeyError, TypeError):
         right = False
     if not right or not found:
-        raise InputError(f'--prompts {file}: wanted is {{"PICTURE": "PROMPT", ...}} or a samples.json of sample.py')
+        raise InputError(f'--prompts {file}: wanted is {{"IMAGE": "PROMPT", ...}} or a samples.json of sample.py')
     if lost := sorted(set(found) - set(ids)):
         raise InputError(f"--prompts {file}: {images} holds no {lost[0]} ({len(lost)} such names)")
     if left := [id for id in ids if id not in found]:
@@ -129,7 +129,7 @@ def read_prompts(file: Path, images: Path, files: Sequence[Path]) -> Mapping[str
 
 
 def _by_subject(folder: Path, option: str) -> dict[str, list[Path]]:
-    """Pictures by subject; "" where they lie in the folder itself."""
+    """Images by subject; "" where they lie in the folder itself."""
     if not folder.is_dir():
         raise InputError(f"{option} {folder}: no such folder")
     inside = sorted(x for x in folder.iterdir() if not x.name.startswith("."))
@@ -137,7 +137,7 @@ def _by_subject(folder: Path, option: str) -> dict[str, list[Path]]:
         return {"": find_images([folder])[0]}
     folders = [x for x in inside if x.is_dir()]
     if not folders:
-        raise InputError(f"{option} {folder}: neither pictures nor folders of pictures")
+        raise InputError(f"{option} {folder}: neither images nor folders of images")
     return {x.name: find_images([x])[0] for x in folders}
 
 

@@ -1,7 +1,7 @@
-"""Pictures, real pictures and prompts -> scores for each picture, means with intervals. For any method's pictures.
+"""Images, real images and prompts -> scores for each image, means with intervals. For any method's images.
 
 Work is done subject by subject. A subject's scores are a file that stands whole or not at all and says what it was
-made from (pictures, references, prompts, encoders); when nothing of that has changed it is taken as it is.
+made from (images, references, prompts, encoders); when nothing of that has changed it is taken as it is.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 DEFAULT_ENCODERS = ("clip:openai/clip-vit-base-patch32", "dino:facebook/dino-vits16")
 """The field's: CLIP ViT-B/32 and DINO ViT-S/16."""
 MODEL, WITHOUT, COPIED, ORACLE = "model", "no_reference", "copy", "oracle"
-"""Rows: the method; the same without references; the reference returned as it is; real pictures."""
+"""Rows: the method; the same without references; the reference returned as it is; real images."""
 COPY = "copy"
 """The name of the copy score."""
 VERSION = 1
@@ -39,14 +39,14 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Case:
-    """A picture that is scored.
+    """An image that is scored.
 
     Args:
         id: its name, unique among the cases of its row.
         row: the row of the table to which it counts: a method, "oracle", "copy", ...
         image: the file.
         prompt: what it should show, without an identifier; ``None``: there is no text score.
-        leave_out: it is one of the real pictures, and is not compared with itself.
+        leave_out: it is one of the real images, and is not compared with itself.
     """
 
     id: str
@@ -58,7 +58,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Group:
-    """A subject: all its real pictures, the references among them, and what is scored against them."""
+    """A subject: all its real images, the references among them, and what is scored against them."""
 
     subject: str
     real: tuple[Path, ...]
@@ -72,7 +72,7 @@ class Encoder:
 
     Args:
         kind: as in the specification: "clip", "dino", ...
-        identity: the score's name, as "DINO ViT-S/16"; ``None`` if it compares no pictures.
+        identity: the score's name, as "DINO ViT-S/16"; ``None`` if it compares no images.
         text: as "CLIP-T ViT-B/32"; ``None`` if it reads no text.
     """
 
@@ -133,7 +133,7 @@ def score_all(
     ``folder/SUBJECT.json`` keeps those of a subject; what stands there and still fits is not made again.
 
     Raises:
-        ImageError: a picture cannot be read.
+        ImageError: an image cannot be read.
     """
     folder, records = Path(folder), []
     with tqdm(total=sum(len(group.cases) for group in groups), desc="scores", file=sys.stderr) as bar:
@@ -154,10 +154,10 @@ def score(group: Group, encoders: Sequence[Encoder], batch_size: int = 32) -> li
     """The scores of one subject's cases.
 
     A score that has no meaning for a case is absent: the text score without a prompt, an identity score without
-    a real picture to compare with.
+    a real image to compare with.
     """
     if unknown := [path for path in group.references if path not in group.real]:
-        raise ValueError(f"{group.subject}: the reference {unknown[0]} is not among its real pictures")
+        raise ValueError(f"{group.subject}: the reference {unknown[0]} is not among its real images")
     images = list(dict.fromkeys([*group.real, *(case.image for case in group.cases)]))
     place = {image: i for i, image in enumerate(images)}
     scores: list[dict[str, float]] = [{} for _ in group.cases]
@@ -214,7 +214,7 @@ def by_subject(records: Sequence[Mapping[str, Any]], row: str, columns: Sequence
 
 
 def _embed_images(network: Any, images: Sequence[Path], batch_size: int) -> Tensor:
-    """``[n d]``; a batch of pictures is in memory at a time."""
+    """``[n d]``; a batch of images is in memory at a time."""
     import torch
 
     parts = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
@@ -228,7 +228,7 @@ def _add_identity(scores: list[dict[str, float]], group: Group, encoder: Encoder
     measure = {"dino": metrics.dino, "dinov2": metrics.dinov2}.get(encoder.kind, metrics.clip_i)
     references = [i for i, path in enumerate(group.real) if path in group.references]
     together = [i for i, case in enumerate(group.cases) if not case.leave_out]
-    # (cases, real pictures that they are compared with): one entry for all generated ones, one for each real one.
+    # (cases, real images that they are compared with): one entry for all generated ones, one for each real one.
     parts = [(together, list(range(len(real))))] if together else []
     for i, case in enumerate(group.cases):
         if case.leave_out:
@@ -248,7 +248,7 @@ def _add_identity(scores: list[dict[str, float]], group: Group, encoder: Encoder
 def _add_text(
     scores: list[dict[str, float]], group: Group, encoder: Encoder, images: Tensor | None, batch_size: int
 ) -> None:
-    """``images``: embeddings of the cases if the encoder makes such; a matcher reads the pictures."""
+    """``images``: embeddings of the cases if the encoder makes such; a matcher reads the images."""
     from jedi import metrics
 
     cases = [i for i, case in enumerate(group.cases) if case.prompt is not None]
@@ -262,14 +262,14 @@ def _add_text(
         values = []
         for start in range(0, len(cases), batch_size):
             part = [group.cases[i] for i in cases[start : start + batch_size]]
-            pictures = [load_image(case.image) for case in part]
-            values += metrics.blip_itm(encoder.network, pictures, [case.prompt for case in part]).tolist()
+            loaded = [load_image(case.image) for case in part]
+            values += metrics.blip_itm(encoder.network, loaded, [case.prompt for case in part]).tolist()
     for i, value in zip(cases, values, strict=True):
         scores[i][encoder.text] = value
 
 
 def _add_copy(scores: list[dict[str, float]], group: Group) -> None:
-    """How nearly each picture is one of the references; a reference itself is compared with the others."""
+    """How nearly each image is one of the references; a reference itself is compared with the others."""
     from jedi.metrics import copy_score
 
     references = {path: load_image(path) for path in group.references}

@@ -1,6 +1,6 @@
-"""How sure a mean is: bootstrap intervals that resample subjects, not pictures.
+"""How sure a mean is: bootstrap intervals that resample subjects, not images.
 
-Pictures of one subject are alike in how hard they are; intervals over single pictures would be far too narrow.
+Images of one subject are alike in how hard they are; intervals over single images would be far too narrow.
 """
 
 from __future__ import annotations

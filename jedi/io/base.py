@@ -50,12 +50,12 @@ class Base:
     folder: Path
 
     def latent_size(self, width: int, height: int) -> tuple[int, int]:
-        """Height and width of the latents of pictures of that size in pixels. ``InputError`` if the vae cannot halve it
+        """Height and width of the latents of images of that size in pixels. ``InputError`` if the vae cannot halve it
         so often."""
         factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
         if width % factor or height % factor:
             raise InputError(
-                f"pictures of {width} x {height} pixels: the vae of base {self.folder} takes multiples of {factor}; "
+                f"images of {width} x {height} pixels: the vae of base {self.folder} takes multiples of {factor}; "
                 "make the data anew at such a resolution"
             )
         return height // factor, width // factor

@@ -1,6 +1,6 @@
-"""Pictures: opening them safely, masks, squares, tensors, latents, contact sheets.
+"""Images: opening them safely, masks, squares, tensors, latents, contact sheets.
 
-`open_image` is the one place of the project where an encoded picture is decoded: no other module calls PIL's open.
+`open_image` is the one place of the project where an encoded image is decoded: no other module calls PIL's open.
 Only PIL and numpy are imported here; torch is loaded by the functions that make tensors.
 """
 
@@ -33,30 +33,30 @@ log = logging.getLogger(__name__)
 NEUTRAL = (128, 128, 128)
 """Stands behind transparency and outside of a reference's mask: 0 in the model's [-1, 1]."""
 MAX_PIXELS = 89_478_485
-"""Larger pictures are refused by what their header says, before anything is decoded: 256 MiB of RGB."""
+"""Larger images are refused by what their header says, before anything is decoded: 256 MiB of RGB."""
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM")
-"""Decoders of still pictures. PIL also knows formats that run other programs (EPS), and many that nobody tests."""
+"""Decoders of still images. PIL also knows formats that run other programs (EPS), and many that nobody tests."""
 SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm",
 )  # fmt: skip
-"""File names that count as pictures when a folder is read."""
+"""File names that count as images when a folder is read."""
 RECORD = "samples.json"
-"""What sample.py writes beside its pictures: how they were made."""
+"""What sample.py writes beside its images: how they were made."""
 
 Box = tuple[int, int, int, int]
 """left, top, right, bottom in pixels; right and bottom are one past the end."""
 
 
 class ImageError(InputError):
-    """A file that cannot be used as a picture; the message names it and says why."""
+    """A file that cannot be used as an image; the message names it and says why."""
 
 
 class MaskError(ImageError):
-    """A picture or an array that may mean this or that as a mask."""
+    """An image or an array that may mean this or that as a mask."""
 
 
 def load_image(source: str | Path | bytes, name: str = "", size: tuple[int, int] | None = None) -> Image.Image:
-    """An RGB picture, as `open_image` reads it; transparency is laid over ``NEUTRAL``."""
+    """An RGB image, as `open_image` reads it; transparency is laid over ``NEUTRAL``."""
     return _rgb_over(open_image(source, name, size), NEUTRAL)
 
 
@@ -66,10 +66,10 @@ def load_mask(source: str | Path | bytes, name: str = "") -> Image.Image:
 
 
 def open_image(source: str | Path | bytes, name: str = "", size: tuple[int, int] | None = None) -> Image.Image:
-    """A picture from a file or from a file's bytes, decoded: sRGB, upright, mode "L", "RGB" or "RGBA".
+    """An image from a file or from a file's bytes, decoded: sRGB, upright, mode "L", "RGB" or "RGBA".
 
     EXIF rotation is applied; an embedded colour profile is converted to sRGB (one that is broken or does not fit is
-    said in a warning, and the picture taken as sRGB); 16 bits become 8; of an animation the first frame is taken.
+    said in a warning, and the image taken as sRGB); 16 bits become 8; of an animation the first frame is taken.
     What the file says beside its pixels is not kept.
 
     Args:
@@ -85,7 +85,7 @@ def open_image(source: str | Path | bytes, name: str = "", size: tuple[int, int]
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any PIL picture as upright sRGB, over ``NEUTRAL`` where it is transparent."""
+    """Any PIL image as upright sRGB, over ``NEUTRAL`` where it is transparent."""
     return _rgb_over(_plain(image), NEUTRAL)
 
 
@@ -129,16 +129,16 @@ def _mask_values(mask: Image.Image | np.ndarray, name: str) -> np.ndarray:
         raise MaskError(f"{name}: black all over, with a shape in its transparency; paint white what is on")
     low, high = (function.reduce(np.asarray(over), axis=-1) for function in (np.minimum, np.maximum))
     if (high - low).max() > 64:
-        raise MaskError(f"{name}: a picture with colours; a mask is white (255) where it is on and black elsewhere")
+        raise MaskError(f"{name}: an image with colours; a mask is white (255) where it is on and black elsewhere")
     return np.asarray(over.convert("L"))
 
 
 def find_images(paths: Iterable[str | Path]) -> tuple[list[Path], list[Path]]:
-    """Picture files from files and folders, folders in the order of their names and without their subfolders.
+    """Image files from files and folders, folders in the order of their names and without their subfolders.
 
-    Returns the pictures, and what was left out of folders: files whose name is not a picture's, or is not UTF-8, what
+    Returns the images, and what was left out of folders: files whose name is not an image's, or is not UTF-8, what
     is no regular file (pipes, sockets, links to nowhere), and the contact sheet that sample.py's record names.
-    Raises :class:`ImageError` for a missing path or a folder without pictures.
+    Raises :class:`ImageError` for a missing path or a folder without images.
     """
     found, ignored = [], []
     for path in map(Path, paths):
@@ -149,11 +149,11 @@ def find_images(paths: Iterable[str | Path]) -> tuple[list[Path], list[Path]]:
             files = sorted(x for x in path.iterdir() if not x.is_dir() and not x.name.startswith("."))
             sheets = _sheets(path / RECORD)
             named = [x for x in files if x.suffix.lower() in SUFFIXES and x.name not in sheets]
-            pictures = [x for x in named if x.is_file() and is_text(x.name)]
-            if not pictures:
-                raise ImageError(f"{path}: a folder without pictures ({', '.join(SUFFIXES)})")
-            found += pictures
-            ignored += [x for x in files if x not in pictures]
+            images = [x for x in named if x.is_file() and is_text(x.name)]
+            if not images:
+                raise ImageError(f"{path}: a folder without images ({', '.join(SUFFIXES)})")
+            found += images
+            ignored += [x for x in files if x not in images]
         elif path.exists():
             found.append(path)
         else:
@@ -170,7 +170,7 @@ def _sheets(record: Path) -> set[str]:
 
 
 def fit_square(image: Image.Image, size: int) -> tuple[Image.Image, Box]:
-    """The whole picture in a square of ``size`` pixels, and the box in which it stands.
+    """The whole image in a square of ``size`` pixels, and the box in which it stands.
 
     Nothing is cropped, for a subject must not lose its ears; the margins get the mean colour of the edge they
     continue, which a model trained on squares takes for more background, where black bars would be objects.
@@ -189,10 +189,10 @@ def fit_square(image: Image.Image, size: int) -> tuple[Image.Image, Box]:
 
 
 def place_in_row(image: Image.Image, slot: int, slots: int, size: int) -> Image.Image:
-    """The whole picture, small, in one of ``slots`` places from left to right of a square of ``size`` pixels.
+    """The whole image, small, in one of ``slots`` places from left to right of a square of ``size`` pixels.
 
     So a model that keeps the place of what its references show can put several subjects beside one another. The rest
-    of the square has the mean colour of the picture's edge, as in :func:`fit_square`.
+    of the square has the mean colour of the image's edge, as in :func:`fit_square`.
     """
     side = size // slots
     small, _ = fit_square(image, side)
@@ -206,12 +206,12 @@ def place_in_row(image: Image.Image, slot: int, slots: int, size: int) -> Image.
 def cut_out(image: Image.Image, mask: Image.Image) -> Image.Image:
     """The masked subject (white) on ``NEUTRAL``. Raises ``InputError`` unless both have one size."""
     if image.size != mask.size:
-        raise InputError(f"the mask has {mask.size} pixels, its picture {image.size}: they must agree")
+        raise InputError(f"the mask has {mask.size} pixels, its image {image.size}: they must agree")
     return Image.composite(image, Image.new("RGB", image.size, NEUTRAL), mask)
 
 
 def to_tensor(images: Sequence[Image.Image]) -> Tensor:
-    """RGB pictures of one size as float32 ``[n 3 H W]`` in [-1, 1]; masks as ``[n 1 H W]``."""
+    """RGB images of one size as float32 ``[n 3 H W]`` in [-1, 1]; masks as ``[n 1 H W]``."""
     import torch
 
     arrays = [np.asarray(image).reshape(image.height, image.width, -1) for image in images]
@@ -219,7 +219,7 @@ def to_tensor(images: Sequence[Image.Image]) -> Tensor:
 
 
 def to_pil(pixels: Tensor) -> list[Image.Image]:
-    """``[n 3 H W]`` in [-1, 1] (values outside are clipped) as RGB pictures."""
+    """``[n 3 H W]`` in [-1, 1] (values outside are clipped) as RGB images."""
     array = ((pixels.detach().float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1)
     return [Image.fromarray(x) for x in array.cpu().numpy()]
 
@@ -255,14 +255,14 @@ def _ready_for(vae: Any, x: Tensor) -> Tensor:
 def contact_sheet(
     rows: Sequence[Sequence[tuple[Image.Image | None, str]]], tile: int = 160, gap: int = 8, lines: int = 4
 ) -> Image.Image:
-    """Rows of pictures with captions under them, on white.
+    """Rows of images with captions under them, on white.
 
-    Each cell is ``(picture, caption)``; ``None`` leaves its place empty. Pictures are fitted into ``tile``
+    Each cell is ``(image, caption)``; ``None`` leaves its place empty. Images are fitted into ``tile``
     pixels, captions wrapped to at most ``lines`` lines; letters that no font of this machine has are shown by their
     numbers, with a warning. Raises ``InputError`` if there is no cell.
     """
     if not any(rows):
-        raise InputError("a contact sheet needs at least one picture")
+        raise InputError("a contact sheet needs at least one image")
     letters = Typesetter()
     captions = [[letters.lines(caption, tile, lines) for _, caption in row] for row in rows]
     heights = [tile + letters.line_height * max((len(text) for text in row), default=0) + gap for row in captions]
@@ -271,10 +271,10 @@ def contact_sheet(
     draw = ImageDraw.Draw(sheet)
     top = gap
     for row, texts, height in zip(rows, captions, heights, strict=True):
-        for column, ((picture, _), text) in enumerate(zip(row, texts, strict=True)):
+        for column, ((image, _), text) in enumerate(zip(row, texts, strict=True)):
             left = gap + column * (tile + gap)
-            if picture is not None:
-                fitted = ImageOps.contain(to_rgb(picture), (tile, tile))
+            if image is not None:
+                fitted = ImageOps.contain(to_rgb(image), (tile, tile))
                 sheet.paste(fitted, (left + (tile - fitted.width) // 2, top + (tile - fitted.height) // 2))
             for i, line in enumerate(text):
                 letters.draw(draw, (left, top + tile + i * letters.line_height), line)
@@ -284,11 +284,11 @@ def contact_sheet(
 
 
 def _open(source: str | Path | bytes, name: str, convert: Any, size: tuple[int, int] | None = None) -> Any:
-    """``convert(image, name)`` of the picture while its file is open."""
+    """``convert(image, name)`` of the image while its file is open."""
     if not isinstance(source, bytes):
         path, name = Path(source), name or str(source)
         if not path.is_file():  # to open a pipe would wait for ever
-            found = "a folder, not a picture" if path.is_dir() else "no such file"
+            found = "a folder, not an image" if path.is_dir() else "no such file"
             raise ImageError(f"{name}: " + ("not a regular file" if found[0] == "n" and path.exists() else found))
     try:
         with warnings.catch_warnings():  # PIL warns of what is refused here, and of odd tags, and names no file
@@ -307,7 +307,7 @@ def _open(source: str | Path | bytes, name: str, convert: Any, size: tuple[int, 
         raise ImageError(f"{name}: too many pixels; at most {_LIMIT}") from error
     except Image.UnidentifiedImageError as error:
         remedy = "" if isinstance(source, bytes) else "; convert HEIC, JPEG XL and camera raw to JPEG or PNG"
-        raise ImageError(f"{name}: not a picture of a known kind ({', '.join(FORMATS)}){remedy}") from error
+        raise ImageError(f"{name}: not an image of a known kind ({', '.join(FORMATS)}){remedy}") from error
     except PermissionError as error:
         raise ImageError(f"{name}: no permission to read it") from error
     except MemoryError as error:
@@ -330,7 +330,7 @@ def _known() -> list[str]:
     return [x for x in FORMATS if x in Image.OPEN]
 
 
-def _plain(image: Image.Image, name: str = "a picture") -> Image.Image:
+def _plain(image: Image.Image, name: str = "an image") -> Image.Image:
     """Upright sRGB of 8 bits a channel, mode "L", "RGB" or "RGBA", without what the file said beside the pixels."""
     if image.mode == "RGB" and not image.info and image.format in (None, "PNG"):  # TIFF has its rotation elsewhere
         return image.copy()
@@ -382,7 +382,7 @@ def _rgb_over(image: Image.Image, background: tuple[int, int, int]) -> Image.Ima
 
 
 def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
-    """Colours as the profile means them; alpha as it is. Raises for a profile of another kind of picture."""
+    """Colours as the profile means them; alpha as it is. Raises for a profile of another kind of image."""
     from PIL import ImageCms
 
     space = ImageCms.ImageCmsProfile(io.BytesIO(profile)).profile.xcolor_space.strip()
@@ -391,7 +391,7 @@ def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
     if space == "GRAY" and colours.mode == "RGB":
         grey = colours.getchannel("G")
         if any(colours.getchannel(x).tobytes() != grey.tobytes() for x in "RB"):
-            raise ValueError("one for grey, in a picture with colours")
+            raise ValueError("one for grey, in an image with colours")
         colours = grey
     elif space == "RGB" and colours.mode == "L":
         colours = colours.convert("RGB")

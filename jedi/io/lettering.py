@@ -1,4 +1,4 @@
-"""Words under pictures: set in lines of a width, each letter in a font of this machine that has it. PIL only."""
+"""Words under images: set in lines of a width, each letter in a font of this machine that has it. PIL only."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What an evaluation found, as one page: tables with intervals, curves, galleries, facts.
 
-``write_report`` makes ``report.html``, one file that needs nothing else (pictures inside it, no script, no
+``write_report`` makes ``report.html``, one file that needs nothing else (images inside it, no script, no
 external address; it reads on a phone, in the dark and on paper), and ``report.json`` beside it with the same
 figures. ``text_table`` prints a table in a terminal. Neither torch nor a browser is needed.
 """
@@ -115,8 +115,8 @@ class Histogram:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture with a caption and scores under it; ``reference`` marks what was given, not made."""
+class GalleryImage:
+    """An image with a caption and scores under it; ``reference`` marks what was given, not made."""
 
     image: Image.Image | Path | str
     caption: str = ""
@@ -126,14 +126,14 @@ class Picture:
 
 @dataclass
 class Gallery:
-    """Rows of pictures (``None``: an empty place), each with a label where ``labels`` has one for every row.
+    """Rows of images (``None``: an empty place), each with a label where ``labels`` has one for every row.
 
-    With ``columns``, a heading for each place of a row, the pictures form a grid, to compare methods. Without,
+    With ``columns``, a heading for each place of a row, the images form a grid, to compare methods. Without,
     a row that is too long for the page goes on in the next line.
     """
 
     title: str
-    rows: Sequence[Sequence[Picture | None]]
+    rows: Sequence[Sequence[GalleryImage | None]]
     labels: Sequence[str] = ()
     columns: Sequence[str] = ()
     note: str = ""
@@ -173,7 +173,7 @@ def write_report(
     The same call replaces an earlier report of that name; files of other origin are left alone. Returns the page.
 
     Raises:
-        ReportError: something in the report makes no sense, or ``name`` is no file name. ImageError: a picture
+        ReportError: something in the report makes no sense, or ``name`` is no file name. ImageError: an image
         cannot be read. FileExistsError: a file of that name which no earlier report wrote.
     """
     if not name or Path(name).name != name:
@@ -234,9 +234,9 @@ def text_table(table: Table) -> str:
 
 
 def to_json(report: Report, folder: Path) -> dict[str, Any]:
-    """The report as plain JSON values; pictures by their place, relative to ``folder``, or null."""
+    """The report as plain JSON values; images by their place, relative to ``folder``, or null."""
 
-    def picture(x: Picture | None) -> dict[str, Any] | None:
+    def shown(x: GalleryImage | None) -> dict[str, Any] | None:
         if x is None:
             return None
         image = None if isinstance(x.image, Image.Image) else Path(os.path.relpath(x.image, folder)).as_posix()
@@ -258,7 +258,7 @@ def to_json(report: Report, folder: Path) -> dict[str, Any]:
             drawn = {"edges": list(x.edges), "counts": counts, "lines": dict(x.lines)}
             return {**common, "x_label": x.x_label, "y_label": x.y_label, **drawn}
         if isinstance(x, Gallery):
-            rows = [[picture(p) for p in row] for row in x.rows]
+            rows = [[shown(p) for p in row] for row in x.rows]
             return {**common, "columns": list(x.columns), "labels": list(x.labels), "rows": rows}
         rows = [(label, [(column, as_cell(cells.get(column))) for column in x.columns]) for label, cells in x.rows]
         return {
@@ -402,22 +402,22 @@ def _check_histogram(histogram: Histogram, where: str) -> None:
 
 
 def _check_gallery(gallery: Gallery, where: str) -> None:
-    pictures = [x for row in gallery.rows for x in row if x is not None]
-    if not pictures:
-        raise ReportError(f"{where} has no pictures")
+    images = [x for row in gallery.rows for x in row if x is not None]
+    if not images:
+        raise ReportError(f"{where} has no images")
     if gallery.labels and len(gallery.labels) != len(gallery.rows):
         raise ReportError(f"{where}: {len(gallery.labels)} labels for {len(gallery.rows)} rows")
     for i, row in enumerate(gallery.rows):
         if gallery.columns and len(row) != len(gallery.columns):
             raise ReportError(f"{where}: row {i} has {len(row)} places, and there are {len(gallery.columns)} columns")
-    for picture in pictures:
-        if not isinstance(picture, Picture):
-            raise ReportError(f"{where}: a {type(picture).__name__} stands where a Picture should")
-        if not isinstance(picture.image, (Image.Image, Path, str)):
-            raise ReportError(f"{where}: an image must be a PIL picture or a path, got {type(picture.image).__name__}")
-        for name, score in picture.scores.items():
+    for shown in images:
+        if not isinstance(shown, GalleryImage):
+            raise ReportError(f"{where}: a {type(shown).__name__} stands where a GalleryImage should")
+        if not isinstance(shown.image, (Image.Image, Path, str)):
+            raise ReportError(f"{where}: an image must be a PIL image or a path, got {type(shown.image).__name__}")
+        for name, score in shown.scores.items():
             if not isinstance(score, str):
-                check_number(score, f"{where}: the score {name!r} of {picture.caption!r}")
+                check_number(score, f"{where}: the score {name!r} of {shown.caption!r}")
 
 
 # ---- words and figures of a table

@@ -22,8 +22,8 @@ from jedi.report.document import (
     Cell,
     Curve,
     Gallery,
+    GalleryImage,
     Histogram,
-    Picture,
     Report,
     Section,
     Table,
@@ -36,11 +36,11 @@ from jedi.report.document import (
 )
 
 SMALL = 128
-"""Pictures up to this many pixels a side stay as they are (PNG) and are shown enlarged, pixel by pixel."""
+"""Images up to this many pixels a side stay as they are (PNG) and are shown enlarged, pixel by pixel."""
 TILE = 160
-"""About as wide as a picture is shown, in CSS pixels."""
+"""About as wide as an image is shown, in CSS pixels."""
 LARGEST = 384
-"""Larger pictures are shrunk to this many pixels a side (WebP): sharp on a dense screen, in a file that opens."""
+"""Larger images are shrunk to this many pixels a side (WebP): sharp on a dense screen, in a file that opens."""
 PLOTS = {"wide": (720, 420), "narrow": (360, 340)}
 """A curve is drawn twice, for a desk and for a phone: shrunk, its words could not be read."""
 BARS = {"wide": (720, 280), "narrow": (360, 260)}
@@ -55,7 +55,7 @@ Box = tuple[float, float, float, float]
 def render(report: Report) -> str:
     """The page as one string of HTML. Every word of the report is escaped by jinja2.
 
-    Raises ``ImageError`` for a picture that cannot be read.
+    Raises ``ImageError`` for an image that cannot be read.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -143,28 +143,28 @@ def _whisker(cell: Cell, least: float, most: float) -> dict[str, float] | None:
     return {k: round(2 + 96 * ((v - least) / span if span else 0.5), 2) for k, v in places.items() if v is not None}
 
 
-# ---- pictures
+# ---- images
 
 
 def _gallery(gallery: Gallery) -> dict[str, Any]:
     labels = gallery.labels or [""] * len(gallery.rows)
     images = [[x and _open(x) for x in row] for row in gallery.rows]
     enlarged = [max(x.size) * _zoom(x) for row in images for x in row if x and max(x.size) <= SMALL]
-    tile = max(enlarged, default=TILE)  # photographs beside small pictures are shown as large as those
+    tile = max(enlarged, default=TILE)  # photographs beside small images are shown as large as those
     rows = []
-    for label, pictures, opened in zip(labels, gallery.rows, images, strict=True):
-        said = [[x for x in (label, *gallery.columns[i : i + 1]) if x.strip()] for i in range(len(pictures))]
+    for label, shown_images, opened in zip(labels, gallery.rows, images, strict=True):
+        said = [[x for x in (label, *gallery.columns[i : i + 1]) if x.strip()] for i in range(len(shown_images))]
         views = [
-            x and _picture(x, image, tile, words or [f"{gallery.title}: picture {i + 1}"] * (not x.caption.strip()))
-            for i, (x, image, words) in enumerate(zip(pictures, opened, said, strict=True))
+            x and _image(x, image, tile, words or [f"{gallery.title}: image {i + 1}"] * (not x.caption.strip()))
+            for i, (x, image, words) in enumerate(zip(shown_images, opened, said, strict=True))
         ]
-        rows.append({"label": label, "pictures": views})
+        rows.append({"label": label, "images": views})
     return {"kind": "gallery", "columns": list(gallery.columns), "rows": rows}
 
 
-def _open(picture: Picture) -> Image.Image:
-    """The picture as RGB, a copy, no larger than the page needs it."""
-    image = to_rgb(picture.image) if isinstance(picture.image, Image.Image) else load_image(picture.image)
+def _open(shown: GalleryImage) -> Image.Image:
+    """The image as RGB, a copy, no larger than the page needs it."""
+    image = to_rgb(shown.image) if isinstance(shown.image, Image.Image) else load_image(shown.image)
     if max(image.size) > LARGEST:
         image = image.copy()
         image.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
@@ -172,20 +172,20 @@ def _open(picture: Picture) -> Image.Image:
 
 
 def _zoom(image: Image.Image) -> int:
-    """How many times a small picture is enlarged: a whole number, so that its pixels stay equal squares."""
+    """How many times a small image is enlarged: a whole number, so that its pixels stay equal squares."""
     return max(1, round(TILE / max(image.size)))
 
 
-def _picture(picture: Picture, image: Image.Image, tile: float, said: Sequence[str]) -> dict[str, Any]:
-    """``tile``: the longest side of a large picture on the page. ``said``: words for who cannot see it."""
+def _image(shown: GalleryImage, image: Image.Image, tile: float, said: Sequence[str]) -> dict[str, Any]:
+    """``tile``: the longest side of a large image on the page. ``said``: words for who cannot see it."""
     small = max(image.size) <= SMALL
     zoom = _zoom(image) if small else tile / max(image.size)
     buffer = io.BytesIO()
     image.save(buffer, **({"format": "PNG", "optimize": True} if small else {"format": "WEBP", "quality": 90}))
     alt = [
-        *(["reference"] if picture.reference else []),
+        *(["reference"] if shown.reference else []),
         *said,
-        *([picture.caption] if picture.caption.strip() else []),
+        *([shown.caption] if shown.caption.strip() else []),
     ]
     return {
         "source": f"data:image/{'png' if small else 'webp'};base64,{base64.b64encode(buffer.getvalue()).decode()}",
@@ -193,9 +193,9 @@ def _picture(picture: Picture, image: Image.Image, tile: float, said: Sequence[s
         "height": max(1, round(image.height * zoom)),
         "small": small,
         "alt": ", ".join(alt),
-        "caption": picture.caption,
-        "reference": picture.reference,
-        "scores": [(name, x if isinstance(x, str) else format(x, ".3f")) for name, x in picture.scores.items()],
+        "caption": shown.caption,
+        "reference": shown.reference,
+        "scores": [(name, x if isinstance(x, str) else format(x, ".3f")) for name, x in shown.scores.items()],
     }
 
 

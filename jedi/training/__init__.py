@@ -84,7 +84,7 @@ class JointTraining(L.LightningModule):
         self._base = (base,)  # in a tuple: a module would become part of this one
         self.loss_sum, self.loss_count = 0.0, 0
         self.paused_seconds = 0.0
-        samples = config.samples  # refused now, not when the first pictures are due or the run is exported
+        samples = config.samples  # refused now, not when the first images are due or the run is exported
         self._assemble().sampling_settings(samples.steps, None, samples.guidance_scale, samples.reference_scale)
 
     @property
@@ -264,12 +264,12 @@ class JointData(L.LightningDataModule):
         policy = CONDITIONING_POLICIES.get(config.conditioning.policy)
         for bucket in self.plan.used:  # refused now, not at the first step with such a set
             policy(config.seed, 0, bucket.n, config.conditioning)
-        pictures: dict[tuple[int, int], int] = {}  # of each size in latents
+        images: dict[tuple[int, int], int] = {}  # of each size in latents
         for bucket in self.plan.used:
             size = base.latent_size(bucket.width, bucket.height)
-            pictures[size] = pictures.get(size, 0) + bucket.n * len(self.plan.buckets[bucket])
-        self.latent_size = max(pictures, key=pictures.__getitem__)
-        """Height and width that most pictures have, in latents: the model's size from now on."""
+            images[size] = images.get(size, 0) + bucket.n * len(self.plan.buckets[bucket])
+        self.latent_size = max(images, key=images.__getitem__)
+        """Height and width that most images have, in latents: the model's size from now on."""
         self.latents = None
         if config.data.cache_latents:
             self.latents = LatentCache.of_run(config, self.index, base)

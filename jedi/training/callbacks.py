@@ -207,7 +207,7 @@ class HeldOut(Recurring):
 
 
 class SampleGrid(Recurring):
-    """Pictures of held-out subjects at fixed seeds, into ``samples/`` and the loggers."""
+    """Images of held-out subjects at fixed seeds, into ``samples/`` and the loggers."""
 
     def __init__(self, config: TrainConfig, stop: StopOnSignal, max_references: int) -> None:
         options = config.samples
@@ -234,7 +234,7 @@ class SampleGrid(Recurring):
         return True
 
     def draw(self, pipe: JediPipeline) -> Image.Image | None:
-        """One row a subject: its references, then a picture for each prompt. None if a signal came meanwhile."""
+        """One row a subject: its references, then an image for each prompt. None if a signal came meanwhile."""
         options, rows = self.config.samples, []
         pipe.set_progress_bar_config(disable=True)
         for row, i in enumerate(self.members):

@@ -123,13 +123,13 @@ class ValidationConfig:
 
 @dataclass
 class SamplesConfig:
-    """Pictures of held-out subjects, always with the same seeds."""
+    """Images of held-out subjects, always with the same seeds."""
 
     every_steps: Whole = 1000
     """0 switches them off."""
     subjects: Count = 4
     prompts: Count = 2
-    """Pictures of each subject."""
+    """Images of each subject."""
     references: Whole | None = None
     """k; if not given, what the set has beyond the prompts' images, but no more than are trained."""
     steps: Count = 30

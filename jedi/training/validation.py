@@ -1,7 +1,7 @@
 """Does the coupling work? The held-out loss with the right references, with another subject's, and with none.
 
 The *reference gain* is the relative drop of that loss. Nothing else shows early whether a model has learnt
-to look at its references: neither its pictures nor its total loss do.
+to look at its references: neither its images nor its total loss do.
 """
 
 from __future__ import annotations

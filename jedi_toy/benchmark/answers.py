@@ -21,9 +21,9 @@ from jedi_toy.benchmark.edits import edit_cases, make_edits, real_edits, score_e
 from jedi_toy.benchmark.judge import Judge, PairJudge
 
 DIVERSITY = (20, 3)
-"""Subjects, and pictures of each."""
+"""Subjects, and images of each."""
 NOISES = 3
-"""Pictures of each subject where fewer and more references are compared."""
+"""Images of each subject where fewer and more references are compared."""
 EDITS, PAIRS = 24, 40
 CURVES = {"guidance_scale": (1.0, 4.0, 7.0), "reference_scale": (1.0, 3.0)}
 """Values besides the model's own."""
@@ -56,7 +56,7 @@ class Row:
         return cls(f"{mode}-{count}", f"{_spoken(mode)}, {_references(int(count))}", "model", int(count), mode)
 
     def record(self, cases: Sequence[Any], scores: Sequence[Mapping[str, Any]], **more: Any) -> dict[str, Any]:
-        """The row as ``scores.json`` has it: what it is, and the scores of each picture."""
+        """The row as ``scores.json`` has it: what it is, and the scores of each image."""
         images = [{"id": case.id, "drawing": case.drawing, **score} for case, score in zip(cases, scores, strict=True)]
         described = {"name": self.name, "label": self.label, "kind": self.kind, "references": self.references}
         return {**described, "mode": self.mode, **more, "images": images}
@@ -76,7 +76,7 @@ def fewest_and_most(rows: Sequence[Row], main: Row) -> list[Row]:
 def rows_beside(main: Row) -> list[Row]:
     """What always stands beside the model."""
     rows = [
-        Row("oracle", "oracle: the real picture", "oracle"),
+        Row("oracle", "oracle: the real image", "oracle"),
         Row("copy", "copy: the reference returned", "copy"),
         Row("none", "no reference", "none", 0, main.mode),
     ]
@@ -96,7 +96,7 @@ def _references(count: int) -> str:
 
 @dataclass
 class Answers:
-    """Makes what is missing of each row's pictures, below ``out``, and has them scored.
+    """Makes what is missing of each row's images, below ``out``, and has them scored.
 
     ``model`` is the sha256 of the pipeline's parts, ``subjects`` the number of cases that are asked for.
     """
@@ -113,7 +113,7 @@ class Answers:
     batch_size: int = 16
     caption_references: bool = False
     shown: dict[str, tuple[Sequence[Any], dict[str, list[Image.Image]]]] = field(default_factory=dict)
-    """Part -> its cases and, row by row, their pictures: for the report."""
+    """Part -> its cases and, row by row, their images: for the report."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -122,27 +122,27 @@ class Answers:
         return self.pipe.sampling_settings(asked.steps, asked.guidance, asked.guidance_scale, asked.reference_scale)
 
     def rows(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
-        """The main table: one picture for each case."""
+        """The main table: one image for each case."""
         cases = self._asked()
-        self.shown["rows"] = (cases, {row.name: [x[0] for x in self._pictures(row, cases)] for row in rows})
+        self.shown["rows"] = (cases, {row.name: [x[0] for x in self._images(row, cases)] for row in rows})
         return [row.record(cases, self.judge.score(cases, self.shown["rows"][1][row.name])) for row in rows]
 
     def references(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
         """Few references and many, each subject with several noises: the same ones in all rows."""
         cases = [case for case in self._asked() for _ in range(NOISES)]
-        made = [self._pictures(row, self._asked(), NOISES, "references") for row in rows]
-        flat = [[picture for each in pictures for picture in each] for pictures in made]
+        made = [self._images(row, self._asked(), NOISES, "references") for row in rows]
+        flat = [[image for each in images for image in each] for images in made]
         return [row.record(cases, self.judge.score(cases, x)) for row, x in zip(rows, flat, strict=True)]
 
     def diversity(self) -> list[dict[str, Any]]:
-        """Several pictures of one prompt; beside them, real pictures of the subject in other scenes."""
+        """Several images of one prompt; beside them, real images of the subject in other scenes."""
         subjects, each = DIVERSITY
         cases = self._asked()[:subjects]
-        real = Row("oracle", "real pictures of the subject, other scenes", "oracle")
-        scenes = [[self.cases.picture(case, i) for i in case.gallery[:each]] for case in cases]
+        real = Row("oracle", "real images of the subject, other scenes", "oracle")
+        scenes = [[self.cases.image(case, i) for i in case.gallery[:each]] for case in cases]
         return [
-            row.record(cases, [{"diversity": self.judge.diversity(x)} for x in pictures])
-            for row, pictures in ((self.main, self._pictures(self.main, cases, each)), (real, scenes))
+            row.record(cases, [{"diversity": self.judge.diversity(x)} for x in images])
+            for row, images in ((self.main, self._images(self.main, cases, each)), (real, scenes))
         ]
 
     def curves(self) -> list[dict[str, Any]]:
@@ -156,9 +156,9 @@ class Answers:
                 )
         points = []
         for row, name in varied:
-            pictures = self.shown["rows"][1][row.name] if name is None else [x[0] for x in self._pictures(row, cases)]
+            images = self.shown["rows"][1][row.name] if name is None else [x[0] for x in self._images(row, cases)]
             scales = {key: own[key] for key in CURVES} | dict(row.scales)
-            scores = self.judge.score(cases, pictures[: len(cases)])
+            scores = self.judge.score(cases, images[: len(cases)])
             points.append(row.record(cases, scores, varied=name, scales=scales))
         return points
 
@@ -181,41 +181,39 @@ class Answers:
             )
             rows.append(row.record(edits, score_edits(self.pipe, self.judge, edits, self.cases, folder)))
             shown[row.name] = [load_image(folder / "images" / f"{edit.id}.png") for edit in edits]
-        for row in (Row("oracle", "oracle: the real picture", "oracle"), Row("copy", "the scene as it was", "copy")):
+        for row in (Row("oracle", "oracle: the real image", "oracle"), Row("copy", "the scene as it was", "copy")):
             rows.append(row.record(edits, real_edits(self.judge, edits, self.cases, row.kind == "oracle")))
         self.shown["edits"] = (edits, shown)
         return rows
 
     def pairs(self) -> list[dict[str, Any]]:
-        """Two subjects in one picture, one reference of each."""
+        """Two subjects in one image, one reference of each."""
         cases = list(self.cases.pairs[: min(PAIRS, self.subjects)])
         judge, mode = PairJudge(self.judge.encoder, self.cases), self.main.mode
         ours = Row(mode, f"{_spoken(mode)}, a reference of each", "model", 2, mode)
         rows, shown = [], {}
         for row in (ours, *rows_beside(self.main)[:3]):
             if row.kind == "oracle":
-                pictures = [self.cases.picture(case, case.target) for case in cases]
+                images = [self.cases.image(case, case.target) for case in cases]
             elif row.kind == "copy":
-                pictures = [self.cases.picture(case, case.references[0]) for case in cases]
+                images = [self.cases.image(case, case.references[0]) for case in cases]
             else:
                 items = [self._pair_item(row, case) for case in cases]
-                pictures = [x[0] for x in self._made(row, items, self.out / "pairs" / row.name)]
-            rows.append(row.record(cases, judge.score(cases, pictures)))
-            shown[row.name] = pictures
+                images = [x[0] for x in self._made(row, items, self.out / "pairs" / row.name)]
+            rows.append(row.record(cases, judge.score(cases, images)))
+            shown[row.name] = images
         self.shown["pairs"] = (cases, shown)
         return rows
 
     def _asked(self) -> list[Case]:
         return list(self.cases.single[: self.subjects])
 
-    def _pictures(
-        self, row: Row, cases: Sequence[Case], each: int = 1, part: str = "pictures"
-    ) -> list[list[Image.Image]]:
-        """``each`` pictures for each of the cases, below the folder of ``part``; one where they are real."""
+    def _images(self, row: Row, cases: Sequence[Case], each: int = 1, part: str = "images") -> list[list[Image.Image]]:
+        """``each`` images for each of the cases, below the folder of ``part``; one where they are real."""
         if row.kind == "oracle":
-            return [[self.cases.picture(case, case.target)] for case in cases]
+            return [[self.cases.image(case, case.target)] for case in cases]
         if row.kind == "copy":
-            return [[self.cases.picture(case, case.references[0])] for case in cases]
+            return [[self.cases.image(case, case.references[0])] for case in cases]
         items = []
         for case in cases:
             references = self.cases.references(case, row.references)

@@ -1,7 +1,7 @@
-"""The embedded benchmark's questions: which pictures of a held-out subject are given, which is asked for, which judge.
+"""The embedded benchmark's questions: which images of a held-out subject are given, which is asked for, which judge.
 
 A *case* is one subject: a target (its caption is the prompt), references whose pose and background differ from the
-target's, and a gallery of further real pictures of the subject, by which it is recognised. What is asked for can then
+target's, and a gallery of further real images of the subject, by which it is recognised. What is asked for can then
 not be had by copying a reference. Cases are chosen by the attributes in the shards, always in the same way.
 """
 
@@ -20,16 +20,16 @@ from jedi.io.images import Box
 from jedi.rng import keyed_seed
 
 ATTRIBUTES = ("background", "pose", "angle", "box", "caption_says")
-"""What a question needs to know of each picture."""
+"""What a question needs to know of each image."""
 REFERENCES = 3
 """References of each case; rows with fewer take the first ones."""
 GALLERY = 4
-"""Pictures of each subject that it is recognised by: neither references nor the target."""
+"""Images of each subject that it is recognised by: neither references nor the target."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One question about one subject. Members are numbers of the pictures in its set."""
+    """One question about one subject. Members are numbers of the images in its set."""
 
     id: str
     """The subject's."""
@@ -51,16 +51,16 @@ class Case:
 
 @dataclass(frozen=True)
 class PairCase:
-    """One question about two subjects that are to stand together in one picture."""
+    """One question about two subjects that are to stand together in one image."""
 
     id: str
     subjects: tuple[str, str]
     index: int
     target: int
     references: tuple[int, ...]
-    """One picture of each subject, alone."""
+    """One image of each subject, alone."""
     gallery: tuple[tuple[tuple[int, Box], ...], ...]
-    """For each subject: other pictures of both, and where it is in them."""
+    """For each subject: other images of both, and where it is in them."""
     prompt: str
     background: str
     boxes: tuple[Box, ...]
@@ -84,13 +84,13 @@ class Cases:
     left_out: dict[str, int]
     """Reason -> sets."""
 
-    def picture(self, case: Case | PairCase, member: int) -> Image.Image:
-        """A real picture of the case's set."""
+    def image(self, case: Case | PairCase, member: int) -> Image.Image:
+        """A real image of the case's set."""
         return self.sets.image(case.index, member)
 
     def references(self, case: Case | PairCase, count: int | None = None) -> tuple[Image.Image, ...]:
         """The first ``count`` references, by default all."""
-        return tuple(self.picture(case, member) for member in case.references[:count])
+        return tuple(self.image(case, member) for member in case.references[:count])
 
 
 def read_cases(data: str | Path, subjects: int = 100, pairs: int = 50, split: str = "heldout") -> Cases:
@@ -137,7 +137,7 @@ def single_case(record: dict[str, Any], index: int) -> Case | str:
         if len(given) == REFERENCES and len(judges) == GALLERY:
             offers[i] = (tuple(given), tuple(judges))
     if not offers:
-        return f"fewer than {REFERENCES} references of another pose and background, or than {GALLERY} further pictures"
+        return f"fewer than {REFERENCES} references of another pose and background, or than {GALLERY} further images"
     subject = record["subject"]
     target = list(offers)[keyed_seed(0, "target", subject["id"]) % len(offers)]
     given, judges = offers[target]
@@ -166,12 +166,12 @@ def pair_case(record: dict[str, Any], index: int) -> PairCase | str:
     together = [i for i, image in enumerate(images) if sorted(image["subjects"]) == [0, 1] and "standing" in image]
     alone = [next((i for i, image in enumerate(images) if image["subjects"] == [j]), None) for j in (0, 1)]
     if None in alone or len(together) < 1 + GALLERY:
-        return f"not each of two subjects alone, or fewer than {1 + GALLERY} pictures of both"
+        return f"not each of two subjects alone, or fewer than {1 + GALLERY} images of both"
     away = {images[i]["background"] for i in alone}
     asks = [i for i in together if images[i]["background"] not in away and "name" not in images[i]["caption_says"]]
     asks = [i for i in asks if "place" in images[i]["caption_says"]] or asks
     if not asks:
-        return "no picture of both has another background than the references and a prompt without names"
+        return "no image of both has another background than the references and a prompt without names"
     target = asks[keyed_seed(0, "target", record["subject"]["id"]) % len(asks)]
     others = [i for i in together if i != target][:GALLERY]
     return PairCase(
@@ -189,7 +189,7 @@ def pair_case(record: dict[str, Any], index: int) -> PairCase | str:
 
 
 def box_of(image: dict[str, Any], subject: int) -> Box:
-    """Where a subject is in a picture of several, from the picture's attributes."""
+    """Where a subject is in an image of several, from the image's attributes."""
     return tuple(image["standing"][image["subjects"].index(subject)]["box"])
 
 

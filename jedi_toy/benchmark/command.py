@@ -1,18 +1,18 @@
 """``evaluate.py embedded``: the benchmark over held-out subjects of the emoji source, whose attributes are exact.
 
-For each of 100 subjects one picture is asked for: its caption is the prompt, and its pose and background differ from
+For each of 100 subjects one image is asked for: its caption is the prompt, and its pose and background differ from
 every reference's. A small CLIP that was trained on real renders of *other* subjects judges (:mod:`encoder`): is the
 subject recognised among the 100, is the background the one asked for? The pose is judged by the target's pixels
 (:mod:`judge`). Beside the model always stand
 
-- *oracle*: the real picture of the target, the best that the judge can be shown;
-- *copy*: the first reference returned, what whole-picture scores are fooled by;
+- *oracle*: the real image of the target, the best that the judge can be shown;
+- *copy*: the first reference returned, what whole-image scores are fooled by;
 - *no reference*: the same model and prompt, so what the prompt alone tells;
 - *untrained coupling*: the same model reading the references through projections that were never trained
   (:mod:`baselines`), so what references bring without joint training.
 
 Then: what more references bring (several noises, compared subject by subject), diversity, curves of identity against
-prompt as guidance varies, editing (:mod:`edits`), and two subjects in one picture. Each row's pictures have a folder
+prompt as guidance varies, editing (:mod:`edits`), and two subjects in one image. Each row's images have a folder
 and a frozen plan; the same command goes on where it was stopped.
 """
 
@@ -118,9 +118,7 @@ def run(arguments: argparse.Namespace) -> int:
     result = evaluate(request)
     for table in tables(result):
         print(text_table(table), end="\n\n")
-    print(
-        f"scores of each picture: {Path(request.out) / 'scores.json'}; the report: {Path(request.out) / 'report.html'}"
-    )
+    print(f"scores of each image: {Path(request.out) / 'scores.json'}; the report: {Path(request.out) / 'report.html'}")
     return 0
 
 
@@ -128,7 +126,7 @@ def evaluate(request: Request) -> dict[str, Any]:
     """Makes what is missing, scores all, writes ``scores.json`` and the report; returns what ``scores.json`` holds.
 
     Raises:
-        InputError: data, encoder or model that cannot be used, or a folder that holds other pictures.
+        InputError: data, encoder or model that cannot be used, or a folder that holds other images.
     """
     from jedi.io.files import file_sha256
     from jedi.loading import load_pipeline

@@ -1,8 +1,8 @@
 """Editing, as the embedded benchmark asks for it: a held-out subject is painted over another one.
 
-The scene is the target picture of one case; its subject's box (grown a little) is the mask; the subject to be painted
-in is another case's. Two things are measured. *Outside of the mask*: the finished picture must be the scene, pixel by
-pixel; and since it is pasted together, the decoder's own picture beside it, against the VAE's plain reconstruction of
+The scene is the target image of one case; its subject's box (grown a little) is the mask; the subject to be painted
+in is another case's. Two things are measured. *Outside of the mask*: the finished image must be the scene, pixel by
+pixel; and since it is pasted together, the decoder's own image beside it, against the VAE's plain reconstruction of
 the scene: nothing but the VAE may have changed anything there. *Inside*: is the right subject recognised?
 """
 
@@ -29,9 +29,9 @@ from jedi_toy.benchmark.judge import Judge, Scores, cut_out, psnr
 GROWTH = 2
 """Pixels by which the mask is larger than the box of the subject that has to go."""
 REST = 1 / 8
-"""On one side at least, this share of the picture stays outside of the mask: there must be something to be kept."""
+"""On one side at least, this share of the image stays outside of the mask: there must be something to be kept."""
 EQUAL = 99.0
-"""Stands for the infinite dB of equal pictures, which JSON cannot say."""
+"""Stands for the infinite dB of equal images, which JSON cannot say."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class EditCase:
     case: Case
     scene: Case
     member: int
-    """The picture of the subject whose caption is the prompt: it has the scene's background."""
+    """The image of the subject whose caption is the prompt: it has the scene's background."""
     prompt: str
 
     @property
@@ -56,8 +56,8 @@ class EditCase:
 
 
 def edit_cases(cases: Cases, count: int) -> list[EditCase]:
-    """Up to ``count``: each subject with the first one after it that leaves it enough room, but not the whole picture,
-    and stands before a background on which there is a picture of the former too: its caption is the prompt."""
+    """Up to ``count``: each subject with the first one after it that leaves it enough room, but not the whole image,
+    and stands before a background on which there is an image of the former too: its caption is the prompt."""
     made: list[EditCase] = []
     for place, case in enumerate(cases.single):
         record = cases.sets.record(case.index)
@@ -66,7 +66,7 @@ def edit_cases(cases: Cases, count: int) -> list[EditCase]:
             for i, image in enumerate(record["images"])
             if i not in case.references and "name" not in image["caption_says"]
         }
-        size = cases.picture(case, case.target).size
+        size = cases.image(case, case.target).size
         for scene in cases.single[place + 1 :] + cases.single[:place]:
             member = own.get(scene.background)
             if member is None or not _holds(scene.box, record["images"][member]["box"]):
@@ -90,7 +90,7 @@ def _holds(outer: Box, inner: Sequence[int]) -> bool:
 
 
 def region_of(edit: EditCase, size: tuple[int, int]) -> Box:
-    """The mask's box in a picture of ``size``."""
+    """The mask's box in an image of ``size``."""
     left, top, right, bottom = edit.scene.box
     return max(0, left - GROWTH), max(0, top - GROWTH), min(size[0], right + GROWTH), min(size[1], bottom + GROWTH)
 
@@ -113,11 +113,11 @@ def make_edits(
     model: Mapping[str, str],
     seed: int,
 ) -> None:
-    """Makes those that are missing: ``images/ID.png``, the finished picture, and ``decoded/ID.png``, before it was
+    """Makes those that are missing: ``images/ID.png``, the finished image, and ``decoded/ID.png``, before it was
     pasted into the scene. Sampled once, so not by `generation.generate`, but with a plan of the same form."""
     items = []
     for edit in edits:
-        scene = cases.picture(edit.scene, edit.scene.target)
+        scene = cases.image(edit.scene, edit.scene.target)
         given = cases.references(edit.case, references)
         mask = mask_of(edit, scene.size)
         items.append(Item(edit.id, (edit.prompt,), given, seed_of(seed, edit.id), image=scene, mask=mask))
@@ -149,13 +149,13 @@ def score_edits(
     pipe: JediPipeline, judge: Judge, edits: Sequence[EditCase], cases: Cases, folder: Path
 ) -> list[Scores]:
     """For each edit: `subject` (recognised in the region), `likeness`, `kept` (all pixels outside of the mask are the
-    scene's), and in dB against the scene, outside: `decoded` (the model's own picture) and `vae`."""
+    scene's), and in dB against the scene, outside: `decoded` (the model's own image) and `vae`."""
     finished = [load_image(folder / "images" / f"{edit.id}.png") for edit in edits]
-    inside = [cut_out(picture, region_of(edit, picture.size)) for edit, picture in zip(edits, finished, strict=True)]
+    inside = [cut_out(image, region_of(edit, image.size)) for edit, image in zip(edits, finished, strict=True)]
     right, likeness = judge.identity(judge.encoder.embed_images(inside), [edit.case.id for edit in edits])
     scores = []
     for i, edit in enumerate(edits):
-        scene = cases.picture(edit.scene, edit.scene.target)
+        scene = cases.image(edit.scene, edit.scene.target)
         prepared = Edit.prepare(scene, mask_of(edit, scene.size), pipe.image_size, pipe.vae, pipe.device)
         square = fit_square(scene, pipe.image_size)[0]
         pixels = encode_pixels(pipe.vae, to_tensor([square]).to(pipe.device))
@@ -174,14 +174,14 @@ def score_edits(
 
 
 def real_edits(judge: Judge, edits: Sequence[EditCase], cases: Cases, member: bool) -> list[Scores]:
-    """The inside of real pictures: the subject's own picture (``member``), or the scene as it was."""
+    """The inside of real images: the subject's own image (``member``), or the scene as it was."""
     cut = []
     for edit in edits:
         if member:
             box = tuple(cases.sets.record(edit.case.index)["images"][edit.member]["box"])
-            cut.append(cut_out(cases.picture(edit.case, edit.member), box))
+            cut.append(cut_out(cases.image(edit.case, edit.member), box))
         else:
-            scene = cases.picture(edit.scene, edit.scene.target)
+            scene = cases.image(edit.scene, edit.scene.target)
             cut.append(cut_out(scene, region_of(edit, scene.size)))
     right, likeness = judge.identity(judge.encoder.embed_images(cut), [edit.case.id for edit in edits])
     return [{"subject": a, "likeness": b} for a, b in zip(right, likeness, strict=True)]

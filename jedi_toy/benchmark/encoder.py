@@ -1,12 +1,12 @@
-"""The eye of the embedded benchmark: a small CLIP that sees subject and background in a 64-pixel picture.
+"""The eye of the embedded benchmark: a small CLIP that sees subject and background in a 64-pixel image.
 
-`SubjectEncoder` reads pictures. ``python -m jedi_toy.benchmark.encoder --config configs/evaluation/encoder.yaml``
+`SubjectEncoder` reads images. ``python -m jedi_toy.benchmark.encoder --config configs/evaluation/encoder.yaml``
 trains one on real renders of training subjects, and writes a plain CLIPModel folder with a file of probes beside the
 weights.
 
-What one picture shows is learnt by three objectives at once:
+What one image shows is learnt by three objectives at once:
 
-- *subject*: the first ``subject_width`` channels of the image embedding are alike for pictures of one subject and
+- *subject*: the first ``subject_width`` channels of the image embedding are alike for images of one subject and
   unlike for all others (supervised contrast, arXiv 2004.11362), whatever background, pose, size and place. Each batch
   holds recolourings of one drawing, so that colours count.
 - *text*: the whole embedding agrees with its caption's (CLIP, arXiv 2103.00020).
@@ -115,7 +115,7 @@ class EncoderConfig:
     text_weight: NotNegative = 0.5
     probe_weight: NotNegative = 0.3
     softness: Share = 0.7
-    """Pictures are blurred by up to this share and get a little noise, as a VAE's decoder shows them."""
+    """Images are blurred by up to this share and get a little noise, as a VAE's decoder shows them."""
     bf16: bool = False
     """Mixed precision: worth it on CPUs with AVX512-BF16 or AMX, very slow on others."""
     checkpoint_every_steps: Count = 100
@@ -157,14 +157,14 @@ class Probes(nn.Module):
 
 @dataclass(frozen=True)
 class Reading:
-    """What the encoder sees in ``n`` pictures."""
+    """What the encoder sees in ``n`` images."""
 
     subject: Tensor
     """``[n i]``, normalised: alike for one subject."""
     embedding: Tensor
     """``[n d]``, normalised: to compare with texts."""
     words: dict[str, list[str]]
-    """Attribute -> the probe's word for each picture."""
+    """Attribute -> the probe's word for each image."""
 
 
 class SubjectEncoder:
@@ -188,12 +188,12 @@ class SubjectEncoder:
 
     @property
     def image_size(self) -> int:
-        """Side of the pictures it sees, in pixels; others are fitted into that square as a whole."""
+        """Side of the images it sees, in pixels; others are fitted into that square as a whole."""
         return self.model.config.vision_config.image_size
 
     @torch.inference_mode()
     def read(self, images: Sequence[Image.Image], batch_size: int = 128) -> Reading:
-        """Reads pictures of any size."""
+        """Reads images of any size."""
         size = self.image_size
         squares = [fit_square(to_rgb(image), size)[0] for image in images]
         parts = [
@@ -220,7 +220,7 @@ class SubjectEncoder:
 
 
 def see(model: CLIPModel, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Pictures ``[n 3 H W]`` in [-1, 1] -> vectors for the probes ``[n 2w]`` and embeddings ``[n d]``, float32."""
+    """Images ``[n 3 H W]`` in [-1, 1] -> vectors for the probes ``[n 2w]`` and embeddings ``[n d]``, float32."""
     seen = model.vision_model(pixel_values=pixels)
     vectors = torch.cat([seen.pooler_output, seen.last_hidden_state[:, 1:].mean(1)], dim=1)
     return vectors.float(), model.visual_projection(seen.pooler_output).float()
@@ -240,7 +240,7 @@ def tokenise(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> Tensor:
 
 
 class Sets:
-    """Training sets in memory: pictures as bytes ``[s n 3 H W]``, captions, and each picture's words."""
+    """Training sets in memory: images as bytes ``[s n 3 H W]``, captions, and each image's words."""
 
     def __init__(self, data: str, split: str, n: int, most: int) -> None:
         index = SetIndex.read(data, split)
@@ -249,10 +249,10 @@ class Sets:
         if not chosen:
             raise ConfigError(f"{data}/{split}: no set of {n} images or more; images_per_set says how many")
         records = [sets.record(i) for i in tqdm(chosen, desc=f"{split} records", unit="set", dynamic_ncols=True)]
-        self.pictures = torch.stack(
+        self.images = torch.stack(
             [
                 ((sets.images(i, range(n)) + 1) * 127.5).round().byte()
-                for i in tqdm(chosen, desc=f"{split} pictures", unit="set", dynamic_ncols=True)
+                for i in tqdm(chosen, desc=f"{split} images", unit="set", dynamic_ncols=True)
             ]
         )
         self.captions = [record["captions"][:n] for record in records]
@@ -265,7 +265,7 @@ class Sets:
 
     def pixels(self, chosen: Sequence[int]) -> Tensor:
         """``[(s n) 3 H W]`` in [-1, 1]."""
-        return self.pictures[list(chosen)].flatten(0, 1).float() / 127.5 - 1
+        return self.images[list(chosen)].flatten(0, 1).float() / 127.5 - 1
 
     def batch(self, seed: int, step: int, drawings: int, recoloured: int) -> list[int]:
         """The sets of a step, a pure function of (seed, step): ``drawings`` different ones, ``recoloured`` of
@@ -282,7 +282,7 @@ class Sets:
 
 
 def subject_loss(embedding: Tensor, subjects: Sequence[str], temperature: float) -> Tensor:
-    """Supervised contrast (arXiv 2004.11362, "L_out") of ``[n i]`` pictures: the mean over each picture's positives."""
+    """Supervised contrast (arXiv 2004.11362, "L_out") of ``[n i]`` images: the mean over each image's positives."""
     unit = F.normalize(embedding, dim=1)
     own = torch.eye(len(unit), dtype=torch.bool)
     logits = (unit @ unit.T / temperature).masked_fill(own, float("-inf"))
@@ -294,7 +294,7 @@ def subject_loss(embedding: Tensor, subjects: Sequence[str], temperature: float)
 
 
 def text_loss(images: Tensor, texts: Tensor, captions: Sequence[str], scale: Tensor) -> Tensor:
-    """CLIP's symmetric contrast of ``[n d]`` pictures and captions; equal captions count as equally right."""
+    """CLIP's symmetric contrast of ``[n d]`` images and captions; equal captions count as equally right."""
     logits = scale.exp().clamp(max=100) * F.normalize(images, dim=1) @ F.normalize(texts, dim=1).T
     numbers = {caption: i for i, caption in enumerate(captions)}
     labels = torch.tensor([numbers[caption] for caption in captions])
@@ -314,7 +314,7 @@ def soften(pixels: Tensor, share: float, generator: torch.Generator) -> Tensor:
 
 
 def make_model(config: EncoderConfig, tokenizer: CLIPTokenizer, pixels: int) -> CLIPModel:
-    """An untrained CLIPModel for pictures of ``pixels`` x ``pixels``."""
+    """An untrained CLIPModel for images of ``pixels`` x ``pixels``."""
     text, vision = config.text, config.vision
     return CLIPModel(
         CLIPConfig(
@@ -347,11 +347,11 @@ def make_model(config: EncoderConfig, tokenizer: CLIPTokenizer, pixels: int) -> 
 
 @torch.no_grad()
 def watch(model: CLIPModel, probes: Probes, sets: Sets, subjects: int = 100) -> dict[str, float]:
-    """Shares right on sets that are not trained on: the subject's retrieval among ``subjects`` (the first picture
+    """Shares right on sets that are not trained on: the subject's retrieval among ``subjects`` (the first image
     asked for, the others of each set the gallery), and each probe's."""
     firsts = list(dict.fromkeys(sets.subjects))[:subjects]
     chosen = [sets.subjects.index(name) for name in firsts]
-    n = sets.pictures.shape[1]
+    n = sets.images.shape[1]
     seen = [see(model, part) for part in sets.pixels(chosen).split(128)]
     vectors, embedding = (torch.cat([part[i] for part in seen]) for i in (0, 1))
     unit = F.normalize(embedding[:, : model.config.subject_width], dim=1).view(len(chosen), n, -1)
@@ -379,7 +379,7 @@ def train(config: EncoderConfig) -> Path:
         tokenizer = train_tokenizer(
             captions, TokenizerConfig(vocabulary=config.text.vocabulary, length=config.text.length)
         )
-        model = make_model(config, tokenizer, sets.pictures.shape[-1])
+        model = make_model(config, tokenizer, sets.images.shape[-1])
         words = {name: sorted({word for row in rows for word in row}) for name, rows in sets.words.items()}
         probes = Probes(2 * config.vision.width, words)
         _fit(config, model, probes, tokenizer, sets, unseen, work)

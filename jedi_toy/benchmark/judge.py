@@ -1,7 +1,7 @@
-"""The embedded benchmark's verdicts: what the encoder sees in a picture, against what was asked for.
+"""The embedded benchmark's verdicts: what the encoder sees in an image, against what was asked for.
 
 Every score is 0 to 1 (cosines -1 to 1), higher is better but for `copy`. ``None``: the question makes no sense for this
-picture, and it does not count.
+image, and it does not count.
 """
 
 from __future__ import annotations
@@ -31,79 +31,79 @@ Scores = dict[str, float | None]
 
 
 class Judge:
-    """Scores pictures of single subjects; the gallery is that of all cases, also where only some are asked."""
+    """Scores images of single subjects; the gallery is that of all cases, also where only some are asked."""
 
     def __init__(self, encoder: SubjectEncoder, cases: Cases) -> None:
         self.encoder, self.cases = encoder, cases
-        gallery = [cases.picture(case, member) for case in cases.single for member in case.gallery]
+        gallery = [cases.image(case, member) for case in cases.single for member in case.gallery]
         self.gallery = encoder.embed_images(gallery).unflatten(0, (len(cases.single), -1))
         self.number = {case.id: i for i, case in enumerate(cases.single)}
 
     def identity(self, embedded: Tensor, subjects: Sequence[str]) -> tuple[list[float], list[float]]:
-        """For pictures ``[n i]`` of ``subjects``: is the right one recognised among all, and the likeness to it."""
+        """For images ``[n i]`` of ``subjects``: is the right one recognised among all, and the likeness to it."""
         labels = [self.number[subject] for subject in subjects]
         right = retrieval_accuracy(embedded, self.gallery, labels).tolist()
         likeness = [float(cosine(e[None], self.gallery[i]).mean()) for e, i in zip(embedded, labels, strict=True)]
         return right, likeness
 
-    def score(self, cases: Sequence[Case], pictures: Sequence[Image.Image]) -> list[Scores]:
-        """One picture a case.
+    def score(self, cases: Sequence[Case], images: Sequence[Image.Image]) -> list[Scores]:
+        """One image a case.
 
-        `subject`: recognised among all subjects of the gallery, by the mean cosine to each one's real pictures.
+        `subject`: recognised among all subjects of the gallery, by the mean cosine to each one's real images.
         `likeness`: that cosine to the right one. `background`: the probe's word is the one asked for. `pose`: by the
         pixels of the target (:func:`posed`). `prompt`: cosine to the caption. `copy`: the likeness of pixels to the
         most similar reference.
         """
-        seen = self.encoder.read(pictures)
+        seen = self.encoder.read(images)
         texts = self.encoder.embed_texts([case.prompt for case in cases])
         right, likeness = self.identity(seen.subject, [case.id for case in cases])
         prompts = clip_t(seen.embedding, texts).tolist()
         scores = []
-        for i, (case, picture) in enumerate(zip(cases, pictures, strict=True)):
-            target = self.cases.picture(case, case.target)
+        for i, (case, image) in enumerate(zip(cases, images, strict=True)):
+            target = self.cases.image(case, case.target)
             scores.append(
                 {
                     "subject": right[i],
                     "likeness": likeness[i],
                     "background": float(seen.words["background"][i] == case.background),
-                    "pose": posed(picture, target, self.cases.sets.mask(case.index, case.target), case),
+                    "pose": posed(image, target, self.cases.sets.mask(case.index, case.target), case),
                     "prompt": prompts[i],
-                    "copy": float(copy_score([picture], self.cases.references(case))),
+                    "copy": float(copy_score([image], self.cases.references(case))),
                 }
             )
         return scores
 
     def pose_oracle(self) -> float:
-        """How often :func:`posed` is right about real pictures other than the target: the mean of its shares among
+        """How often :func:`posed` is right about real images other than the target: the mean of its shares among
         those in the target's pose and among those that stand upright instead."""
         verdicts: dict[bool, list[float]] = {True: [], False: []}
         for case in self.cases.single:
-            target = self.cases.picture(case, case.target)
+            target = self.cases.image(case, case.target)
             mask = self.cases.sets.mask(case.index, case.target)
             for member, image in enumerate(self.cases.sets.record(case.index)["images"]):
                 if member == case.target or image["pose"] not in (case.pose, "upright"):
                     continue
-                found = posed(self.cases.picture(case, member), target, mask, case)
+                found = posed(self.cases.image(case, member), target, mask, case)
                 if found is not None:
                     same = image["pose"] == case.pose
                     verdicts[same].append(float(found == same))
         return sum(sum(values) / len(values) for values in verdicts.values() if values) / 2
 
-    def diversity(self, pictures: Sequence[Image.Image]) -> float:
-        """How different pictures of one prompt are: the mean of 1 - cosine over their pairs (whole embeddings)."""
-        return float(diversity(self.encoder.read(pictures).embedding))
+    def diversity(self, images: Sequence[Image.Image]) -> float:
+        """How different images of one prompt are: the mean of 1 - cosine over their pairs (whole embeddings)."""
+        return float(diversity(self.encoder.read(images).embedding))
 
 
 class PairJudge:
-    """Scores pictures of two subjects: each is cut out where it should be and recognised among all.
+    """Scores images of two subjects: each is cut out where it should be and recognised among all.
 
-    The gallery has each subject as cut out of other real pictures of both, so queries and gallery are alike.
+    The gallery has each subject as cut out of other real images of both, so queries and gallery are alike.
     """
 
     def __init__(self, encoder: SubjectEncoder, cases: Cases) -> None:
         self.encoder, self.cases = encoder, cases
         cut = [
-            cut_out(cases.picture(case, member), box)
+            cut_out(cases.image(case, member), box)
             for case in cases.pairs
             for places in case.gallery
             for member, box in places
@@ -111,22 +111,22 @@ class PairJudge:
         self.gallery = encoder.embed_images(cut).unflatten(0, (2 * len(cases.pairs), -1))
         self.number = {subject: i for i, subject in enumerate(x for case in cases.pairs for x in case.subjects)}
 
-    def score(self, cases: Sequence[PairCase], pictures: Sequence[Image.Image]) -> list[Scores]:
-        """One picture a case: :func:`presence`, `background` by the probe, and `copy`."""
-        crops = [cut_out(picture, box) for case, picture in zip(cases, pictures, strict=True) for box in case.boxes]
+    def score(self, cases: Sequence[PairCase], images: Sequence[Image.Image]) -> list[Scores]:
+        """One image a case: :func:`presence`, `background` by the probe, and `copy`."""
+        crops = [cut_out(image, box) for case, image in zip(cases, images, strict=True) for box in case.boxes]
         embedded = self.encoder.embed_images(crops).unflatten(0, (len(cases), 2))
-        words = self.encoder.read(pictures).words["background"]
+        words = self.encoder.read(images).words["background"]
         scores = []
         for i, case in enumerate(cases):
             likeness = cosine(embedded[i], self.gallery.flatten(0, 1)).unflatten(1, self.gallery.shape[:2]).mean(-1)
             found = presence(likeness, [self.number[subject] for subject in case.subjects])
-            copied = copy_score([pictures[i]], self.cases.references(case))
+            copied = copy_score([images[i]], self.cases.references(case))
             scores.append({**found, "background": float(words[i] == case.background), "copy": float(copied)})
         return scores
 
 
 def presence(likeness: Tensor, subjects: Sequence[int]) -> Scores:
-    """Whether two subjects are both there, from ``likeness`` ``[2 s]`` of the picture's two places to all s subjects.
+    """Whether two subjects are both there, from ``likeness`` ``[2 s]`` of the image's two places to all s subjects.
 
     `each`: the share of the two that are recognised where they should be; `both`: the minimum, 1 only if both are.
     `either way`: as `both`, but they may have changed places. ``subjects`` are the two right ones, place by place.
@@ -138,7 +138,7 @@ def presence(likeness: Tensor, subjects: Sequence[int]) -> Scores:
 
 
 def cut_out(image: Image.Image, box: Box, margin: float = MARGIN) -> Image.Image:
-    """A square around ``box`` with a margin; where it leaves the picture, the picture's edge goes on."""
+    """A square around ``box`` with a margin; where it leaves the image, the image's edge goes on."""
     left, top, right, bottom = box
     side = max(1, round(max(right - left, bottom - top) * (1 + 2 * margin)))
     x, y = round((left + right - side) / 2), round((top + bottom - side) / 2)
@@ -148,10 +148,10 @@ def cut_out(image: Image.Image, box: Box, margin: float = MARGIN) -> Image.Image
     return Image.fromarray(pixels[rows][:, columns])
 
 
-def posed(picture: Image.Image, target: Image.Image, mask: Image.Image, case: Case, shift: int = 2) -> float | None:
-    """1 if the subject in ``picture`` has the pose of ``target``, 0 if it stands otherwise.
+def posed(image: Image.Image, target: Image.Image, mask: Image.Image, case: Case, shift: int = 2) -> float | None:
+    """1 if the subject in ``image`` has the pose of ``target``, 0 if it stands otherwise.
 
-    ``picture`` is compared with the target's subject (white in ``mask``) in several poses. For a mirrored one: as it
+    ``image`` is compared with the target's subject (white in ``mask``) in several poses. For a mirrored one: as it
     is, and mirrored back. For one that lies or stands on its head: as it is, upright, and in the other quarter turns.
     For a tilted one: tilted to that side by its own angle and by ``TILTS`` (no prompt says how far), upright, and
     tilted to the other side. The nearest counts: by the mean absolute difference over the pixels of the subject so
@@ -175,7 +175,7 @@ def posed(picture: Image.Image, target: Image.Image, mask: Image.Image, case: Ca
     back = len(right)
     if np.abs(images[0] - images[back])[inside[0] | inside[back]].mean() < SYMMETRIC:
         return None
-    seen = np.asarray(to_rgb(picture), dtype=np.float32)
+    seen = np.asarray(to_rgb(image), dtype=np.float32)
     moved = [np.roll(seen, (y, x), (0, 1)) for y in range(-shift, shift + 1) for x in range(-shift, shift + 1)]
     distances = [
         min(np.abs(other - image)[where].mean() for other in moved) for image, where in zip(images, inside, strict=True)
@@ -190,9 +190,9 @@ def _mirrored(image: Image.Image, box: Box) -> Image.Image:
 
 
 def psnr(a: Image.Image, b: Image.Image, where: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB of two pictures where ``where`` (bool ``[H W]``) is; infinite if equal."""
+    """Peak signal-to-noise ratio in dB of two images where ``where`` (bool ``[H W]``) is; infinite if equal."""
     x, y = (torch.from_numpy(np.asarray(to_rgb(image), dtype=np.float64)) for image in (a, b))
     if not where.any():
-        raise ValueError("there is no pixel to compare: the mask covers the picture")
+        raise ValueError("there is no pixel to compare: the mask covers the image")
     error = (x - y)[where].square().mean()
     return float(10 * torch.log10(255**2 / error)) if error else float("inf")

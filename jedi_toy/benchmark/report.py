@@ -14,7 +14,7 @@ from jedi.report.document import (
     Cell,
     Curve,
     Gallery,
-    Picture,
+    Image,
     Point,
     Report,
     Series,
@@ -34,20 +34,20 @@ SCORES = {
     "prompt": "prompt",
     "copy": "copy",
 }
-"""Scores of a picture -> columns of the main table."""
+"""Scores of an image -> columns of the main table."""
 OF_ORACLE, OVER_NONE = "of oracle", "over none"
 DIFFERENCE = "difference"
 SHARES = ("retrieval", "background", "pose", "each", "both", "either way", "kept", OF_ORACLE)
 EXTREMES = 6
 """Rows of the galleries of best and of worst cases."""
 EXPLAINED = """\
-retrieval: the share of pictures in which the encoder recognises the right one of {subjects} held-out subjects (chance \
-{chance:.1%}), by the mean cosine to {gallery} real pictures of each that are neither references nor the target. \
+retrieval: the share of images in which the encoder recognises the right one of {subjects} held-out subjects (chance \
+{chance:.1%}), by the mean cosine to {gallery} real images of each that are neither references nor the target. \
 of oracle: that share over the oracle's; over none: over the row without references. likeness: the mean cosine itself. \
-background: a probe, trained on real pictures of training subjects only, finds what the prompt asks for. pose: the \
+background: a probe, trained on real images of training subjects only, finds what the prompt asks for. pose: the \
 subject's pixels are nearer to the target than to the target mirrored or turned otherwise (the oracle is the target; \
-on other real pictures this is right in {pose:.1%}). prompt: cosine of picture and caption. copy: likeness of pixels \
-to the most similar of the {references} references; lower is better, and what two pictures of one subject have anyway \
+on other real images this is right in {pose:.1%}). prompt: cosine of image and caption. copy: likeness of pixels \
+to the most similar of the {references} references; lower is better, and what two images of one subject have anyway \
 is the oracle's. Intervals: 95 %, from resampling drawings."""
 
 
@@ -153,21 +153,21 @@ def references_table(result: Mapping[str, Any]) -> Table:
     rows = [many, few, {"name": DIFFERENCE, "label": label, "kind": DIFFERENCE}]
     columns = {key: SCORES[key] for key in ("subject", "likeness")}
     note = (
-        f"{len(many['images'])} pictures in each row: several noises for each subject, the same ones in both rows. The "
+        f"{len(many['images'])} images in each row: several noises for each subject, the same ones in both rows. The "
         "difference is paired by subject and noise; where its interval leaves out 0, it counts."
     )
     return _table("More references", rows, result["summary"]["references"], columns, note)
 
 
 def pair_table(result: Mapping[str, Any]) -> Table:
-    """Two subjects in one picture."""
+    """Two subjects in one image."""
     columns = {"each": "each", "both": "both", "either way": "either way", "background": "background", "copy": "copy"}
     note = (
-        "Each subject is cut out where the real picture has it and recognised among all subjects of all pairs. each: "
-        "the share of subjects that are there; both: pictures with both (the minimum); either way: both, also where "
+        "Each subject is cut out where the real image has it and recognised among all subjects of all pairs. each: "
+        "the share of subjects that are there; both: images with both (the minimum); either way: both, also where "
         "they have changed places."
     )
-    return _table("Two subjects in one picture", result["pairs"], result["summary"]["pairs"], columns, note)
+    return _table("Two subjects in one image", result["pairs"], result["summary"]["pairs"], columns, note)
 
 
 def edit_table(result: Mapping[str, Any]) -> Table:
@@ -181,7 +181,7 @@ def edit_table(result: Mapping[str, Any]) -> Table:
     }
     note = (
         "A subject is painted over another one. Inside of the mask: is it recognised among all? Outside: kept is the "
-        "share of pictures whose every pixel there is the scene's, without loss; decoded is the model's own picture "
+        "share of images whose every pixel there is the scene's, without loss; decoded is the model's own image "
         "before it is pasted into the scene, against the scene, and VAE what coding the scene costs by itself. Their "
         "difference is the decoder's: its filters look across the border of the mask."
     )
@@ -189,10 +189,10 @@ def edit_table(result: Mapping[str, Any]) -> Table:
 
 
 def diversity_table(result: Mapping[str, Any]) -> Table:
-    """How different pictures of one prompt are."""
+    """How different images of one prompt are."""
     note = (
-        "The mean of 1 - cosine over pairs of pictures, by the judge's whole embedding. The model's differ in their "
-        "noise only; real pictures of one subject in other scenes are about the most that could be wished for."
+        "The mean of 1 - cosine over pairs of images, by the judge's whole embedding. The model's differ in their "
+        "noise only; real images of one subject in other scenes are about the most that could be wished for."
     )
     return _table("Diversity", result["diversity"], result["summary"]["diversity"], {"diversity": "diversity"}, note)
 
@@ -234,9 +234,7 @@ def sentences(result: Mapping[str, Any]) -> list[str]:
         f"{name} {share(main[name])} (oracle {share(oracle[name])})" for name in ("background", "pose") if name in main
     ]
     text.append(f"As asked for: {', '.join(asked)}.")
-    text.append(
-        f"Copy score {main['copy']['mean']:.3f}; real pictures of the subject have {oracle['copy']['mean']:.3f}."
-    )
+    text.append(f"Copy score {main['copy']['mean']:.3f}; real images of the subject have {oracle['copy']['mean']:.3f}.")
     if "references" in result:
         more, (few, many) = result["summary"]["references"][DIFFERENCE], result["references"]
         text.append(
@@ -268,9 +266,9 @@ def galleries(result: Mapping[str, Any], answers: Answers) -> list[Gallery]:
     scores = {name: row["images"] for name, row in rows.items()}
     columns = ["reference 1", "reference 2", *(row["label"] for row in rows.values())]
 
-    def line(i: int) -> list[Picture]:
-        given = [Picture(answers.cases.picture(cases[i], x), reference=True) for x in cases[i].references[:2]]
-        return given + [Picture(made[name][i], scores={"likeness": scores[name][i]["likeness"]}) for name in rows]
+    def line(i: int) -> list[Image]:
+        given = [Image(answers.cases.image(cases[i], x), reference=True) for x in cases[i].references[:2]]
+        return given + [Image(made[name][i], scores={"likeness": scores[name][i]["likeness"]}) for name in rows]
 
     ranked = sorted(range(len(cases)), key=lambda i: -main["images"][i]["likeness"])
     note = f"By likeness of the row '{main['label']}'. Above each row stands its prompt."
@@ -292,27 +290,27 @@ def _oracle_first(row: Mapping[str, Any]) -> bool:
 def _pair_gallery(result: Mapping[str, Any], answers: Answers) -> Gallery:
     cases, made = answers.shown["pairs"]
     rows = [row for row in sorted(result["pairs"], key=_oracle_first) if row["kind"] != "copy"]
-    pictures, labels = [], []
+    images, labels = [], []
     for i, case in enumerate(cases[:EXTREMES]):
-        given = [Picture(x, reference=True) for x in answers.cases.references(case)]
-        pictures.append(given + [Picture(made[x["name"]][i], scores={"there": x["images"][i]["each"]}) for x in rows])
+        given = [Image(x, reference=True) for x in answers.cases.references(case)]
+        images.append(given + [Image(made[x["name"]][i], scores={"there": x["images"][i]["each"]}) for x in rows])
         labels.append(case.prompt)
-    return Gallery("Two subjects", pictures, labels, ["reference 1", "reference 2", *(row["label"] for row in rows)])
+    return Gallery("Two subjects", images, labels, ["reference 1", "reference 2", *(row["label"] for row in rows)])
 
 
 def _edit_gallery(result: Mapping[str, Any], answers: Answers) -> Gallery:
     edits, made = answers.shown["edits"]
     rows = [row for row in result["edits"] if row["name"] in made]
-    pictures, labels = [], []
+    images, labels = [], []
     for i, edit in enumerate(edits[:EXTREMES]):
-        scene = answers.cases.picture(edit.scene, edit.scene.target)
-        given = [scene, answers.cases.picture(edit.case, edit.case.references[0])]
-        pictures.append(
-            [Picture(x, reference=True) for x in given]
-            + [Picture(made[x["name"]][i], scores={"likeness": x["images"][i]["likeness"]}) for x in rows]
+        scene = answers.cases.image(edit.scene, edit.scene.target)
+        given = [scene, answers.cases.image(edit.case, edit.case.references[0])]
+        images.append(
+            [Image(x, reference=True) for x in given]
+            + [Image(made[x["name"]][i], scores={"likeness": x["images"][i]["likeness"]}) for x in rows]
         )
         labels.append(edit.prompt)
-    return Gallery("Edits", pictures, labels, ["scene", "reference 1", *(row["label"] for row in rows)])
+    return Gallery("Edits", images, labels, ["scene", "reference 1", *(row["label"] for row in rows)])
 
 
 def write(result: Mapping[str, Any], answers: Answers, out: Path) -> Path:

@@ -11,7 +11,7 @@ from data_gen.samples import SubjectSet
 SIDE = 48
 
 
-def picture(
+def image(
     colour: tuple[int, int, int],
     seed: int,
     size: tuple[int, int] = (SIDE, SIDE),
@@ -32,12 +32,12 @@ def picture(
 def make_set(
     index: int, name: str, kind: str, colour: tuple[int, int, int], n: int = 4, split: str = "train", **options
 ):
-    """A set of `n` pictures of one ellipse; `options` are those of `picture`."""
-    images, masks = zip(*(picture(colour, 100 * index + i, **options) for i in range(n)), strict=True)
+    """A set of `n` images of one ellipse; `options` are those of `image`."""
+    images, masks = zip(*(image(colour, 100 * index + i, **options) for i in range(n)), strict=True)
     return SubjectSet(
         key=f"{split}-{index:08d}",
         subject={"id": f"{name}-{index}", "name": name, "class": kind},
-        captions=[f"a {name} on picture {i}, under a tree" for i in range(n)],
+        captions=[f"a {name} on image {i}, under a tree" for i in range(n)],
         images=list(images),
         masks=list(masks),
         attributes=[{"background": "noise", "member": i} for i in range(n)],
@@ -47,7 +47,7 @@ def make_set(
 
 
 def make_unit() -> list[SubjectSet]:
-    """Four sets of four pictures: red foxes, cups, apples and another fox."""
+    """Four sets of four images: red foxes, cups, apples and another fox."""
     return [
         make_set(0, "red fox", "animal", (200, 40, 40)),
         make_set(1, "cup", "thing", (40, 40, 220)),
@@ -67,7 +67,7 @@ def pixels(image: Image.Image) -> np.ndarray:
 
 
 def same(a: SubjectSet, b: SubjectSet) -> bool:
-    """Whether two sets are equal, pictures included."""
+    """Whether two sets are equal, images included."""
     pairs = [*zip(a.images, b.images, strict=True), *zip(a.masks, b.masks, strict=True)]
     equal = all(x is y or (x is not None and y is not None and x.tobytes() == y.tobytes()) for x, y in pairs)
     said = (a.key, a.subject, a.captions, a.attributes, a.provenance, a.licence, a.references)

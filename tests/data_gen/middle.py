@@ -1,4 +1,4 @@
-"""An extension for tests: a segmenter that says that the subject is an ellipse in the middle of every picture."""
+"""An extension for tests: a segmenter that says that the subject is an ellipse in the middle of every image."""
 
 from PIL import Image, ImageDraw
 

@@ -33,7 +33,7 @@ def settings(out: Path | str = "unused", **changes) -> SimpleNamespace:
 
 
 def save_flux(folder: Path) -> Path:
-    """A FluxPipeline folder: a transformer of two blocks, CLIP and T5, pictures of 32 pixels."""
+    """A FluxPipeline folder: a transformer of two blocks, CLIP and T5, images of 32 pixels."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         clip_words = tiny.tokenizer()
@@ -92,7 +92,7 @@ def write_book(folder: Path, subjects: Sequence[str] = SUBJECTS, scenes: int = 6
 
 
 def save_plain_jedi(root: Path, folder: Path) -> Path:
-    """models/jedi-tiny as a plain text-to-image pipeline: real pictures, from a UNet that never saw a reference.
+    """models/jedi-tiny as a plain text-to-image pipeline: real images, from a UNet that never saw a reference.
 
     Of its input layer the channels of the noisy latents stay; those of the mask, which is 1 everywhere where nothing
     is given, go into the bias (exact but for the outermost pixels), and those of the given latents (0) go.

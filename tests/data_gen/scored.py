@@ -20,7 +20,7 @@ RED = 0.4  # the threshold of `redness`
 
 
 class Shapes:
-    """Set 5 is dropped by the source, set 7 shows the pictures of set 3; every third set has three pictures."""
+    """Set 5 is dropped by the source, set 7 shows the images of set 3; every third set has three images."""
 
     gives, uses_model = frozenset({"images", "masks"}), False
 
@@ -58,8 +58,8 @@ class Redness:
     def __init__(self, config):
         self.least = config.options["redness"]["min_share"]
 
-    def judge(self, pictures):
-        return [self._judge(zip(one.images, one.masks, strict=True)) for one in pictures.sets]
+    def judge(self, images):
+        return [self._judge(zip(one.images, one.masks, strict=True)) for one in images.sets]
 
     def _judge(self, pairs):
         red = float(np.mean([np.asarray(image)[np.asarray(mask) > 0, 0].mean() for image, mask in pairs]) / 255)
@@ -67,15 +67,15 @@ class Redness:
 
 
 class Reds(Redness):
-    """Scores: how red each picture is, in [0, 1]."""
+    """Scores: how red each image is, in [0, 1]."""
 
     thresholds = (("reds", "options.reds.max_share"),)
 
     def __init__(self, config):
         self.most = config.options["reds"]["max_share"]
 
-    def judge(self, pictures):
-        reds = [[float(np.asarray(image)[..., 0].mean() / 255) for image in one.images] for one in pictures.sets]
+    def judge(self, images):
+        reds = [[float(np.asarray(image)[..., 0].mean() / 255) for image in one.images] for one in images.sets]
         return [Verdict(x, images={i: "too red" for i, red in enumerate(x) if red > self.most}) for x in reds]
 
 

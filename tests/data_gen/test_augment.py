@@ -15,7 +15,7 @@ from data_gen.stages.compositing import EdgesConfig, _depth, cut, cut_sides, gro
 from data_gen.stages.phrases import PLACES, fill, place_of
 from jedi.io.config import ConfigError, load
 from jedi.rng import seeded_generator
-from tests.data_gen.made_sets import SIDE, config, copied, make_set, make_unit, picture, pixels, same
+from tests.data_gen.made_sets import SIDE, config, copied, make_set, make_unit, photo, pixels, same
 from tests.data_gen.pipelines import save_inpainting
 
 PAINTED = {"method": "composite", "backdrops": BackdropsConfig(painted=True, count=40)}
@@ -69,7 +69,7 @@ def test_depth_is_the_distance_to_the_nearest_pixel_outside():
         assert np.allclose(_depth(inside, limit), expected, atol=1e-5)
 
 
-def test_edges_scale_with_the_picture_and_never_get_hard():
+def test_edges_scale_with_the_image_and_never_get_hard():
     small, large = (Image.new("L", (side, side)) for side in (64, 1024))
     for mask in (small, large):
         mask.paste(255, (mask.width // 4,) * 2 + (3 * mask.width // 4,) * 2)
@@ -115,8 +115,8 @@ def test_grown_reaches_so_many_pixels():
         assert (found == (np.hypot(x - 32, y - 32) <= pixels_more + 0.5)).all()
 
 
-def test_pasting_keeps_opaque_pixels_and_the_picture_behind():
-    image, mask = picture((200, 40, 40), 1, size=(96, 96))
+def test_pasting_keeps_opaque_pixels_and_the_image_behind():
+    image, mask = photo((200, 40, 40), 1, size=(96, 96))
     behind = Image.new("RGB", (96, 96), (10, 20, 30))
     cutout = cut(image, mask, EdgesConfig())
     box = EdgesConfig().alpha(mask).getbbox()
@@ -153,7 +153,7 @@ def test_the_subject_stays_to_the_pixel_and_the_rest_is_new():
 
 def test_nothing_of_the_old_background_shines_at_the_edge():
     """The old background is pure green, the new ones hold little of it: no pixel may come out green."""
-    image, mask = picture((200, 40, 40), 5, size=(128, 128))
+    image, mask = photo((200, 40, 40), 5, size=(128, 128))
     green = Image.new("RGB", image.size, (0, 255, 0))
     soft = mask.resize((512, 512)).resize((128, 128), Image.Resampling.BOX)  # a rim that mixes both, as a camera's
     one = make_set(0, "fox", "animal", (200, 40, 40), n=2, size=(128, 128))
@@ -254,7 +254,7 @@ def test_subjects_that_stand_together_are_not_moved():
 # --- backdrops
 
 
-def test_given_pictures_with_their_words(tmp_path):
+def test_given_images_with_their_words(tmp_path):
     for name, colour in (("a.png", (250, 0, 250)), ("b.png", (0, 250, 250))):
         Image.new("RGB", (100, 60), colour).save(tmp_path / name)
     (tmp_path / "a.txt").write_text("in a pink\n room \n")
@@ -271,7 +271,7 @@ def test_given_pictures_with_their_words(tmp_path):
     assert list(before) == ["augment.backdrops.folder"] and augment(backdrops=given).inputs() == before
     (tmp_path / "a.txt").write_text("in a red room")
     assert augment(backdrops=given).inputs() != before
-    (tmp_path / "b.png").write_bytes(b"no picture")
+    (tmp_path / "b.png").write_bytes(b"no image")
     with pytest.raises(ConfigError, match=r"augment\.backdrops\.folder.*b\.png.*remove or replace"):
         augment(backdrops=given, share=0.75).process(make_unit())
 
@@ -325,7 +325,7 @@ def test_inpainting_keeps_the_subject_and_repaints_the_rest(inpainting_base):
 
 
 def test_inpainting_is_the_pipelines_own(inpainting_base):
-    """The picture beside the subject is what the bare pipeline paints from the recorded prompt and seed."""
+    """The image beside the subject is what the bare pipeline paints from the recorded prompt and seed."""
     stage = inpaint(inpainting_base, batch_size=1)
     given = make_set(0, "cup", "thing", (1, 2, 200))
     made = stage.process([given])[0]

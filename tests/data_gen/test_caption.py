@@ -59,7 +59,7 @@ def test_prompts_stay_behind_varied_openings():
             openings[text.removesuffix(prompt)] += 1
         assert one.provenance == {"prompt": "a prompt", "caption": {"method": "keep"}}
         assert one.images is before.images
-    assert set(openings) == {"", "a photo of ", "a picture of "}
+    assert set(openings) == {"", "a photo of ", "an image of "}
     assert openings[""] == pytest.approx(80, abs=25)  # it is there twice in four
     assert all(same(a, b) for a, b in zip(unit, untouched, strict=True))
 

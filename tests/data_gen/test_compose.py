@@ -1,4 +1,4 @@
-"""Two subjects in one picture: both whole, side by side, with references of their own that training takes first."""
+"""Two subjects in one image: both whole, side by side, with references of their own that training takes first."""
 
 import io
 import json
@@ -67,8 +67,8 @@ def test_the_new_set_has_the_form_of_the_emoji_sources():
             (i,) = record["references"][j]
             assert one.images[j] is source.images[i] and one.captions[j] == source.captions[i]
             assert one.masks[j] is source.masks[i] and one.attributes[j]["member"] == i
-            # What stands in the pictures of both is cut from other pictures than the reference.
-            assert all(picture["images"][j] != i for picture in record["together"])
+            # What stands in the images of both is cut from other images than the reference.
+            assert all(photo["images"][j] != i for photo in record["together"])
         assert json.loads(json.dumps([one.subject, one.attributes, one.provenance]))
 
 
@@ -96,7 +96,7 @@ def test_both_subjects_are_whole_and_stand_apart():
 
 
 def test_a_subject_that_keeps_its_size_keeps_its_pixels():
-    """Where nothing is enlarged or shrunk, the pasted pixels are those of the set's own picture."""
+    """Where nothing is enlarged or shrunk, the pasted pixels are those of the set's own image."""
     unit = make_unit()[:2]  # ellipses of 19 x 29 pixels; half of 96 has room for them
     (one,) = new_sets(unit, resolution=96, size=[0.9, 0.9], enlarge=1.0)
     for i, made in zip((2, 3, 4), one.provenance["compose"]["together"], strict=True):
@@ -161,7 +161,7 @@ def test_what_cannot_be_composed_is_counted():
     wide = make_set(5, "cup", "thing", (1, 2, 200), box=(-0.2, 0.3, 0.5, 0.7))  # cut by the left border
     (dropped,) = new_sets([fox, wide])
     assert isinstance(dropped, Dropped) and dropped.key == "train-00000000-with-00000005"
-    assert dropped.reason == "compose: no picture of a subject is whole and large enough"
+    assert dropped.reason == "compose: no image of a subject is whole and large enough"
     no_masks = replace(cup, masks=[None] * 4)
     assert isinstance(new_sets([fox, no_masks])[0], Dropped)
     small = make_set(5, "cup", "thing", (1, 2, 200), size=(200, 200), box=(0.4, 0.4, 0.6, 0.6))
@@ -170,11 +170,11 @@ def test_what_cannot_be_composed_is_counted():
     hidden = replace(cup, attributes=[{**described, "visible": 0.8} for described in cup.attributes])
     assert isinstance(new_sets([fox, hidden])[0], Dropped)
     single = replace(cup, **{name: getattr(cup, name)[:1] for name in ("images", "masks", "captions", "attributes")})
-    assert new_sets([fox, single])[0].reason == "compose: too few pictures of a subject"
-    # One good picture is enough: it is cut out, and the others are references.
+    assert new_sets([fox, single])[0].reason == "compose: too few images of a subject"
+    # One good image is enough: it is cut out, and the others are references.
     one_mask = replace(cup, masks=[None, None, cup.masks[2], None])
     (one,) = new_sets([fox, one_mask])
-    assert {picture["images"][1] for picture in one.provenance["compose"]["together"]} == {2}
+    assert {photo["images"][1] for photo in one.provenance["compose"]["together"]} == {2}
 
 
 def test_a_subject_cut_below_stands_on_the_lower_border():
@@ -205,9 +205,9 @@ def write(folder, sets):
             record |= {"references": one.references} if one.references else {}
             _add(tar, f"{one.key}.json", json.dumps(record).encode())
             for i, (image, mask) in enumerate(zip(one.images, one.masks, strict=True)):
-                for name, picture in ((f"{i}.png", image), (f"{i}.mask.png", mask)):
+                for name, photo in ((f"{i}.png", image), (f"{i}.mask.png", mask)):
                     buffer = io.BytesIO()
-                    picture.save(buffer, "PNG")
+                    photo.save(buffer, "PNG")
                     _add(tar, f"{one.key}.{name}", buffer.getvalue())
     data = (folder / "train" / "00000.tar").read_bytes()
     rows = [{"key": one.key, "n": len(one.images), "width": SIDE, "height": SIDE} for one in sets]
@@ -255,7 +255,7 @@ def test_mistakes_are_named(changes, message):
         compose(**changes)
 
 
-def test_pictures_of_any_size_come_together():
+def test_images_of_any_size_come_together():
     fox = make_set(0, "red fox", "animal", (200, 40, 40), size=(130, 90))
     cup = make_set(1, "cup", "thing", (1, 2, 200), size=(40, 70))
     (one,) = new_sets([fox, cup])

@@ -45,8 +45,8 @@ def models(tiny_base, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def settings(models) -> list[str]:
-    """key=value for 5 training and 2 held-out sets of 3 pictures: prompts, shared attention, and all stages but split.
-    The subject is said to be in the middle, for the pictures show noise."""
+    """key=value for 5 training and 2 held-out sets of 3 images: prompts, shared attention, and all stages but split.
+    The subject is said to be in the middle, for the images show noise."""
     return [
         "source=shared_attention", "stages=[segment, filter, augment, compose, caption, square]",
         "extensions=[tests.data_gen.middle]", "segment.model=middle",
@@ -84,7 +84,7 @@ def test_every_stage_leaves_its_mark(made, models):
         assert set(provenance["prompts"]) <= set(subject["scenes"]) and len(provenance["seeds"]) == 3
         assert provenance["model"] == f"{models}/text2image" and provenance["segmenter"] == "middle"
         assert {"identity", "text", "sharpness", "duplicates"} <= set(one["scores"])
-        assert all(picture.size == (24, 24) and picture.mode == "RGB" for picture in one["pictures"])
+        assert all(photo.size == (24, 24) and photo.mode == "RGB" for photo in one["images"])
         assert all(np.isin(np.asarray(mask), (0, 255)).all() for mask in one["masks"])
         assert {image["caption_from"] for image in one["images"]} <= {"captioner", "prompt"}
         for image, mask in zip(one["images"], one["masks"], strict=True):
@@ -105,8 +105,8 @@ def test_what_was_dropped_is_counted_with_its_reason(made):
     assert listed == len(dropped) + len(json.loads((made / "finish.json").read_text())["duplicates"])
 
 
-def test_sets_that_show_pictures_again_on_purpose_are_no_duplicates(made):
-    """Composed sets hold their halves' pictures as references; pictures that come twice by mistake are dropped."""
+def test_sets_that_show_images_again_on_purpose_are_no_duplicates(made):
+    """Composed sets hold their halves' images as references; images that come twice by mistake are dropped."""
     several = [one for one in read_sets(made / "train") if "subjects" in one["subject"]]
     manifests = [json.loads(path.read_text()) for path in made.glob("units/*-??????.json")]
     rows = {row["key"]: row for manifest in manifests for row in manifest["sets"]}
@@ -116,7 +116,7 @@ def test_sets_that_show_pictures_again_on_purpose_are_no_duplicates(made):
         assert own["made_from"] == halves and set(own["hashes"]) & {x for key in halves for x in rows[key]["hashes"]}
 
 
-def test_the_same_pictures_again_are_dropped_and_what_they_repeat_is_named(settings, tmp_path):
+def test_the_same_images_again_are_dropped_and_what_they_repeat_is_named(settings, tmp_path):
     changes = ["prompts.subjects=24", "stages=[caption, square]", "caption.method=keep"]
     config = configured(settings, tmp_path / "out", *changes)
     config.finish.duplicate_distance = 64  # everything is like everything
@@ -187,7 +187,7 @@ def test_two_workers_make_the_same_bytes(made, settings, tmp_path, python, envir
 
 @pytest.mark.parametrize("family", ["sd", "flux"])
 def test_the_papers_way_from_collages(models, tiny_base, tmp_path, family):
-    """Prompts, collages, panels, captions, shards. The pictures are noise, so `split` is told to see seams in it."""
+    """Prompts, collages, panels, captions, shards. The images are noise, so `split` is told to see seams in it."""
     model = tiny_base if family == "sd" else save_flux(tmp_path / "flux")
     settings = [
         "source=collage", "stages=[split, caption, square]", "sets=3", "heldout_sets=1", "images_per_set=4",
@@ -199,7 +199,7 @@ def test_the_papers_way_from_collages(models, tiny_base, tmp_path, family):
     sets = read_sets(tmp_path / "out" / "train")
     assert len(sets) == 3
     for one in sets:
-        assert 2 <= len(one["pictures"]) <= 4 and {picture.size for picture in one["pictures"]} == {(16, 16)}
+        assert 2 <= len(one["images"]) <= 4 and {photo.size for photo in one["images"]} == {(16, 16)}
         assert all(one["subject"]["name"] in caption for caption in one["captions"])
         left, top, right, bottom = one["images"][0]["panel"]
         assert 0 <= left < right <= 64 and 0 <= top < bottom <= 64

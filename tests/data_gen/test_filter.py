@@ -105,7 +105,7 @@ def test_a_stranger_is_seen_by_the_pair_sooner_than_by_the_mean(unit, dinov2):
     assert by_pair[1].rejected.scores["identity"] == bad
 
 
-def test_identity_of_one_picture_is_not_judged(dinov2):
+def test_identity_of_one_image_is_not_judged(dinov2):
     settings = IdentityConfig(min_mean=1, encoder=dinov2)
     (one,) = judged([make_set(0, "cup", "thing", (40, 40, 220), n=1)], identity=settings)
     assert one.scores["identity"] is None
@@ -115,7 +115,7 @@ def test_identity_needs_masks_and_one_subject(unit, dinov2):
     stage = FilterSets(configured(identity=IdentityConfig(encoder=dinov2)))
     assert stage.needs == {"images", "masks"}
     bare = replace(unit[1], masks=[*unit[1].masks[:2], None, unit[1].masks[3]])
-    with pytest.raises(ConfigError, match=r"picture 2 of set train-00000001 has no mask; .*identity.masked=false"):
+    with pytest.raises(ConfigError, match=r"image 2 of set train-00000001 has no mask; .*identity.masked=false"):
         stage.process([unit[0], bare])
     whole = FilterSets(configured(identity=IdentityConfig(min_mean=-1, encoder=dinov2, masked=False)))
     assert whole.needs == {"images"}
@@ -180,7 +180,7 @@ def test_an_encoder_is_loaded_once_and_asked_once(unit, clip, dinov2, tmp_path, 
     stage = FilterSets(settings)
     assert loaded == []
     stage.process(unit)
-    # DINOv2 sees cut-outs for identity and whole pictures for duplicates, CLIP whole pictures once for both.
+    # DINOv2 sees cut-outs for identity and whole images for duplicates, CLIP whole images once for both.
     assert sorted(asked) == sorted([(dinov2, 16), (dinov2, 16), (clip, 16)])
     stage.process(unit[:2])
     assert sorted(loaded) == sorted([clip, dinov2])
@@ -198,7 +198,7 @@ def test_sharpness_is_the_variance_of_the_laplacian():
     assert sharpness(Image.new("RGB", (40, 40), "red"), 64) == 0
 
 
-def test_blurred_and_enlarged_pictures_are_not_sharp():
+def test_blurred_and_enlarged_images_are_not_sharp():
     image = make_set(0, "cup", "thing", (40, 40, 220), size=(96, 128)).images[0]
     sharp = sharpness(image, 96)
     assert sharpness(image.filter(ImageFilter.GaussianBlur(2)), 96) < 0.05 * sharp
@@ -206,7 +206,7 @@ def test_blurred_and_enlarged_pictures_are_not_sharp():
 
 
 def test_sharpness_hardly_depends_on_the_size_where_amplitudes_fall_as_in_nature():
-    """1 / frequency, as in photographs: sides from 64 to 512 give values within a factor of 1.6, for a picture that was
+    """1 / frequency, as in photographs: sides from 64 to 512 give values within a factor of 1.6, for an image that was
     resized lacks the corners of the spectrum. Plain noise does not."""
     noise = np.random.default_rng(0).normal(size=(512, 512))
     rise = np.hypot(*np.meshgrid(np.fft.fftfreq(512), np.fft.fftfreq(512))).clip(1 / 512)
@@ -219,7 +219,7 @@ def test_sharpness_hardly_depends_on_the_size_where_amplitudes_fall_as_in_nature
     assert sharpness(plain, 512) > 10 * sharpness(plain, 64)
 
 
-def test_a_blurred_picture_can_go_alone(unit):
+def test_a_blurred_image_can_go_alone(unit):
     one = unit[0]
     blurred = replace(one, images=[*one.images[:2], one.images[2].filter(ImageFilter.GaussianBlur(3)), one.images[3]])
     settings = {"sharpness": SharpnessConfig(min_score=200)}
@@ -367,7 +367,7 @@ def told(monkeypatch):
             def __init__(self, config):
                 pass
 
-            def judge(self, pictures):
+            def judge(self, images):
                 return answers
 
         monkeypatch.setitem(FILTERS._parts, name, Told)
@@ -391,8 +391,8 @@ def test_the_first_filter_that_fails_is_the_reason_and_all_scores_are_there(unit
     assert reasons(judged(unit, extra=["mine"])) == ["mine failed"] * 4
 
 
-def test_left_out_pictures_and_failing_sets_together(unit, told):
-    """Where the bad pictures can go, only what is wrong with the whole set drops it."""
+def test_left_out_images_and_failing_sets_together(unit, told):
+    """Where the bad images can go, only what is wrong with the whole set drops it."""
     good, some, whole = Verdict(1.0), Verdict([1.0] * 4, images={1: "some", 2: "some"}), Verdict(0.5, "whole")
     told("a", good, some, some, some)
     told("b", good, good, whole, Verdict(0.0, images={3: "more"}))

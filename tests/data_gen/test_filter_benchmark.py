@@ -103,7 +103,7 @@ def test_rows_with_masks_that_are_kept(photos, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_real_encoder_finds_a_stranger_in_real_photos(root):
-    """EfficientNet-Lite0 on whole pictures: 0.985 (0.973 to 0.995) for any stranger, 0.896 (0.817 to 0.959) for one of
+    """EfficientNet-Lite0 on whole images: 0.985 (0.973 to 0.995) for any stranger, 0.896 (0.817 to 0.959) for one of
     the same class were seen; on cut-outs, for which a segmenter's weights are needed, 0.994 and 0.902."""
     photos = root.parent / "shared" / "dreambooth"
     if not photos.is_dir():

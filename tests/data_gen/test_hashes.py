@@ -1,4 +1,4 @@
-"""The hash stays where a picture only looks a little different; the index finds what brute force finds."""
+"""The hash stays where an image only looks a little different; the index finds what brute force finds."""
 
 import io
 
@@ -37,7 +37,7 @@ def test_the_bits_are_read_row_by_row():
     assert difference_hash(Image.fromarray(last)) == 1
 
 
-def test_a_hash_stays_through_small_changes_and_differs_between_pictures():
+def test_a_hash_stays_through_small_changes_and_differs_between_images():
     images = [scene(seed) for seed in range(20)]
     hashes = [difference_hash(image) for image in images]
     for change in (

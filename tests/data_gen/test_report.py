@@ -1,4 +1,4 @@
-"""The report of a data set: figures against a recount, pictures, thresholds, and what an interruption leaves."""
+"""The report of a data set: figures against a recount, images, thresholds, and what an interruption leaves."""
 
 import json
 import re
@@ -115,7 +115,7 @@ def test_scores_are_told_by_quantiles_and_thresholds(made):
     assert (score["quantiles"]["least"], score["quantiles"]["most"]) == (min(values), max(values))
     failing = sum(value < RED for value in values)
     assert score["thresholds"] == [{"key": "options.redness.min_share", "value": RED, "failing": failing}]
-    assert found["reds"]["of"] == "pictures"
+    assert found["reds"]["of"] == "images"
     assert found["reds"]["kept"] == sum(row["n"] for row, dropped in unit_rows(made) if not dropped)
 
 
@@ -141,19 +141,19 @@ def test_examples_are_the_nearest_on_both_sides(made):
         assert [x for x, _ in found] == [x for x, _ in sorted(wanted)][: EXAMPLES[False]]
         assert {key for _, key in found} <= {key for _, key in wanted}
     (most,) = thresholds(made)["reds"]
-    pictures = list(survey.nearest["reds", most, True])
-    assert len(pictures) == EXAMPLES[True]
-    for score, place in pictures:
+    images = list(survey.nearest["reds", most, True])
+    assert len(images) == EXAMPLES[True]
+    for score, place in images:
         row = next(row for row, _ in unit_rows(made) if row["key"] == place.key)
-        assert row["scores"]["reds"][place.picture] == score > 0.3
+        assert row["scores"]["reds"][place.image] == score > 0.3
         tar = Path(made.out) / "units" / f"{place.unit}.dropped.tar"
-        shown = np.asarray(read_rejected(tar, place.key, place.n)[place.picture])
+        shown = np.asarray(read_rejected(tar, place.key, place.n)[place.image])
         assert shown[..., 0].mean() / 255 == pytest.approx(score, abs=1e-3)
 
 
-def test_pictures_left_out_alone_are_in_the_histogram_too(tmp_path, made):
+def test_images_left_out_alone_are_in_the_histogram_too(tmp_path, made):
     reds = sorted(next(row["scores"]["reds"] for row, _ in unit_rows(made) if row["key"] == "train-00000006"))
-    most = (reds[-2] + reds[-1]) / 2  # one picture of this set fails
+    most = (reds[-2] + reds[-1]) / 2  # one image of this set fails
     options = {**made.options, "reds": {"max_share": most}}
     config = scored_config(tmp_path, sets=40, heldout_sets=0, options=options)
     config.filter.drop_images = True
@@ -166,7 +166,7 @@ def test_pictures_left_out_alone_are_in_the_histogram_too(tmp_path, made):
     assert score["thresholds"][0]["failing"] == sum(red > most for red in [*gone, *whole])
     said = f"Single images left out of train sets that stayed: {len(gone)} (filter: too red)."
     assert said in read(config, "DATA_CARD.md")
-    assert "single pictures left out of sets that stayed" in read(config, "report/report.html")
+    assert "single images left out of sets that stayed" in read(config, "report/report.html")
 
 
 # ---- scores, in parts
@@ -256,11 +256,11 @@ def test_the_page_shows_what_it_should(made):
     html = read(made, "report/report.html")
     titles = re.findall(r"<h2>(.*?)</h2>", html)
     assert titles == [
-        "Counts", "Training sets", "Held-out sets", "Classes", "Words in a caption", "Attributes of the pictures",
+        "Counts", "Training sets", "Held-out sets", "Classes", "Words in a caption", "Attributes of the images",
         "Why sets were dropped", "Scores", "Score redness.mean", "Score redness.mean: both sides of min_share 0.4",
         "Score reds", "Score reds: both sides of max_share 0.3", "Score sharpness",
         "Score sharpness: both sides of min_score 0", "Near-duplicates across sets",
-        "Near-duplicates across sets: pictures", "What this rests on",
+        "Near-duplicates across sets: images", "What this rests on",
     ]  # fmt: skip
     assert f"{COPY} is nearly {ORIGINAL}" in html
     assert html.count(">min_share 0.4</text>") == 2  # the threshold's line, drawn wide and narrow
@@ -280,7 +280,7 @@ def test_sets_are_shown_evenly_over_the_data(made):
 def test_a_near_duplicate_is_shown_beside_what_it_is_like(made):
     tar = Path(made.out) / finish.EXAMPLES
     ours, other = read_rejected(tar, COPY, 3), next(x for x in samples(made, "train") if x["key"] == ORIGINAL)
-    assert all(a.tobytes() == b.tobytes() for a, b in zip(ours, other["pictures"], strict=True))
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(ours, other["images"], strict=True))
     assert COPY not in {x["key"] for x in samples(made, "train")}
 
 
@@ -466,17 +466,17 @@ def test_the_verb_writes_the_same_again_and_names_the_page(tmp_path, capsys):
     assert all_bytes(tmp_path) == whole
 
 
-def test_a_report_takes_only_a_few_pictures(monkeypatch, made):
-    """Of each set its JSON is read once; pictures are those of the rows and examples."""
+def test_a_report_takes_only_a_few_images(monkeypatch, made):
+    """Of each set its JSON is read once; images are those of the rows and examples."""
     config, opened = made, Counter()
     stored = Stored(read_plan(config))
-    plain = report.pictures.read_set
+    plain = report.images.read_set
 
     def counting(path, key):
         opened[key] += 1
         return plain(path, key)
 
-    monkeypatch.setattr(report.pictures, "read_set", counting)
+    monkeypatch.setattr(report.images, "read_set", counting)
     found = take_survey(stored, thresholds(config))
     assert not opened
     report.data_report(config, stored, found, report.statistics(stored, found))

@@ -47,9 +47,9 @@ def test_no_page_is_wider_than_the_window(measured, place):
 
 
 @pytest.mark.parametrize("place", WIDTHS)
-def test_pictures_and_histograms_are_shown(measured, place):
+def test_images_and_histograms_are_shown(measured, place):
     page = measured[f"report {place}"]
-    complete, natural, _ = zip(*page["pictures"], strict=True)
+    complete, natural, _ = zip(*page["images"], strict=True)
     assert len(complete) > 40 and all(complete) and set(natural) == {scored.SIDE}
     shape = {"desk": "wide", "phone": "narrow"}[place]
     assert page["plots"] == [shape] * 4  # words in a caption, and three scores
@@ -58,12 +58,12 @@ def test_pictures_and_histograms_are_shown(measured, place):
 
 
 def test_the_histograms_are_painted_by_day_and_by_night(pages, tmp_path):
-    """What is painted below the pictures of sets: two colours of bars on a light and on a dark page."""
+    """What is painted below the images of sets: two colours of bars on a light and on a dark page."""
     colours = {"day": ((11, 92, 173), (196, 80, 27)), "night": ((125, 184, 245), (245, 154, 102))}
     for name, bars in colours.items():
         file, night = tmp_path / f"{name}.png", ["--blink-settings=preferredColorScheme=0"] * (name == "night")
         browse(tmp_path, pages["report"], f"--screenshot={file}", "--window-size=1200,9000", *night)
-        picture = np.asarray(Image.open(file).convert("RGB")).astype(int)
-        assert (np.median(picture) > 240) == (name == "day")
+        image = np.asarray(Image.open(file).convert("RGB")).astype(int)
+        assert (np.median(image) > 240) == (name == "day")
         for colour in bars:
-            assert (np.abs(picture - colour).max(-1) <= 2).sum() > 5000, (name, colour)
+            assert (np.abs(image - colour).max(-1) <= 2).sum() > 5000, (name, colour)

@@ -50,7 +50,7 @@ def test_manifests_describe_their_shards(small):
         assert manifest["split"] == path.parent.name and manifest["config_hash"] == config_hash(small)
         samples = [s for s in read_sets(path.parent) if s["key"] in {row["key"] for row in manifest["sets"]}]
         rows = [
-            {"key": s["key"], "n": len(s["captions"]), "width": s["pictures"][0].width, "height": 64} for s in samples
+            {"key": s["key"], "n": len(s["captions"]), "width": s["images"][0].width, "height": 64} for s in samples
         ]
         assert manifest["sets"] == rows
         assert manifest["counts"] == {"sets": len(rows), "images": 4 * len(rows)}
@@ -58,14 +58,14 @@ def test_manifests_describe_their_shards(small):
     assert len(seen) == len(set(seen)) == 120 and not any("." in key for key in seen)
 
 
-def test_a_set_holds_pictures_masks_captions_and_provenance(small):
+def test_a_set_holds_images_masks_captions_and_provenance(small):
     sample = read_sets(Path(small.out) / "train")[3]
     assert {"key", "subject", "captions", "images", "source", "seed", "licence"} <= set(sample)
     assert {"id", "name", "class", "code_point", "recolouring"} <= set(sample["subject"])
     assert len(sample["captions"]) == len(sample["images"]) == 4 and sample["source"] == "emoji"
     assert "CC BY-SA 4.0" in sample["licence"]
-    for picture, mask, image in zip(sample["pictures"], sample["masks"], sample["images"], strict=True):
-        assert (picture.mode, mask.mode, picture.size, mask.size) == ("RGB", "L", (64, 64), (64, 64))
+    for photo, mask, image in zip(sample["images"], sample["masks"], sample["images"], strict=True):
+        assert (photo.mode, mask.mode, photo.size, mask.size) == ("RGB", "L", (64, 64), (64, 64))
         assert list(mask.getbbox()) == image["box"]
 
 
@@ -114,7 +114,7 @@ def test_status_and_report_need_the_folder_only(small, tmp_path, capsys):
     assert "is no plan of this version" in capsys.readouterr().err
 
 
-def test_another_seed_gives_other_pictures(small, tmp_path):
+def test_another_seed_gives_other_images(small, tmp_path):
     other = small_config(tmp_path / "other", seed=1, sets=2, heldout_sets=0)
     run.run(other)
     assert read_sets(tmp_path / "other" / "train")[0]["subject"] != read_sets(Path(small.out) / "train")[0]["subject"]
@@ -390,7 +390,7 @@ def test_bad_input_is_one_clear_line(arguments, part, small, tmp_path, capsys):
     assert not (tmp_path / "x").exists()
 
 
-def test_reference_pictures_are_held_out_and_up_to_date(root, tmp_path):
+def test_reference_images_are_held_out_and_up_to_date(root, tmp_path):
     assert all(is_held_out(code_point) for code_point, _ in SUBJECTS.values())
     made = write_references(tmp_path)
     shipped = root / "assets" / "references"

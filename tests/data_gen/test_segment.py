@@ -79,7 +79,7 @@ def rectangle(box, size=(100, 100), value=255) -> Image.Image:
 
 
 GOOD = rectangle((20, 30, 60, 80))
-PICTURE = Image.new("RGB", (100, 100), GREEN)
+PHOTO = Image.new("RGB", (100, 100), GREEN)
 
 
 def test_rembg_leaves_the_number_of_threads_alone(tmp_path, monkeypatch):
@@ -123,7 +123,7 @@ def test_a_plain_background_gives_the_disc():
 def test_masks_that_are_there_stay_unless_they_are_to_be_replaced(fixed):
     other = rectangle((0, 0, 30, 30))
     asked = fixed(other, other, other)
-    given = made([PICTURE] * 2, masks=[GOOD, None])
+    given = made([PHOTO] * 2, masks=[GOOD, None])
     (one,) = Segment(configured("fixed")).process([given])
     assert asked == [(1, ["cup"])]
     assert one.masks[0] is GOOD
@@ -137,9 +137,9 @@ def test_masks_that_are_there_stay_unless_they_are_to_be_replaced(fixed):
     assert one.provenance == {}
 
 
-def test_pictures_of_all_sets_share_batches(fixed):
+def test_images_of_all_sets_share_batches(fixed):
     asked = fixed(*[GOOD] * 7)
-    sets = [made([PICTURE] * n, f"train-{n:08d}") for n in (3, 4)]
+    sets = [made([PHOTO] * n, f"train-{n:08d}") for n in (3, 4)]
     done = Segment(configured("fixed", batch=5)).process(sets)
     assert [n for n, _ in asked] == [5, 2]
     assert [one.key for one in done] == ["train-00000003", "train-00000004"]
@@ -151,8 +151,8 @@ def test_pictures_of_all_sets_share_batches(fixed):
     [
         (Image.new("L", (100, 100)), {}, "no subject found"),
         (rectangle((0, 0, 100, 100), value=120), {}, "no subject found"),
-        (rectangle((20, 20, 30, 30)), {}, "subject smaller than 0.02 of the picture"),
-        (rectangle((1, 1, 99, 99)), {}, "subject larger than 0.9 of the picture"),
+        (rectangle((20, 20, 30, 30)), {}, "subject smaller than 0.02 of the image"),
+        (rectangle((1, 1, 99, 99)), {}, "subject larger than 0.9 of the image"),
         (rectangle((0, 0, 100, 70)), {}, "subject on more than 0.6 of the edge"),
         (rectangle((0, 0, 100, 70)), {"max_border": None}, None),
         (rectangle((20, 20, 30, 30)), {"share": [0.0, 1.0]}, None),
@@ -161,7 +161,7 @@ def test_pictures_of_all_sets_share_batches(fixed):
 )
 def test_what_is_no_subject_drops_its_set(fixed, mask, settings, reason):
     fixed(GOOD, mask)
-    (one,) = Segment(configured("fixed", **settings)).process([made([PICTURE] * 2)])
+    (one,) = Segment(configured("fixed", **settings)).process([made([PHOTO] * 2)])
     if reason is None:
         assert isinstance(one, SubjectSet)
     else:
@@ -172,7 +172,7 @@ def test_what_is_no_subject_drops_its_set(fixed, mask, settings, reason):
         assert len(one.rejected.images) == 2
 
 
-def test_a_picture_alone_can_be_left_out(fixed):
+def test_a_image_alone_can_be_left_out(fixed):
     empty = Image.new("L", (100, 100))
     for masks, settings, changes, left in [
         ((GOOD, empty, GOOD), {}, {}, [0, 2]),
@@ -184,7 +184,7 @@ def test_a_picture_alone_can_be_left_out(fixed):
         fixed(*masks)
         stage = Segment(configured("fixed", drop_images=True, **settings))
         scores = {"text": [0.1, 0.2, 0.3], "identity": {"mean": 0.9}}
-        (one,) = stage.process([made([PICTURE] * 3, scores=scores, **changes)])
+        (one,) = stage.process([made([PHOTO] * 3, scores=scores, **changes)])
         if left is None:
             assert isinstance(one, Dropped)
             assert one.reason == "no subject found"
@@ -433,7 +433,7 @@ def test_rembg_sessions_that_cannot_be_had_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("pooch.retrieve", offline)
     for source, words in [
         ("no-such-session", "isnet-general-use"),
-        ("atlascloud", "sends the pictures to a service"),
+        ("atlascloud", "sends the images to a service"),
         ("u2net", "rembg:u2net=/path/model.onnx"),
         (str(tmp_path / "broken.onnx"), "cannot load"),
     ]:

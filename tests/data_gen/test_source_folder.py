@@ -189,16 +189,16 @@ def test_masks(photos):
     assert one.gives == {"images"}
     assert made(one)[0].masks[0] is None
     mask(photos / "dog2" / "00.mask.png", (5, 5))
-    with pytest.raises(ConfigError, match=r"00.mask.png has \(5, 5\) pixels, its picture \(24, 16\)"):
+    with pytest.raises(ConfigError, match=r"00.mask.png has \(5, 5\) pixels, its image \(24, 16\)"):
         made(source(photos))
     (photos / "dog2" / "00.png").unlink()
-    with pytest.raises(ConfigError, match="00.mask.png: a mask without its picture"):
+    with pytest.raises(ConfigError, match="00.mask.png: a mask without its image"):
         source(photos).sizes()
 
 
-def test_broken_pictures(photos):
-    (photos / "red_mug" / "01.png").write_bytes(b"no picture")
-    with pytest.raises(ConfigError, match="red_mug/01.png: not a picture .*folder.unreadable=drop"):
+def test_broken_images(photos):
+    (photos / "red_mug" / "01.png").write_bytes(b"no image")
+    with pytest.raises(ConfigError, match="red_mug/01.png: not an image .*folder.unreadable=drop"):
         made(source(photos))
     third = made(source(photos, unreadable="drop"))[2]
     assert files(third) == ["red_mug/00.png", "red_mug/02.png"]
@@ -252,8 +252,8 @@ def outside(root):
     ("change", "said"),
     [
         (lambda root: photo(root / "DOG 2" / "0.png"), "DOG 2 and .*dog2 name the same subject"),
-        (empty, "empty: a subject's folder without pictures"),
-        (lambda root: photo(root / "00.png"), "00.png: pictures lie in a folder for each subject"),
+        (empty, "empty: a subject's folder without images"),
+        (lambda root: photo(root / "00.png"), "00.png: images lie in a folder for each subject"),
         (lambda root: photo(root / "dog2" / "deeper" / "0.png"), "deeper: photos lie in their subject's folder"),
         (lambda root: photo(root / "dog2" / "00.jpg"), "00.png and .*00.jpg share a name"),
         (lambda root: (root / "dog2" / "film.mp4").write_bytes(b""), "films are not read; .*ffmpeg"),
@@ -414,12 +414,12 @@ def test_files_that_are_not_read_are_counted_and_told(photos, tmp_path, capsys):
 def test_a_folder_of_unread_kinds_says_which(tmp_path):
     (tmp_path / "photos" / "mug").mkdir(parents=True)
     (tmp_path / "photos" / "mug" / "1.HEIC").write_bytes(b"x")
-    with pytest.raises(ConfigError, match="without pictures .*; there: .heic: not a kind that is read"):
+    with pytest.raises(ConfigError, match="without images .*; there: .heic: not a kind that is read"):
         source(tmp_path / "photos").sizes()
 
 
 def test_unreadable_photos_that_are_dropped_are_counted_in_the_report(photos, tmp_path):
-    (photos / "dog2" / "03.png").write_bytes(b"no picture")
+    (photos / "dog2" / "03.png").write_bytes(b"no image")
     out = tmp_path / "out"
     assert main(["run", f"out={out}", f"folder.path={photos}", *RUN, "folder.unreadable=drop"]) == 0
     statistics = json.loads((out / "statistics.json").read_text())

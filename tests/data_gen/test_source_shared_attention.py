@@ -1,4 +1,4 @@
-"""Attention shared over a set: what the coupling does, in layers and in pictures, and what is refused."""
+"""Attention shared over a set: what the coupling does, in layers and in images, and what is refused."""
 
 import json
 
@@ -180,7 +180,7 @@ def test_words_in_prompts():
     assert said("a bird in a cup", "dog", "grass") == ""
 
 
-# Pictures
+# Images
 
 
 def test_copies_stay_copies_and_equal_the_single_image(tiny_base):
@@ -214,7 +214,7 @@ def test_copies_stay_copies_and_equal_the_single_image(tiny_base):
 
 @pytest.mark.slow
 def test_coupling_makes_the_images_of_a_set_alike(root, tmp_path):
-    """On a model that makes real pictures, and whose weights, to be honest, were trained with such a coupling."""
+    """On a model that makes real images, and whose weights, to be honest, were trained with such a coupling."""
     model = save_plain_jedi(root, tmp_path / "model")
     book = write_book(tmp_path / "book", ["face", "animal", "toy"])
     prompt = "a large {name} on a white background"
@@ -316,10 +316,10 @@ def test_coupling_in_a_share_of_the_steps(book, tiny_base, monkeypatch):
 
 
 def test_sets_that_do_not_name_their_subject(book, tiny_base):
-    one = source(book, tiny_base, prompt="a picture", sets_per_batch=2)
+    one = source(book, tiny_base, prompt="an image", sets_per_batch=2)
     dropped = list(one.make(ITEMS))
     assert dropped == [Dropped(item.key, "subject not named in its scene") for item in ITEMS]
-    (made,) = source(book, tiny_base, prompt="a picture", masked=False).make(ITEMS[:1])
+    (made,) = source(book, tiny_base, prompt="an image", masked=False).make(ITEMS[:1])
     assert len(made.images) == 2
 
 

@@ -153,7 +153,7 @@ def test_inputs(folder):
 @pytest.mark.parametrize("stored", [{"bytes": b"no image", "path": None}, {"bytes": None, "path": "0.png"}])
 def test_broken_images(folder, stored):
     write(folder / "data" / "train-00002.parquet", [row(0, image=stored), row(1)])
-    with pytest.raises(ConfigError, match="train-00002.parquet, row 5: (not a picture|no image)"):
+    with pytest.raises(ConfigError, match="train-00002.parquet, row 5: (not an image|no image)"):
         made(source(folder))
 
 

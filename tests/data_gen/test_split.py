@@ -159,7 +159,7 @@ def test_objects_on_white_are_no_collage():
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 900), (900, 1), (23, 23), (5000, 4), (40, 40), (64, 30)])
 @pytest.mark.parametrize("colour", [WHITE, None])
-def test_tiny_and_plain_pictures(size, colour):
+def test_tiny_and_plain_images(size, colour):
     image = Image.new("RGB", size, colour) if colour else Image.effect_noise(size, 90).convert("RGB")
     assert find_panels(image, SplitConfig()) is None
 

@@ -12,7 +12,7 @@ from tests.data_gen.conftest import small_config
 
 @pytest.fixture(scope="module")
 def half_done(tmp_path_factory):
-    """The first 8 of 12 units of 2 sets of 4 pictures."""
+    """The first 8 of 12 units of 2 sets of 4 images."""
     config = small_config(tmp_path_factory.mktemp("status"), sets=24, heldout_sets=0, sets_per_unit=2)
     frozen = run.prepare(config)
     run.make_units(config, frozen, frozen.units[:8])

@@ -14,13 +14,13 @@ STEPS = 3
 SHAPE = (tiny.LATENT_CHANNELS, tiny.LATENT_SIDE, tiny.LATENT_SIDE)
 
 
-def picture(seed: int, size: tuple[int, int] = (32, 32)) -> Image.Image:
+def random_image(seed: int, size: tuple[int, int] = (32, 32)) -> Image.Image:
     """Noise."""
     random = np.random.default_rng(seed)
     return Image.fromarray(random.integers(0, 256, (size[1], size[0], 3), np.uint8))
 
 
-REFERENCES = [picture(1, (48, 20)), picture(2)]
+REFERENCES = [random_image(1, (48, 20)), random_image(2)]
 
 
 def box_mask(size: tuple[int, int], box: tuple[int, int, int, int]) -> Image.Image:

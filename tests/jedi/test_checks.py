@@ -7,7 +7,7 @@ from PIL import Image
 
 from jedi.errors import InputError
 from jedi.pipeline import image_generators
-from tests.jedi.sampling import REFERENCES, latents, picture
+from tests.jedi.sampling import REFERENCES, latents, random_image
 
 
 def test_schedulers_that_do_not_fit_are_refused(pipe):
@@ -37,15 +37,15 @@ def test_schedulers_that_do_not_fit_are_refused(pipe):
         ({"guidance_interval": (0.8, 0.2)}, "guidance_interval must be"),
         ({"reference_interval": (0.0, 2.0)}, "reference_interval must be"),
         ({"mode": "both"}, "trained in one_way, mutual"),
-        ({"references": picture(1)}, "must be a list of PIL"),
+        ({"references": random_image(1)}, "must be a list of PIL"),
         ({"references": ["a.png"]}, "must be a list of PIL"),
         ({"references": REFERENCES, "reference_prompts": ["a"]}, "1 given for 2"),
         ({"references": REFERENCES, "reference_masks": [None] * 3}, "3 given for 2"),
         ({"references": REFERENCES[:1], "reference_masks": [Image.new("L", (2, 2))]}, "must agree"),
-        ({"image": picture(1)}, "go together"),
+        ({"image": random_image(1)}, "go together"),
         ({"mask": Image.new("L", (2, 2))}, "go together"),
-        ({"image": picture(1), "mask": Image.new("L", (2, 2), 255)}, "must agree"),
-        ({"image": picture(1), "mask": Image.new("L", (32, 32))}, "mask is black"),
+        ({"image": random_image(1), "mask": Image.new("L", (2, 2), 255)}, "must agree"),
+        ({"image": random_image(1), "mask": Image.new("L", (32, 32))}, "mask is black"),
         ({"num_images": 2, "generator": image_generators(0, 3)}, "3 given for 2"),
         ({"latents": torch.zeros(1, 3, 8, 8)}, r"\[n c h w\]"),
         ({"output_type": "jpg"}, "output_type 'jpg'"),
@@ -58,7 +58,7 @@ def test_senseless_arguments_are_named(pipe, options, message):
 
 
 def test_a_cache_holds_the_references_of_all_sets_or_of_each(pipe):
-    """One of two sets was taken for four pictures, which then had the references of the wrong ones."""
+    """One of two sets was taken for four images, which then had the references of the wrong ones."""
     two = pipe.encode_references(REFERENCES).repeat(2)
     assert len(latents(pipe, ["a cat", "a dog"], None, n=2, cache=two)) == 2
     assert len(latents(pipe, ["a cat", "a dog"], None, n=4, num_images=2, joint=True, cache=two)) == 4

@@ -230,7 +230,7 @@ def test_a_corrupt_image_is_named_through_the_workers_too(folder):
     spoil(folder, "00000-0002.1.png", b"\0" * 40)
     index = SetIndex.read(folder)
     assert SetDataset(index)[1].images is not None
-    message = r"00000.tar: 00000-0002.1.png: not a picture of a known kind .*; make the shard again"
+    message = r"00000.tar: 00000-0002.1.png: not an image of a known kind .*; make the shard again"
     with pytest.raises(DataError, match=message):
         SetDataset(index)[2]
     plan = BatchPlan(index, 4, 0)

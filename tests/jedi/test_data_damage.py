@@ -116,7 +116,7 @@ def with_size(tar: bytes, at: int, size: bytes) -> bytes:
 
 
 def test_mutated_shards_are_read_right_or_refused_in_words(whole, tmp_path):
-    """Seeded. What is not refused must be whole: texts, an id, pictures of the size that the manifest says."""
+    """Seeded. What is not refused must be whole: texts, an id, images of the size that the manifest says."""
     manifest, members = whole
     folder = tmp_path / "train"
     folder.mkdir()
@@ -183,7 +183,7 @@ def test_a_shard_that_is_a_program_is_not_run(whole, tmp_path, monkeypatch):
     (tmp_path / "train" / "0.json").write_text(json.dumps({**manifest, "bytes": len(tar)}))
     dataset = SetDataset(SetIndex.read(tmp_path))
     for read in (dataset.image, dataset.mask):
-        with pytest.raises(DataError, match="not a picture of a known kind"):
+        with pytest.raises(DataError, match="not an image of a known kind"):
             read(0, 0)
 
 

@@ -62,8 +62,8 @@ def lite0():
 
 
 @pytest.fixture
-def pictures():
-    return small.pictures()
+def images():
+    return small.images()
 
 
 def by_hand(image, shorter, crop, mean, std, resample=BICUBIC):
@@ -86,9 +86,9 @@ def unit(rows):
 
 
 @pytest.mark.parametrize("kind", ["clip", "dino", "dinov2", "timm"])
-def test_embeddings_are_rows_of_length_one(kind, loaded, folders, pictures):
+def test_embeddings_are_rows_of_length_one(kind, loaded, folders, images):
     encoder = loaded[kind]
-    rows = encoder.embed_images(pictures)
+    rows = encoder.embed_images(images)
     assert isinstance(encoder, ImageEncoder)
     assert isinstance(encoder, TextImageEncoder) == (kind == "clip")
     assert encoder.source == f"{kind}:{folders[kind]}"
@@ -99,74 +99,74 @@ def test_embeddings_are_rows_of_length_one(kind, loaded, folders, pictures):
 
 
 @pytest.mark.parametrize("kind", ["clip", "dino", "dinov2", "timm", "blip-itm"])
-def test_batches_change_nothing(kind, loaded, pictures, monkeypatch):
+def test_batches_change_nothing(kind, loaded, images, monkeypatch):
     encoder = loaded[kind]
     texts = [*TEXTS, "a"]
-    embed = (lambda: encoder.match(pictures, texts)) if kind == "blip-itm" else (lambda: encoder.embed_images(pictures))
+    embed = (lambda: encoder.match(images, texts)) if kind == "blip-itm" else (lambda: encoder.embed_images(images))
     whole = embed()
     monkeypatch.setattr(encoders, "BATCH", 3)
     torch.testing.assert_close(embed(), whole)
 
 
-def test_clip_preprocessing(loaded, pictures):
+def test_clip_preprocessing(loaded, images):
     model = loaded["clip"].model
-    pixels = torch.cat([by_hand(x, 32, 32, *CLIP) for x in pictures])
+    pixels = torch.cat([by_hand(x, 32, 32, *CLIP) for x in images])
     expected = model.visual_projection(model.vision_model(pixels).pooler_output)
-    torch.testing.assert_close(loaded["clip"].embed_images(pictures), unit(expected), atol=2e-3, rtol=0)
+    torch.testing.assert_close(loaded["clip"].embed_images(images), unit(expected), atol=2e-3, rtol=0)
 
 
-def test_dino_preprocessing_and_feature(loaded, pictures):
-    pixels = torch.cat([by_hand(x, 37, 32, *IMAGENET) for x in pictures])  # 37 = 32 x 256 / 224
+def test_dino_preprocessing_and_feature(loaded, images):
+    pixels = torch.cat([by_hand(x, 37, 32, *IMAGENET) for x in images])  # 37 = 32 x 256 / 224
     expected = loaded["dino"].model(pixels).last_hidden_state[:, 0]
-    torch.testing.assert_close(loaded["dino"].embed_images(pictures), unit(expected), atol=2e-3, rtol=0)
+    torch.testing.assert_close(loaded["dino"].embed_images(images), unit(expected), atol=2e-3, rtol=0)
 
 
-def test_dinov2_preprocessing_is_256_and_224_whatever_size_the_model_was_trained_at(loaded, pictures):
-    pixels = torch.cat([by_hand(x, 256, 224, *IMAGENET) for x in pictures])
+def test_dinov2_preprocessing_is_256_and_224_whatever_size_the_model_was_trained_at(loaded, images):
+    pixels = torch.cat([by_hand(x, 256, 224, *IMAGENET) for x in images])
     expected = loaded["dinov2"].model(pixels).last_hidden_state[:, 0]
-    torch.testing.assert_close(loaded["dinov2"].embed_images(pictures), unit(expected), atol=2e-3, rtol=0)
+    torch.testing.assert_close(loaded["dinov2"].embed_images(images), unit(expected), atol=2e-3, rtol=0)
 
 
-def test_timm_preprocessing_is_the_folders_own(loaded, pictures):
-    pixels = torch.cat([by_hand(x, 50, 40, (0.4,) * 3, (0.3,) * 3, BILINEAR) for x in pictures])  # 50 = 40 / 0.8
+def test_timm_preprocessing_is_the_folders_own(loaded, images):
+    pixels = torch.cat([by_hand(x, 50, 40, (0.4,) * 3, (0.3,) * 3, BILINEAR) for x in images])  # 50 = 40 / 0.8
     torch.testing.assert_close(
-        loaded["timm"].embed_images(pictures), unit(loaded["timm"].model(pixels)), atol=2e-3, rtol=0
+        loaded["timm"].embed_images(images), unit(loaded["timm"].model(pixels)), atol=2e-3, rtol=0
     )
 
 
-def test_blip_preprocessing_and_head(loaded, folders, pictures):
-    """Against the model's own forward and processor, the picture squeezed to a square."""
+def test_blip_preprocessing_and_head(loaded, folders, images):
+    """Against the model's own forward and processor, the image squeezed to a square."""
     matcher, texts = loaded["blip-itm"], [*TEXTS, "a"]
-    pixels = torch.cat([squeezed(x, 32, *CLIP) for x in pictures])
+    pixels = torch.cat([squeezed(x, 32, *CLIP) for x in images])
     tokens = matcher.tokenizer(texts, padding=True, return_tensors="pt")
     own = matcher.model(tokens.input_ids, pixels, attention_mask=tokens.attention_mask).itm_score.softmax(-1)[:, 1]
-    found = matcher.match(pictures, texts)
+    found = matcher.match(images, texts)
     torch.testing.assert_close(found, own, atol=2e-3, rtol=0)
     assert found.std() > 0.01
 
 
-def test_the_clip_folders_own_processor_is_used(folders, pictures, tmp_path):
+def test_the_clip_folders_own_processor_is_used(folders, images, tmp_path):
     folder = shutil.copytree(folders["clip"], tmp_path / "clip")
     square = {"height": 32, "width": 32}
     CLIPImageProcessor(size=square, do_center_crop=False, image_mean=[0.5] * 3, image_std=[0.25] * 3).save_pretrained(
         folder
     )
     encoder = load_encoder(f"clip:{folder}")
-    pixels = torch.cat([squeezed(x, 32, (0.5,) * 3, (0.25,) * 3) for x in pictures])
+    pixels = torch.cat([squeezed(x, 32, (0.5,) * 3, (0.25,) * 3) for x in images])
     expected = unit(encoder.model.visual_projection(encoder.model.vision_model(pixels).pooler_output))
-    torch.testing.assert_close(encoder.embed_images(pictures), expected, atol=2e-3, rtol=0)
+    torch.testing.assert_close(encoder.embed_images(images), expected, atol=2e-3, rtol=0)
 
 
-def test_a_dino_folders_own_processor_is_not_used(loaded, folders, pictures, tmp_path):
-    """The one of facebook/dino-vits16 squeezes the picture, published scores crop it."""
+def test_a_dino_folders_own_processor_is_not_used(loaded, folders, images, tmp_path):
+    """The one of facebook/dino-vits16 squeezes the image, published scores crop it."""
     folder = shutil.copytree(folders["dino"], tmp_path / "dino")
     ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
-    again = load_encoder(f"dino:{folder}").embed_images(pictures)
-    torch.testing.assert_close(again, loaded["dino"].embed_images(pictures))
+    again = load_encoder(f"dino:{folder}").embed_images(images)
+    torch.testing.assert_close(again, loaded["dino"].embed_images(images))
 
 
 @pytest.mark.parametrize("kind", ["clip", "dino", "timm"])
-def test_pictures_of_all_modes(kind, loaded):
+def test_images_of_all_modes(kind, loaded):
     grey = Image.linear_gradient("L").resize((40, 40))
     half = Image.merge("RGBA", (*grey.convert("RGB").split(), Image.new("L", (40, 40), 0)))
     neutral = Image.new("RGB", (40, 40), (128, 128, 128))
@@ -195,20 +195,20 @@ def test_long_texts_are_cut_and_said(loaded, caplog):
     torch.testing.assert_close(long[0], loaded["clip"].embed_texts([" ".join(["red", "cat"] * 7)])[0])
 
 
-def test_embeddings_are_pinned(loaded, pictures):
+def test_embeddings_are_pinned(loaded, images):
     """Any change of preprocessing, feature or normalisation moves these."""
-    found = {kind: encoder.embed_images(pictures) for kind, encoder in loaded.items() if kind != "blip-itm"}
+    found = {kind: encoder.embed_images(images) for kind, encoder in loaded.items() if kind != "blip-itm"}
     found["text"] = loaded["clip"].embed_texts(TEXTS)
     cosines = {kind: (rows @ rows.mT)[0, 1:].tolist() for kind, rows in found.items()}
     assert cosines == {kind: pytest.approx(values, abs=1e-3) for kind, values in PINNED.items()}
-    matches = loaded["blip-itm"].match(pictures, [*TEXTS, "a"]).tolist()
+    matches = loaded["blip-itm"].match(images, [*TEXTS, "a"]).tolist()
     assert matches == pytest.approx(PINNED_MATCHES, abs=1e-3)
 
 
 def test_efficientnet_lite0_is_pinned_and_tells_subjects_apart(lite0, root):
     """Three photographs each of three subjects, cut out: each is nearest to one of its own."""
     assert lite0.name == "EfficientNet-Lite0" and lite0.source == "efficientnet-lite0"
-    rows = lite0.embed_images(small.pictures())
+    rows = lite0.embed_images(small.images())
     assert rows.shape == (4, 1280)
     assert (rows @ rows.mT)[0, 1:].tolist() == pytest.approx(PINNED_LITE0, abs=2e-3)
     folders = sorted(x for x in (root / "assets" / "references").iterdir() if x.is_dir())
@@ -307,8 +307,8 @@ def test_altered_weights_of_a_package_are_refused(monkeypatch, tmp_path):
 def test_nothing_to_embed(loaded):
     with pytest.raises(ValueError, match="nothing to embed"):
         loaded["dino"].embed_images([])
-    with pytest.raises(ValueError, match="2 pictures and 1 texts"):
-        loaded["blip-itm"].match(small.pictures()[:2], ["a"])
+    with pytest.raises(ValueError, match="2 images and 1 texts"):
+        loaded["blip-itm"].match(small.images()[:2], ["a"])
 
 
 def mlp(steps, widths):
@@ -364,7 +364,7 @@ def test_lpips(tmp_path, monkeypatch):
     file.parent.mkdir(parents=True)
     torch.save(small.fill(torchvision.models.squeezenet1_1()).state_dict(), file)
     distance = Lpips("squeeze")
-    a, b, c = to_tensor([x.resize((64, 64)) for x in small.pictures()[:3]])
+    a, b, c = to_tensor([x.resize((64, 64)) for x in small.images()[:3]])
     found = distance(torch.stack([a, a, b, a]), torch.stack([a, b, a, c]))
     assert found[0] == 0 and found[1] == pytest.approx(float(found[2]))
     assert found.tolist() == pytest.approx(PINNED_LPIPS, abs=1e-3)

@@ -8,9 +8,9 @@ from PIL import Image
 from jedi.checks import check_edit
 from jedi.errors import InputError
 from jedi.inpainting import Edit
-from jedi.io import images as pictures
+from jedi.io import images
 from jedi.pipeline import image_generators
-from tests.jedi.sampling import REFERENCES, SHAPE, STEPS, box_mask, close, latents, picture, record_calls
+from tests.jedi.sampling import REFERENCES, SHAPE, STEPS, box_mask, close, latents, photo, record_calls
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ from tests.jedi.sampling import REFERENCES, SHAPE, STEPS, box_mask, close, laten
 )
 @pytest.mark.parametrize("mode", ["one_way", "mutual"])
 def test_an_edit_keeps_the_size_and_the_pixels_outside_its_mask(pipe, mode, size, box):
-    image = picture(7, size)
+    image = photo(7, size)
     for result in pipe(
         ["a cat", "a dog"], REFERENCES, image=image, mask=box_mask(size, box), mode=mode,
         num_inference_steps=STEPS, generator=image_generators(0, 2),
@@ -32,12 +32,12 @@ def test_an_edit_keeps_the_size_and_the_pixels_outside_its_mask(pipe, mode, size
 
 def test_the_network_is_told_what_is_given(pipe, monkeypatch):
     inputs = record_calls(monkeypatch, lambda sample: sample)
-    image, mask = picture(7), box_mask((32, 32), (11, 8, 20, 16))
+    image, mask = photo(7), box_mask((32, 32), (11, 8, 20, 16))
     result = latents(pipe, image=image, mask=mask)
     c = SHAPE[0]
     wanted = torch.zeros(SHAPE[1:])
     wanted[2:4, 2:5] = 1  # latent pixels (4 x 4 pixels) that the mask touches
-    clean = pictures.encode_pixels(pipe.vae, pictures.to_tensor([image])).detach()
+    clean = images.encode_pixels(pipe.vae, images.to_tensor([image])).detach()
     noise = torch.randn(1, *SHAPE, generator=image_generators(0, 1)[0])
     pipe.scheduler.set_timesteps(STEPS)
     for x, t in zip(inputs, pipe.scheduler.timesteps, strict=True):
@@ -49,20 +49,20 @@ def test_the_network_is_told_what_is_given(pipe, monkeypatch):
 
 
 def test_a_soft_mask_blends(pipe):
-    image, mask = picture(7), Image.new("L", (32, 32), 128)
+    image, mask = photo(7), Image.new("L", (32, 32), 128)
     options = {"num_inference_steps": STEPS, "output_type": "pt", "image": image}
     hard, soft = (
         pipe("a cat", mask=x, generator=image_generators(0, 1), **options).images
         for x in (Image.new("L", (32, 32), 255), mask)
     )
-    original = (pictures.to_tensor([image]) + 1) / 2
+    original = (images.to_tensor([image]) + 1) / 2
     assert close(soft, original.lerp(hard, 128 / 255), 1e-5)
 
 
 @pytest.mark.parametrize("kind", [bool, np.uint8, np.float32, np.int64])
 def test_masks_may_be_arrays_of_zeros_and_ones(pipe, kind):
     """A 0/1 mask used to count as black: nothing was generated."""
-    image = picture(7, (32, 24))
+    image = photo(7, (32, 24))
     shape = np.zeros((image.height, image.width), kind)
     shape[:8, :12] = 1
     white = Image.fromarray(shape.astype(np.uint8) * 255)

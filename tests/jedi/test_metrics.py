@@ -1,4 +1,4 @@
-"""The scores: by hand on vectors and drawings, and pinned through real encoders on fixed pictures."""
+"""The scores: by hand on vectors and drawings, and pinned through real encoders on fixed images."""
 
 import io
 import math
@@ -34,7 +34,7 @@ def clip(tmp_path_factory):
 
 @pytest.mark.parametrize("score", IDENTITY)
 def test_the_two_aggregations(score):
-    """Of real pictures at 0, 60 and 90 degrees the model was given the second."""
+    """Of real images at 0, 60 and 90 degrees the model was given the second."""
     images, real = at(0, 30), at(0, 60, 90)
     all_real = score(images, real, [1], "all_real")
     assert all_real.tolist() == pytest.approx([(1 + cos(60) + 0) / 3, (cos(30) + cos(30) + cos(60)) / 3], abs=1e-6)
@@ -61,10 +61,10 @@ def test_a_copy_of_the_reference_gets_all_of_one_aggregation_and_not_of_the_othe
     assert metrics.dino(copy, real, [0], "all_real").item() < 0.7
 
 
-def test_clip_t_is_the_plain_cosine_of_each_picture_and_its_own_text():
+def test_clip_t_is_the_plain_cosine_of_each_image_and_its_own_text():
     assert metrics.clip_t(at(0, 90), at(60, 60)).tolist() == pytest.approx([cos(60), cos(30)], abs=1e-6)
     assert metrics.clip_t(3 * at(0), 7 * at(120)).item() == pytest.approx(-0.5, abs=1e-6)
-    with pytest.raises(ValueError, match="2 pictures and 1 texts"):
+    with pytest.raises(ValueError, match="2 images and 1 texts"):
         metrics.clip_t(at(0, 1), at(0))
 
 
@@ -85,13 +85,13 @@ def test_the_identifier_is_dropped(prompt, identifier, expected):
 
 
 def test_scores_through_a_real_clip_are_pinned(clip):
-    pictures = small.pictures()
-    images = clip.embed_images(pictures)
+    photos = small.photos()
+    images = clip.embed_images(photos)
     texts = clip.embed_texts(["a cat", "a dog", "a bird", "a cup"])
-    masks = [Image.new("L", x.size, 0) for x in pictures]
+    masks = [Image.new("L", x.size, 0) for x in photos]
     for mask in masks:
         ImageDraw.Draw(mask).rectangle((2, 3, mask.width // 3, mask.height - 5), fill=255)
-    cuts = clip.embed_images([metrics.cut_subject(*pair) for pair in zip(pictures, masks, strict=True)])
+    cuts = clip.embed_images([metrics.cut_subject(*pair) for pair in zip(photos, masks, strict=True)])
     found = {
         "clip_t": metrics.clip_t(images, texts),
         "clip_i": metrics.clip_i(images[:1], images[1:]),
@@ -127,16 +127,16 @@ def test_cut_subjects():
     assert rows.tolist() == [False, True, True, True, True, False]  # in the middle
     empty = metrics.cut_subject(image, Image.new("L", (20, 10), 0), crop=True)
     assert empty.size == (20, 10) and (np.asarray(empty) == 255).all()
-    with pytest.raises(ValueError, match=r"the mask has \(10, 10\) pixels, its picture \(20, 10\)"):
+    with pytest.raises(ValueError, match=r"the mask has \(10, 10\) pixels, its image \(20, 10\)"):
         metrics.cut_subject(image, Image.new("L", (10, 10)))
 
 
 def test_masked_scores_do_not_see_the_background(clip):
-    """One subject before two backgrounds: alike when cut out, not as whole pictures."""
+    """One subject before two backgrounds: alike when cut out, not as whole images."""
     mask = Image.new("L", (48, 48), 0)
     ImageDraw.Draw(mask).ellipse((14, 10, 36, 40), fill=255)
     subject = Image.new("RGB", (48, 48), (200, 60, 20))
-    scenes = [Image.composite(subject, x.resize((48, 48)), mask) for x in small.pictures()[:2]]
+    scenes = [Image.composite(subject, x.resize((48, 48)), mask) for x in small.photos()[:2]]
     whole = clip.embed_images(scenes)
     cuts = clip.embed_images([metrics.cut_subject(x, mask) for x in scenes])
     assert metrics.clip_i(whole[:1], whole[1:]).item() < 0.95
@@ -145,12 +145,12 @@ def test_masked_scores_do_not_see_the_background(clip):
 
 def test_blip_itm_is_the_matchers_probability(tmp_path):
     matcher = metrics.load_encoder(f"blip-itm:{small.save_blip(tmp_path)}")
-    found = metrics.blip_itm(matcher, small.pictures()[:2], ["a cat", "the red dog on the beach"])
+    found = metrics.blip_itm(matcher, small.photos()[:2], ["a cat", "the red dog on the beach"])
     assert found.tolist() == pytest.approx([0.0346, 0.0405], abs=1e-3)
 
 
 def test_every_subject_must_be_there():
-    """Parts of the picture look like the first subject and nothing like the second."""
+    """Parts of the image look like the first subject and nothing like the second."""
     parts, fox, hat = at(0, 20, 80), at(0, 10), at(180, 170)
     scores = metrics.cp_clip(parts, [fox, hat])
     best_fox, best_hat = (1 + cos(10)) / 2, (cos(100) + cos(90)) / 2
@@ -177,7 +177,7 @@ def test_every_text_must_fit():
         metrics.ti_clip(at(0, 1), at(0, 1))
 
 
-def test_regions_cover_the_picture_and_find_a_corner():
+def test_regions_cover_the_image_and_find_a_corner():
     image = Image.new("RGB", (50, 40), "white")
     ImageDraw.Draw(image).rectangle((40, 32, 49, 39), fill="red")
     parts = metrics.regions(image)
@@ -192,7 +192,7 @@ def test_regions_cover_the_picture_and_find_a_corner():
 def test_diversity():
     assert metrics.diversity(at(0, 0, 0)).item() == pytest.approx(0, abs=1e-6)
     assert metrics.diversity(at(0, 90, 180)).item() == pytest.approx((1 + 2 + 1) / 3, abs=1e-6)
-    with pytest.raises(ValueError, match="at least two pictures of a prompt, got 1"):
+    with pytest.raises(ValueError, match="at least two images of a prompt, got 1"):
         metrics.diversity(at(0))
 
 
@@ -285,8 +285,8 @@ OTHERS = {
         (24, 30), background=(240, 225, 160), ground=(60, 60, 70), detail=7
     ),
     "same background, other place and pose": scene((2, 4), angle=180),
-    "another picture": small.pictures()[0],
-    "an empty picture": Image.new("RGB", (96, 96), "white"),
+    "another image": small.photos()[0],
+    "an empty image": Image.new("RGB", (96, 96), "white"),
 }
 
 
@@ -317,32 +317,30 @@ def test_copy_scores_are_pinned():
 
 
 def test_the_nearest_reference_counts():
-    images, references = [REFERENCE, small.pictures()[0]], [*OTHERS.values(), REFERENCE]
+    images, references = [REFERENCE, small.photos()[0]], [*OTHERS.values(), REFERENCE]
     assert metrics.copy_score(images, references).tolist() == pytest.approx([1, 1], abs=1e-5)
     alone = metrics.copy_score(images, references[:2])
     assert alone.shape == (2,) and alone.max() < 0.5
     torch.testing.assert_close(alone[:1], metrics.copy_score(images[:1], references[:2]))
 
 
-def test_pictures_of_the_same_layout_without_the_details_are_no_copies():
+def test_images_of_the_same_layout_without_the_details_are_no_copies():
     """Either band alone would call one of these a copy."""
     blurred = REFERENCE.resize((6, 6), Image.Resampling.BOX).resize((96, 96), Image.Resampling.BICUBIC)
     pixels, smooth = to_tensor([REFERENCE, blurred])
-    # The reference's details over another picture's layout.
-    other = to_tensor([small.pictures()[3].resize((96, 96)).resize((6, 6)).resize((96, 96), Image.Resampling.BICUBIC)])[
-        0
-    ]
+    # The reference's details over another image's layout.
+    other = to_tensor([small.photos()[3].resize((96, 96)).resize((6, 6)).resize((96, 96), Image.Resampling.BICUBIC)])[0]
     details = Image.fromarray((((pixels - smooth + other).clamp(-1, 1) + 1) * 127.5).byte().permute(1, 2, 0).numpy())
     assert metrics.copy_score([blurred], [REFERENCE]).item() < NEAR_COPY
     assert metrics.copy_score([details], [REFERENCE]).item() < NEAR_COPY
 
 
-def test_plain_pictures():
-    """Two plain pictures are copies when they have one colour."""
+def test_plain_images():
+    """Two plain images are copies when they have one colour."""
     grey, red = Image.new("RGB", (64, 64), (90, 90, 90)), Image.new("RGB", (64, 64), (200, 90, 90))
     assert metrics.copy_score([grey, red], [grey]).tolist() == pytest.approx([1, 0], abs=1e-3)
 
 
 def test_copy_score_needs_something_to_compare():
-    with pytest.raises(ValueError, match="1 pictures and 0 references"):
+    with pytest.raises(ValueError, match="1 images and 0 references"):
         metrics.copy_score([REFERENCE], [])

@@ -11,19 +11,19 @@ from PIL import Image
 
 from jedi.conditioning import network_input
 from jedi.guidance import GUIDANCE
-from jedi.io import images as pictures
+from jedi.io import images
 from jedi.pipeline import JediPipeline, encode_captions, image_generators
 from jedi.unet import JointUNet
 from tests import tiny
-from tests.jedi.sampling import REFERENCES, SHAPE, STEPS, box_mask, close, latents, picture
+from tests.jedi.sampling import REFERENCES, SHAPE, STEPS, box_mask, close, latents, random_image
 
 
 @torch.no_grad()
 def by_hand(pipe, prompt, mode, rule, text_scale, reference_scale, seed=0):
-    """One picture: every branch its own uncached call of the network, DDIM's formulas written out."""
+    """One image: every branch its own uncached call of the network, DDIM's formulas written out."""
     unet, c = JointUNet(pipe.unet), SHAPE[0]
-    squares = [pictures.fit_square(x, tiny.PIXELS)[0] for x in REFERENCES]
-    given = pictures.encode_pixels(pipe.vae, pictures.to_tensor(squares))[None]  # 1 k c h w
+    squares = [images.fit_square(x, tiny.PIXELS)[0] for x in REFERENCES]
+    given = images.encode_pixels(pipe.vae, images.to_tensor(squares))[None]  # 1 k c h w
     k = given.shape[1]
     words = lambda text: encode_captions(pipe.tokenizer, pipe.text_encoder, [text])[None]
     empty, full = words(""), words(prompt)
@@ -83,7 +83,7 @@ def test_references_are_encoded_once(pipe, monkeypatch):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("scheduler", ["DDIMScheduler", "DDPMScheduler", "EulerAncestralDiscreteScheduler"])
 @pytest.mark.parametrize("mode", ["one_way", "mutual"])
-def test_a_picture_is_the_same_alone_and_in_a_batch(pipe, mode, scheduler):
+def test_a_image_is_the_same_alone_and_in_a_batch(pipe, mode, scheduler):
     """Property 5 of docs/method.md §8, with schedulers that draw noise in every step too."""
     pipe.scheduler = getattr(diffusers, scheduler).from_config(pipe.scheduler.config)
     batch = latents(pipe, ["a cat", "a dog"], n=4, num_images=2, mode=mode)
@@ -100,7 +100,7 @@ def test_a_story_is_the_same_alone_and_in_a_batch(pipe, mode):
 
 
 @pytest.mark.parametrize("references", [REFERENCES, None])
-def test_pictures_of_a_story_see_one_another(pipe, references):
+def test_images_of_a_story_see_one_another(pipe, references):
     prompts = ["a cat", "a dog"]
     single, story = (latents(pipe, prompts, references, n=2, joint=x) for x in (False, True))
     assert not close(single, story, 1e-3)
@@ -137,7 +137,7 @@ def test_what_a_reference_mask_hides_does_not_count(pipe):
 
 @pytest.mark.parametrize("form", ["RGBA", "L", "CMYK", "P"])
 def test_references_of_any_mode_and_aspect(pipe, form):
-    assert torch.isfinite(latents(pipe, references=[picture(3, (90, 7)).convert(form)])).all()
+    assert torch.isfinite(latents(pipe, references=[random_image(3, (90, 7)).convert(form)])).all()
 
 
 def test_initial_noise_can_be_given(pipe):
@@ -171,7 +171,7 @@ def test_euler_takes_the_steps_of_ddim(pipe, mode, edit):
     """Both solve one equation by one rule, in other scales: whoever scales the wrong slot fails here."""
     options = {"mode": mode, "n": 2, "num_images": 2, "num_inference_steps": 5}
     if edit:
-        options |= {"image": picture(7), "mask": box_mask((32, 32), (0, 0, 16, 32))}
+        options |= {"image": random_image(7), "mask": box_mask((32, 32), (0, 0, 16, 32))}
     pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config, set_alpha_to_one=True)
     ddim = latents(pipe, **options)
     pipe.scheduler = diffusers.EulerDiscreteScheduler.from_config(
@@ -191,7 +191,7 @@ def test_euler_takes_the_steps_of_ddim(pipe, mode, edit):
 )  # fmt: skip
 def test_any_scheduler_that_fits(pipe, name):
     pipe.scheduler = getattr(diffusers, f"{name}Scheduler").from_config(pipe.scheduler.config)
-    edit = {"mode": "mutual", "image": picture(7), "mask": box_mask((32, 32), (0, 0, 16, 32))}
+    edit = {"mode": "mutual", "image": random_image(7), "mask": box_mask((32, 32), (0, 0, 16, 32))}
     for options in ({}, edit):
         options = options | {"num_inference_steps": 4 if name == "PNDM" else 2}  # PNDM begins with four
         first, second = (latents(pipe, **options) for _ in range(2))
@@ -204,7 +204,7 @@ def test_any_scheduler_that_fits(pipe, name):
 def test_schedulers_that_go_between_their_noise_levels(pipe, name):
     pipe.scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config)
     assert torch.isfinite(latents(pipe)).all()
-    edit = {"image": picture(7), "mask": box_mask((32, 32), (0, 0, 16, 32))}
+    edit = {"image": random_image(7), "mask": box_mask((32, 32), (0, 0, 16, 32))}
     for options in (edit, {"mode": "mutual"}):
         with pytest.raises(ValueError, match=f"{name} cannot be used for an edit or in mode 'mutual'"):
             latents(pipe, **options)
@@ -242,7 +242,7 @@ def test_output_types_agree(pipe):
     np.testing.assert_allclose(array, tensor.permute(0, 2, 3, 1).numpy())
     np.testing.assert_array_equal(np.asarray(pil[1]), (array[1] * 255).round().astype(np.uint8))
     with torch.no_grad():
-        decoded = pictures.decode_latents(pipe.vae, latent).clamp(-1, 1) / 2 + 0.5
+        decoded = images.decode_latents(pipe.vae, latent).clamp(-1, 1) / 2 + 0.5
     assert close(decoded, tensor, 1e-5)
     output = pipe("a cat", num_inference_steps=1, return_dict=False)
     assert isinstance(output, tuple) and isinstance(output[0][0], Image.Image)
@@ -297,7 +297,7 @@ def test_half_precision(parts):
     cache = pipe.encode_references(REFERENCES)
     assert {x.dtype for pair in cache.layers.values() for x in pair} == {torch.bfloat16}
     assert torch.isfinite(latents(pipe, references=None, cache=cache, num_inference_steps=1)).all()
-    edit = {"image": picture(7), "mask": box_mask((32, 32), (0, 0, 9, 9))}
+    edit = {"image": random_image(7), "mask": box_mask((32, 32), (0, 0, 9, 9))}
     assert torch.isfinite(latents(pipe, mode="mutual", num_inference_steps=1, **edit)).all()
 
 
@@ -308,7 +308,7 @@ def test_offloading(parts):
     pipe.set_progress_bar_config(disable=True)
     before = {mode: latents(pipe, mode=mode) for mode in ("one_way", "mutual")}
     pipe.enable_model_cpu_offload(device="cpu")
-    edit = {"image": picture(7), "mask": box_mask((32, 32), (0, 0, 9, 9))}
+    edit = {"image": random_image(7), "mask": box_mask((32, 32), (0, 0, 9, 9))}
     for mode, expected in before.items():
         assert close(latents(pipe, mode=mode), expected, 0)
         assert pipe("a cat", REFERENCES, mode=mode, num_inference_steps=1, **edit).images[0].size == (32, 32)

@@ -66,7 +66,7 @@ def test_seeds_outside_of_64_bits_are_refused(use, seed):
         use(seed)
 
 
-def test_the_last_picture_s_seed_counts_too():
+def test_the_last_image_s_seed_counts_too():
     assert len(image_generators(2**64 - 2, 2)) == 2
     with pytest.raises(InputError, match=r"2\^64 - 3"):
         image_generators(2**64 - 2, 3)

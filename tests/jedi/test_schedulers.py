@@ -7,7 +7,7 @@ import torch
 from jedi.errors import InputError
 from jedi.schedulers import SCHEDULERS, check_sampler, exchange
 from tests import tiny
-from tests.jedi.sampling import REFERENCES, box_mask, latents, picture
+from tests.jedi.sampling import REFERENCES, box_mask, latents, random_image
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::RuntimeWarning")
 GOOD = [
@@ -86,7 +86,7 @@ def test_too_many_steps_are_refused(pipe):
 
 def test_a_call_asks_for_what_it_needs(pipe):
     config = pipe.scheduler.config
-    edit = {"image": picture(7), "mask": box_mask((32, 32), (0, 0, 16, 32))}
+    edit = {"image": random_image(7), "mask": box_mask((32, 32), (0, 0, 16, 32))}
     pipe.scheduler = Between.from_config(config)
     latents(pipe)
     latents(pipe, mode="mutual", references=None)

@@ -32,9 +32,9 @@ def scene(**changes) -> Scene:
 
 
 def paint(scene: Scene, figure, size: int):
-    """A picture of one subject: the figure in it, with the picture's own `image` at hand."""
-    picture = compose([scene], [figure], size)
-    return picture, picture.figures[0]
+    """An image of one subject: the figure in it, with the image's own `image` at hand."""
+    image = compose([scene], [figure], size)
+    return image, image.figures[0]
 
 
 def source(**changes) -> EmojiSource:
@@ -99,10 +99,10 @@ def test_the_mask_is_the_visible_subject():
 def test_what_stands_in_front_is_not_in_the_mask():
     figure = sprite("1F98A")
     alone = np.asarray(paint(scene(fraction=0.9), figure, 96)[1].mask) == 255
-    _, picture = paint(scene(fraction=0.9, companion="gift"), figure, 96)
-    hidden = alone & ~(np.asarray(picture.mask) == 255)
-    assert hidden.sum() > 20 and not ((np.asarray(picture.mask) == 255) & ~alone).any()
-    assert picture.visible == pytest.approx(1 - hidden.sum() / alone.sum(), abs=1e-3)
+    _, image = paint(scene(fraction=0.9, companion="gift"), figure, 96)
+    hidden = alone & ~(np.asarray(image.mask) == 255)
+    assert hidden.sum() > 20 and not ((np.asarray(image.mask) == 255) & ~alone).any()
+    assert image.visible == pytest.approx(1 - hidden.sum() / alone.sum(), abs=1e-3)
     assert hidden[:, 48:].sum() == 0 and hidden[:48].sum() == 0  # the gift stands at the lower left
     bare, dressed = (paint(scene(accessory=name), figure, 96)[1] for name in (None, "sunglasses"))
     assert dressed.visible < 0.97 < bare.visible

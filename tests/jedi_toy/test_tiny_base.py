@@ -51,7 +51,7 @@ def test_text_encoder_learns_what_captions_look_like():
         night_a, night_the, day_a, day_the = encoder(tokens).last_hidden_state[:, -1]
     assert not any(p.requires_grad for p in encoder.parameters())
     for article, when in ((night_a - night_the, night_a - day_a), (day_a - day_the, night_the - day_the)):
-        assert when.norm() > 2 * article.norm()  # what shows in the pictures sets states apart, wording does not
+        assert when.norm() > 2 * article.norm()  # what shows in the images sets states apart, wording does not
 
 
 def test_unet_starts_as_a_comparison_of_contents():

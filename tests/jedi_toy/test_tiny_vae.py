@@ -25,7 +25,7 @@ def test_components_are_those_of_pca():
         assert correlation.abs().max() < 1e-3
 
 
-def test_vae_learns_to_show_the_picture(caplog):
+def test_vae_learns_to_show_the_image(caplog):
     caplog.set_level("INFO", "jedi_toy.tiny_vae")
     torch.manual_seed(0)
     images = adaptive_avg_pool2d(torch.rand(32, 3, 4, 4) * 2 - 1, 16)
@@ -34,7 +34,7 @@ def test_vae_learns_to_show_the_picture(caplog):
     unseen = images[-2:]
     with torch.no_grad():
         shown = psnr(vae.decode(vae.encode(unseen).latent_dist.mean).sample, unseen)
-    assert f"VAE: {shown:.1f} dB on unseen pictures" in caplog.text
+    assert f"VAE: {shown:.1f} dB on unseen images" in caplog.text
     latents = vae.encode(images).latent_dist
     assert latents.mean.shape == (32, 4, 8, 8) and latents.std.max() < 1e-4  # as good as deterministic
     assert (
@@ -87,7 +87,7 @@ def test_with_a_linear_encoder_only_the_decoder_is_trained():
     assert shown[1] > shown[0] + 1
 
 
-def test_crops_are_squares_of_the_pictures_and_whole_ones_are_fewer():
+def test_crops_are_squares_of_the_images_and_whole_ones_are_fewer():
     images = torch.arange(2 * 3 * 8 * 8.0).reshape(2, 3, 8, 8)
     config, generator = VaeConfig(batch_size=8, crop=4), torch.Generator().manual_seed(0)
     crops = draw(images, config, 4, generator)

@@ -192,22 +192,22 @@ def test_shadows_weather_and_actions_change_the_scene():
     cast_shadow(shadowed, sprite("1F98A").resize((30, 30)), (17, 17), (0.5, -0.5))
     assert (pixels(shadowed).mean(-1) <= pixels(empty).mean(-1)).all()
     assert (pixels(empty) - pixels(shadowed)).max() > 30
-    pictures, empty = [], background("brick wall", 0, 64)
+    images, empty = [], background("brick wall", 0, 64)
     for name in WEATHER:
-        pictures.append(empty.copy())
-        add_weather(pictures[-1], name, 5)
+        images.append(empty.copy())
+        add_weather(images[-1], name, 5)
     for name in ACTIONS:
-        pictures.append(empty.copy())
-        add_action(pictures[-1], name, 5, (0.3, 0.3, 0.7, 0.7))
-    assert all(np.abs(pixels(picture) - pixels(empty)).max() > 40 for picture in pictures)
-    assert len({picture.tobytes() for picture in pictures}) == len(pictures)
+        images.append(empty.copy())
+        add_action(images[-1], name, 5, (0.3, 0.3, 0.7, 0.7))
+    assert all(np.abs(pixels(image) - pixels(empty)).max() > 40 for image in images)
+    assert len({image.tobytes() for image in images}) == len(images)
 
 
 def test_a_camera_changes_pixels_a_little_and_repeats_itself():
-    picture = background("meadow", 0, 64)
-    taken = as_photo(picture, 3)
-    assert taken.tobytes() == as_photo(picture, 3).tobytes() != as_photo(picture, 4).tobytes()
-    assert 1 < np.abs(pixels(taken) - pixels(picture)).mean() < 70
+    image = background("meadow", 0, 64)
+    taken = as_photo(image, 3)
+    assert taken.tobytes() == as_photo(image, 3).tobytes() != as_photo(image, 4).tobytes()
+    assert 1 < np.abs(pixels(taken) - pixels(image)).mean() < 70
 
 
 def test_there_are_thirty_backgrounds_and_more():

@@ -1,4 +1,4 @@
-"""By what sets are judged. Each filter scores every set of a unit and says which sets, or pictures, will not do.
+"""By what sets are judged. Each filter scores every set of a unit and says which sets, or images, will not do.
 
 To add one: write a class like `Filter`, decorate it with `@FILTERS.register("name")`, name its module under
 `extensions:` and its name under `filter.extra` in the configuration (docs/extending.md).
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Verdict:
     """What a filter says of one set. `score` is JSON: a number, a dict of numbers, or a list with a number for each
-    picture; it is written into the set, dropped or not. Rounded to 4 digits by the stage."""
+    image; it is written into the set, dropped or not. Rounded to 4 digits by the stage."""
 
     score: Any
     reason: str | None = None
     """Why the set as a whole will not do: "identity below 0.7"."""
     images: Mapping[int, str] = field(default_factory=dict)
-    """Why single pictures, by position, will not do: the set goes, or they alone (`filter.drop_images`)."""
+    """Why single images, by position, will not do: the set goes, or they alone (`filter.drop_images`)."""
 
 
 class Filter(Protocol):
@@ -50,11 +50,11 @@ class Filter(Protocol):
     """For the report, if the class has such an attribute: scores and the configuration's keys of their thresholds,
     `(("redness", "options.redness.max_share"),)`. A key's last part begins with min or max, or its value is the least
     and the most. "NAME.PART" is a part of a score that is a dict; "NAME.mean" the mean of a list, where that is
-    compared and not each picture's."""
+    compared and not each image's."""
     packages: tuple[str, ...]
     """What must stay at one version for equal scores, besides numpy and Pillow."""
 
-    def judge(self, pictures: Pictures) -> Sequence[Verdict]:
+    def judge(self, images: Images) -> Sequence[Verdict]:
         """One for each set, in order, whatever other filters say of it."""
         ...
 
@@ -85,12 +85,12 @@ class Encoders:
             except EncoderError as error:
                 raise ConfigError(f"{key}: {error}") from None
         if not hasattr(self._loaded[spec], kind):
-            raise ConfigError(f"{key}={spec}: this encoder has no {kind}; texts and pictures together are for clip:X")
+            raise ConfigError(f"{key}={spec}: this encoder has no {kind}; texts and images together are for clip:X")
         return self._loaded[spec]
 
 
-class Pictures:
-    """The sets of a unit, and what encoders say of their pictures: each is asked once for all pictures together,
+class Images:
+    """The sets of a unit, and what encoders say of their images: each is asked once for all images together,
     and once only however many filters want to know."""
 
     def __init__(self, sets: Sequence[SubjectSet], encoders: Encoders) -> None:
@@ -103,7 +103,7 @@ class Pictures:
         return [image for one in self.sets for image in one.images]
 
     def by_set(self, values: Any) -> list[Any]:
-        """A sequence with one value for each picture -> its slices, one for each set."""
+        """A sequence with one value for each image -> its slices, one for each set."""
         slices, start = [], 0
         for one in self.sets:
             slices.append(values[start : start + len(one.images)])
@@ -131,7 +131,7 @@ class Pictures:
                 if mask is None:
                     section = key.rpartition(".")[0]
                     remedy = f"put segment before filter in stages, or set {section}.masked=false"
-                    raise ConfigError(f"{section}: picture {i} of set {one.key} has no mask; {remedy}")
+                    raise ConfigError(f"{section}: image {i} of set {one.key} has no mask; {remedy}")
                 crops.append(cut_subject(image, mask, crop=True))
         return crops
 

@@ -1,4 +1,4 @@
-"""Filters of what should not be in a picture: people, and what a safety checker would black out."""
+"""Filters of what should not be in an image: people, and what a safety checker would black out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from data_gen.stages.filters import FILTERS, Pictures, Verdict, too_high
+from data_gen.stages.filters import FILTERS, Images, Verdict, too_high
 from jedi.io.config import ConfigError
 
 if TYPE_CHECKING:
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from data_gen.config import DataConfig
 
 BATCH = 8
-"""Pictures in one forward pass."""
+"""Images in one forward pass."""
 
 
 @FILTERS.register("people")
 class People:
-    """Score: of each picture the highest probability of a detection with the label; 0 to 1."""
+    """Score: of each image the highest probability of a detection with the label; 0 to 1."""
 
     needs, uses_model, packages = frozenset(), True, ("torch", "transformers")
     thresholds = (("people", "filter.people.max_score"),)
@@ -31,9 +31,9 @@ class People:
         self.settings, self.config = config.filter.people, config
         self.on = self.settings.max_score is not None
 
-    def judge(self, pictures: Pictures) -> list[Verdict]:
-        found = [score for images in _batches(pictures.images) for score in self._detect(images)]
-        return _verdicts("people", pictures, found, self.settings.max_score)
+    def judge(self, images: Images) -> list[Verdict]:
+        found = [score for images in _batches(images.images) for score in self._detect(images)]
+        return _verdicts("people", images, found, self.settings.max_score)
 
     def _detect(self, images: Sequence[Image.Image]) -> list[float]:
         import torch
@@ -71,10 +71,10 @@ class People:
 
 @FILTERS.register("nsfw")
 class Nsfw:
-    """Score: of each picture by how much it is over the threshold of the checker's nearest concept; over 0 is flagged.
+    """Score: of each image by how much it is over the threshold of the checker's nearest concept; over 0 is flagged.
 
-    The decision is that of diffusers' `StableDiffusionSafetyChecker`, which says yes or no and blackens pictures;
-    here its cosines are read, to have a number and the pictures as they are.
+    The decision is that of diffusers' `StableDiffusionSafetyChecker`, which says yes or no and blackens images;
+    here its cosines are read, to have a number and the images as they are.
     """
 
     needs, uses_model, packages = frozenset(), True, ("diffusers", "torch", "transformers")
@@ -84,17 +84,17 @@ class Nsfw:
         self.settings, self.config = config.filter.nsfw, config
         self.on = self.settings.max_score is not None
 
-    def judge(self, pictures: Pictures) -> list[Verdict]:
+    def judge(self, images: Images) -> list[Verdict]:
         import torch
 
         model, preprocess = self._parts
         with torch.no_grad():
             found = [
                 score
-                for images in _batches(pictures.images)
+                for images in _batches(images.images)
                 for score in concept_margins(model, preprocess(images).to(model.device)).tolist()
             ]
-        return _verdicts("nsfw", pictures, found, self.settings.max_score)
+        return _verdicts("nsfw", images, found, self.settings.max_score)
 
     @cached_property
     def _parts(self) -> tuple[Any, Callable[[Sequence[Image.Image]], Tensor]]:
@@ -126,8 +126,8 @@ def concept_margins(checker: Any, pixels: Tensor) -> Tensor:
     return (margins(checker.concept_embeds, checker.concept_embeds_weights) + strict).amax(-1).float().cpu()
 
 
-def _verdicts(name: str, pictures: Pictures, scores: list[float], most: float | None) -> list[Verdict]:
-    return [Verdict(x, images=too_high(name, x, most)) for x in pictures.by_set(scores)]
+def _verdicts(name: str, images: Images, scores: list[float], most: float | None) -> list[Verdict]:
+    return [Verdict(x, images=too_high(name, x, most)) for x in images.by_set(scores)]
 
 
 def _batches(images: list[Image.Image]) -> Iterator[list[Image.Image]]:

@@ -1,11 +1,11 @@
-"""Filters that compare the pictures of a set with one another: one subject, but not one picture."""
+"""Filters that compare the images of a set with one another: one subject, but not one image."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from data_gen.samples import SubjectSet
-from data_gen.stages.filters import FILTERS, MODELS, Pictures, Verdict, too_high
+from data_gen.stages.filters import FILTERS, MODELS, Images, Verdict, too_high
 from jedi.io.config import ConfigError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def pair_cosines(embeddings: Tensor) -> Tensor:
 
 @FILTERS.register("identity")
 class Identity:
-    """Score: `mean` and `min` of the pairs' cosines; None for a single picture, which has nothing to differ from."""
+    """Score: `mean` and `min` of the pairs' cosines; None for a single image, which has nothing to differ from."""
 
     uses_model, packages = True, MODELS
     thresholds = (("identity.mean", "filter.identity.min_mean"), ("identity.min", "filter.identity.min_pair"))
@@ -34,14 +34,14 @@ class Identity:
         self.on = self.settings.min_mean is not None or self.settings.min_pair is not None
         self.needs = frozenset({"masks"} if self.settings.masked else ())
 
-    def judge(self, pictures: Pictures) -> list[Verdict]:
-        for one in pictures.sets:
+    def judge(self, images: Images) -> list[Verdict]:
+        for one in images.sets:
             if one.subject.get("subjects"):
                 raise ConfigError(
                     f"filter.identity: set {one.key} shows several subjects, which cannot be compared as one; "
                     "put filter before compose in stages, or set filter.identity.min_mean=null"
                 )
-        rows = pictures.embed("filter.identity.encoder", self.settings.encoder, self.settings.masked)
+        rows = images.embed("filter.identity.encoder", self.settings.encoder, self.settings.masked)
         return [self._judge(x) for x in rows]
 
     def _judge(self, embeddings: Tensor) -> Verdict:
@@ -59,7 +59,7 @@ class Identity:
 
 @FILTERS.register("duplicates")
 class Duplicates:
-    """Score: of the two most alike pictures `copy` and `cosine`, as far as they are asked for. Of copies the first
+    """Score: of the two most alike images `copy` and `cosine`, as far as they are asked for. Of copies the first
     may stay."""
 
     needs = frozenset()
@@ -74,16 +74,16 @@ class Duplicates:
         self.uses_model = self.settings.max_cosine is not None
         self.packages = MODELS if self.uses_model else ("torch",)
 
-    def judge(self, pictures: Pictures) -> list[Verdict]:
+    def judge(self, images: Images) -> list[Verdict]:
         likeness: dict[str, list[list[float]]] = {}
         if self.settings.max_copy is not None:
-            likeness["copy"] = [_copies(one) for one in pictures.sets]
+            likeness["copy"] = [_copies(one) for one in images.sets]
         if self.settings.max_cosine is not None:
-            rows = pictures.embed("filter.duplicates.encoder", self.settings.encoder)
+            rows = images.embed("filter.duplicates.encoder", self.settings.encoder)
             likeness["cosine"] = [_like_earlier(x) for x in rows]
         bounds = {"copy": self.settings.max_copy, "cosine": self.settings.max_cosine}
         verdicts = []
-        for n in range(len(pictures.sets)):
+        for n in range(len(images.sets)):
             values = {name: of_sets[n] for name, of_sets in likeness.items()}
             bad: dict[int, str] = {}
             for name, of_images in values.items():
@@ -94,7 +94,7 @@ class Duplicates:
 
 
 def _copies(one: SubjectSet) -> list[float]:
-    """Of each picture the highest copy score with an earlier one; -1 of the first."""
+    """Of each image the highest copy score with an earlier one; -1 of the first."""
     from jedi.metrics import copy_score
 
     images = one.images
@@ -102,6 +102,6 @@ def _copies(one: SubjectSet) -> list[float]:
 
 
 def _like_earlier(embeddings: Tensor) -> list[float]:
-    """Of each picture the highest cosine with an earlier one; -1 of the first."""
+    """Of each image the highest cosine with an earlier one; -1 of the first."""
     cosines = embeddings @ embeddings.mT
     return [-1.0, *(cosines[i, :i].max().item() for i in range(1, len(embeddings)))]

@@ -1,4 +1,4 @@
-"""Filters of single pictures: do they fit their captions, do they look good, are they sharp?"""
+"""Filters of single images: do they fit their captions, do they look good, are they sharp?"""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from data_gen.stages.filters import FILTERS, MODELS, Pictures, Verdict, too_low
+from data_gen.stages.filters import FILTERS, MODELS, Images, Verdict, too_low
 from jedi.io.config import ConfigError
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @FILTERS.register("text")
 class Text:
-    """Score: of each picture the cosine with its caption."""
+    """Score: of each image the cosine with its caption."""
 
     needs, uses_model, packages = frozenset(), True, MODELS
     thresholds = (("text", "filter.text.min_score"),)
@@ -25,20 +25,20 @@ class Text:
         self.settings = config.filter.text
         self.on = self.settings.min_score is not None
 
-    def judge(self, pictures: Pictures) -> list[Verdict]:
+    def judge(self, images: Images) -> list[Verdict]:
         from jedi.metrics import clip_t
 
         key, spec = "filter.text.encoder", self.settings.encoder
-        encoder = pictures.encoders.get(key, spec, "embed_texts")
-        captions = [caption for one in pictures.sets for caption in one.captions]
-        texts = pictures.by_set(encoder.embed_texts(captions))
-        scores = [clip_t(*both).tolist() for both in zip(pictures.embed(key, spec), texts, strict=True)]
+        encoder = images.encoders.get(key, spec, "embed_texts")
+        captions = [caption for one in images.sets for caption in one.captions]
+        texts = images.by_set(encoder.embed_texts(captions))
+        scores = [clip_t(*both).tolist() for both in zip(images.embed(key, spec), texts, strict=True)]
         return [Verdict(x, images=too_low("text", x, self.settings.min_score)) for x in scores]
 
 
 @FILTERS.register("aesthetic")
 class Aesthetic:
-    """Score: LAION's aesthetic score of each picture; the set's mean decides."""
+    """Score: LAION's aesthetic score of each image; the set's mean decides."""
 
     needs, uses_model, packages = frozenset(), True, MODELS
     thresholds = (("aesthetic.mean", "filter.aesthetic.min_mean"),)
@@ -48,10 +48,10 @@ class Aesthetic:
         self.on = self.settings.min_mean is not None
         self._head: Any = None
 
-    def judge(self, pictures: Pictures) -> list[Verdict]:
+    def judge(self, images: Images) -> list[Verdict]:
         from jedi.metrics import aesthetic
 
-        rows = pictures.embed("filter.aesthetic.encoder", self.settings.encoder)
+        rows = images.embed("filter.aesthetic.encoder", self.settings.encoder)
         if self._head is None:
             self._head = self._load_head(rows[0].shape[-1])
         return [self._judge(aesthetic(x, self._head).tolist()) for x in rows]
@@ -71,7 +71,7 @@ class Aesthetic:
 
 @FILTERS.register("sharpness")
 class Sharpness:
-    """Score: `sharpness` of each picture."""
+    """Score: `sharpness` of each image."""
 
     needs, uses_model, packages = frozenset(), False, ()
     thresholds = (("sharpness", "filter.sharpness.min_score"),)
@@ -80,16 +80,16 @@ class Sharpness:
         self.settings, self.resolution = config.filter.sharpness, config.resolution
         self.on = self.settings.min_score is not None
 
-    def judge(self, pictures: Pictures) -> list[Verdict]:
-        scores = pictures.by_set([sharpness(image, self.resolution) for image in pictures.images])
+    def judge(self, images: Images) -> list[Verdict]:
+        scores = images.by_set([sharpness(image, self.resolution) for image in images.images])
         return [Verdict(x, images=too_low("sharpness", x, self.settings.min_score)) for x in scores]
 
 
 def sharpness(image: Image.Image, side: int) -> float:
     """The variance of 4 x[i, j] - x[i - 1, j] - x[i + 1, j] - x[i, j - 1] - x[i, j + 1] over the inner pixels, x the
-    grey picture in 0 to 255 with its shorter side resized to `side` pixels (Lanczos). 0 and more.
+    grey image in 0 to 255 with its shorter side resized to `side` pixels (Lanczos). 0 and more.
 
-    The amplitudes of natural pictures fall as 1 / frequency whatever their scale, so the value depends on the number
+    The amplitudes of natural images fall as 1 / frequency whatever their scale, so the value depends on the number
     of pixels much less than on sharpness: sharp photographs have a median of 490 at 512 pixels, 2,170 at 64.
     *Pech-Pacheco et al. 2000, Diatom autofocusing in brightfield microscopy.*
     """

@@ -16,9 +16,9 @@ Cosine = Annotated[float, Range(-1, 1)]
 
 @dataclass
 class IdentityConfig:
-    """Do all pictures show one subject? The cosines of the embeddings of all pairs: `min_mean` for their mean,
-    `min_pair` for the least of them, which one stranger among many pictures cannot hide from. `masked`:
-    compared are cut-outs, cropped to the subject, on white (it needs masks); else whole pictures, whose
+    """Do all images show one subject? The cosines of the embeddings of all pairs: `min_mean` for their mean,
+    `min_pair` for the least of them, which one stranger among many images cannot hide from. `masked`:
+    compared are cut-outs, cropped to the subject, on white (it needs masks); else whole images, whose
     backgrounds then count. 0.7 with DINOv2 is SynCD's threshold (ICCV 2025). Other encoders need other
     thresholds: benchmarks/filter.py chooses them from a curve."""
 
@@ -30,7 +30,7 @@ class IdentityConfig:
 
 @dataclass
 class TextConfig:
-    """Does each picture fit its caption? The cosine of CLIP's embeddings. Real photographs with their captions
+    """Does each image fit its caption? The cosine of CLIP's embeddings. Real photographs with their captions
     get about 0.3, other captions about 0.15 to 0.2."""
 
     min_score: Cosine | None = None
@@ -49,8 +49,8 @@ class AestheticConfig:
 
 @dataclass
 class SharpnessConfig:
-    """The variance of the Laplacian (4 x[i, j] less its four neighbours) of the grey picture in 0 to 255, its
-    shorter side first brought to `resolution`: so it says how sharp the picture will be in the shard, and is
+    """The variance of the Laplacian (4 x[i, j] less its four neighbours) of the grey image in 0 to 255, its
+    shorter side first brought to `resolution`: so it says how sharp the image will be in the shard, and is
     low for one that was enlarged. At 512 pixels all of DreamBench's photographs get more than 53, and none
     does that was blurred by a Gaussian of 2 pixels or enlarged from 128 (benchmarks/filter.py)."""
 
@@ -59,9 +59,9 @@ class SharpnessConfig:
 
 @dataclass
 class DuplicatesConfig:
-    """Is a picture nearly a copy of an earlier one of its set? Such a set teaches copying. `max_copy`: the copy
+    """Is an image nearly a copy of an earlier one of its set? Such a set teaches copying. `max_copy`: the copy
     score (jedi.metrics.copy_score, no model: the same pixels, shifted or mirrored); over 0.75 is a
-    near-duplicate. `max_cosine`: of whole pictures' embeddings by `encoder`."""
+    near-duplicate. `max_cosine`: of whole images' embeddings by `encoder`."""
 
     max_copy: Share | None = 0.75
     max_cosine: Cosine | None = None
@@ -70,7 +70,7 @@ class DuplicatesConfig:
 
 @dataclass
 class PeopleConfig:
-    """Are there people in the picture? The highest probability of a detection called `label`; `model` is a folder
+    """Are there people in the image? The highest probability of a detection called `label`; `model` is a folder
     or hub name of an object detector of transformers. Not for subjects that are people."""
 
     max_score: Share | None = None  # 0.5 drops what the detector is sure of
@@ -101,7 +101,7 @@ class FilterConfig:
     people: PeopleConfig = field(default_factory=PeopleConfig)
     nsfw: NsfwConfig = field(default_factory=NsfwConfig)
     extra: list[str] = field(default_factory=list)  # filters of extensions, after these; their settings: options
-    drop_images: bool = False  # leave out a failing picture alone, not its set, where `min_images` remain
+    drop_images: bool = False  # leave out a failing image alone, not its set, where `min_images` remain
     min_images: Annotated[int, Range(1, 64)] = 2
 
     def __post_init__(self) -> None:

@@ -34,7 +34,7 @@ def test_the_plan(benchmark):
     assert len({x.seed for x in items}) == len(items)
 
 
-def test_a_smaller_plan_makes_some_of_the_same_pictures(benchmark):
+def test_a_smaller_plan_makes_some_of_the_same_images(benchmark):
     large = {x.id: x for x in plan(benchmark)}
     small = plan(select(benchmark, arguments(subjects=["vase"], prompts=1)), num_images=1)
     assert [x.id for x in small] == ["vase/00-0", "no_reference/vase/00-0"]
@@ -60,7 +60,7 @@ def test_the_rows(benchmark):
         ({"subjects": ["vase", "can"]}, ["can", "vase"], "2 of 3 subjects"),
         ({"subjects": ["1"]}, ["can"], "1 of 3 subjects"),
         ({"prompts": 1}, ["can", "cat", "vase"], "1 of 2 prompts a subject"),
-        ({"num_images": 1}, ["can", "cat", "vase"], "1 picture a prompt, not 4"),
+        ({"num_images": 1}, ["can", "cat", "vase"], "1 image a prompt, not 4"),
     ],
 )
 def test_what_is_left_out_is_said(benchmark, given, names, remark):
@@ -118,7 +118,7 @@ def test_the_table_beside_published_figures():
     partial = dreambench_report.published_table(result(deviations=["2 of 30 subjects"]))
     assert "Not the full protocol: 2 of 30 subjects." in text_table(partial)
     other = dreambench_report.published_table(result(benchmark="DreamBench++"))
-    assert "DreamBench++ has other pictures and prompts" in text_table(other)
+    assert "DreamBench++ has other images and prompts" in text_table(other)
 
 
 def test_scores_of_other_encoders_are_not_put_among_published_ones():
@@ -133,7 +133,7 @@ def test_the_table_of_all_rows():
     printed = text_table(score_report.scores_table(result(), [result(label="other", mean=0.7)]))
     lines = [line for line in printed.splitlines() if "[" in line]
     assert [line.split("  ")[0] for line in lines[:4]] == [
-        "mine, 1 ref.", "other, 1 ref.", "the reference returned (copy)", "real pictures (oracle)",
+        "mine, 1 ref.", "other, 1 ref.", "the reference returned (copy)", "real images (oracle)",
     ]  # fmt: skip
     assert "0.770 [0.670, 0.870]" in lines[3]
 
@@ -190,7 +190,7 @@ def test_best_and_worst_are_of_several_subjects(benchmark):
     (gallery,) = score_report.extremes({"images": records, "columns": ["copy"]}, scored)
     assert gallery.title == "Nearest to a copy" and len(gallery.labels) == 4
     best, references, worst, _ = gallery.rows
-    folders = lambda row: [picture.image.parent.name for picture in row]
+    folders = lambda row: [image.image.parent.name for image in row]
     assert folders(best) == ["vase"] * 3 + ["cat"] * 3 + ["can"]
     assert folders(worst) == ["can"] * 3 + ["cat"] * 3 + ["vase"]
     assert folders(references) == folders(best) and best[0].scores["score"] > best[-1].scores["score"]

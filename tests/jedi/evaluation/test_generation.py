@@ -1,4 +1,4 @@
-"""A frozen plan and its pictures: resumable, in parts, the same in any batch."""
+"""A frozen plan and its images: resumable, in parts, the same in any batch."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ from jedi.evaluation.generation import (
     seed_of,
 )
 from jedi.pipeline import JediPipeline, image_generators
-from tests.jedi.sampling import box_mask, picture
+from tests.jedi.sampling import box_mask, random_image
 
 SETTINGS = Sampling(steps=2)
 
@@ -46,8 +46,8 @@ def calls(pipe, monkeypatch) -> list[list[str]]:
 def some_items(folder: Path) -> list[Item]:
     """Two subjects (one reference in a file, two in memory) with two prompts each, and one without references."""
     file = folder / "photo.png"
-    picture(5, (40, 30)).save(file)
-    first, second = (file,), (picture(6), picture(7))
+    random_image(5, (40, 30)).save(file)
+    first, second = (file,), (random_image(6), random_image(7))
     return [
         Item("one/a", ("a cat",), first, 1),
         Item("one/b", ("a dog",), first, 2),
@@ -66,7 +66,7 @@ def all_pixels(folder: Path) -> dict[str, np.ndarray]:
     return {str(x.relative_to(images)): pixels(x) for x in sorted(images.rglob("*.png"))}
 
 
-def test_pictures_are_those_of_the_pipeline(pipe, tmp_path):
+def test_images_are_those_of_the_pipeline(pipe, tmp_path):
     items = some_items(tmp_path)
     generate(pipe, items, tmp_path / "out", settings=SETTINGS)
     assert list(all_pixels(tmp_path / "out")) == ["none.png", "one/a.png", "one/b.png", "two/a.png", "two/b.png"]
@@ -81,7 +81,7 @@ def test_pictures_are_those_of_the_pipeline(pipe, tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["one_way", "mutual"])
-def test_a_picture_depends_on_neither_batch_nor_part(pipe, tmp_path, mode):
+def test_a_image_depends_on_neither_batch_nor_part(pipe, tmp_path, mode):
     items, settings = some_items(tmp_path), Sampling(steps=2, mode=mode)
     generate(pipe, items, tmp_path / "a", settings=settings, batch_size=8)
     for index in range(3):
@@ -99,7 +99,7 @@ def test_items_that_share_references_go_together(pipe, calls, tmp_path):
 
 @pytest.mark.slow
 def test_neighbours_with_as_many_references_share_a_batch(pipe, calls, tmp_path):
-    items = [Item(f"{i}", ("a cat",), (picture(i),), i, ("a cup",)) for i in (1, 2, 2, 3)]
+    items = [Item(f"{i}", ("a cat",), (random_image(i),), i, ("a cup",)) for i in (1, 2, 2, 3)]
     items = [Item(f"{i}", x.prompts, x.references, x.seed, x.reference_prompts) for i, x in enumerate(items)]
     generate(pipe, items, tmp_path / "a", settings=SETTINGS, batch_size=3)
     assert [len(call) for call in calls] == [3, 1]
@@ -158,15 +158,15 @@ def test_parts_are_disjoint_and_whole(pipe, calls, tmp_path):
 
 
 def test_stories_and_edits(pipe, tmp_path):
-    photo = picture(9, (24, 40))
+    photo = random_image(9, (24, 40))
     items = [
-        Item("story", ("a cat", "a dog"), (picture(6),), 7),
-        Item("edit", ("a cat",), (picture(6),), 3, image=photo, mask=box_mask(photo.size, (4, 4, 20, 20))),
+        Item("story", ("a cat", "a dog"), (random_image(6),), 7),
+        Item("edit", ("a cat",), (random_image(6),), 3, image=photo, mask=box_mask(photo.size, (4, 4, 20, 20))),
     ]
     generate(pipe, items, tmp_path, settings=SETTINGS)
     assert list(all_pixels(tmp_path)) == ["edit.png", "story.0.png", "story.1.png"]
     options = {"num_inference_steps": 2, "generator": image_generators(7, 2), "joint": True}
-    story = pipe(["a cat", "a dog"], [picture(6)], **options).images
+    story = pipe(["a cat", "a dog"], [random_image(6)], **options).images
     for path, expected in zip(image_paths(tmp_path, items[0]), story, strict=True):
         assert abs(pixels(path) - np.asarray(expected)).max() <= 1
     edited = pixels(tmp_path / "images/edit.png")
@@ -175,7 +175,7 @@ def test_stories_and_edits(pipe, tmp_path):
     assert (edited[4:20, 4:20] != np.asarray(photo)[4:20, 4:20]).any()
 
 
-def test_the_plan_says_what_the_pictures_depend_on(pipe, tmp_path):
+def test_the_plan_says_what_the_images_depend_on(pipe, tmp_path):
     generate(pipe, some_items(tmp_path), tmp_path / "out", settings=SETTINGS)
     plan = read_plan(tmp_path / "out")
     assert plan["settings"]["num_inference_steps"] == 2 and plan["settings"]["mode"] == "one_way"
@@ -194,7 +194,10 @@ def test_the_plan_says_what_the_pictures_depend_on(pipe, tmp_path):
         (lambda items: (items, Sampling(steps=3)), "settings num_inference_steps: it has 2, wanted is 3"),
         (lambda items: (items[:-1], SETTINGS), "it has 5 items, wanted are 4"),
         (lambda items: ([*items[:-1], Item("none", ("a cat",), (), 5)], SETTINGS), "item none: another prompts"),
-        (lambda items: ([Item("one/a", ("a cat",), (picture(1),), 1), *items[1:]], SETTINGS), "another references"),
+        (
+            lambda items: ([Item("one/a", ("a cat",), (random_image(1),), 1), *items[1:]], SETTINGS),
+            "another references",
+        ),
     ],
 )
 def test_another_plan_is_refused(pipe, calls, tmp_path, change, message):
@@ -214,7 +217,7 @@ def test_another_model_is_refused(pipe, tmp_path):
         generate(pipe, items, tmp_path, settings=SETTINGS, model={**read_plan(tmp_path)["model"], "unet": "000"})
 
 
-def test_other_versions_make_no_further_pictures(pipe, tmp_path):
+def test_other_versions_make_no_further_images(pipe, tmp_path):
     items = [Item("a", ("a cat",)), Item("b", ("a cat",), (), 1)]
     generate(pipe, items, tmp_path, settings=SETTINGS)
     plan = read_plan(tmp_path)
@@ -256,7 +259,7 @@ def test_foreign_folders_are_refused(pipe, tmp_path):
         generate(pipe, items, tmp_path)
     (tmp_path / "plan.json").unlink()
     (tmp_path / "images").mkdir()
-    picture(1).save(tmp_path / "images" / "a.png")
+    random_image(1).save(tmp_path / "images" / "a.png")
     with pytest.raises(PlanError, match=r"holds images/ but no plan\.json"):
         generate(pipe, items, tmp_path)
 
@@ -265,4 +268,4 @@ def test_seeds_are_a_function_of_the_name():
     seeds = {seed_of(0, f"{subject}/{i}") for subject in ("cat", "dog") for i in range(100)}
     assert len(seeds) == 200 and max(seeds) < 2**32
     assert seed_of(0, "cat/0") == seed_of(0, "cat/0") != seed_of(1, "cat/0")
-    assert seed_of(0, "cat/00-0") == 0x9E3A3324  # pictures that are published were drawn with it
+    assert seed_of(0, "cat/00-0") == 0x9E3A3324  # images that are published were drawn with it

@@ -46,7 +46,7 @@ def test_three_references_are_kosmos_gs_and_two_others():
     for single, several in zip(one.subjects, three.subjects, strict=True):
         assert len(set(several.references)) == 3
         assert several.references[:1] == single.references
-        assert set(several.references) < set(several.images)  # at least one real picture is not given
+        assert set(several.references) < set(several.images)  # at least one real image is not given
 
 
 def test_the_lists_are_whole():
@@ -79,7 +79,7 @@ def test_a_folder_of_the_same_layout(tmp_path):
     assert any("2 and 2 prompts" in x for x in benchmark.remarks)
 
 
-def test_unlisted_subjects_give_their_first_pictures(tmp_path):
+def test_unlisted_subjects_give_their_first_images(tmp_path):
     benchmark = read_benchmark(made_up.dreambench(tmp_path, {"my_cup": "cup"}), 3)
     assert names(benchmark.subjects[0].references) == ["00.jpg", "01.jpg", "02.jpg"]
     assert "1 subjects are not DreamBench's" in benchmark.remarks[0]
@@ -95,7 +95,7 @@ def test_a_list_of_ones_own(tmp_path):
     for wrong, message in [
         ({"can": ["05.jpg"]}, "none for the subject 'cat'"),
         ({**lists, "dog": ["00"]}, "names 'dog', which"),
-        ({**lists, "can": ["09.jpg"]}, r"can: no picture '09\.jpg'"),
+        ({**lists, "can": ["09.jpg"]}, r"can: no image '09\.jpg'"),
         ({**lists, "can": []}, r'wanted is \{"SUBJECT"'),
         ([], r'wanted is \{"SUBJECT"'),
     ]:
@@ -113,10 +113,10 @@ def test_dreambench_plus(tmp_path):
     assert cup.prompts("sks") == ("red cup on the beach", "red cup in the grass", "red cup with a bird")
     assert animal.images == animal.references == (tmp_path / "images/live_subject/animal/00.jpg",)
     assert len(benchmark.remarks) == 2  # neither 150 subjects nor 9 prompts
-    with pytest.raises(BenchmarkError, match="one picture a subject"):
+    with pytest.raises(BenchmarkError, match="one image a subject"):
         read_benchmark(tmp_path, 3)
     (tmp_path / "images/object/03.jpg").unlink()
-    with pytest.raises(BenchmarkError, match=r"03\.txt: 0 pictures images/object/03\.\*"):
+    with pytest.raises(BenchmarkError, match=r"03\.txt: 0 files images/object/03\.\*"):
         read_benchmark(tmp_path)
 
 
@@ -146,7 +146,7 @@ def test_folders_that_make_no_sense(tmp_path):
     made_up.dreambench(tmp_path)
     for i in (2, 3, 4, 5):
         (tmp_path / "can" / f"{i:02}.jpg").unlink()
-    with pytest.raises(BenchmarkError, match="can: 2 pictures; 3 references are wanted"):
+    with pytest.raises(BenchmarkError, match="can: 2 images; 3 references are wanted"):
         read_benchmark(tmp_path, 3)
     (tmp_path / "prompts_and_classes.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="not a text file in UTF-8"):

@@ -20,8 +20,8 @@ from jedi.report.document import (
     Cell,
     Curve,
     Gallery,
+    GalleryImage,
     Histogram,
-    Picture,
     Point,
     Report,
     ReportError,
@@ -37,7 +37,7 @@ HOSTILE = """</title></style></table>"'><script>top.hit=1</script><img src=x one
 
 
 def noise(width: int = 64, height: int = 64, seed: int = 0) -> Image.Image:
-    """A picture whose every pixel differs from its neighbours."""
+    """An image whose every pixel differs from its neighbours."""
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3))
     return Image.fromarray(pixels.astype(np.uint8))
 
@@ -69,13 +69,13 @@ def lengths(**changes) -> Histogram:
 
 
 def cases(image: Image.Image | Path) -> Gallery:
-    made = Picture(image, "a toy in the snow", {"CLIP-I": 0.91, "retrieval": "1st of 100"})
-    return Gallery("Best", [[Picture(noise(seed=1), reference=True), made]], labels=["teddy"], note="By CLIP-I.")
+    made = GalleryImage(image, "a toy in the snow", {"CLIP-I": 0.91, "retrieval": "1st of 100"})
+    return Gallery("Best", [[GalleryImage(noise(seed=1), reference=True), made]], labels=["teddy"], note="By CLIP-I.")
 
 
 def whole(image: Image.Image | Path | None = None) -> Report:
     """A report with one section of each kind, two of galleries."""
-    grid = Gallery("Grid", [[Picture(noise(500, 250, seed=2), "wide"), None]], columns=["ours", "theirs"])
+    grid = Gallery("Grid", [[GalleryImage(noise(500, 250, seed=2), "wide"), None]], columns=["ours", "theirs"])
     sections = [scores(), trade(), cases(image or noise()), grid, Text("Notes", "First.\n\nSecond.")]
     return Report("All of it", ["It works.", "Mostly."], sections, {"model": "jedi-tiny", "date": "2026-11-24"})
 
@@ -118,7 +118,7 @@ def read(report: Report, folder: Path) -> Elements:
     return elements
 
 
-def picture_of(attributes: dict[str, str | None]) -> Image.Image:
+def image_of(attributes: dict[str, str | None]) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(attributes["src"].partition("base64,")[2]))).convert("RGB")
 
 
@@ -218,9 +218,9 @@ def test_the_page_says_what_the_report_says(tmp_path):
     assert [x["alt"] for x in elements.of("img")] == ["reference, teddy", "teddy, a toy in the snow", "ours, wide"]
 
 
-def test_every_picture_has_an_alternative_text(tmp_path):
-    elements = read(Report("T", [], [Gallery("Plain", [[Picture(noise()), Picture(noise())]])]), tmp_path)
-    assert [x["alt"] for x in elements.of("img")] == ["Plain: picture 1", "Plain: picture 2"]
+def test_every_image_has_an_alternative_text(tmp_path):
+    elements = read(Report("T", [], [Gallery("Plain", [[GalleryImage(noise()), GalleryImage(noise())]])]), tmp_path)
+    assert [x["alt"] for x in elements.of("img")] == ["Plain: image 1", "Plain: image 2"]
 
 
 def hostile_report() -> Report:
@@ -228,8 +228,8 @@ def hostile_report() -> Report:
     x = HOSTILE
     table = Table(x, [x], [(x, {x: x})], note=x, groups=[(x, 1)])
     curve = Curve(x, x, x, [Series(x, [Point(0, 0, x), Point(1, 1)])], note=x)
-    gallery = Gallery(x, [[Picture(noise(), x, {x: x}, reference=True)]], labels=[x], note=x)
-    grid = Gallery(x, [[Picture(noise(), x)]], columns=[x])
+    gallery = Gallery(x, [[GalleryImage(noise(), x, {x: x}, reference=True)]], labels=[x], note=x)
+    grid = Gallery(x, [[GalleryImage(noise(), x)]], columns=[x])
     return Report(x, [x], [table, curve, gallery, grid, Text(x, x)], {x: x})
 
 
@@ -246,38 +246,38 @@ def test_hostile_words_are_only_words(tmp_path):
 
 def test_letters_that_no_file_can_hold_are_marked(tmp_path):
     caption = "a\x00b\ud800c\x1b[0m\u202ed"
-    elements = read(Report("T", [], [Gallery("G", [[Picture(noise(), caption)]])]), tmp_path)
+    elements = read(Report("T", [], [Gallery("G", [[GalleryImage(noise(), caption)]])]), tmp_path)
     assert "a\ufffdb\ufffdc\ufffd[0m\ufffdd" in elements.words("figcaption")
     assert json.loads((tmp_path / "report.json").read_text())["sections"][0]["rows"][0][0]["caption"] == caption
 
 
-def test_small_pictures_are_exact_and_enlarged_by_a_whole_number(tmp_path):
+def test_small_images_are_exact_and_enlarged_by_a_whole_number(tmp_path):
     image = noise(64, 48)
-    (shown,) = read(Report("T", [], [Gallery("G", [[Picture(image)]])]), tmp_path).of("img")
-    assert np.array_equal(np.asarray(picture_of(shown)), np.asarray(image))
+    (shown,) = read(Report("T", [], [Gallery("G", [[GalleryImage(image)]])]), tmp_path).of("img")
+    assert np.array_equal(np.asarray(image_of(shown)), np.asarray(image))
     assert (shown["width"], shown["height"], shown["class"]) == ("128", "96", "small")
 
 
-def test_large_pictures_are_shrunk_and_keep_their_shape(tmp_path):
+def test_large_images_are_shrunk_and_keep_their_shape(tmp_path):
     image = Image.new("RGB", (1000, 500), "orange")
-    (shown,) = read(Report("T", [], [Gallery("G", [[Picture(image)]])]), tmp_path).of("img")
-    assert picture_of(shown).size == (384, 192)
+    (shown,) = read(Report("T", [], [Gallery("G", [[GalleryImage(image)]])]), tmp_path).of("img")
+    assert image_of(shown).size == (384, 192)
     assert (shown["width"], shown["height"]) == ("160", "80") and "class" not in shown
-    assert np.abs(np.asarray(picture_of(shown), int) - (255, 165, 0)).max() < 8
-    assert image.size == (1000, 500)  # the caller's picture is left as it was
+    assert np.abs(np.asarray(image_of(shown), int) - (255, 165, 0)).max() < 8
+    assert image.size == (1000, 500)  # the caller's image is left as it was
 
 
-def test_photographs_beside_small_pictures_are_as_large_as_those(tmp_path):
-    row = [Picture(noise(64, 64)), Picture(noise(500, 250))]
+def test_photographs_beside_small_images_are_as_large_as_those(tmp_path):
+    row = [GalleryImage(noise(64, 64)), GalleryImage(noise(500, 250))]
     shown = read(Report("T", [], [Gallery("G", [row])]), tmp_path).of("img")
     assert [(x["width"], x["height"]) for x in shown] == [("128", "128"), ("128", "64")]
 
 
 def test_transparency_lies_over_the_neutral_grey(tmp_path):
     (shown,) = read(
-        Report("T", [], [Gallery("G", [[Picture(Image.new("RGBA", (8, 8), (255, 0, 0, 0)))]])]), tmp_path
+        Report("T", [], [Gallery("G", [[GalleryImage(Image.new("RGBA", (8, 8), (255, 0, 0, 0)))]])]), tmp_path
     ).of("img")
-    assert picture_of(shown).getpixel((3, 3)) == (128, 128, 128)
+    assert image_of(shown).getpixel((3, 3)) == (128, 128, 128)
 
 
 # ---- whiskers and bold figures
@@ -438,7 +438,7 @@ def test_a_file_of_other_origin_is_not_overwritten(tmp_path):
     assert (tmp_path / "report.html").read_text() == "mine"
 
 
-def test_a_broken_picture_leaves_nothing(tmp_path):
+def test_a_broken_image_leaves_nothing(tmp_path):
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nno")
     with pytest.raises(ImageError, match=r"broken\.png"):
         write_report(whole(tmp_path / "broken.png"), tmp_path / "out")
@@ -508,13 +508,13 @@ def test_rounding_is_no_reason_to_refuse_an_interval():
         (lengths(counts={"kept": [1, 2.5, 0]}), "is 2.5; expected a whole number"),
         (lengths(counts={"kept": [1, -1, 0]}), "is -1; expected a whole number"),
         (replace(lengths(), lines={"far": 0.4}), r"'far' at 0.4 is outside of \[0.0, 0.3\]"),
-        (Gallery("G", []), "no pictures"),
-        (Gallery("G", [[None]]), "no pictures"),
-        (Gallery("G", [[Picture(noise())]], labels=["a", "b"]), "2 labels for 1 rows"),
-        (Gallery("G", [[Picture(noise())]], columns=["a", "b"]), "1 places"),
-        (Gallery("G", [[noise()]]), "where a Picture should"),
-        (Gallery("G", [[Picture(np.zeros((4, 4, 3)))]]), "ndarray"),
-        (Gallery("G", [[Picture(noise(), scores={"a": math.nan})]]), "'a'"),
+        (Gallery("G", []), "no images"),
+        (Gallery("G", [[None]]), "no images"),
+        (Gallery("G", [[GalleryImage(noise())]], labels=["a", "b"]), "2 labels for 1 rows"),
+        (Gallery("G", [[GalleryImage(noise())]], columns=["a", "b"]), "1 places"),
+        (Gallery("G", [[noise()]]), "where a Image should"),
+        (Gallery("G", [[GalleryImage(np.zeros((4, 4, 3)))]]), "ndarray"),
+        (Gallery("G", [[GalleryImage(noise(), scores={"a": math.nan})]]), "'a'"),
         (Text("T", "\n"), "body"),
         ("a string", "sections.0. must be"),
     ],

@@ -43,7 +43,7 @@ onload = () => {
       view: view.innerWidth,
       headings: all("h1, h2").map((x) => x.textContent),
       rows: all(".table tbody tr").map((x) => x.innerText.replace(/\\s+/g, " ").trim()),
-      pictures: all("img").map((x) => [x.complete, x.naturalWidth, x.getBoundingClientRect().width]),
+      images: all("img").map((x) => [x.complete, x.naturalWidth, x.getBoundingClientRect().width]),
       rendering: all("img").map((x) => style(x).imageRendering),
       plots: all(".plot > svg").filter(seen).map((x) => x.getAttribute("class")),
       words: all(".plot > svg text").filter(seen).map((x) => x.getBoundingClientRect().height),
@@ -105,7 +105,7 @@ def found(measured) -> dict:
 
 
 def screenshot(folder: Path, name: str, *options: str) -> np.ndarray:
-    """The upper part of the whole report as ``[H W 3]`` in 0..255; the picture stays in ``folder``."""
+    """The upper part of the whole report as ``[H W 3]`` in 0..255; the image stays in ``folder``."""
     page, file = write_report(whole(), folder), folder / f"{name}.png"
     browse(folder, page, f"--screenshot={file}", f"--window-size={WIDTHS['desk']},{HEIGHT}", *options)
     return np.asarray(Image.open(file).convert("RGB")).astype(int)
@@ -128,8 +128,8 @@ def test_the_page_is_never_wider_than_the_window(found, place):
 
 
 @pytest.mark.parametrize("place", WIDTHS)
-def test_pictures_are_shown_and_small_ones_pixel_by_pixel(found, place):
-    complete, natural, shown = zip(*found[place]["pictures"], strict=True)
+def test_images_are_shown_and_small_ones_pixel_by_pixel(found, place):
+    complete, natural, shown = zip(*found[place]["images"], strict=True)
     assert all(complete)
     assert natural == (64, 64, 384)
     assert shown == (128, 128, 160)
@@ -156,7 +156,7 @@ def test_hostile_captions_do_nothing(measured):
     for place in WIDTHS:
         page = measured[f"hostile {place}"]
         assert page["scripts"] == 0
-        assert len(page["pictures"]) == 2
+        assert len(page["images"]) == 2
         assert any(HOSTILE in text for text in page["captions"])
 
 
@@ -164,10 +164,10 @@ def test_the_page_is_painted_by_day_and_by_night(folder):
     day = screenshot(folder, "day")
     night = screenshot(folder, "night", "--blink-settings=preferredColorScheme=0")
     assert day.shape == night.shape == (HEIGHT, WIDTHS["desk"], 3)
-    for picture in (day, night):
-        colours = np.unique(picture @ (1 << 16, 1 << 8, 1))
-        assert len(colours) > 1000  # the noise of the pictures; a page without them has a few hundred
-        drawn = (np.ptp(picture, axis=1) > 60).any(axis=1)  # lines with something on them
+    for image in (day, night):
+        colours = np.unique(image @ (1 << 16, 1 << 8, 1))
+        assert len(colours) > 1000  # the noise of the images; a page without them has a few hundred
+        drawn = (np.ptp(image, axis=1) > 60).any(axis=1)  # lines with something on them
         assert 0.3 < drawn.mean() < 1
         assert drawn.reshape(8, -1).any(axis=1)[:6].all()  # from top to bottom
     assert np.median(day) > 240 and np.median(night) < 40

@@ -1,4 +1,4 @@
-"""Scores of pictures: their values, what a real picture is compared with, what is kept and what is made again."""
+"""Scores of images: their values, what a real image is compared with, what is kept and what is made again."""
 
 import json
 
@@ -23,7 +23,7 @@ CLIP_I, CLIP_T, DINO, BLIP = "CLIP-I (tiny-clip)", "CLIP-T (tiny-clip)", "DINO (
 
 @pytest.fixture
 def group(tmp_path) -> Group:
-    """Three real pictures, the last two references; two made ones, a copy, and the real ones themselves."""
+    """Three real images, the last two references; two made ones, a copy, and the real ones themselves."""
     real = [tmp_path / f"{i}.png" for i in range(3)]
     made = [tmp_path / f"made{i}.png" for i in range(2)]
     for i, path in enumerate([*real, *made]):
@@ -72,7 +72,7 @@ def test_a_copy_is_its_reference(encoders, group):
     assert copy[f"{DINO}, references"] == pytest.approx((1 + (others[1] @ others[2]).item()) / 2, abs=1e-5)
 
 
-def test_a_real_picture_is_not_compared_with_itself(encoders, group):
+def test_a_real_image_is_not_compared_with_itself(encoders, group):
     records = {x["id"]: x["scores"] for x in score(group, encoders) if x["row"] == "oracle"}
     rows = encoders[1].network.embed_images([Image.open(path) for path in group.real])
     cosines = rows @ rows.T
@@ -85,7 +85,7 @@ def test_a_real_picture_is_not_compared_with_itself(encoders, group):
     assert CLIP_T not in records["1.png"]  # no prompt, no text score
 
 
-def test_a_single_real_picture_has_nothing_to_be_compared_with(encoders, group):
+def test_a_single_real_image_has_nothing_to_be_compared_with(encoders, group):
     only = group.real[1]
     cases = (Case("r", "oracle", only, leave_out=True), group.cases[0])
     oracle, made = score(Group("cup", (only,), (only,), cases), encoders)
@@ -96,7 +96,7 @@ def test_a_single_real_picture_has_nothing_to_be_compared_with(encoders, group):
 
 
 def test_a_reference_that_is_not_real_is_refused(encoders, group):
-    with pytest.raises(ValueError, match="is not among its real pictures"):
+    with pytest.raises(ValueError, match="is not among its real images"):
         score(Group("cup", group.real[:1], group.references, group.cases), encoders)
 
 

@@ -1,4 +1,4 @@
-"""Intervals: by hand on small cases, right as often as they say on drawn ones, wider by groups than by pictures."""
+"""Intervals: by hand on small cases, right as often as they say on drawn ones, wider by groups than by images."""
 
 import itertools
 
@@ -33,13 +33,13 @@ def test_values_are_averaged_not_groups():
 
 
 def test_whole_groups_are_drawn():
-    """Twenty pictures a subject, all alike: the interval is that of the subjects alone."""
+    """Twenty images a subject, all alike: the interval is that of the subjects alone."""
     subjects = np.random.default_rng(0).normal(size=12)
     alone = bootstrap(subjects)
     many = bootstrap(np.repeat(subjects, 20), np.repeat(np.arange(12), 20).tolist())
     assert (many.low, many.high) == pytest.approx((alone.low, alone.high))
-    as_pictures = bootstrap(np.repeat(subjects, 20))
-    assert as_pictures.high - as_pictures.low < 0.3 * (many.high - many.low)
+    as_images = bootstrap(np.repeat(subjects, 20))
+    assert as_images.high - as_images.low < 0.3 * (many.high - many.low)
 
 
 def test_the_order_of_values_does_not_matter_for_the_mean_and_seeds_do_little():

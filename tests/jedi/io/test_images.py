@@ -34,7 +34,7 @@ def near(image: Image.Image, place: tuple[int, int], colour: tuple, tolerance: i
 
 
 @pytest.mark.parametrize("suffix", ["png", "webp", "tiff", "bmp", "gif"])
-def test_formats_give_the_same_rgb_picture(tmp_path, suffix):
+def test_formats_give_the_same_rgb_image(tmp_path, suffix):
     quarters().save(tmp_path / f"a.{suffix}", **({"lossless": True} if suffix == "webp" else {}))
     image = images.load_image(tmp_path / f"a.{suffix}")
     assert image.mode == "RGB"
@@ -108,12 +108,12 @@ def truncated(suffix: str) -> bytes:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "not a picture"),
-        (b"hello world, this is text", "not a picture"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture"),
+        (b"", "not an image"),
+        (b"hello world, this is text", "not an image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
         (truncated("PNG"), "broken or cut short"),
         (truncated("JPEG"), "broken or cut short"),
-        (truncated("WEBP"), "broken or cut short|not a picture"),
+        (truncated("WEBP"), "broken or cut short|not an image"),
         (bomb(20_000, 20_000), "too many pixels"),
         (bomb(10_000, 9_500), "too many pixels"),
     ],
@@ -159,7 +159,7 @@ def stored(image: Image.Image, kind: str = "PNG", **settings) -> bytes:
     ],
     ids=lambda mask: f"{mask.dtype}-{mask.max()}-{mask.ndim}d",
 )
-def test_masks_as_arrays_and_as_pictures_of_any_range(mask):
+def test_masks_as_arrays_and_as_images_of_any_range(mask):
     assert np.array_equal(images.to_mask(mask), SHAPE * 255)
     if mask.ndim == 2 and mask.dtype != np.int64:
         assert np.array_equal(images.to_mask(Image.fromarray(mask)), SHAPE * 255)
@@ -186,9 +186,9 @@ def test_what_is_transparent_is_off_and_soft_masks_stay_soft():
 
 
 def cut_out_in_black() -> Image.Image:
-    picture = Image.new("RGBA", (3, 2), (0, 0, 0, 0))
-    picture.putpixel((1, 1), (0, 0, 0, 255))
-    return picture
+    photo = Image.new("RGBA", (3, 2), (0, 0, 0, 0))
+    photo.putpixel((1, 1), (0, 0, 0, 255))
+    return photo
 
 
 @pytest.mark.parametrize(
@@ -219,12 +219,12 @@ COLOURS = [(255, 0, 0), (0, 255, 0), (10, 60, 250), (200, 130, 90), (128, 128, 1
 @pytest.mark.parametrize("primaries", [icc.DISPLAY_P3, icc.ADOBE_RGB], ids=["Display P3", "Adobe RGB"])
 def test_embedded_colour_profiles_are_converted_to_srgb(kind, primaries):
     """Against the formulas; the colours lie in patches large enough for JPEG."""
-    picture = Image.new("RGB", (16 * len(COLOURS), 16))
+    photo = Image.new("RGB", (16 * len(COLOURS), 16))
     for i, colour in enumerate(COLOURS):
-        picture.paste(colour, (16 * i, 0, 16 * i + 16, 16))
+        photo.paste(colour, (16 * i, 0, 16 * i + 16, 16))
     settings = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}, "AVIF": {"quality": 100}}
-    image = images.load_image(stored(picture, kind, icc_profile=icc.rgb(primaries), **settings.get(kind, {})))
-    plain = images.load_image(stored(picture, kind, **settings.get(kind, {})))
+    image = images.load_image(stored(photo, kind, icc_profile=icc.rgb(primaries), **settings.get(kind, {})))
+    plain = images.load_image(stored(photo, kind, **settings.get(kind, {})))
     for i in range(len(COLOURS)):
         expected = icc.to_srgb(plain.getpixel((16 * i + 8, 8)), primaries)
         assert np.abs(expected - image.getpixel((16 * i + 8, 8))).max() <= 2, COLOURS[i]
@@ -232,20 +232,20 @@ def test_embedded_colour_profiles_are_converted_to_srgb(kind, primaries):
     assert np.array_equal(images.to_rgb(image), image)
 
 
-def test_a_picture_that_pil_opened_brings_its_profile_too():
-    picture = Image.new("RGB", (2, 2), (200, 130, 90))
-    data = stored(picture, icc_profile=icc.rgb(icc.DISPLAY_P3))
+def test_a_image_that_pil_opened_brings_its_profile_too():
+    photo = Image.new("RGB", (2, 2), (200, 130, 90))
+    data = stored(photo, icc_profile=icc.rgb(icc.DISPLAY_P3))
     with Image.open(io.BytesIO(data)) as opened:
         assert np.array_equal(images.to_rgb(opened), images.load_image(data))
-    assert not np.array_equal(images.load_image(data), picture)
+    assert not np.array_equal(images.load_image(data), photo)
 
 
 def test_transparency_and_palettes_keep_their_profile():
     colour, profile = (200, 130, 90), icc.rgb(icc.DISPLAY_P3)
     expected = icc.to_srgb(colour, icc.DISPLAY_P3)
-    picture = Image.new("RGBA", (2, 1), (*colour, 255))
-    picture.putpixel((1, 0), (*colour, 0))
-    image = images.load_image(stored(picture, icc_profile=profile))
+    photo = Image.new("RGBA", (2, 1), (*colour, 255))
+    photo.putpixel((1, 0), (*colour, 0))
+    image = images.load_image(stored(photo, icc_profile=profile))
     assert near(image, (0, 0), tuple(expected), 2) and near(image, (1, 0), images.NEUTRAL, 0)
     palette = Image.new("RGB", (2, 1), colour).quantize(2)
     assert near(images.load_image(stored(palette, icc_profile=profile)), (0, 0), tuple(expected), 2)
@@ -263,9 +263,9 @@ def test_grey_and_cmyk_profiles():
     lab = np.zeros((2, 2, 2, 2, 3))
     lab[..., 0] = 100  # white
     lab[1, 0, 0, 0] = (53.6, 0, 0)  # this printer's cyan is mid grey
-    picture = Image.new("CMYK", (16, 16), (255, 0, 0, 0))
+    photo = Image.new("CMYK", (16, 16), (255, 0, 0, 0))
     for kind in ("JPEG", "TIFF"):
-        assert near(images.load_image(stored(picture, kind, icc_profile=icc.cmyk(lab))), (8, 8), (128,) * 3, 3)
+        assert near(images.load_image(stored(photo, kind, icc_profile=icc.cmyk(lab))), (8, 8), (128,) * 3, 3)
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ def test_grey_and_cmyk_profiles():
     ],
     ids=["text", "cut short", "grey in colours", "cmyk in rgb", "rgb in cmyk"],
 )
-def test_a_profile_that_cannot_be_used_is_said_and_the_picture_taken_as_srgb(tmp_path, caplog, mode, profile):
+def test_a_profile_that_cannot_be_used_is_said_and_the_image_taken_as_srgb(tmp_path, caplog, mode, profile):
     kind = "TIFF" if mode == "CMYK" else "PNG"
     quarters().convert(mode).save(tmp_path / "a.png", kind, icc_profile=profile)
     image = images.load_image(tmp_path / "a.png")
@@ -291,11 +291,11 @@ def test_a_profile_that_is_srgb_changes_nothing():
     from PIL import ImageCms
 
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8))
-    assert np.array_equal(images.load_image(stored(picture, icc_profile=profile)), picture)
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8))
+    assert np.array_equal(images.load_image(stored(photo, icc_profile=profile)), photo)
 
 
-def test_broken_exif_data_do_not_cost_the_picture(caplog):
+def test_broken_exif_data_do_not_cost_the_image(caplog):
     data = stored(quarters(), exif=b"Exif\0\0no TIFF at all")
     assert np.array_equal(images.load_image(data, "a.png"), quarters())
     assert "a.png: its EXIF data cannot be read" in caplog.text
@@ -369,7 +369,7 @@ def mutated(data: bytes, chance: random.Random) -> bytes:
     return bytes(data)
 
 
-def test_mutated_and_foreign_files_are_pictures_or_refused(monkeypatch):
+def test_mutated_and_foreign_files_are_images_or_refused(monkeypatch):
     """Seeded. Nothing but ImageError comes out, and no other program is started."""
 
     def forbidden(*arguments, **settings):
@@ -377,16 +377,16 @@ def test_mutated_and_foreign_files_are_pictures_or_refused(monkeypatch):
 
     monkeypatch.setattr(subprocess, "Popen", forbidden)
     monkeypatch.setattr(os, "system", forbidden)
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8))
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8))
     exif = Image.Exif()
     exif[0x0112] = 6
     more = {"exif": exif, "icc_profile": icc.rgb(icc.DISPLAY_P3)}
     kinds = {kind: more if kind in ("PNG", "JPEG", "WEBP", "TIFF", "AVIF") else {} for kind in images.FORMATS}
-    whole = {kind: stored(picture, kind, **settings) for kind, settings in kinds.items()}
+    whole = {kind: stored(photo, kind, **settings) for kind, settings in kinds.items()}
     whole["16 bits"] = stored(Image.fromarray(np.full((4, 4), 999, np.uint16)))
-    whole["palette"] = stored(picture.quantize(9), transparency=3)
+    whole["palette"] = stored(photo.quantize(9), transparency=3)
     others = ("EPS", "PDF", "ICO", "ICNS", "TGA", "PCX", "SGI", "DDS", "JPEG2000")
-    foreign = [stored(picture, kind) for kind in others]
+    foreign = [stored(photo, kind) for kind in others]
     foreign += [b"%!PS\n(payload) print\n", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"", b"\0" * 100]
     chance = random.Random(5)
     tried = [(kind, mutated(data, chance)) for kind, data in whole.items() for _ in range(90)]
@@ -407,7 +407,7 @@ def test_mutated_and_foreign_files_are_pictures_or_refused(monkeypatch):
     assert not mishandled, mishandled[:3]
     assert len(tried) > 900 and refused > 300
     for data in foreign:
-        with pytest.raises(images.ImageError, match="not a picture of a known kind"):
+        with pytest.raises(images.ImageError, match="not an image of a known kind"):
             images.open_image(data)
 
 
@@ -420,7 +420,7 @@ def test_folders_are_read_in_order_and_tell_what_they_leave_out(tmp_path):
     found, ignored = images.find_images([tmp_path, tmp_path / "a.jpg"])
     assert [x.name for x in found] == ["a.jpg", "b.PNG", "c.webp", "a.jpg"]
     assert [x.name for x in ignored] == ["notes.txt"]
-    with pytest.raises(images.ImageError, match="without pictures"):
+    with pytest.raises(images.ImageError, match="without images"):
         images.find_images([tmp_path / "deep"])
     with pytest.raises(images.ImageError, match="no such file"):
         images.find_images([tmp_path / "none"])
@@ -445,7 +445,7 @@ def test_jpegs_as_browsers_and_cameras_name_them(tmp_path, name):
         ((1, 1), (0, 0, 32, 32)),
     ],
 )
-def test_a_square_holds_the_whole_picture(size, box):
+def test_a_square_holds_the_whole_image(size, box):
     square, found = images.fit_square(Image.new("RGB", size, ORANGE), 32)
     assert square.size == (32, 32) and found == box
     assert near(square, (0, 0), ORANGE) and near(square, (31, 31), ORANGE)  # margins go on as the edge
@@ -469,13 +469,13 @@ def test_cut_out_hides_what_is_not_the_subject():
 
 
 def test_tensors_and_back_are_exact():
-    picture = Image.fromarray(np.arange(256 * 3, dtype=np.uint32).reshape(16, 16, 3).astype(np.uint8))
-    pixels = images.to_tensor([picture, picture])
+    photo = Image.fromarray(np.arange(256 * 3, dtype=np.uint32).reshape(16, 16, 3).astype(np.uint8))
+    pixels = images.to_tensor([photo, photo])
     assert pixels.shape == (2, 3, 16, 16) and pixels.dtype == torch.float32
     assert pixels.min() == -1 and pixels.max() == 1
     assert images.to_tensor([Image.new("L", (4, 3))]).shape == (1, 1, 3, 4)
     for back in images.to_pil(pixels):
-        np.testing.assert_array_equal(np.asarray(back), np.asarray(picture))
+        np.testing.assert_array_equal(np.asarray(back), np.asarray(photo))
     assert np.asarray(images.to_pil(pixels * 3)[0]).max() == 255  # clipped, not wrapped
 
 
@@ -490,7 +490,7 @@ def test_latents_have_scale_and_shift_undone(tiny_components):
         torch.testing.assert_close(images.decode_latents(vae, latents), vae.decode(expected).sample)
 
 
-def test_contact_sheet_places_pictures_and_captions():
+def test_contact_sheet_places_images_and_captions():
     blue, red = Image.new("RGB", (10, 10), "blue"), Image.new("RGB", (20, 10), "red")
     sheet = images.contact_sheet([[(None, ""), (blue, "blue " * 40)], [(red, "")]], tile=50, gap=4)
     assert sheet.width == 4 + 2 * 54
@@ -512,7 +512,7 @@ def test_real_photographs():
         assert square.size == (64, 64) and np.asarray(square).std() > 10
 
 
-def test_a_picture_in_its_slot_of_a_row():
+def test_a_image_in_its_slot_of_a_row():
     from jedi.io.images import fit_square, place_in_row
 
     image = Image.effect_noise((90, 60), 80).convert("RGB")

@@ -36,7 +36,7 @@ def test_words_are_wrapped_and_what_is_left_out_ends_in_dots(no_fonts):
 
 
 @pytest.mark.parametrize("text", ["word " * 30, "x" * 500, "中文" * 60, "wWiI.,漢字 ab" * 30, "ا" * 90 + " fox"])
-def test_no_line_is_wider_than_its_picture(text):
+def test_no_line_is_wider_than_its_image(text):
     letters = Typesetter()
     lines = letters.lines(text, 100, 4)
     assert 1 < len(lines) <= 4
@@ -64,12 +64,12 @@ def test_long_captions_cost_what_is_shown_of_them(letter):
 def test_letters_that_no_font_has_are_shown_by_number_and_said_once(no_fonts, caplog):
     letters = Typesetter()
     assert said(letters.lines("fox 狐 \ud800", 400, 4)) == ["fox U+72D0 U+D800"]
-    picture = Image.new("RGB", (8, 8))
-    images.contact_sheet([[(picture, "狐"), (picture, "狐狸")], [(picture, "a fox")]])
+    image = Image.new("RGB", (8, 8))
+    images.contact_sheet([[(image, "狐"), (image, "狐狸")], [(image, "a fox")]])
     [record] = caplog.records
     assert "no font here has 2 of their letters (U+72D0, U+72F8)" in record.getMessage()
     caplog.clear()
-    images.contact_sheet([[(picture, "a red fox")]])
+    images.contact_sheet([[(image, "a red fox")]])
     assert not caplog.records
 
 

@@ -24,7 +24,7 @@ from jedi.training import write_run
 from jedi.training.config import TrainConfig
 from jedi.training.export import base_of, export, is_run, load_run
 from tests.conftest import write_shard
-from tests.jedi.sampling import close, latents, picture
+from tests.jedi.sampling import close, latents, random_image
 
 
 def trained(folder, base, shards, *options):
@@ -105,16 +105,16 @@ def test_the_size_that_is_trained_is_recorded_sampled_and_exported(tmp_path, tin
     for found in (pipe, JediPipeline.from_pretrained(out)):
         found.set_progress_bar_config(disable=True)
         assert found.image_size == side
-        assert found("a cat", [picture(1)], num_inference_steps=1).images[0].size == (side, side)
+        assert found("a cat", [random_image(1)], num_inference_steps=1).images[0].size == (side, side)
 
 
-def test_pictures_of_other_sides_are_recorded_as_they_are(tmp_path, tiny_base, shards, monkeypatch, caplog):
+def test_images_of_other_sides_are_recorded_as_they_are(tmp_path, tiny_base, shards, monkeypatch, caplog):
     monkeypatch.setattr(Base, "latent_size", lambda self, width, height: (height // 4, width // 2))
     run = trained(tmp_path, tiny_base, shards, "max_steps=1")
     with caplog.at_level(logging.WARNING, "jedi.pipeline"):
         pipe = load_run(run)
     assert (pipe.unet.config.sample_size, pipe.image_size) == ([8, 16], 32)
-    assert "trained on pictures of 32 x 64 pixels; it makes squares, 32 a side" in caplog.text
+    assert "trained on images of 32 x 64 pixels; it makes squares, 32 a side" in caplog.text
 
 
 def test_sizes_that_the_vae_cannot_take_are_refused_at_once(tmp_path, tiny_base):
@@ -122,7 +122,7 @@ def test_sizes_that_the_vae_cannot_take_are_refused_at_once(tmp_path, tiny_base)
     with pytest.raises(AssertionError):  # exit code 2
         trained(tmp_path, tiny_base, tmp_path / "data")
     assert not (tmp_path / "run").exists()
-    with pytest.raises(InputError, match="pictures of 30 x 30 pixels: the vae of base .* takes multiples of 4"):
+    with pytest.raises(InputError, match="images of 30 x 30 pixels: the vae of base .* takes multiples of 4"):
         load_base(tiny_base).latent_size(30, 30)
 
 
@@ -134,7 +134,7 @@ def test_a_mode_of_an_extension_from_training_to_sampling(tmp_path, tiny_base, s
     pipe = JediPipeline.from_pretrained(export(run, tmp_path / "model"))
     assert pipe.config.trained_modes == ["alone"]
     pipe.set_progress_bar_config(disable=True)
-    assert close(latents(pipe), latents(pipe, references=[picture(8), picture(9)]), 0)
+    assert close(latents(pipe), latents(pipe, references=[random_image(8), random_image(9)]), 0)
     with pytest.raises(ValueError, match="this model was trained in alone"):
         latents(pipe, mode="mutual")
 

@@ -17,7 +17,7 @@ from jedi_toy.benchmark.answers import Row, main_row, rows_beside
 from jedi_toy.benchmark.cases import read_cases
 from jedi_toy.benchmark.command import Request, evaluate
 from jedi_toy.benchmark.edits import EQUAL, edit_cases, mask_of, outside, region_of
-from tests.jedi.sampling import picture
+from tests.jedi.sampling import random_image
 from tests.jedi_toy.benchmark.embedded_world import write_encoder, write_world
 
 
@@ -126,12 +126,12 @@ def test_what_is_written(result, request_):
     stored = json.loads((out / "scores.json").read_text())
     assert stored["rows"] == json.loads(json.dumps(result["rows"]))
     page = (out / "report.html").read_text()
-    parts = ("2 references instead of 1: retrieval ", "Two subjects in one picture", "Editing", "Worst cases")
+    parts = ("2 references instead of 1: retrieval ", "Two subjects in one image", "Editing", "Worst cases")
     for words in ("held-out subjects, pose and background", *parts):
         assert words in page
     titles = [x["title"] for x in json.loads((out / "report.json").read_text())["sections"]]
     assert titles[1:] == [
-        "Identity against prompt as guidance varies", "More references", "Two subjects in one picture", "Editing",
+        "Identity against prompt as guidance varies", "More references", "Two subjects in one image", "Editing",
         "Diversity", "Best cases", "Worst cases", "Two subjects", "Edits", "How it is measured",
     ]  # fmt: skip
     assert "`" not in page and ":mod:" not in page
@@ -142,7 +142,7 @@ def test_the_same_command_makes_only_what_is_missing(result, request_, small, mo
     out, calls = out_of(request_), []
     original = JediPipeline.__call__
     monkeypatch.setattr(JediPipeline, "__call__", lambda self, *a, **k: calls.append(a) or original(self, *a, **k))
-    gone = sorted((out / "pictures" / "one_way-2" / "images").glob("*.png"))[1]
+    gone = sorted((out / "images" / "one_way-2" / "images").glob("*.png"))[1]
     before = gone.read_bytes()
     gone.unlink()
     again = evaluate(request_)
@@ -157,10 +157,10 @@ def _pixels(data: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data))).astype(int)
 
 
-def test_the_pictures_are_those_of_the_pipeline(result, request_, pipe, world):
+def test_the_images_are_those_of_the_pipeline(result, request_, pipe, world):
     case = read_cases(world).single[1]
     cases = read_cases(world)
-    seed = json.loads((out_of(request_) / "pictures/one_way-2/plan.json").read_text())["items"][1]["seed"]
+    seed = json.loads((out_of(request_) / "images/one_way-2/plan.json").read_text())["items"][1]["seed"]
     expected = pipe(
         case.prompt,
         list(cases.references(case, 2)),
@@ -171,7 +171,7 @@ def test_the_pictures_are_those_of_the_pipeline(result, request_, pipe, world):
         mode="one_way",
         generator=image_generators(seed, 1),
     ).images[0]
-    made = np.asarray(Image.open(out_of(request_) / f"pictures/one_way-2/images/{case.id}.png")).astype(int)
+    made = np.asarray(Image.open(out_of(request_) / f"images/one_way-2/images/{case.id}.png")).astype(int)
     assert np.abs(made - np.asarray(expected)).max() <= 1
 
 
@@ -180,7 +180,7 @@ def test_untrained_coupling_changes_what_references_say_and_nothing_else(pipe):
     options = {"num_inference_steps": 2, "output_type": "latent"}
     call = lambda x, **more: x("a cat", generator=image_generators(0, 1), **options, **more).images
     assert torch.equal(call(pipe), call(other))
-    references = [picture(1), picture(2)]
+    references = [random_image(1), random_image(2)]
     with_references = call(other, references=references)
     assert not torch.allclose(with_references, call(pipe, references=references), atol=1e-4)
     assert torch.equal(with_references, call(UntrainedCoupling.of(pipe), references=references))
@@ -201,7 +201,7 @@ def test_edits_cover_the_subject_that_goes(world, pipe):
         assert edit.case.drawing != edit.scene.drawing
         assert record["images"][edit.member]["background"] == edit.scene.background
         assert edit.prompt == record["captions"][edit.member] and edit.member not in edit.case.references
-        scene = cases.picture(edit.scene, edit.scene.target)
+        scene = cases.image(edit.scene, edit.scene.target)
         mask = np.asarray(mask_of(edit, scene.size)) > 0
         assert mask[np.asarray(cases.sets.mask(edit.scene.index, edit.scene.target)) > 0].all() and not mask.all()
         left, top, right, bottom = region_of(edit, scene.size)
@@ -231,7 +231,7 @@ def test_the_command(world, encoder, tiny_model, tmp_path, capsys, monkeypatch):
     arguments += ["--out", str(tmp_path / "out"), "--steps", "2", "--samples", "20"]
     assert main(arguments) == 0
     text = capsys.readouterr().out
-    assert "3 held-out subjects" in text and "oracle: the real picture" in text and "report.html" in text
+    assert "3 held-out subjects" in text and "oracle: the real image" in text and "report.html" in text
     assert main([*arguments, "--seed", "1"]) == 2
     assert "holds another plan (item" in capsys.readouterr().err
     assert main([*arguments, "--rows", "sideways:2"]) == 2

@@ -27,7 +27,7 @@ from jedi_toy.benchmark.encoder import (
     train,
 )
 from jedi_toy.benchmark.judge import Judge, PairJudge
-from tests.jedi.sampling import picture
+from tests.jedi.sampling import random_image
 from tests.jedi_toy.benchmark.embedded_world import write_encoder, write_world
 
 
@@ -55,7 +55,7 @@ def test_subject_loss_wants_one_subject_together():
     names = ["a", "a", "b", "b"]
     apart = torch.tensor([[1.0, 0], [1, 0], [0, 1], [0, 1]])
     mixed = torch.tensor([[1.0, 0], [0, 1], [1, 0], [0, 1]])
-    # For each picture one positive among three: softmax of (1, 0, 0) / 0.5 and of (0, 1, 0) / 0.5.
+    # For each image one positive among three: softmax of (1, 0, 0) / 0.5 and of (0, 1, 0) / 0.5.
     assert float(subject_loss(apart, names, 0.5)) == pytest.approx(math.log(math.exp(2) + 2) - 2, abs=1e-5)
     assert float(subject_loss(mixed, names, 0.5)) == pytest.approx(math.log(math.exp(2) + 2), abs=1e-5)
     assert subject_loss(3 * apart, names, 0.5) == subject_loss(apart, names, 0.5)
@@ -78,7 +78,7 @@ def test_batches_are_a_function_of_the_step(world):
         Sets(str(world), "train", 11, 100)
 
 
-def test_softened_pictures_stay_pictures():
+def test_softened_images_stay_images():
     pixels = torch.rand(16, 3, 8, 8) * 2 - 1
     soft = soften(pixels, 0.7, keyed_generator(0, "x"))
     same = (soft == pixels).flatten(1).all(1)
@@ -123,11 +123,11 @@ def test_training_goes_on_where_it_was_stopped(world, tmp_path, monkeypatch):
 def test_a_stored_encoder_is_a_plain_clip(tmp_path):
     folder = write_encoder(tmp_path / "made")
     read = SubjectEncoder.load(folder)
-    pictures = [picture(1), picture(2), picture(3, (50, 20))]
-    seen = read.read(pictures, batch_size=2)
+    images = [random_image(1), random_image(2), random_image(3, (50, 20))]
+    seen = read.read(images, batch_size=2)
     assert seen.subject.shape == (3, 12) and seen.embedding.shape == (3, 16)
     assert torch.allclose(seen.subject.norm(dim=1), torch.ones(3))
-    assert torch.allclose(read.embed_images(pictures), seen.subject, atol=1e-5)
+    assert torch.allclose(read.embed_images(images), seen.subject, atol=1e-5)
     assert set(seen.words) == {"background"} and set(seen.words["background"]) <= {
         "beach",
         "city",
@@ -136,7 +136,7 @@ def test_a_stored_encoder_is_a_plain_clip(tmp_path):
     }
     stock, processor = CLIPModel.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
     assert stock.dtype == torch.float32
-    inputs = processor(text=["an animal at night"], images=pictures[:1], return_tensors="pt", padding="max_length")
+    inputs = processor(text=["an animal at night"], images=images[:1], return_tensors="pt", padding="max_length")
     with torch.no_grad():
         found = stock(**inputs)
     assert torch.allclose(found.image_embeds, seen.embedding[:1], atol=1e-5)
@@ -174,16 +174,16 @@ def test_mistakes_are_named(world, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_the_encoder_that_ships_tells_held_out_subjects_apart(root, tmp_path):
-    """The oracle's figures on a small world: 80 real pictures in the gallery of 60 sets' subjects."""
+    """The oracle's figures on a small world: 80 real images in the gallery of 60 sets' subjects."""
     encoder = SubjectEncoder.load(root / "models/emoji-clip")
     cases = read_cases(write_world(tmp_path / "data", 0, 72), subjects=40)
-    scores = Judge(encoder, cases).score(cases.single, [cases.picture(case, case.target) for case in cases.single])
+    scores = Judge(encoder, cases).score(cases.single, [cases.image(case, case.target) for case in cases.single])
     mean = lambda key: sum(x[key] for x in scores if x[key] is not None) / sum(x[key] is not None for x in scores)
     assert len(scores) == 40
     assert mean("subject") >= 0.9 and mean("background") >= 0.97 and mean("pose") >= 0.97
-    pairs = PairJudge(encoder, cases).score(cases.pairs, [cases.picture(case, case.target) for case in cases.pairs])
+    pairs = PairJudge(encoder, cases).score(cases.pairs, [cases.image(case, case.target) for case in cases.pairs])
     assert sum(x["each"] for x in pairs) / len(pairs) >= 0.7
-    wrong = [cases.picture(other, other.target) for other in cases.single[1:] + cases.single[:1]]
+    wrong = [cases.image(other, other.target) for other in cases.single[1:] + cases.single[:1]]
     assert sum(x["subject"] for x in Judge(encoder, cases).score(cases.single, wrong)) <= 2
     size = sum(file.stat().st_size for file in (root / "models/emoji-clip").iterdir())
     assert size < 10_000_000

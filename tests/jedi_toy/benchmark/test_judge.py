@@ -1,4 +1,4 @@
-"""Verdicts on pictures: on real ones of known pose and place, and on made-up likenesses."""
+"""Verdicts on images: on real ones of known pose and place, and on made-up likenesses."""
 
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ from PIL import Image
 from jedi_toy.benchmark.cases import read_cases
 from jedi_toy.benchmark.encoder import SubjectEncoder
 from jedi_toy.benchmark.judge import Judge, PairJudge, cut_out, posed, presence, psnr
-from tests.jedi.sampling import picture
+from tests.jedi.sampling import random_image
 from tests.jedi_toy.benchmark.embedded_world import write_encoder, write_world
 
 ROOM = torch.tensor([[0.9, 0.1, 0.2, 0.0], [0.1, 0.8, 0.2, 0.0]])
@@ -58,9 +58,9 @@ def test_one_subject_twice_is_not_two(cases):
 
 
 def test_pairs_are_recognised_where_they_stand(cases, encoder):
-    """With real pictures and an untrained encoder: the crops asked for are those of the boxes."""
+    """With real images and an untrained encoder: the crops asked for are those of the boxes."""
     judge = PairJudge(encoder, cases)
-    real = [cases.picture(case, case.target) for case in cases.pairs]
+    real = [cases.image(case, case.target) for case in cases.pairs]
     found = judge.score(cases.pairs, real)
     assert len(found) == len(cases.pairs) and all(set(x) >= {"each", "both", "either way", "copy"} for x in found)
     assert judge.gallery.shape[:2] == (2 * len(cases.pairs), 4)
@@ -78,10 +78,10 @@ def test_cut_out_keeps_the_box_and_goes_on_at_the_edge():
 
 
 @pytest.mark.slow
-def test_poses_of_real_pictures(cases, encoder):
-    """Of other pictures of the subject, on other backgrounds: those in the target's pose are told from upright ones."""
+def test_poses_of_real_images(cases, encoder):
+    """Of other images of the subject, on other backgrounds: those in the target's pose are told from upright ones."""
     for case in cases.single:
-        target, mask = cases.picture(case, case.target), cases.sets.mask(case.index, case.target)
+        target, mask = cases.image(case, case.target), cases.sets.mask(case.index, case.target)
         assert posed(target, target, mask, case) in (1.0, None)
     assert Judge(encoder, cases).pose_oracle() >= 0.95
 
@@ -91,10 +91,10 @@ def test_turned_subjects_are_told_from_upright_and_from_otherwise_turned_ones(tu
     assert {case.pose for case in turned.single} == {"lying", "upside down"}
     verdicts = {True: [], False: []}
     for case in turned.single:
-        target, mask = turned.picture(case, case.target), turned.sets.mask(case.index, case.target)
+        target, mask = turned.image(case, case.target), turned.sets.mask(case.index, case.target)
         assert posed(target, target, mask, case) in (1.0, None)
         for member, image in enumerate(turned.sets.record(case.index)["images"]):
-            found = posed(turned.picture(case, member), target, mask, case)
+            found = posed(turned.image(case, member), target, mask, case)
             if member != case.target and found is not None:
                 verdicts[image["pose"] == case.pose].append(found)
     assert np.mean(verdicts[True]) >= 0.95 and np.mean(verdicts[False]) <= 0.1
@@ -103,7 +103,7 @@ def test_turned_subjects_are_told_from_upright_and_from_otherwise_turned_ones(tu
 def test_a_reference_kept_but_for_a_small_tilt_has_not_the_pose_asked_for(turned):
     found = []
     for case in turned.single:
-        target, mask = turned.picture(case, case.target), turned.sets.mask(case.index, case.target)
+        target, mask = turned.image(case, case.target), turned.sets.mask(case.index, case.target)
         left, top, right, bottom = case.box
         leaning = target.rotate(
             17 - case.angle, Image.Resampling.BICUBIC, center=((left + right) / 2, (top + bottom) / 2)
@@ -125,8 +125,8 @@ def test_a_subject_without_sides_has_no_pose(cases):
 def test_scores_of_single_subjects(cases, encoder):
     judge = Judge(encoder, cases)
     asked = cases.single[:5]
-    oracle = judge.score(asked, [cases.picture(case, case.target) for case in asked])
-    copied = judge.score(asked, [cases.picture(case, case.references[1]) for case in asked])
+    oracle = judge.score(asked, [cases.image(case, case.target) for case in asked])
+    copied = judge.score(asked, [cases.image(case, case.references[1]) for case in asked])
     assert [x["copy"] for x in copied] == pytest.approx([1.0] * 5)
     assert all(x["copy"] < 0.9 for x in oracle)
     assert all(x["pose"] in (1.0, None) for x in oracle)
@@ -138,9 +138,9 @@ def test_scores_of_single_subjects(cases, encoder):
 
 
 def test_diversity(cases, encoder):
-    judge, same = Judge(encoder, cases), picture(1)
+    judge, same = Judge(encoder, cases), random_image(1)
     assert judge.diversity([same, same]) == pytest.approx(0, abs=1e-5)
-    assert judge.diversity([same, picture(2)]) > 1e-4
+    assert judge.diversity([same, random_image(2)]) > 1e-4
 
 
 def test_psnr():

@@ -1,4 +1,4 @@
-"""The pictures of the report: sets with their captions, and examples from both sides of each threshold."""
+"""The images of the report: sets with their captions, and examples from both sides of each threshold."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from data_gen.report.stored import Stored, read_manifest, read_rejected, read_se
 from data_gen.report.survey import Place, Survey
 from data_gen.samples import SPLITS
 from jedi.io import images
-from jedi.report.document import Gallery, Picture
+from jedi.report.document import Gallery, GalleryImage
 
 TITLES = {"train": "Training sets", "heldout": "Held-out sets"}
-_SMALL = 128  # data sets of pictures up to this many pixels are shown pixel by pixel (jedi.report.page)
-_SHOWN = 192  # pixels to which the small copies of dropped pictures are enlarged, where others are photographs
+_SMALL = 128  # data sets of images up to this many pixels are shown pixel by pixel (jedi.report.page)
+_SHOWN = 192  # pixels to which the small copies of dropped images are enlarged, where others are photographs
 
 
 def rows_of(stored: Stored, count: int) -> dict[str, int]:
@@ -32,8 +32,8 @@ def contact_sheet(stored: Stored, count: int) -> Image.Image:
     rows = []
     for split, wanted in rows_of(stored, count).items():
         for path, key in stored.spread(split, wanted):
-            sample, pictures = read_set(path, key)
-            rows.append([(None, f"{label(sample)} / {split}"), *zip(pictures, sample["captions"], strict=True)])
+            sample, members = read_set(path, key)
+            rows.append([(None, f"{label(sample)} / {split}"), *zip(members, sample["captions"], strict=True)])
     return images.contact_sheet(rows or [[(None, "no sets")]], tile=128)
 
 
@@ -41,10 +41,10 @@ def sets(stored: Stored, split: str, count: int) -> list[Gallery]:
     """The same rows as the contact sheet's; no gallery where there is no set."""
     rows, labels = [], []
     for path, key in stored.spread(split, count):
-        sample, pictures = read_set(path, key)
+        sample, members = read_set(path, key)
         given = sample.get("references", [])
-        pairs = enumerate(zip(pictures, sample["captions"], strict=True))
-        rows.append([Picture(image, caption, reference=i in given) for i, (image, caption) in pairs])
+        pairs = enumerate(zip(members, sample["captions"], strict=True))
+        rows.append([GalleryImage(image, caption, reference=i in given) for i, (image, caption) in pairs])
         labels.append(label(sample))
     if not rows:
         return []
@@ -64,35 +64,35 @@ def find_examples(stored: Stored, found: Survey) -> dict[str, Path]:
 
 
 def examples(stored: Stored, found: Survey, where: Mapping[str, Path], name: str, resolution: int) -> list[Gallery]:
-    """What lies nearest to each threshold of a score, on both sides. No gallery where no picture can be read."""
+    """What lies nearest to each threshold of a score, on both sides. No gallery where no image can be read."""
     galleries = []
     for limit in found.limits.get(name, ()):
-        rows: list[list[Picture | None]] = []
+        rows: list[list[GalleryImage | None]] = []
         labels: list[str] = []
         empty = []
         for dropped, word in ((False, "Kept"), (True, "Dropped")):
             nearest = list(found.nearest.get((name, limit, dropped), ()))
             shown = _dropped(stored, nearest, resolution) if dropped else _kept(where, nearest)
-            for row, said in _arranged(shown, found.spreads[name].of_pictures, name):
+            for row, said in _arranged(shown, found.spreads[name].of_images, name):
                 rows.append(row)
                 labels.append(f"{word}{said}")
             empty += [] if shown else [word.lower()]
         if rows:
-            note = f"Of what was {empty[0]} there is no picture." if empty else ""
+            note = f"Of what was {empty[0]} there is no image." if empty else ""
             galleries.append(Gallery(f"Score {name}: both sides of {limit.words}", rows, labels, note=note))
     return galleries
 
 
 Shown = list[tuple[float, str, list[tuple[Image.Image, str]]]]
-"""For each example its score, its set's key, and its pictures with captions."""
+"""For each example its score, its set's key, and its images with captions."""
 
 
 def _kept(where: Mapping[str, Path], nearest: Sequence[tuple[float, Place]]) -> Shown:
     shown = []
     for score, place in nearest:
         if place.key in where:
-            sample, pictures = read_set(where[place.key], place.key)
-            shown.append((score, place.key, _of(place, list(zip(pictures, sample["captions"], strict=True)))))
+            sample, members = read_set(where[place.key], place.key)
+            shown.append((score, place.key, _of(place, list(zip(members, sample["captions"], strict=True)))))
     return shown
 
 
@@ -100,8 +100,8 @@ def _dropped(stored: Stored, nearest: Sequence[tuple[float, Place]], resolution:
     shown = []
     for score, place in nearest:
         tar = stored.plan.out / "units" / f"{place.unit}.dropped.tar"
-        pictures = read_rejected(tar, place.key, place.n)
-        shown.append((score, place.key, _of(place, [(_enlarged(image, resolution), "") for image in pictures])))
+        members = read_rejected(tar, place.key, place.n)
+        shown.append((score, place.key, _of(place, [(_enlarged(image, resolution), "") for image in members])))
     return shown
 
 
@@ -117,13 +117,13 @@ def duplicates(stored: Stored, where: Mapping[str, Path], resolution: int) -> li
         dropped = read_rejected(tar, key, shown[key])
         kept = [(image, "kept") for image in read_set(where[of], of)[1]] if of in where else []
         both = [*((_enlarged(image, resolution), "dropped") for image in dropped), *kept]
-        rows.append([Picture(image, word) for image, word in both])
+        rows.append([GalleryImage(image, word) for image, word in both])
         labels.append(f"{key} is nearly {of}")
-    return [Gallery("Near-duplicates across sets: pictures", rows, labels)] if rows else []
+    return [Gallery("Near-duplicates across sets: images", rows, labels)] if rows else []
 
 
-def _of(place: Place, pictures: list[tuple[Image.Image, str]]) -> list[tuple[Image.Image, str]]:
-    return pictures if place.picture is None else [pictures[place.picture]]
+def _of(place: Place, members: list[tuple[Image.Image, str]]) -> list[tuple[Image.Image, str]]:
+    return members if place.image is None else [members[place.image]]
 
 
 def _enlarged(image: Image.Image, resolution: int) -> Image.Image:
@@ -134,14 +134,14 @@ def _enlarged(image: Image.Image, resolution: int) -> Image.Image:
     return image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.BICUBIC)
 
 
-def _arranged(shown: Shown, of_pictures: bool, name: str) -> list[tuple[list[Picture | None], str]]:
-    """Rows, with what their labels say of the scores: single pictures side by side, or each set in a row of its own."""
+def _arranged(shown: Shown, of_images: bool, name: str) -> list[tuple[list[GalleryImage | None], str]]:
+    """Rows, with what their labels say of the scores: single images side by side, or each set in a row of its own."""
     if not shown:
         return []
-    if of_pictures:
+    if of_images:
         scored = [(image, caption or key, score) for score, key, [(image, caption)] in shown]
-        return [([Picture(image, caption, {name: score}) for image, caption, score in scored], "")]
+        return [([GalleryImage(image, caption, {name: score}) for image, caption, score in scored], "")]
     return [
-        ([Picture(image, caption) for image, caption in pictures], f", {score:.4g} ({key})")
-        for score, key, pictures in shown
+        ([GalleryImage(image, caption) for image, caption in members], f", {score:.4g} ({key})")
+        for score, key, members in shown
     ]
