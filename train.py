@@ -45,8 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
     configs.import_extensions(config)
     from transformers.utils.logging import disable_progress_bar
 
-    from jedi import training
     from jedi.io.base import load_base
+    from jedi.training import trainer as training
 
     quiet()
     disable_progress_bar()

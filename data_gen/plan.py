@@ -27,7 +27,7 @@ from jedi.io.config import ConfigError, import_extensions
 from jedi.io.registry import Registry
 
 FORMAT = 2
-_SOURCES = ("collage", "emoji", "folder", "shared_attention", "subjects200k", "syncd")
+_SOURCES = ("collage", "folder", "shared_attention", "subjects200k", "syncd")
 _STAGES = ("augment", "caption", "compose", "filter", "segment", "split", "square")
 _ALWAYS = ("numpy", "pillow")  # they decide bytes, whatever the source
 _MODELS = ("diffusers", "torch", "transformers")
@@ -109,6 +109,7 @@ class Parts:
 def source_factory(config: DataConfig) -> Callable[[DataConfig], Source]:
     """The configured source's class. Raises ConfigError for an unknown name."""
     import_extensions(config)
+    importlib.import_module("jedi_toy.emoji")
     return _find(SOURCES, "sources", _SOURCES, config.source, "source")
 
 

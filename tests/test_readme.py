@@ -16,7 +16,7 @@ import pytest
 
 import evaluate  # noqa: F401 (these three load what the commands need, once)
 import jedi.pipeline
-import jedi.training  # noqa: F401
+import jedi.training.trainer  # noqa: F401
 from tests import forked
 
 ROOT = Path(__file__).resolve().parent.parent

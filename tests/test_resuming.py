@@ -15,9 +15,9 @@ import yaml
 from diffusers import UNet2DConditionModel
 
 import train
-from jedi import training
 from jedi.errors import InputError
 from jedi.training import callbacks, checkpoints, export
+from jedi.training import trainer as training
 from tests import extensions, tiny
 from tests.conftest import write_shard
 

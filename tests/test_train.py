@@ -19,8 +19,9 @@ import train
 from jedi.conditioning import CONDITIONING_POLICIES
 from jedi.diffusion import LOSS_WEIGHTINGS
 from jedi.io.files import locked
-from jedi.training import JointData, JointTraining, callbacks, checkpoints, latents
+from jedi.training import callbacks, checkpoints, latents
 from jedi.training.latents import LatentCache
+from jedi.training.trainer import JointData, JointTraining
 from tests import extensions, forked, tiny
 from tests.conftest import write_shard
 

@@ -12,7 +12,7 @@ from data_gen.config import DataConfig
 from data_gen.plan import Plan
 from data_gen.report.card import data_card
 from data_gen.report.counts import statistics
-from data_gen.report.images import contact_sheet
+from data_gen.report.gallery import contact_sheet
 from data_gen.report.page import data_report
 from data_gen.report.scores import thresholds
 from data_gen.report.stored import Stored

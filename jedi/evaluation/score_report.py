@@ -23,7 +23,7 @@ from jedi.evaluation.scoring import (
     by_subject,
     columns_of,
 )
-from jedi.report.document import Cell, Gallery, Image, Table
+from jedi.report.document import Cell, Gallery, GalleryImage, Table
 
 EXTREMES = 7
 """Images in each of the rows of best and worst cases."""
@@ -96,10 +96,10 @@ def examples(result: Mapping[str, Any], groups: Sequence[Group]) -> Gallery:
     chosen = _evenly(groups, _EXAMPLES)
     rows, most = [], max(len(group.references) for group in chosen)
     for group in chosen:
-        given: list[Image | None] = [Image(path, "", reference=True) for path in group.references]
+        given: list[GalleryImage | None] = [GalleryImage(path, "", reference=True) for path in group.references]
         made = [case for case in group.cases if case.row == MODEL]
         firsts = list({case.prompt or case.id: case for case in reversed(made)}.values())[::-1]
-        images = [Image(case.image, case.prompt or "") for case in _evenly(firsts, _PROMPTS)]
+        images = [GalleryImage(case.image, case.prompt or "") for case in _evenly(firsts, _PROMPTS)]
         rows.append([*given, *[None] * (most - len(given)), *images])
     note = "The references (marked), then the first image of some prompts: chosen by their numbers, not by looks."
     return Gallery("Examples", rows, [group.subject.replace("_", " ") for group in chosen], note=note)
@@ -119,10 +119,10 @@ def extremes(result: Mapping[str, Any], groups: Sequence[Group]) -> list[Gallery
         count = min(EXTREMES, len(ordered) // 2)
         if not count:
             continue
-        rows: list[list[Image | None]] = []
+        rows: list[list[GalleryImage | None]] = []
         for end in (_spread(ordered[::-1], count), _spread(ordered, count)):
-            rows.append([Image(images[x["id"]], x["prompt"] or "", {"score": x["scores"][column]}) for x in end])
-            rows.append([Image(references[x["subject"]], "", reference=True) for x in end])
+            rows.append([GalleryImage(images[x["id"]], x["prompt"] or "", {"score": x["scores"][column]}) for x in end])
+            rows.append([GalleryImage(references[x["subject"]], "", reference=True) for x in end])
         labels = ("most a copy", "least a copy") if column == COPY else ("best", "worst")
         names = [name for label in labels for name in (label, "their references")]
         title = "Nearest to a copy" if column == COPY else f"Best and worst by {column}"

@@ -31,8 +31,8 @@ from jedi.training.config import TrainConfig
 from jedi.training.validation import HeldOutSets, choose_sets, reference_gain, reference_losses, wrong_partners
 
 if TYPE_CHECKING:
-    from jedi.training import JointTraining
     from jedi.training.latents import LatentCache
+    from jedi.training.trainer import JointTraining
 
 
 class StepCallback(L.Callback):

@@ -24,7 +24,7 @@ from jedi.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from jedi.io.base import Base
-    from jedi.training import JointData
+    from jedi.training.trainer import JointData
 
 
 @dataclass(frozen=True)

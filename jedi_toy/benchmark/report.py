@@ -14,7 +14,7 @@ from jedi.report.document import (
     Cell,
     Curve,
     Gallery,
-    Image,
+    GalleryImage,
     Point,
     Report,
     Series,
@@ -266,9 +266,9 @@ def galleries(result: Mapping[str, Any], answers: Answers) -> list[Gallery]:
     scores = {name: row["images"] for name, row in rows.items()}
     columns = ["reference 1", "reference 2", *(row["label"] for row in rows.values())]
 
-    def line(i: int) -> list[Image]:
-        given = [Image(answers.cases.image(cases[i], x), reference=True) for x in cases[i].references[:2]]
-        return given + [Image(made[name][i], scores={"likeness": scores[name][i]["likeness"]}) for name in rows]
+    def line(i: int) -> list[GalleryImage]:
+        given = [GalleryImage(answers.cases.image(cases[i], x), reference=True) for x in cases[i].references[:2]]
+        return given + [GalleryImage(made[name][i], scores={"likeness": scores[name][i]["likeness"]}) for name in rows]
 
     ranked = sorted(range(len(cases)), key=lambda i: -main["images"][i]["likeness"])
     note = f"By likeness of the row '{main['label']}'. Above each row stands its prompt."
@@ -292,8 +292,10 @@ def _pair_gallery(result: Mapping[str, Any], answers: Answers) -> Gallery:
     rows = [row for row in sorted(result["pairs"], key=_oracle_first) if row["kind"] != "copy"]
     images, labels = [], []
     for i, case in enumerate(cases[:EXTREMES]):
-        given = [Image(x, reference=True) for x in answers.cases.references(case)]
-        images.append(given + [Image(made[x["name"]][i], scores={"there": x["images"][i]["each"]}) for x in rows])
+        given = [GalleryImage(x, reference=True) for x in answers.cases.references(case)]
+        images.append(
+            given + [GalleryImage(made[x["name"]][i], scores={"there": x["images"][i]["each"]}) for x in rows]
+        )
         labels.append(case.prompt)
     return Gallery("Two subjects", images, labels, ["reference 1", "reference 2", *(row["label"] for row in rows)])
 
@@ -306,8 +308,8 @@ def _edit_gallery(result: Mapping[str, Any], answers: Answers) -> Gallery:
         scene = answers.cases.image(edit.scene, edit.scene.target)
         given = [scene, answers.cases.image(edit.case, edit.case.references[0])]
         images.append(
-            [Image(x, reference=True) for x in given]
-            + [Image(made[x["name"]][i], scores={"likeness": x["images"][i]["likeness"]}) for x in rows]
+            [GalleryImage(x, reference=True) for x in given]
+            + [GalleryImage(made[x["name"]][i], scores={"likeness": x["images"][i]["likeness"]}) for x in rows]
         )
         labels.append(edit.prompt)
     return Gallery("Edits", images, labels, ["scene", "reference 1", *(row["label"] for row in rows)])

@@ -18,7 +18,7 @@ def small_config(out, **changes) -> DataConfig:
 
 
 def read_sets(folder: Path) -> list[dict]:
-    """All sets of one split's folder, in order: the JSON, with `images` and `masks` added."""
+    """All sets of one split's folder, in order: the JSON, with `photos` and `masks` added."""
     samples = []
     for path in sorted(folder.glob("*.tar")):
         with tarfile.open(path) as tar:
@@ -26,7 +26,7 @@ def read_sets(folder: Path) -> list[dict]:
         for name in [name for name in files if name.endswith(".json")]:
             sample, key = json.loads(files[name]), name.removesuffix(".json")
             numbers = range(len(sample["captions"]))
-            sample["images"] = [Image.open(io.BytesIO(files[f"{key}.{i}.png"])) for i in numbers]
+            sample["photos"] = [Image.open(io.BytesIO(files[f"{key}.{i}.png"])) for i in numbers]
             found = [files.get(f"{key}.{i}.mask.png") for i in numbers]
             sample["masks"] = [None if data is None else Image.open(io.BytesIO(data)) for data in found]
             samples.append(sample)

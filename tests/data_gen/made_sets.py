@@ -11,7 +11,7 @@ from data_gen.samples import SubjectSet
 SIDE = 48
 
 
-def image(
+def photo(
     colour: tuple[int, int, int],
     seed: int,
     size: tuple[int, int] = (SIDE, SIDE),
@@ -33,7 +33,7 @@ def make_set(
     index: int, name: str, kind: str, colour: tuple[int, int, int], n: int = 4, split: str = "train", **options
 ):
     """A set of `n` images of one ellipse; `options` are those of `image`."""
-    images, masks = zip(*(image(colour, 100 * index + i, **options) for i in range(n)), strict=True)
+    images, masks = zip(*(photo(colour, 100 * index + i, **options) for i in range(n)), strict=True)
     return SubjectSet(
         key=f"{split}-{index:08d}",
         subject={"id": f"{name}-{index}", "name": name, "class": kind},

@@ -84,7 +84,7 @@ def test_every_stage_leaves_its_mark(made, models):
         assert set(provenance["prompts"]) <= set(subject["scenes"]) and len(provenance["seeds"]) == 3
         assert provenance["model"] == f"{models}/text2image" and provenance["segmenter"] == "middle"
         assert {"identity", "text", "sharpness", "duplicates"} <= set(one["scores"])
-        assert all(photo.size == (24, 24) and photo.mode == "RGB" for photo in one["images"])
+        assert all(photo.size == (24, 24) and photo.mode == "RGB" for photo in one["photos"])
         assert all(np.isin(np.asarray(mask), (0, 255)).all() for mask in one["masks"])
         assert {image["caption_from"] for image in one["images"]} <= {"captioner", "prompt"}
         for image, mask in zip(one["images"], one["masks"], strict=True):
@@ -199,7 +199,7 @@ def test_the_papers_way_from_collages(models, tiny_base, tmp_path, family):
     sets = read_sets(tmp_path / "out" / "train")
     assert len(sets) == 3
     for one in sets:
-        assert 2 <= len(one["images"]) <= 4 and {photo.size for photo in one["images"]} == {(16, 16)}
+        assert 2 <= len(one["photos"]) <= 4 and {photo.size for photo in one["photos"]} == {(16, 16)}
         assert all(one["subject"]["name"] in caption for caption in one["captions"])
         left, top, right, bottom = one["images"][0]["panel"]
         assert 0 <= left < right <= 64 and 0 <= top < bottom <= 64

@@ -280,7 +280,7 @@ def test_sets_are_shown_evenly_over_the_data(made):
 def test_a_near_duplicate_is_shown_beside_what_it_is_like(made):
     tar = Path(made.out) / finish.EXAMPLES
     ours, other = read_rejected(tar, COPY, 3), next(x for x in samples(made, "train") if x["key"] == ORIGINAL)
-    assert all(a.tobytes() == b.tobytes() for a, b in zip(ours, other["images"], strict=True))
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(ours, other["photos"], strict=True))
     assert COPY not in {x["key"] for x in samples(made, "train")}
 
 
@@ -470,13 +470,13 @@ def test_a_report_takes_only_a_few_images(monkeypatch, made):
     """Of each set its JSON is read once; images are those of the rows and examples."""
     config, opened = made, Counter()
     stored = Stored(read_plan(config))
-    plain = report.images.read_set
+    plain = report.gallery.read_set
 
     def counting(path, key):
         opened[key] += 1
         return plain(path, key)
 
-    monkeypatch.setattr(report.images, "read_set", counting)
+    monkeypatch.setattr(report.gallery, "read_set", counting)
     found = take_survey(stored, thresholds(config))
     assert not opened
     report.data_report(config, stored, found, report.statistics(stored, found))

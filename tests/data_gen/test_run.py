@@ -50,7 +50,7 @@ def test_manifests_describe_their_shards(small):
         assert manifest["split"] == path.parent.name and manifest["config_hash"] == config_hash(small)
         samples = [s for s in read_sets(path.parent) if s["key"] in {row["key"] for row in manifest["sets"]}]
         rows = [
-            {"key": s["key"], "n": len(s["captions"]), "width": s["images"][0].width, "height": 64} for s in samples
+            {"key": s["key"], "n": len(s["captions"]), "width": s["photos"][0].width, "height": 64} for s in samples
         ]
         assert manifest["sets"] == rows
         assert manifest["counts"] == {"sets": len(rows), "images": 4 * len(rows)}
@@ -64,7 +64,7 @@ def test_a_set_holds_images_masks_captions_and_provenance(small):
     assert {"id", "name", "class", "code_point", "recolouring"} <= set(sample["subject"])
     assert len(sample["captions"]) == len(sample["images"]) == 4 and sample["source"] == "emoji"
     assert "CC BY-SA 4.0" in sample["licence"]
-    for photo, mask, image in zip(sample["images"], sample["masks"], sample["images"], strict=True):
+    for photo, mask, image in zip(sample["photos"], sample["masks"], sample["images"], strict=True):
         assert (photo.mode, mask.mode, photo.size, mask.size) == ("RGB", "L", (64, 64), (64, 64))
         assert list(mask.getbbox()) == image["box"]
 

@@ -10,7 +10,7 @@ from jedi.errors import InputError
 from jedi.inpainting import Edit
 from jedi.io import images
 from jedi.pipeline import image_generators
-from tests.jedi.sampling import REFERENCES, SHAPE, STEPS, box_mask, close, latents, photo, record_calls
+from tests.jedi.sampling import REFERENCES, SHAPE, STEPS, box_mask, close, latents, random_image, record_calls
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ from tests.jedi.sampling import REFERENCES, SHAPE, STEPS, box_mask, close, laten
 )
 @pytest.mark.parametrize("mode", ["one_way", "mutual"])
 def test_an_edit_keeps_the_size_and_the_pixels_outside_its_mask(pipe, mode, size, box):
-    image = photo(7, size)
+    image = random_image(7, size)
     for result in pipe(
         ["a cat", "a dog"], REFERENCES, image=image, mask=box_mask(size, box), mode=mode,
         num_inference_steps=STEPS, generator=image_generators(0, 2),
@@ -32,7 +32,7 @@ def test_an_edit_keeps_the_size_and_the_pixels_outside_its_mask(pipe, mode, size
 
 def test_the_network_is_told_what_is_given(pipe, monkeypatch):
     inputs = record_calls(monkeypatch, lambda sample: sample)
-    image, mask = photo(7), box_mask((32, 32), (11, 8, 20, 16))
+    image, mask = random_image(7), box_mask((32, 32), (11, 8, 20, 16))
     result = latents(pipe, image=image, mask=mask)
     c = SHAPE[0]
     wanted = torch.zeros(SHAPE[1:])
@@ -49,7 +49,7 @@ def test_the_network_is_told_what_is_given(pipe, monkeypatch):
 
 
 def test_a_soft_mask_blends(pipe):
-    image, mask = photo(7), Image.new("L", (32, 32), 128)
+    image, mask = random_image(7), Image.new("L", (32, 32), 128)
     options = {"num_inference_steps": STEPS, "output_type": "pt", "image": image}
     hard, soft = (
         pipe("a cat", mask=x, generator=image_generators(0, 1), **options).images
@@ -62,7 +62,7 @@ def test_a_soft_mask_blends(pipe):
 @pytest.mark.parametrize("kind", [bool, np.uint8, np.float32, np.int64])
 def test_masks_may_be_arrays_of_zeros_and_ones(pipe, kind):
     """A 0/1 mask used to count as black: nothing was generated."""
-    image = photo(7, (32, 24))
+    image = random_image(7, (32, 24))
     shape = np.zeros((image.height, image.width), kind)
     shape[:8, :12] = 1
     white = Image.fromarray(shape.astype(np.uint8) * 255)

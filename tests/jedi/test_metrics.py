@@ -85,7 +85,7 @@ def test_the_identifier_is_dropped(prompt, identifier, expected):
 
 
 def test_scores_through_a_real_clip_are_pinned(clip):
-    photos = small.photos()
+    photos = small.images()
     images = clip.embed_images(photos)
     texts = clip.embed_texts(["a cat", "a dog", "a bird", "a cup"])
     masks = [Image.new("L", x.size, 0) for x in photos]
@@ -136,7 +136,7 @@ def test_masked_scores_do_not_see_the_background(clip):
     mask = Image.new("L", (48, 48), 0)
     ImageDraw.Draw(mask).ellipse((14, 10, 36, 40), fill=255)
     subject = Image.new("RGB", (48, 48), (200, 60, 20))
-    scenes = [Image.composite(subject, x.resize((48, 48)), mask) for x in small.photos()[:2]]
+    scenes = [Image.composite(subject, x.resize((48, 48)), mask) for x in small.images()[:2]]
     whole = clip.embed_images(scenes)
     cuts = clip.embed_images([metrics.cut_subject(x, mask) for x in scenes])
     assert metrics.clip_i(whole[:1], whole[1:]).item() < 0.95
@@ -145,7 +145,7 @@ def test_masked_scores_do_not_see_the_background(clip):
 
 def test_blip_itm_is_the_matchers_probability(tmp_path):
     matcher = metrics.load_encoder(f"blip-itm:{small.save_blip(tmp_path)}")
-    found = metrics.blip_itm(matcher, small.photos()[:2], ["a cat", "the red dog on the beach"])
+    found = metrics.blip_itm(matcher, small.images()[:2], ["a cat", "the red dog on the beach"])
     assert found.tolist() == pytest.approx([0.0346, 0.0405], abs=1e-3)
 
 
@@ -285,7 +285,7 @@ OTHERS = {
         (24, 30), background=(240, 225, 160), ground=(60, 60, 70), detail=7
     ),
     "same background, other place and pose": scene((2, 4), angle=180),
-    "another image": small.photos()[0],
+    "another image": small.images()[0],
     "an empty image": Image.new("RGB", (96, 96), "white"),
 }
 
@@ -317,7 +317,7 @@ def test_copy_scores_are_pinned():
 
 
 def test_the_nearest_reference_counts():
-    images, references = [REFERENCE, small.photos()[0]], [*OTHERS.values(), REFERENCE]
+    images, references = [REFERENCE, small.images()[0]], [*OTHERS.values(), REFERENCE]
     assert metrics.copy_score(images, references).tolist() == pytest.approx([1, 1], abs=1e-5)
     alone = metrics.copy_score(images, references[:2])
     assert alone.shape == (2,) and alone.max() < 0.5
@@ -329,7 +329,7 @@ def test_images_of_the_same_layout_without_the_details_are_no_copies():
     blurred = REFERENCE.resize((6, 6), Image.Resampling.BOX).resize((96, 96), Image.Resampling.BICUBIC)
     pixels, smooth = to_tensor([REFERENCE, blurred])
     # The reference's details over another image's layout.
-    other = to_tensor([small.photos()[3].resize((96, 96)).resize((6, 6)).resize((96, 96), Image.Resampling.BICUBIC)])[0]
+    other = to_tensor([small.images()[3].resize((96, 96)).resize((6, 6)).resize((96, 96), Image.Resampling.BICUBIC)])[0]
     details = Image.fromarray((((pixels - smooth + other).clamp(-1, 1) + 1) * 127.5).byte().permute(1, 2, 0).numpy())
     assert metrics.copy_score([blurred], [REFERENCE]).item() < NEAR_COPY
     assert metrics.copy_score([details], [REFERENCE]).item() < NEAR_COPY

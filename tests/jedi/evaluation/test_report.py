@@ -512,7 +512,7 @@ def test_rounding_is_no_reason_to_refuse_an_interval():
         (Gallery("G", [[None]]), "no images"),
         (Gallery("G", [[GalleryImage(noise())]], labels=["a", "b"]), "2 labels for 1 rows"),
         (Gallery("G", [[GalleryImage(noise())]], columns=["a", "b"]), "1 places"),
-        (Gallery("G", [[noise()]]), "where a Image should"),
+        (Gallery("G", [[noise()]]), "where a GalleryImage should"),
         (Gallery("G", [[GalleryImage(np.zeros((4, 4, 3)))]]), "ndarray"),
         (Gallery("G", [[GalleryImage(noise(), scores={"a": math.nan})]]), "'a'"),
         (Text("T", "\n"), "body"),

@@ -20,9 +20,9 @@ from jedi.io.base import Base, load_base
 from jedi.loading import is_hub_name
 from jedi.pipeline import JediPipeline
 from jedi.training import export as exporting
-from jedi.training import write_run
 from jedi.training.config import TrainConfig
 from jedi.training.export import base_of, export, is_run, load_run
+from jedi.training.run import write_run
 from tests.conftest import write_shard
 from tests.jedi.sampling import close, latents, random_image
 

@@ -10,10 +10,10 @@ from jedi.conditioning import ConditioningConfig
 from jedi.data import JointBatch
 from jedi.io.base import load_base
 from jedi.io.config import load
-from jedi.training import JointTraining, lr_factor, make_optimizer
 from jedi.training.callbacks import requeue
 from jedi.training.config import DataConfig, OptimizerConfig, TrainConfig
 from jedi.training.run import make_logger, write_run
+from jedi.training.trainer import JointTraining, lr_factor, make_optimizer
 
 
 def make_module(base, **options) -> JointTraining:
@@ -67,7 +67,7 @@ def test_the_average_warms_up_and_holds_the_unet_only(module):
 
 
 def test_a_long_run_reaches_the_decay_of_the_config():
-    from jedi.training import _ema_update
+    from jedi.training.trainer import _ema_update
 
     averaged, current = [torch.zeros(3)], [torch.ones(3)]
     _ema_update(0.99)(averaged, current, 10**6)
@@ -75,8 +75,8 @@ def test_a_long_run_reaches_the_decay_of_the_config():
 
 
 def test_text_is_encoded_as_in_sampling_and_equal_captions_once(module, monkeypatch):
-    from jedi import training
     from jedi.pipeline import encode_captions
+    from jedi.training import trainer as training
 
     seen = []
 
@@ -171,8 +171,8 @@ def test_requeue_names_the_job_or_the_task(tmp_path, monkeypatch, environment, e
     ],
 )
 def test_precision_on_a_cpu(asked, capabilities, expected, monkeypatch):
-    from jedi.training import choose_precision
     from jedi.training.config import HardwareConfig
+    from jedi.training.trainer import choose_precision
 
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     assert choose_precision(HardwareConfig(accelerator="cpu", precision=asked)) == expected
@@ -180,8 +180,8 @@ def test_precision_on_a_cpu(asked, capabilities, expected, monkeypatch):
 
 @pytest.mark.parametrize(("slowdown", "expected"), [(0.001, "bf16-mixed"), (0.1, "32-true")])
 def test_bf16_is_chosen_on_a_cpu_where_a_trial_is_not_slow(slowdown, expected, monkeypatch):
-    from jedi.training import choose_precision
     from jedi.training.config import HardwareConfig
+    from jedi.training.trainer import choose_precision
 
     clock = [0.0]
 
