@@ -181,6 +181,15 @@ def test_weights_do_not_depend_on_interruptions_processes_accumulation_or_raised
         assert distance(found, expected, "ema.") < 1e-4
 
 
+def test_other_passes_a_step_begin_with_a_whole_step(recipe, references, tmp_path):
+    """After 3 steps of one pass, Lightning's count of micro batches would end the next step after one pass of two."""
+    options = ["optimizer.schedule=constant"]
+    assert launch(recipe, tmp_path, *options, "max_steps=3") == 0
+    assert launch(recipe, tmp_path, *options, *LAYOUTS["one, 2 passes"]) == 0
+    found, expected = tensors(tmp_path), references("constant", (STEPS,) * STEPS, "one")
+    assert distance(found, expected, "unet.") < 1e-4 and distance(found, expected, "ema.") < 1e-4
+
+
 def test_the_average_is_that_of_the_formula(recipe, tmp_path):
     """Through train.py, step by step: the decay rises as (1 + step) / (10 + step), to 0.25 at most."""
     expected = None
