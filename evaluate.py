@@ -1,7 +1,7 @@
 """Images + references + prompts -> scores and a report.
 
 python evaluate.py dreambench --data DIR --model M --refs 1 --out out/dreambench
-python evaluate.py embedded --data DIR --model M --out out/embedded
+python evaluate.py toy --data DIR --model M --out out/toy
 python evaluate.py scores --images DIR --references DIR --prompts FILE --out out/scores
 
 Each writes report.html (one file, for any browser), report.json and scores.json (a score for each image) into --out.
@@ -22,7 +22,7 @@ from jedi.io.command_line import Parser, exit_code
 
 COMMANDS = {
     "dreambench": ("jedi.evaluation.dreambench", "DreamBench or DreamBench++: generate, score, compare with others"),
-    "embedded": ("jedi_toy.benchmark.command", "held-out subjects of the emoji source: attributes, retrieval, editing"),
+    "toy": ("jedi_toy.benchmark.command", "held-out subjects of the emoji source: attributes, retrieval, editing"),
     "scores": ("jedi.evaluation.scores", "scores for any images, by any method"),
 }
 """Name -> its module, with ``add_arguments(parser)`` and ``run(arguments)``, and what it does."""

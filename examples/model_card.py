@@ -98,7 +98,7 @@ def limits(pipe: JediPipeline) -> list[Row]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", help="the embedded benchmark's shards")
+    parser.add_argument("data", help="the toy benchmark's shards")
     parser.add_argument("--model", default=str(MODEL))
     arguments = parser.parse_args(argv)
     pipe, _ = load_pipeline(arguments.model)

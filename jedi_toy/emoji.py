@@ -1,4 +1,4 @@
-"""The embedded world: OpenMoji drawings in procedural scenes, with exact captions, masks and attributes.
+"""The toy world: OpenMoji drawings in procedural scenes, with exact captions, masks and attributes.
 
 A *subject* is a drawing with its own recolouring, so the class (and the name) never tell its colours: they
 must come from the references. A set of several subjects shows each alone first, then all of them together.

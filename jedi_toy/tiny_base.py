@@ -58,7 +58,7 @@ class UNetConfig:
 
 
 @dataclass
-class TextConfig:
+class TextEncoderConfig:
     """CLIPTokenizer and CLIPTextModel, and how the latter is trained: captions foretell thumbnails of images."""
 
     vocabulary: Count = 1500
@@ -85,10 +85,10 @@ class TinyBaseConfig:
     """Images, with their captions, that the VAE, the tokenizer and the text encoder are trained on."""
     vae: VaeConfig = field(default_factory=VaeConfig)
     unet: UNetConfig = field(default_factory=UNetConfig)
-    text: TextConfig = field(default_factory=TextConfig)
+    text: TextEncoderConfig = field(default_factory=TextEncoderConfig)
 
 
-def train_tokenizer(captions: Iterable[str], config: TextConfig) -> CLIPTokenizer:
+def train_tokenizer(captions: Iterable[str], config: TextEncoderConfig) -> CLIPTokenizer:
     """A CLIPTokenizer (byte-pair encoding, lower case, words end in ``</w>``), its vocabulary learnt from captions."""
     letters = [chr(code) for code in range(ord("!"), ord("~") + 1)]
     bpe = Tokenizer(models.BPE(unk_token="<|endoftext|>", continuing_subword_prefix="", end_of_word_suffix="</w>"))
@@ -113,7 +113,7 @@ def train_tokenizer(captions: Iterable[str], config: TextConfig) -> CLIPTokenize
 
 
 def train_text_encoder(
-    tokenizer: CLIPTokenizer, captions: Sequence[str], images: Tensor, config: TextConfig, seed: int
+    tokenizer: CLIPTokenizer, captions: Sequence[str], images: Tensor, config: TextEncoderConfig, seed: int
 ) -> CLIPTextModel:
     """A small CLIPTextModel, trained so that its states from the end token on tell what the image looks like.
 

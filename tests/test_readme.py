@@ -46,8 +46,8 @@ SHORTER = {
     "python -m data_gen run --config configs/data_gen/benchmark.yaml": (
         "python -m data_gen run --config configs/data_gen/benchmark.yaml heldout_sets=160"
     ),
-    "python evaluate.py embedded --data data/benchmark --out out/embedded --quick": (
-        "python evaluate.py embedded --data data/benchmark --out out/embedded --quick --subjects 6 --steps 4"
+    "python evaluate.py toy --data data/benchmark --out out/toy --quick": (
+        "python evaluate.py toy --data data/benchmark --out out/toy --quick --subjects 6 --steps 4"
     ),
 }
 

@@ -65,7 +65,7 @@ def test_the_tasks_of_an_array_make_every_part_once(root, cluster):  # noqa: F81
     [
         ({}, (), "usage: sbatch slurm/evaluate.sbatch"),
         ({}, ("generate",), "found 'generate'"),
-        (array(0, 3, 1), ("embedded", "--out", "o"), "only dreambench works in parts"),
+        (array(0, 3, 1), ("toy", "--out", "o"), "only dreambench works in parts"),
         # --array=0,1,5: Slurm counts three tasks from 0 to 5.
         ({**array(0, 5, 1), "SLURM_ARRAY_TASK_COUNT": "3"}, OPTIONS, "--array with gaps"),
         ({"VENV": "nowhere"}, OPTIONS, "no nowhere/bin/python"),

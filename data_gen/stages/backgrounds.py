@@ -1,4 +1,4 @@
-"""Images to set subjects before: given ones, generated ones, or the painted scenes of the embedded world.
+"""Images to set subjects before: given ones, generated ones, or the painted scenes of the toy world.
 
 Backdrop number j is a pure function of the configuration and j: whichever process needs it gets the same one.
 Those that are generated are made when they are first asked for, in blocks whose composition never changes, and kept

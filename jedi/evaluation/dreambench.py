@@ -16,9 +16,9 @@ from pathlib import Path
 
 from jedi.errors import InputError
 from jedi.evaluation import options
-from jedi.evaluation.generation import Item, check_done, generate, seed_of
-from jedi.evaluation.protocol import IMAGES, Benchmark, Subject, read_benchmark
-from jedi.evaluation.scoring import COPIED, MODEL, ORACLE, WITHOUT, Case, Group, load_encoders, score_all
+from jedi.evaluation.generation import ImageRequest, check_done, generate, seed_of
+from jedi.evaluation.protocol import IMAGES, Benchmark, DreamBenchSubject, read_benchmark
+from jedi.evaluation.scoring import COPIED, MODEL, ORACLE, WITHOUT, ScoredImage, ScoredSubject, load_encoders, score_all
 from jedi.io.files import locked
 
 STAGES = ("all", "generate", "score")
@@ -136,7 +136,7 @@ def select(benchmark: Benchmark, arguments: argparse.Namespace) -> Benchmark:
 
 def plan(
     benchmark: Benchmark, num_images: int = IMAGES, no_reference: int = 1, seed: int = 0, identifier: str = ""
-) -> list[Item]:
+) -> list[ImageRequest]:
     """All images: those of each subject, prompt after prompt, then those without references (``no_reference/...``).
 
     An image's noise depends on ``seed`` and its name alone, so a smaller run makes some of a larger one's images.
@@ -146,24 +146,26 @@ def plan(
         for subject in benchmark.subjects:
             prompts = subject.prompts("" if prefix else identifier)
             for id, p in _ids(subject, count, prefix):
-                items.append(Item(id, (prompts[p],), () if prefix else subject.references, seed_of(seed, id)))
+                items.append(ImageRequest(id, (prompts[p],), () if prefix else subject.references, seed_of(seed, id)))
     return items
 
 
-def groups(benchmark: Benchmark, folder: str | Path, num_images: int = IMAGES, no_reference: int = 1) -> list[Group]:
+def groups(
+    benchmark: Benchmark, folder: str | Path, num_images: int = IMAGES, no_reference: int = 1
+) -> list[ScoredSubject]:
     """What is scored against what: for each subject the cases of all rows. Arguments as for :func:`plan`."""
     images, result = Path(folder) / "images", []
     for subject in benchmark.subjects:
         prompts, cases = subject.prompts(), []
         for row, prefix, count in ((MODEL, "", num_images), (WITHOUT, f"{WITHOUT}/", no_reference)):
-            cases += [Case(id, row, images / f"{id}.png", prompts[p]) for id, p in _ids(subject, count, prefix)]
+            cases += [ScoredImage(id, row, images / f"{id}.png", prompts[p]) for id, p in _ids(subject, count, prefix)]
         for p, prompt in enumerate(prompts):
-            cases.append(Case(f"{subject.name}/{p:02}", COPIED, subject.references[0], prompt))
-        cases += [Case(f"{subject.name}/{x.name}", ORACLE, x, leave_out=True) for x in subject.images]
-        result.append(Group(subject.name, subject.images, subject.references, tuple(cases)))
+            cases.append(ScoredImage(f"{subject.name}/{p:02}", COPIED, subject.references[0], prompt))
+        cases += [ScoredImage(f"{subject.name}/{x.name}", ORACLE, x, leave_out=True) for x in subject.images]
+        result.append(ScoredSubject(subject.name, subject.images, subject.references, tuple(cases)))
     return result
 
 
-def _ids(subject: Subject, count: int, prefix: str) -> list[tuple[str, int]]:
+def _ids(subject: DreamBenchSubject, count: int, prefix: str) -> list[tuple[str, int]]:
     """Name and number of the prompt of each image of a subject."""
     return [(f"{prefix}{subject.name}/{p:02}-{i}", p) for p in range(len(subject.templates)) for i in range(count)]

@@ -9,7 +9,7 @@ from typing import Any
 
 from jedi.evaluation import score_report as common
 from jedi.evaluation.protocol import PUBLISHED, Benchmark, BenchmarkError
-from jedi.evaluation.scoring import COPIED, MODEL, WITHOUT, Encoder, Group, identity_column
+from jedi.evaluation.scoring import COPIED, MODEL, WITHOUT, Encoder, ScoredSubject, identity_column
 from jedi.report.document import Cell, Curve, Point, Report, Series, Table, Text, text_table, write_report
 
 FIELD = {"DINO": "DINO ViT-S/16", "CLIP-I": "CLIP-I ViT-B/32", "CLIP-T": "CLIP-T ViT-B/32"}
@@ -41,7 +41,7 @@ def other_encoders(encoders: Sequence[Encoder]) -> list[str]:
 def report(
     result: Mapping[str, Any],
     benchmark: Benchmark,
-    groups: Sequence[Group],
+    groups: Sequence[ScoredSubject],
     others: Sequence[Mapping[str, Any]],
     out: str | Path,
     command: str = "",

@@ -42,7 +42,7 @@ class PlanError(InputError):
 
 
 @dataclass(frozen=True)
-class Item:
+class ImageRequest:
     """One image to be made: ``images/ID.png``.
 
     Args:
@@ -88,24 +88,24 @@ def seed_of(seed: int, name: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{check_seed(seed)}/{name}".encode()).digest()[2:6], "big")
 
 
-def image_paths(folder: str | Path, item: Item) -> list[Path]:
+def image_paths(folder: str | Path, item: ImageRequest) -> list[Path]:
     """Where the item's images are, or will be."""
     return [Path(folder) / "images" / name for name in item.files]
 
 
-def is_done(folder: str | Path, item: Item) -> bool:
+def is_done(folder: str | Path, item: ImageRequest) -> bool:
     """Whether all images of the item are there; what is there is whole."""
     return all(path.is_file() for path in image_paths(folder, item))
 
 
-def missing(folder: str | Path, items: Sequence[Item]) -> list[Item]:
+def missing(folder: str | Path, items: Sequence[ImageRequest]) -> list[ImageRequest]:
     """The items that are not done yet."""
     return [item for item in items if not is_done(folder, item)]
 
 
 def generate(
     pipe: JediPipeline,
-    items: Sequence[Item],
+    items: Sequence[ImageRequest],
     folder: str | Path,
     *,
     settings: Sampling = Sampling(),
@@ -170,7 +170,7 @@ def write_text_whole(text: str, path: Path) -> None:
 
 def write_plan(
     pipe: JediPipeline,
-    items: Sequence[Item],
+    items: Sequence[ImageRequest],
     folder: str | Path,
     *,
     settings: Sampling = Sampling(),
@@ -205,7 +205,7 @@ def write_plan(
     return frozen
 
 
-def check_done(items: Sequence[Item], folder: str | Path) -> dict[str, Any]:
+def check_done(items: Sequence[ImageRequest], folder: str | Path) -> dict[str, Any]:
     """The plan in ``folder``, which is that of ``items``, with all images made: what scoring begins with.
 
     Raises:
@@ -243,7 +243,7 @@ def versions() -> dict[str, str]:
     return {"jedi": jedi.__version__, "python": platform.python_version(), **found}
 
 
-def _check(items: Sequence[Item], settings: Sampling) -> None:
+def _check(items: Sequence[ImageRequest], settings: Sampling) -> None:
     if not items:
         raise PlanError("the plan has no items: nothing is to be made")
     seen: set[str] = set()
@@ -274,7 +274,7 @@ def _record_settings(pipe: JediPipeline, settings: Sampling) -> dict[str, Any]:
     return {**_options(pipe, settings), "scheduler": scheduler, **place}
 
 
-def _record(item: Item, digests: dict[Path, str]) -> dict[str, Any]:
+def _record(item: ImageRequest, digests: dict[Path, str]) -> dict[str, Any]:
     """The item as the plan holds it: images by their digests, for a folder may move."""
     record: dict[str, Any] = {"id": item.id, "prompts": item.prompts, "seed": item.seed}
     record["references"] = [_digest(one, digests) for one in item.references]
@@ -331,8 +331,8 @@ def _check_versions(folder: Path) -> None:
 
 
 def _sample(
-    pipe: JediPipeline, items: Sequence[Item], options: dict[str, Any], batch_size: int
-) -> Iterator[tuple[Sequence[Item], list[list[Image.Image]]]]:
+    pipe: JediPipeline, items: Sequence[ImageRequest], options: dict[str, Any], batch_size: int
+) -> Iterator[tuple[Sequence[ImageRequest], list[list[Image.Image]]]]:
     """Batches of items with their images; neighbours that share what is given go together.
 
     Neighbours with as many references each may share a batch too, though not the references (mode `one_way`).
@@ -382,14 +382,14 @@ def _stacked(caches: Sequence[ReferenceCache]) -> ReferenceCache:
     return replace(caches[0], layers=layers)
 
 
-def _together(item: Item, mode: str, digests: dict[Path, str]) -> tuple:
+def _together(item: ImageRequest, mode: str, digests: dict[Path, str]) -> tuple:
     """Equal for items that can be sampled in one call."""
     if item.references and mode == "one_way" and item.image is None and len(item.prompts) == 1:
         return ("references", len(item.references))
     return _given(item, digests)
 
 
-def _given(item: Item, digests: dict[Path, str]) -> tuple:
+def _given(item: ImageRequest, digests: dict[Path, str]) -> tuple:
     """What one call of the pipeline gives once for all its images; a story is a call of its own."""
     given = (*item.references, item.image, item.mask)
     images = tuple(one and _digest(one, digests)["sha256"] for one in given)

@@ -66,7 +66,7 @@ class BenchmarkError(InputError):
 
 
 @dataclass(frozen=True)
-class Subject:
+class DreamBenchSubject:
     """One subject of a benchmark.
 
     Args:
@@ -96,7 +96,7 @@ class Benchmark:
     """Subjects, and in ``remarks`` how they differ from the published protocol."""
 
     name: str
-    subjects: tuple[Subject, ...]
+    subjects: tuple[DreamBenchSubject, ...]
     references: str
     remarks: tuple[str, ...] = ()
 
@@ -211,7 +211,7 @@ def _read_dreambench(folder: Path, references: int, lists: Mapping[str, list[str
             chosen = list(images[:references])
             unlisted.append(name)
         kind = "live" if noun in LIVE else "object"
-        subjects.append(Subject(name, noun, kind, templates[kind], images, tuple(chosen)))
+        subjects.append(DreamBenchSubject(name, noun, kind, templates[kind], images, tuple(chosen)))
     if unlisted:
         remarks.append(f"{len(unlisted)} subjects are not DreamBench's: their first images are the references")
     if set(nouns) != set(REFERENCES):
@@ -249,7 +249,7 @@ def _read_dreambench_plus(folder: Path) -> Benchmark:
             raise BenchmarkError(f"{file}: {len(images)} files images/{place}.*, wanted is one")
         name = re.sub(r"\W+", "_", place.as_posix())
         kind = " ".join(place.parts[:-1]).replace("_", " ") or "subject"
-        subjects.append(Subject(name, lines[0], kind, tuple(lines[1:]), tuple(images), tuple(images)))
+        subjects.append(DreamBenchSubject(name, lines[0], kind, tuple(lines[1:]), tuple(images), tuple(images)))
     if not subjects:
         raise BenchmarkError(f"{folder / 'captions'}: no .txt file; DreamBench++ has one for each image")
     remarks = [] if len(subjects) == 150 else [f"{len(subjects)} subjects in the folder, not DreamBench++'s 150"]
@@ -277,6 +277,6 @@ def _read_lists(file: Path) -> dict[str, list[str]]:
     return lists
 
 
-def fingerprint(subject: Subject) -> dict[str, str]:
+def fingerprint(subject: DreamBenchSubject) -> dict[str, str]:
     """sha256 of each real image of the subject, by its file name."""
     return {image.name: file_sha256(image) for image in subject.images}

@@ -18,7 +18,7 @@ from jedi.evaluation.scoring import (
     ORACLE,
     WITHOUT,
     Encoder,
-    Group,
+    ScoredSubject,
     aggregate,
     by_subject,
     columns_of,
@@ -91,7 +91,7 @@ def subjects_table(result: Mapping[str, Any], kinds: Mapping[str, str] | None = 
     return Table(f"Each subject: {row_words(MODEL, result)}", result["columns"], rows, groups=headings)
 
 
-def examples(result: Mapping[str, Any], groups: Sequence[Group]) -> Gallery:
+def examples(result: Mapping[str, Any], groups: Sequence[ScoredSubject]) -> Gallery:
     """For some subjects the references, then the model's first image of some prompts, evenly chosen."""
     chosen = _evenly(groups, _EXAMPLES)
     rows, most = [], max(len(group.references) for group in chosen)
@@ -105,7 +105,7 @@ def examples(result: Mapping[str, Any], groups: Sequence[Group]) -> Gallery:
     return Gallery("Examples", rows, [group.subject.replace("_", " ") for group in chosen], note=note)
 
 
-def extremes(result: Mapping[str, Any], groups: Sequence[Group]) -> list[Gallery]:
+def extremes(result: Mapping[str, Any], groups: Sequence[ScoredSubject]) -> list[Gallery]:
     """The model's best and worst images by identity, by prompt and by being a copy, each over its reference.
 
     No subject has more than its share of a row.

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from jedi.errors import InputError, given
 from jedi.evaluation import options
-from jedi.evaluation.scoring import COPIED, MODEL, ORACLE, Case, Group, load_encoders, score_all
+from jedi.evaluation.scoring import COPIED, MODEL, ORACLE, ScoredImage, ScoredSubject, load_encoders, score_all
 from jedi.io.files import file_sha256, locked
 from jedi.io.images import SUFFIXES, find_images
 from jedi.io.texts import read_json, read_lines
@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def read_groups(
     images: Path, references: Path, real: Path | None = None, prompts: Path | None = None, identifier: str = ""
-) -> list[Group]:
+) -> list[ScoredSubject]:
     """What is scored against what, subject by subject.
 
     Raises:
@@ -93,12 +93,12 @@ def read_groups(
         if prompts is not None and prompts.suffix.lower() == ".json":
             found = [(id, path) for id, path in found if id in texts]
         prompt_of = lambda id: drop_identifier(texts[id], identifier) if id in texts else None
-        cases = [Case(id, MODEL, path, prompt_of(id)) for id, path in found]
+        cases = [ScoredImage(id, MODEL, path, prompt_of(id)) for id, path in found]
         wanted = list(dict.fromkeys(case.prompt for case in cases))
-        cases += [Case(f"{name}/{i:02}", COPIED, given[0], prompt) for i, prompt in enumerate(wanted)]
-        cases += [Case(path.name, ORACLE, path, leave_out=True) for path in (*given, *others)]
+        cases += [ScoredImage(f"{name}/{i:02}", COPIED, given[0], prompt) for i, prompt in enumerate(wanted)]
+        cases += [ScoredImage(path.name, ORACLE, path, leave_out=True) for path in (*given, *others)]
         if found:
-            groups.append(Group(name, (*given, *others), tuple(given), tuple(cases)))
+            groups.append(ScoredSubject(name, (*given, *others), tuple(given), tuple(cases)))
     return groups
 
 

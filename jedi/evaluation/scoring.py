@@ -38,7 +38,7 @@ VERSION = 1
 
 
 @dataclass(frozen=True)
-class Case:
+class ScoredImage:
     """An image that is scored.
 
     Args:
@@ -57,13 +57,13 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Group:
+class ScoredSubject:
     """A subject: all its real images, the references among them, and what is scored against them."""
 
     subject: str
     real: tuple[Path, ...]
     references: tuple[Path, ...]
-    cases: tuple[Case, ...]
+    cases: tuple[ScoredImage, ...]
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def columns_of(encoders: Sequence[Encoder]) -> list[str]:
 
 
 def score_all(
-    groups: Sequence[Group], encoders: Sequence[Encoder], folder: str | Path, batch_size: int = 32
+    groups: Sequence[ScoredSubject], encoders: Sequence[Encoder], folder: str | Path, batch_size: int = 32
 ) -> list[dict[str, Any]]:
     """The scores of all cases, one record each: ``id``, ``row``, ``subject``, ``prompt``, ``image``, ``scores``.
 
@@ -150,7 +150,7 @@ def score_all(
     return records
 
 
-def score(group: Group, encoders: Sequence[Encoder], batch_size: int = 32) -> list[dict[str, Any]]:
+def score(group: ScoredSubject, encoders: Sequence[Encoder], batch_size: int = 32) -> list[dict[str, Any]]:
     """The scores of one subject's cases.
 
     A score that has no meaning for a case is absent: the text score without a prompt, an identity score without
@@ -221,7 +221,9 @@ def _embed_images(network: Any, images: Sequence[Path], batch_size: int) -> Tens
     return torch.cat([network.embed_images([load_image(image) for image in part]) for part in parts])
 
 
-def _add_identity(scores: list[dict[str, float]], group: Group, encoder: Encoder, images: Tensor, real: Tensor) -> None:
+def _add_identity(
+    scores: list[dict[str, float]], group: ScoredSubject, encoder: Encoder, images: Tensor, real: Tensor
+) -> None:
     """``images`` ``[n d]`` of the cases and ``real`` ``[r d]``, both in the group's order."""
     from jedi import metrics
 
@@ -246,7 +248,7 @@ def _add_identity(scores: list[dict[str, float]], group: Group, encoder: Encoder
 
 
 def _add_text(
-    scores: list[dict[str, float]], group: Group, encoder: Encoder, images: Tensor | None, batch_size: int
+    scores: list[dict[str, float]], group: ScoredSubject, encoder: Encoder, images: Tensor | None, batch_size: int
 ) -> None:
     """``images``: embeddings of the cases if the encoder makes such; a matcher reads the images."""
     from jedi import metrics
@@ -268,7 +270,7 @@ def _add_text(
         scores[i][encoder.text] = value
 
 
-def _add_copy(scores: list[dict[str, float]], group: Group) -> None:
+def _add_copy(scores: list[dict[str, float]], group: ScoredSubject) -> None:
     """How nearly each image is one of the references; a reference itself is compared with the others."""
     from jedi.metrics import copy_score
 
@@ -283,7 +285,7 @@ def _add_copy(scores: list[dict[str, float]], group: Group) -> None:
         found[COPY] = seen[case.image, case.leave_out]
 
 
-def _key(group: Group, encoders: Sequence[Encoder]) -> str:
+def _key(group: ScoredSubject, encoders: Sequence[Encoder]) -> str:
     """A digest of all that the scores of a subject depend on."""
     digests = {image: file_sha256(image) for image in dict.fromkeys([*group.real, *(x.image for x in group.cases)])}
     content = {

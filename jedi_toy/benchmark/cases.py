@@ -1,4 +1,4 @@
-"""The embedded benchmark's questions: which images of a held-out subject are given, which is asked for, which judge.
+"""The toy benchmark's questions: which images of a held-out subject are given, which is asked for, which judge.
 
 A *case* is one subject: a target (its caption is the prompt), references whose pose and background differ from the
 target's, and a gallery of further real images of the subject, by which it is recognised. What is asked for can then
@@ -28,7 +28,7 @@ GALLERY = 4
 
 
 @dataclass(frozen=True)
-class Case:
+class ToyCase:
     """One question about one subject. Members are numbers of the images in its set."""
 
     id: str
@@ -75,25 +75,25 @@ class PairCase:
 
 
 @dataclass(frozen=True)
-class Cases:
+class ToyCases:
     """What was chosen from a data folder, and why other sets were not."""
 
     sets: SetDataset
-    single: tuple[Case, ...]
+    single: tuple[ToyCase, ...]
     pairs: tuple[PairCase, ...]
     left_out: dict[str, int]
     """Reason -> sets."""
 
-    def image(self, case: Case | PairCase, member: int) -> Image.Image:
+    def image(self, case: ToyCase | PairCase, member: int) -> Image.Image:
         """A real image of the case's set."""
         return self.sets.image(case.index, member)
 
-    def references(self, case: Case | PairCase, count: int | None = None) -> tuple[Image.Image, ...]:
+    def references(self, case: ToyCase | PairCase, count: int | None = None) -> tuple[Image.Image, ...]:
         """The first ``count`` references, by default all."""
         return tuple(self.image(case, member) for member in case.references[:count])
 
 
-def read_cases(data: str | Path, subjects: int = 100, pairs: int = 50, split: str = "heldout") -> Cases:
+def read_cases(data: str | Path, subjects: int = 100, pairs: int = 50, split: str = "heldout") -> ToyCases:
     """The first ``subjects`` single subjects, of as many different drawings as there are, and the first ``pairs``
     pairs in which no subject comes twice.
 
@@ -101,7 +101,7 @@ def read_cases(data: str | Path, subjects: int = 100, pairs: int = 50, split: st
         DataError: the folder cannot be read, or no set of it makes a case; the message says why.
     """
     sets = SetDataset(SetIndex.read(data, split))
-    single: list[Case] = []
+    single: list[ToyCase] = []
     several: list[PairCase] = []
     left_out: Counter[str] = Counter()
     for index in range(len(sets)):
@@ -109,17 +109,17 @@ def read_cases(data: str | Path, subjects: int = 100, pairs: int = 50, split: st
         made = pair_case(record, index) if "subjects" in record["subject"] else single_case(record, index)
         if isinstance(made, str):
             left_out[made] += 1
-        elif isinstance(made, Case):
+        elif isinstance(made, ToyCase):
             single.append(made)
         else:
             several.append(made)
     if not single:
         reasons = ", ".join(f"{count} sets: {reason}" for reason, count in left_out.items()) or "it holds pairs only"
         raise DataError(f"{data}/{split} makes no benchmark ({reasons}); configs/data_gen/benchmark.yaml does")
-    return Cases(sets, tuple(_different(single, subjects)), tuple(_disjoint(several, pairs)), dict(left_out))
+    return ToyCases(sets, tuple(_different(single, subjects)), tuple(_disjoint(several, pairs)), dict(left_out))
 
 
-def single_case(record: dict[str, Any], index: int) -> Case | str:
+def single_case(record: dict[str, Any], index: int) -> ToyCase | str:
     """The case of a set of one subject, or the reason why there is none."""
     images, captions = record["images"], record["captions"]
     if any(key not in image for image in images for key in ATTRIBUTES):
@@ -142,7 +142,7 @@ def single_case(record: dict[str, Any], index: int) -> Case | str:
     target = list(offers)[keyed_seed(0, "target", subject["id"]) % len(offers)]
     given, judges = offers[target]
     shown = images[target]
-    return Case(
+    return ToyCase(
         id=subject["id"],
         drawing=subject.get("base", subject["id"]),
         index=index,
@@ -193,10 +193,10 @@ def box_of(image: dict[str, Any], subject: int) -> Box:
     return tuple(image["standing"][image["subjects"].index(subject)]["box"])
 
 
-def _different(cases: Sequence[Case], count: int) -> list[Case]:
+def _different(cases: Sequence[ToyCase], count: int) -> list[ToyCase]:
     """``count`` cases of different subjects, in their order; of one drawing another recolouring only where there are
     too few drawings."""
-    taken: dict[str, Case] = {}
+    taken: dict[str, ToyCase] = {}
     drawings: Counter[str] = Counter()
     most = 1
     while len(taken) < count and most <= len(cases):

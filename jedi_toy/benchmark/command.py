@@ -1,4 +1,4 @@
-"""``evaluate.py embedded``: the benchmark over held-out subjects of the emoji source, whose attributes are exact.
+"""``evaluate.py toy``: the benchmark over held-out subjects of the emoji source, whose attributes are exact.
 
 For each of 100 subjects one image is asked for: its caption is the prompt, and its pose and background differ from
 every reference's. A small CLIP that was trained on real renders of *other* subjects judges (:mod:`encoder`): is the
@@ -39,7 +39,7 @@ QUICK_ROWS, QUICK_SUBJECTS, QUICK_STEPS = ("one_way:2",), 30, 15
 
 
 @dataclass(frozen=True)
-class Request:
+class ToyRequest:
     """What is to be measured, and how."""
 
     data: str
@@ -79,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(batch_size=16)
 
 
-def request_from(arguments: argparse.Namespace) -> Request:
+def request_from(arguments: argparse.Namespace) -> ToyRequest:
     """The request. Raises ``InputError`` for what makes no sense."""
     options.check_positive(arguments, "subjects", "samples")
     sampling = options.sampling_of(arguments)
@@ -90,7 +90,7 @@ def request_from(arguments: argparse.Namespace) -> Request:
         sampling = replace(sampling, steps=QUICK_STEPS)
     parts = arguments.parts if arguments.parts is not None else () if arguments.quick else PARTS
     command = shlex.join(["python", *sys.argv]) if Path(sys.argv[0]).name == "evaluate.py" else ""
-    return Request(
+    return ToyRequest(
         data=arguments.data,
         out=arguments.out,
         model=arguments.model,
@@ -122,7 +122,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def evaluate(request: Request) -> dict[str, Any]:
+def evaluate(request: ToyRequest) -> dict[str, Any]:
     """Makes what is missing, scores all, writes ``scores.json`` and the report; returns what ``scores.json`` holds.
 
     Raises:
@@ -131,15 +131,15 @@ def evaluate(request: Request) -> dict[str, Any]:
     from jedi.io.files import file_sha256
     from jedi.loading import load_pipeline
     from jedi.report.document import check_place
-    from jedi_toy.benchmark.answers import Answers, Row, fewest_and_most, main_row, rows_beside
     from jedi_toy.benchmark.cases import read_cases
     from jedi_toy.benchmark.edits import edit_cases
     from jedi_toy.benchmark.encoder import SubjectEncoder
     from jedi_toy.benchmark.judge import Judge
     from jedi_toy.benchmark.report import summarise, write
+    from jedi_toy.benchmark.rows import ToyRow, ToyRun, fewest_and_most, main_row, rows_beside
 
     check_place(request.out)
-    rows = [Row.parse(text) for text in request.rows]
+    rows = [ToyRow.parse(text) for text in request.rows]
     cases = read_cases(request.data)
     encoder = SubjectEncoder.load(request.encoder)
     pipe, digests = load_pipeline(request.model, request.device, request.dtype)
@@ -165,7 +165,7 @@ def evaluate(request: Request) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
     with locked(out):
         judge = Judge(encoder, cases)
-        answers = Answers(
+        toy_run = ToyRun(
             pipe,
             digests,
             cases,
@@ -180,7 +180,7 @@ def evaluate(request: Request) -> dict[str, Any]:
         )
         result: dict[str, Any] = {
             "format": 1,
-            "benchmark": "embedded",
+            "benchmark": "toy",
             "model": {"name": request.model, "sha256": digests},
             "judge": {
                 "name": encoder.name,
@@ -188,16 +188,16 @@ def evaluate(request: Request) -> dict[str, Any]:
                 "pose": judge.pose_oracle(),
             },
             "data": {"name": request.data, "fingerprint": cases.sets.index.fingerprint, "left_out": cases.left_out},
-            "settings": answers.settings,
+            "settings": toy_run.settings,
             "versions": versions(),
             "command": request.command,
             "skipped": skipped,
             "gallery": len(cases.single),
-            "main": answers.main.name,
-            "rows": answers.rows([*rows, *rows_beside(answers.main)]),
-            **({"references": answers.references(few_and_many)} if "references" in parts else {}),
-            **{part: getattr(answers, part)() for part in parts if part != "references"},
+            "main": toy_run.main.name,
+            "rows": toy_run.rows([*rows, *rows_beside(toy_run.main)]),
+            **({"references": toy_run.references(few_and_many)} if "references" in parts else {}),
+            **{part: getattr(toy_run, part)() for part in parts if part != "references"},
         }
         result["summary"] = summarise(result, request.samples)
-        write(result, answers, out)
+        write(result, toy_run, out)
     return result

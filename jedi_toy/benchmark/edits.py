@@ -1,4 +1,4 @@
-"""Editing, as the embedded benchmark asks for it: a held-out subject is painted over another one.
+"""Editing, as the toy benchmark asks for it: a held-out subject is painted over another one.
 
 The scene is the target image of one case; its subject's box (grown a little) is the mask; the subject to be painted
 in is another case's. Two things are measured. *Outside of the mask*: the finished image must be the scene, pixel by
@@ -18,12 +18,12 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from jedi.evaluation.generation import Item, Sampling, missing, save_whole, seed_of, write_plan
+from jedi.evaluation.generation import ImageRequest, Sampling, missing, save_whole, seed_of, write_plan
 from jedi.inpainting import Edit
 from jedi.io.images import Box, decode_latents, encode_pixels, fit_square, load_image, to_pil, to_tensor
 from jedi.pipeline import JediPipeline
 from jedi.rng import seeded_generator
-from jedi_toy.benchmark.cases import Case, Cases
+from jedi_toy.benchmark.cases import ToyCase, ToyCases
 from jedi_toy.benchmark.judge import Judge, Scores, cut_out, psnr
 
 GROWTH = 2
@@ -38,8 +38,8 @@ EQUAL = 99.0
 class EditCase:
     """``case``'s subject goes where ``scene``'s stands."""
 
-    case: Case
-    scene: Case
+    case: ToyCase
+    scene: ToyCase
     member: int
     """The image of the subject whose caption is the prompt: it has the scene's background."""
     prompt: str
@@ -55,7 +55,7 @@ class EditCase:
         return self.case.drawing
 
 
-def edit_cases(cases: Cases, count: int) -> list[EditCase]:
+def edit_cases(cases: ToyCases, count: int) -> list[EditCase]:
     """Up to ``count``: each subject with the first one after it that leaves it enough room, but not the whole image,
     and stands before a background on which there is an image of the former too: its caption is the prompt."""
     made: list[EditCase] = []
@@ -105,7 +105,7 @@ def mask_of(edit: EditCase, size: tuple[int, int]) -> Image.Image:
 def make_edits(
     pipe: JediPipeline,
     edits: Sequence[EditCase],
-    cases: Cases,
+    cases: ToyCases,
     folder: Path,
     *,
     references: int,
@@ -120,7 +120,7 @@ def make_edits(
         scene = cases.image(edit.scene, edit.scene.target)
         given = cases.references(edit.case, references)
         mask = mask_of(edit, scene.size)
-        items.append(Item(edit.id, (edit.prompt,), given, seed_of(seed, edit.id), image=scene, mask=mask))
+        items.append(ImageRequest(edit.id, (edit.prompt,), given, seed_of(seed, edit.id), image=scene, mask=mask))
     write_plan(pipe, items, folder, settings=settings, model=model)
     todo = missing(folder, items)
     for item in tqdm(todo, desc="edits", initial=len(items) - len(todo), total=len(items), leave=False):
@@ -146,7 +146,7 @@ def make_edits(
 
 @torch.no_grad()
 def score_edits(
-    pipe: JediPipeline, judge: Judge, edits: Sequence[EditCase], cases: Cases, folder: Path
+    pipe: JediPipeline, judge: Judge, edits: Sequence[EditCase], cases: ToyCases, folder: Path
 ) -> list[Scores]:
     """For each edit: `subject` (recognised in the region), `likeness`, `kept` (all pixels outside of the mask are the
     scene's), and in dB against the scene, outside: `decoded` (the model's own image) and `vae`."""
@@ -173,7 +173,7 @@ def score_edits(
     return scores
 
 
-def real_edits(judge: Judge, edits: Sequence[EditCase], cases: Cases, member: bool) -> list[Scores]:
+def real_edits(judge: Judge, edits: Sequence[EditCase], cases: ToyCases, member: bool) -> list[Scores]:
     """The inside of real images: the subject's own image (``member``), or the scene as it was."""
     cut = []
     for edit in edits:

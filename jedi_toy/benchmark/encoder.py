@@ -1,4 +1,4 @@
-"""The eye of the embedded benchmark: a small CLIP that sees subject and background in a 64-pixel image.
+"""The encoder of the toy benchmark: a small CLIP that sees subject and background in a 64-pixel image.
 
 `SubjectEncoder` reads images. ``python -m jedi_toy.benchmark.encoder --config configs/evaluation/encoder.yaml``
 trains one on real renders of training subjects, and writes a plain CLIPModel folder with a file of probes beside the
@@ -58,8 +58,7 @@ from jedi.io.parts import load_network
 from jedi.io.ranges import Count, NotNegative, Positive, Share, Whole
 from jedi.rng import keyed_generator, seed_global
 from jedi.training import checkpoints
-from jedi_toy.tiny_base import TextConfig as TokenizerConfig
-from jedi_toy.tiny_base import train_tokenizer
+from jedi_toy.tiny_base import TextEncoderConfig, train_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +66,7 @@ PROBES = "probes.safetensors"
 
 
 @dataclass
-class VisionConfig:
+class VisionTowerConfig:
     """CLIP's vision transformer."""
 
     width: Count = 192
@@ -77,7 +76,7 @@ class VisionConfig:
 
 
 @dataclass
-class TextConfig:
+class TextTowerConfig:
     """CLIP's text transformer, and its vocabulary, which is learnt from the captions."""
 
     width: Count = 128
@@ -98,8 +97,8 @@ class EncoderConfig:
     seed: Whole = 0
     sets: Count = 10_000
     """At most so many training sets are held in memory (50 kB each at 64 pixels)."""
-    vision: VisionConfig = field(default_factory=VisionConfig)
-    text: TextConfig = field(default_factory=TextConfig)
+    vision: VisionTowerConfig = field(default_factory=VisionTowerConfig)
+    text: TextTowerConfig = field(default_factory=TextTowerConfig)
     embedding: Count = 192
     subject_width: Count = 128
     """Leading channels of an image embedding that tell the subject."""
@@ -377,7 +376,7 @@ def train(config: EncoderConfig) -> Path:
         seed_global(config.seed)
         captions = [caption for group in sets.captions for caption in group]
         tokenizer = train_tokenizer(
-            captions, TokenizerConfig(vocabulary=config.text.vocabulary, length=config.text.length)
+            captions, TextEncoderConfig(vocabulary=config.text.vocabulary, length=config.text.length)
         )
         model = make_model(config, tokenizer, sets.images.shape[-1])
         words = {name: sorted({word for row in rows for word in row}) for name, rows in sets.words.items()}

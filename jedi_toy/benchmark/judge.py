@@ -1,4 +1,4 @@
-"""The embedded benchmark's verdicts: what the encoder sees in an image, against what was asked for.
+"""The toy benchmark's verdicts: what the encoder sees in an image, against what was asked for.
 
 Every score is 0 to 1 (cosines -1 to 1), higher is better but for `copy`. ``None``: the question makes no sense for this
 image, and it does not count.
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from jedi.io.images import Box, to_rgb
 from jedi.metrics import clip_t, copy_score, cosine, diversity, retrieval_accuracy
-from jedi_toy.benchmark.cases import Case, Cases, PairCase
+from jedi_toy.benchmark.cases import PairCase, ToyCase, ToyCases
 from jedi_toy.benchmark.encoder import SubjectEncoder
 
 SYMMETRIC = 8.0
@@ -33,7 +33,7 @@ Scores = dict[str, float | None]
 class Judge:
     """Scores images of single subjects; the gallery is that of all cases, also where only some are asked."""
 
-    def __init__(self, encoder: SubjectEncoder, cases: Cases) -> None:
+    def __init__(self, encoder: SubjectEncoder, cases: ToyCases) -> None:
         self.encoder, self.cases = encoder, cases
         gallery = [cases.image(case, member) for case in cases.single for member in case.gallery]
         self.gallery = encoder.embed_images(gallery).unflatten(0, (len(cases.single), -1))
@@ -46,7 +46,7 @@ class Judge:
         likeness = [float(cosine(e[None], self.gallery[i]).mean()) for e, i in zip(embedded, labels, strict=True)]
         return right, likeness
 
-    def score(self, cases: Sequence[Case], images: Sequence[Image.Image]) -> list[Scores]:
+    def score(self, cases: Sequence[ToyCase], images: Sequence[Image.Image]) -> list[Scores]:
         """One image a case.
 
         `subject`: recognised among all subjects of the gallery, by the mean cosine to each one's real images.
@@ -100,7 +100,7 @@ class PairJudge:
     The gallery has each subject as cut out of other real images of both, so queries and gallery are alike.
     """
 
-    def __init__(self, encoder: SubjectEncoder, cases: Cases) -> None:
+    def __init__(self, encoder: SubjectEncoder, cases: ToyCases) -> None:
         self.encoder, self.cases = encoder, cases
         cut = [
             cut_out(cases.image(case, member), box)
@@ -148,7 +148,7 @@ def cut_out(image: Image.Image, box: Box, margin: float = MARGIN) -> Image.Image
     return Image.fromarray(pixels[rows][:, columns])
 
 
-def posed(image: Image.Image, target: Image.Image, mask: Image.Image, case: Case, shift: int = 2) -> float | None:
+def posed(image: Image.Image, target: Image.Image, mask: Image.Image, case: ToyCase, shift: int = 2) -> float | None:
     """1 if the subject in ``image`` has the pose of ``target``, 0 if it stands otherwise.
 
     ``image`` is compared with the target's subject (white in ``mask``) in several poses. For a mirrored one: as it

@@ -1,4 +1,4 @@
-"""The embedded benchmark's scores in words: means with intervals, tables, curves, galleries, one page."""
+"""The toy benchmark's scores in words: means with intervals, tables, curves, galleries, one page."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from jedi.report.document import (
 )
 
 if TYPE_CHECKING:
-    from jedi_toy.benchmark.answers import Answers
+    from jedi_toy.benchmark.rows import ToyRun
 
 SCORES = {
     "subject": "retrieval",
@@ -258,7 +258,7 @@ def _signed(found: Mapping[str, Any]) -> str:
     return f"{found['mean']:+.3f}{interval}"
 
 
-def galleries(result: Mapping[str, Any], answers: Answers) -> list[Gallery]:
+def galleries(result: Mapping[str, Any], answers: ToyRun) -> list[Gallery]:
     """Best and worst cases of the main row, with all rows beside one another; then two subjects, and edits."""
     rows = {row["name"]: row for row in sorted(result["rows"], key=_oracle_first) if row["kind"] != "copy"}
     main = rows[result["main"]]
@@ -287,7 +287,7 @@ def _oracle_first(row: Mapping[str, Any]) -> bool:
     return row["kind"] != "oracle"
 
 
-def _pair_gallery(result: Mapping[str, Any], answers: Answers) -> Gallery:
+def _pair_gallery(result: Mapping[str, Any], answers: ToyRun) -> Gallery:
     cases, made = answers.shown["pairs"]
     rows = [row for row in sorted(result["pairs"], key=_oracle_first) if row["kind"] != "copy"]
     images, labels = [], []
@@ -300,7 +300,7 @@ def _pair_gallery(result: Mapping[str, Any], answers: Answers) -> Gallery:
     return Gallery("Two subjects", images, labels, ["reference 1", "reference 2", *(row["label"] for row in rows)])
 
 
-def _edit_gallery(result: Mapping[str, Any], answers: Answers) -> Gallery:
+def _edit_gallery(result: Mapping[str, Any], answers: ToyRun) -> Gallery:
     edits, made = answers.shown["edits"]
     rows = [row for row in result["edits"] if row["name"] in made]
     images, labels = [], []
@@ -315,7 +315,7 @@ def _edit_gallery(result: Mapping[str, Any], answers: Answers) -> Gallery:
     return Gallery("Edits", images, labels, ["scene", "reference 1", *(row["label"] for row in rows)])
 
 
-def write(result: Mapping[str, Any], answers: Answers, out: Path) -> Path:
+def write(result: Mapping[str, Any], answers: ToyRun, out: Path) -> Path:
     """Writes ``report.html``, ``report.json`` and ``scores.json``; returns the page's path."""
     sections: list[Any] = tables(result)
     if "curves" in result:
@@ -333,18 +333,17 @@ def write(result: Mapping[str, Any], answers: Answers, out: Path) -> Path:
     }
     if result["command"]:
         facts["command"] = result["command"]
-    return write_report(Report("Embedded benchmark", sentences(result), sections, facts), out, scores=result)
+    return write_report(Report("Toy benchmark", sentences(result), sections, facts), out, scores=result)
 
 
 def _method() -> str:
     """The benchmark's own words, without the marks of code."""
     from jedi.evaluation import baselines
-    from jedi_toy.benchmark import command as embedded
-    from jedi_toy.benchmark import edits
+    from jedi_toy.benchmark import command, edits
 
     editing = edits.__doc__.split("\n\n", 1)[1]
     texts = [
-        *embedded.__doc__.split("\n\n")[1:],
+        *command.__doc__.split("\n\n")[1:],
         f"Editing: {editing}",
         f"Untrained coupling: {baselines.UntrainedCoupling.__doc__}",
     ]

@@ -7,7 +7,7 @@ from transformers import CLIPTokenizer
 
 from jedi_toy import tiny_base
 from jedi_toy.tiny_base import (
-    TextConfig,
+    TextEncoderConfig,
     TinyBaseConfig,
     UNetConfig,
     make_unet,
@@ -20,7 +20,7 @@ CAPTIONS = ["a fox on the beach at night", "a teapot in the snow", "here is a fo
 
 
 def test_tokenizer_knows_its_words_and_spells_others(tmp_path):
-    tokenizer = train_tokenizer(CAPTIONS, TextConfig(vocabulary=400, length=12))
+    tokenizer = train_tokenizer(CAPTIONS, TextEncoderConfig(vocabulary=400, length=12))
     assert tokenizer.tokenize("A fox in the Snow") == ["a</w>", "fox</w>", "in</w>", "the</w>", "snow</w>"]
     assert tokenizer.decode(tokenizer("a zebra").input_ids, skip_special_tokens=True) == "a zebra"
     ids = tokenizer("a fox", padding="max_length", truncation=True).input_ids
@@ -34,7 +34,7 @@ def test_tokenizer_knows_its_words_and_spells_others(tmp_path):
 
 def test_tokenizer_is_a_function_of_the_captions():
     """The trainer's hash maps have another order each time; the vocabulary must not."""
-    config = TextConfig(vocabulary=230)
+    config = TextEncoderConfig(vocabulary=230)
     vocabularies = [train_tokenizer(CAPTIONS, config).get_vocab() for _ in range(6)]
     assert all(vocabulary == vocabularies[0] for vocabulary in vocabularies)
 
@@ -43,7 +43,9 @@ def test_text_encoder_learns_what_captions_look_like():
     captions = [f"{article} fox {when}" for when in ("at night", "by day") for article in ("a", "the")] * 16
     night = torch.tensor(["night" in caption for caption in captions])
     images = torch.where(night[:, None, None, None], -1.0, 1.0) + 0.1 * torch.randn(64, 3, 16, 16)
-    config = TextConfig(vocabulary=300, length=10, width=16, heads=2, steps=80, batch_size=16, learning_rate=1e-2)
+    config = TextEncoderConfig(
+        vocabulary=300, length=10, width=16, heads=2, steps=80, batch_size=16, learning_rate=1e-2
+    )
     tokenizer = train_tokenizer(captions, config)
     encoder = train_text_encoder(tokenizer, captions, images, config, seed=0)
     tokens = tokenizer(captions[:4], padding="max_length", return_tensors="pt").input_ids
@@ -72,7 +74,7 @@ def test_the_folder_is_a_stable_diffusion_pipeline(shards, tmp_path, caplog):
         images=8,
         vae=VaeConfig([8, 8, 8], 4, steps=2, batch_size=2),
         unet=UNetConfig([16, 32]),
-        text=TextConfig(vocabulary=300, width=16, steps=2, batch_size=2),
+        text=TextEncoderConfig(vocabulary=300, width=16, steps=2, batch_size=2),
     )
     assert tiny_base.make(config) == out
     pipe = StableDiffusionPipeline.from_pretrained(out, safety_checker=None)
@@ -87,7 +89,7 @@ def test_the_folder_is_a_stable_diffusion_pipeline(shards, tmp_path, caplog):
 
 def test_an_interrupted_base_keeps_its_parts(shards, tmp_path, monkeypatch):
     def config(**changes) -> TinyBaseConfig:
-        text = TextConfig(vocabulary=300, width=16, steps=2, batch_size=2)
+        text = TextEncoderConfig(vocabulary=300, width=16, steps=2, batch_size=2)
         vae = VaeConfig([8, 8, 8], 4, steps=2, batch_size=2)
         parts = {"vae": vae, "unet": UNetConfig([16, 32]), "text": text, **changes}
         return TinyBaseConfig(str(shards), str(tmp_path / "base"), images=8, **parts)
@@ -117,7 +119,7 @@ def test_an_interrupted_base_keeps_its_parts(shards, tmp_path, monkeypatch):
         broken.setattr(tiny_base, "train_vae", lambda *a: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             tiny_base.make(config())
-    tiny_base.make(config(text=TextConfig(vocabulary=300, width=32, steps=2, batch_size=2)))
+    tiny_base.make(config(text=TextEncoderConfig(vocabulary=300, width=32, steps=2, batch_size=2)))
     assert trained == ["text"] * 3  # parts of other settings are of no use
 
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from jedi.evaluation.generation import (
-    Item,
+    ImageRequest,
     PlanError,
     Sampling,
     generate,
@@ -43,17 +43,17 @@ def calls(pipe, monkeypatch) -> list[list[str]]:
     return made
 
 
-def some_items(folder: Path) -> list[Item]:
+def some_items(folder: Path) -> list[ImageRequest]:
     """Two subjects (one reference in a file, two in memory) with two prompts each, and one without references."""
     file = folder / "photo.png"
     random_image(5, (40, 30)).save(file)
     first, second = (file,), (random_image(6), random_image(7))
     return [
-        Item("one/a", ("a cat",), first, 1),
-        Item("one/b", ("a dog",), first, 2),
-        Item("two/a", ("a cat",), second, 3, reference_prompts=("a cup", "a cup")),
-        Item("two/b", ("a dog",), second, 4, reference_prompts=("a cup", "a cup")),
-        Item("none", ("a dog",), (), 5),
+        ImageRequest("one/a", ("a cat",), first, 1),
+        ImageRequest("one/b", ("a dog",), first, 2),
+        ImageRequest("two/a", ("a cat",), second, 3, reference_prompts=("a cup", "a cup")),
+        ImageRequest("two/b", ("a dog",), second, 4, reference_prompts=("a cup", "a cup")),
+        ImageRequest("none", ("a dog",), (), 5),
     ]
 
 
@@ -99,8 +99,8 @@ def test_items_that_share_references_go_together(pipe, calls, tmp_path):
 
 @pytest.mark.slow
 def test_neighbours_with_as_many_references_share_a_batch(pipe, calls, tmp_path):
-    items = [Item(f"{i}", ("a cat",), (random_image(i),), i, ("a cup",)) for i in (1, 2, 2, 3)]
-    items = [Item(f"{i}", x.prompts, x.references, x.seed, x.reference_prompts) for i, x in enumerate(items)]
+    items = [ImageRequest(f"{i}", ("a cat",), (random_image(i),), i, ("a cup",)) for i in (1, 2, 2, 3)]
+    items = [ImageRequest(f"{i}", x.prompts, x.references, x.seed, x.reference_prompts) for i, x in enumerate(items)]
     generate(pipe, items, tmp_path / "a", settings=SETTINGS, batch_size=3)
     assert [len(call) for call in calls] == [3, 1]
     generate(pipe, items, tmp_path / "b", settings=SETTINGS, batch_size=1)
@@ -147,7 +147,7 @@ def test_an_interruption_loses_one_batch(pipe, tmp_path, monkeypatch):
 
 
 def test_parts_are_disjoint_and_whole(pipe, calls, tmp_path):
-    items = [Item(f"{i}", ("a cat",), (), i) for i in range(5)]
+    items = [ImageRequest(f"{i}", ("a cat",), (), i) for i in range(5)]
     for index, count in enumerate((1, 2, 2)):
         calls.clear()
         generate(pipe, items, tmp_path, settings=Sampling(steps=1), part=(index, 3))
@@ -160,8 +160,8 @@ def test_parts_are_disjoint_and_whole(pipe, calls, tmp_path):
 def test_stories_and_edits(pipe, tmp_path):
     photo = random_image(9, (24, 40))
     items = [
-        Item("story", ("a cat", "a dog"), (random_image(6),), 7),
-        Item("edit", ("a cat",), (random_image(6),), 3, image=photo, mask=box_mask(photo.size, (4, 4, 20, 20))),
+        ImageRequest("story", ("a cat", "a dog"), (random_image(6),), 7),
+        ImageRequest("edit", ("a cat",), (random_image(6),), 3, image=photo, mask=box_mask(photo.size, (4, 4, 20, 20))),
     ]
     generate(pipe, items, tmp_path, settings=SETTINGS)
     assert list(all_pixels(tmp_path)) == ["edit.png", "story.0.png", "story.1.png"]
@@ -193,9 +193,12 @@ def test_the_plan_says_what_the_images_depend_on(pipe, tmp_path):
     [
         (lambda items: (items, Sampling(steps=3)), "settings num_inference_steps: it has 2, wanted is 3"),
         (lambda items: (items[:-1], SETTINGS), "it has 5 items, wanted are 4"),
-        (lambda items: ([*items[:-1], Item("none", ("a cat",), (), 5)], SETTINGS), "item none: another prompts"),
         (
-            lambda items: ([Item("one/a", ("a cat",), (random_image(1),), 1), *items[1:]], SETTINGS),
+            lambda items: ([*items[:-1], ImageRequest("none", ("a cat",), (), 5)], SETTINGS),
+            "item none: another prompts",
+        ),
+        (
+            lambda items: ([ImageRequest("one/a", ("a cat",), (random_image(1),), 1), *items[1:]], SETTINGS),
             "another references",
         ),
     ],
@@ -211,14 +214,14 @@ def test_another_plan_is_refused(pipe, calls, tmp_path, change, message):
 
 
 def test_another_model_is_refused(pipe, tmp_path):
-    items = [Item("a", ("a cat",))]
+    items = [ImageRequest("a", ("a cat",))]
     generate(pipe, items, tmp_path, settings=SETTINGS)
     with pytest.raises(PlanError, match="model unet: it has .*, wanted is 000"):
         generate(pipe, items, tmp_path, settings=SETTINGS, model={**read_plan(tmp_path)["model"], "unet": "000"})
 
 
 def test_other_versions_make_no_further_images(pipe, tmp_path):
-    items = [Item("a", ("a cat",)), Item("b", ("a cat",), (), 1)]
+    items = [ImageRequest("a", ("a cat",)), ImageRequest("b", ("a cat",), (), 1)]
     generate(pipe, items, tmp_path, settings=SETTINGS)
     plan = read_plan(tmp_path)
     plan["versions"]["diffusers"] = "0.1"
@@ -233,12 +236,12 @@ def test_other_versions_make_no_further_images(pipe, tmp_path):
     ("items", "message"),
     [
         ([], "no items"),
-        ([Item("../a", ("a cat",))], "an id is letters"),
-        ([Item("a b", ("a cat",))], "an id is letters"),
-        ([Item("a", ("a cat",)), Item("a", ("a dog",))], r"two items make the file a\.png"),
-        ([Item("a", ())], "item a: prompts is"),
-        ([Item("a", "a cat")], "item a: prompts is 'a cat'"),
-        ([Item("a", ("a cat",), seed=-1)], "seed -1"),
+        ([ImageRequest("../a", ("a cat",))], "an id is letters"),
+        ([ImageRequest("a b", ("a cat",))], "an id is letters"),
+        ([ImageRequest("a", ("a cat",)), ImageRequest("a", ("a dog",))], r"two items make the file a\.png"),
+        ([ImageRequest("a", ())], "item a: prompts is"),
+        ([ImageRequest("a", "a cat")], "item a: prompts is 'a cat'"),
+        ([ImageRequest("a", ("a cat",), seed=-1)], "seed -1"),
     ],
 )
 def test_senseless_items_are_refused(pipe, tmp_path, items, message):
@@ -248,7 +251,7 @@ def test_senseless_items_are_refused(pipe, tmp_path, items, message):
 
 
 def test_foreign_folders_are_refused(pipe, tmp_path):
-    items = [Item("a", ("a cat",))]
+    items = [ImageRequest("a", ("a cat",))]
     with pytest.raises(PlanError, match=r"holds no plan\.json"):
         read_plan(tmp_path)
     (tmp_path / "plan.json").write_text("{")

@@ -7,7 +7,16 @@ import torch
 from PIL import Image
 
 from jedi import metrics
-from jedi.evaluation.scoring import Case, Group, aggregate, by_subject, columns_of, load_encoders, score, score_all
+from jedi.evaluation.scoring import (
+    ScoredImage,
+    ScoredSubject,
+    aggregate,
+    by_subject,
+    columns_of,
+    load_encoders,
+    score,
+    score_all,
+)
 from tests import benchmarks_made_up as made_up
 from tests.encoders import save_blip, save_clip
 
@@ -22,19 +31,19 @@ CLIP_I, CLIP_T, DINO, BLIP = "CLIP-I (tiny-clip)", "CLIP-T (tiny-clip)", "DINO (
 
 
 @pytest.fixture
-def group(tmp_path) -> Group:
+def group(tmp_path) -> ScoredSubject:
     """Three real images, the last two references; two made ones, a copy, and the real ones themselves."""
     real = [tmp_path / f"{i}.png" for i in range(3)]
     made = [tmp_path / f"made{i}.png" for i in range(2)]
     for i, path in enumerate([*real, *made]):
         made_up.scene(1, i).save(path)
     cases = [
-        Case("m0", "model", made[0], "a cup on the grass"),
-        Case("m1", "model", made[1], "a cup on the beach"),
-        Case("c", "copy", real[1], "a cup on the grass"),
+        ScoredImage("m0", "model", made[0], "a cup on the grass"),
+        ScoredImage("m1", "model", made[1], "a cup on the beach"),
+        ScoredImage("c", "copy", real[1], "a cup on the grass"),
     ]
-    cases += [Case(path.name, "oracle", path, leave_out=True) for path in real]
-    return Group("cup", tuple(real), tuple(real[1:]), tuple(cases))
+    cases += [ScoredImage(path.name, "oracle", path, leave_out=True) for path in real]
+    return ScoredSubject("cup", tuple(real), tuple(real[1:]), tuple(cases))
 
 
 def test_columns(encoders):
@@ -87,8 +96,8 @@ def test_a_real_image_is_not_compared_with_itself(encoders, group):
 
 def test_a_single_real_image_has_nothing_to_be_compared_with(encoders, group):
     only = group.real[1]
-    cases = (Case("r", "oracle", only, leave_out=True), group.cases[0])
-    oracle, made = score(Group("cup", (only,), (only,), cases), encoders)
+    cases = (ScoredImage("r", "oracle", only, leave_out=True), group.cases[0])
+    oracle, made = score(ScoredSubject("cup", (only,), (only,), cases), encoders)
     assert oracle["scores"] == {}
     assert made["scores"][f"{DINO}, all real"] == made["scores"][f"{DINO}, references"]
     table = aggregate([oracle, made], columns_of(encoders))
@@ -97,11 +106,11 @@ def test_a_single_real_image_has_nothing_to_be_compared_with(encoders, group):
 
 def test_a_reference_that_is_not_real_is_refused(encoders, group):
     with pytest.raises(ValueError, match="is not among its real images"):
-        score(Group("cup", group.real[:1], group.references, group.cases), encoders)
+        score(ScoredSubject("cup", group.real[:1], group.references, group.cases), encoders)
 
 
 def test_only_what_changed_is_scored_again(encoders, group, tmp_path, monkeypatch):
-    other = Group("pot", group.real, group.references[:1], group.cases)
+    other = ScoredSubject("pot", group.real, group.references[:1], group.cases)
     folder, made = tmp_path / "scores", []
     original = type(encoders[1].network).embed_images
 

@@ -1,12 +1,12 @@
-"""Which questions the embedded benchmark asks: read from the attributes, always the same ones."""
+"""Which questions the toy benchmark asks: read from the attributes, always the same ones."""
 
 import copy
 
 import pytest
 
 from jedi.data import DataError, SetDataset, SetIndex
-from jedi_toy.benchmark.cases import GALLERY, REFERENCES, Case, PairCase, pair_case, read_cases, single_case
-from tests.jedi_toy.benchmark.embedded_world import write_world
+from jedi_toy.benchmark.cases import GALLERY, REFERENCES, PairCase, ToyCase, pair_case, read_cases, single_case
+from tests.jedi_toy.benchmark.toy_world import write_world
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_pairs(cases):
 
 def test_sets_without_a_question_are_counted_with_the_reason(cases):
     record = next(r for r in map(cases.sets.record, range(len(cases.sets))) if "subjects" not in r["subject"])
-    assert isinstance(single_case(record, 0), (Case, str))
+    assert isinstance(single_case(record, 0), (ToyCase, str))
 
     def changed(**values):
         other = copy.deepcopy(record)

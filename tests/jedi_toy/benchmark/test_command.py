@@ -1,4 +1,4 @@
-"""The embedded benchmark from end to end with random models: rows, resuming, what is written, what is refused."""
+"""The toy benchmark from end to end with random models: rows, resuming, what is written, what is refused."""
 
 import json
 
@@ -11,14 +11,13 @@ from evaluate import main
 from jedi.evaluation.baselines import UntrainedCoupling
 from jedi.evaluation.generation import Sampling
 from jedi.pipeline import JediPipeline, image_generators
-from jedi_toy.benchmark import answers
-from jedi_toy.benchmark import command as embedded
-from jedi_toy.benchmark.answers import Row, main_row, rows_beside
+from jedi_toy.benchmark import command, rows
 from jedi_toy.benchmark.cases import read_cases
-from jedi_toy.benchmark.command import Request, evaluate
+from jedi_toy.benchmark.command import ToyRequest, evaluate
 from jedi_toy.benchmark.edits import EQUAL, edit_cases, mask_of, outside, region_of
+from jedi_toy.benchmark.rows import ToyRow, main_row, rows_beside
 from tests.jedi.sampling import random_image
-from tests.jedi_toy.benchmark.embedded_world import write_encoder, write_world
+from tests.jedi_toy.benchmark.toy_world import write_encoder, write_world
 
 
 @pytest.fixture(scope="module")
@@ -43,14 +42,14 @@ def small():
     """Fewer of everything."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (("DIVERSITY", (2, 2)), ("NOISES", 2), ("EDITS", 2), ("PAIRS", 2), ("CURVE_SUBJECTS", 2)):
-            patch.setattr(answers, name, value)
-        patch.setattr(answers, "CURVES", {"guidance_scale": (1.0, 4.0), "reference_scale": (3.0,)})
+            patch.setattr(rows, name, value)
+        patch.setattr(rows, "CURVES", {"guidance_scale": (1.0, 4.0), "reference_scale": (3.0,)})
         yield
 
 
 @pytest.fixture(scope="module")
 def request_(world, encoder, tiny_model, tmp_path_factory):
-    return Request(
+    return ToyRequest(
         data=str(world),
         out=str(tmp_path_factory.mktemp("out") / "made"),
         model=str(tiny_model),
@@ -117,8 +116,8 @@ def test_few_and_many_references_are_compared_subject_by_subject(result, request
     expected = np.mean([x["likeness"] for x in many["images"]]) - np.mean([x["likeness"] for x in few["images"]])
     found = result["summary"]["references"]["difference"]["likeness"]
     assert found["mean"] == pytest.approx(expected) and found["low"] <= expected <= found["high"] and found["n"] == 8
-    alone = [Row.parse("one_way:2"), Row.parse("mutual:1")]
-    assert answers.fewest_and_most(alone, alone[0]) == []
+    alone = [ToyRow.parse("one_way:2"), ToyRow.parse("mutual:1")]
+    assert rows.fewest_and_most(alone, alone[0]) == []
 
 
 def test_what_is_written(result, request_):
@@ -214,11 +213,11 @@ def test_edits_cover_the_subject_that_goes(world, pipe):
 @pytest.mark.parametrize("text", ["one_way", "one_way:0", "one_way:4", "one-way:2", ":2"])
 def test_rows_are_mode_and_references(text):
     with pytest.raises(ValueError, match="wanted is MODE:REFERENCES"):
-        Row.parse(text)
+        ToyRow.parse(text)
 
 
 def test_the_main_row():
-    rows = [Row.parse(x) for x in ("one_way:1", "mutual:2", "one_way:2")]
+    rows = [ToyRow.parse(x) for x in ("one_way:1", "mutual:2", "one_way:2")]
     assert main_row(rows).name == "mutual-2" and main_row(rows[:1]).name == "one_way-1"
     assert [row.kind for row in rows_beside(rows[1])] == ["oracle", "copy", "none"]
     assert [row.kind for row in rows_beside(rows[2])] == ["oracle", "copy", "none", "untrained"]
@@ -226,8 +225,8 @@ def test_the_main_row():
 
 @pytest.mark.slow
 def test_the_command(world, encoder, tiny_model, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(embedded, "QUICK_SUBJECTS", 3)
-    arguments = ["embedded", "--quick", "--data", str(world), "--model", str(tiny_model), "--encoder", str(encoder)]
+    monkeypatch.setattr(command, "QUICK_SUBJECTS", 3)
+    arguments = ["toy", "--quick", "--data", str(world), "--model", str(tiny_model), "--encoder", str(encoder)]
     arguments += ["--out", str(tmp_path / "out"), "--steps", "2", "--samples", "20"]
     assert main(arguments) == 0
     text = capsys.readouterr().out
@@ -236,19 +235,17 @@ def test_the_command(world, encoder, tiny_model, tmp_path, capsys, monkeypatch):
     assert "holds another plan (item" in capsys.readouterr().err
     assert main([*arguments, "--rows", "sideways:2"]) == 2
     assert "--rows sideways:2: the model was trained for one_way, mutual" in capsys.readouterr().err
-    assert main(["embedded", "--data", str(tmp_path), "--out", str(tmp_path / "x")]) == 2
+    assert main(["toy", "--data", str(tmp_path), "--out", str(tmp_path / "x")]) == 2
     assert "no data folder" in capsys.readouterr().err
 
 
 def test_quick_is_one_row_and_nothing_else():
     from evaluate import parser
 
-    ask = lambda *more: embedded.request_from(
-        parser("embedded").parse_args(["embedded", "--data", "d", "--out", "o", *more])
-    )
+    ask = lambda *more: command.request_from(parser("toy").parse_args(["toy", "--data", "d", "--out", "o", *more]))
     quick, full = ask("--quick"), ask()
     assert (quick.rows, quick.parts, quick.subjects, quick.sampling.steps) == (("one_way:2",), (), 30, 15)
-    assert (full.rows, full.parts, full.subjects, full.sampling.steps) == (embedded.ROWS, embedded.PARTS, 100, None)
+    assert (full.rows, full.parts, full.subjects, full.sampling.steps) == (command.ROWS, command.PARTS, 100, None)
     assert ask("--mode", "mutual").rows == ("mutual:1", "mutual:2", "mutual:3")
     assert ask("--quick", "--parts", "pairs", "--steps", "5").parts == ("pairs",)
 
@@ -256,5 +253,5 @@ def test_quick_is_one_row_and_nothing_else():
 def test_help_loads_no_torch(python, environment):
     from tests.test_architecture import loaded_by
 
-    code = "import contextlib, evaluate\nwith contextlib.suppress(SystemExit): evaluate.main(['embedded', '--help'])"
+    code = "import contextlib, evaluate\nwith contextlib.suppress(SystemExit): evaluate.main(['toy', '--help'])"
     assert not loaded_by(python, environment, code) & {"torch", "diffusers", "transformers"}

@@ -18,8 +18,8 @@ from jedi_toy.benchmark.encoder import (
     Probes,
     Sets,
     SubjectEncoder,
-    TextConfig,
-    VisionConfig,
+    TextTowerConfig,
+    VisionTowerConfig,
     main,
     soften,
     subject_loss,
@@ -28,7 +28,7 @@ from jedi_toy.benchmark.encoder import (
 )
 from jedi_toy.benchmark.judge import Judge, PairJudge
 from tests.jedi.sampling import random_image
-from tests.jedi_toy.benchmark.embedded_world import write_encoder, write_world
+from tests.jedi_toy.benchmark.toy_world import write_encoder, write_world
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +38,8 @@ def world(tmp_path_factory) -> Path:
 
 def settings(world: Path, out: Path, **changes) -> EncoderConfig:
     small = {
-        "vision": VisionConfig(width=16, layers=1, heads=2),
-        "text": TextConfig(width=16, layers=1, heads=2, vocabulary=260, length=24),
+        "vision": VisionTowerConfig(width=16, layers=1, heads=2),
+        "text": TextTowerConfig(width=16, layers=1, heads=2, vocabulary=260, length=24),
         "embedding": 12,
         "subject_width": 8,
         "steps": 4,

@@ -1,4 +1,4 @@
-"""The embedded benchmark's rows: each a way of answering its questions, by the model or beside it."""
+"""The toy benchmark's rows: each a way of answering its questions, by the model or beside it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from PIL import Image
 
 from jedi.errors import InputError
 from jedi.evaluation.baselines import UntrainedCoupling
-from jedi.evaluation.generation import Item, Sampling, generate, image_paths, seed_of
+from jedi.evaluation.generation import ImageRequest, Sampling, generate, image_paths, seed_of
 from jedi.io.images import load_image
 from jedi.pipeline import JediPipeline
-from jedi_toy.benchmark.cases import Case, Cases, PairCase
+from jedi_toy.benchmark.cases import PairCase, ToyCase, ToyCases
 from jedi_toy.benchmark.edits import edit_cases, make_edits, real_edits, score_edits
 from jedi_toy.benchmark.judge import Judge, PairJudge
 
@@ -31,7 +31,7 @@ CURVE_SUBJECTS = 25
 
 
 @dataclass(frozen=True)
-class Row:
+class ToyRow:
     """One way of answering.
 
     Args:
@@ -48,7 +48,7 @@ class Row:
     scales: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
-    def parse(cls, text: str) -> Row:
+    def parse(cls, text: str) -> ToyRow:
         """``"one_way:2"`` -> the model with two references. Raises ``InputError`` for anything else."""
         mode, _, count = text.partition(":")
         if not (re.fullmatch(r"\w+", mode) and count in ("1", "2", "3")):
@@ -62,27 +62,27 @@ class Row:
         return {**described, "mode": self.mode, **more, "images": images}
 
 
-def main_row(rows: Sequence[Row]) -> Row:
+def main_row(rows: Sequence[ToyRow]) -> ToyRow:
     """The row that edits, curves and the like belong to: the first with two references, else the first."""
     return next((row for row in rows if row.references == 2), rows[0])
 
 
-def fewest_and_most(rows: Sequence[Row], main: Row) -> list[Row]:
+def fewest_and_most(rows: Sequence[ToyRow], main: ToyRow) -> list[ToyRow]:
     """The rows of the main one's mode with the fewest and with the most references; none where these are the same."""
     same = sorted((row for row in rows if row.mode == main.mode), key=lambda row: row.references)
     return [same[0], same[-1]] if same[0].references < same[-1].references else []
 
 
-def rows_beside(main: Row) -> list[Row]:
+def rows_beside(main: ToyRow) -> list[ToyRow]:
     """What always stands beside the model."""
     rows = [
-        Row("oracle", "oracle: the real image", "oracle"),
-        Row("copy", "copy: the reference returned", "copy"),
-        Row("none", "no reference", "none", 0, main.mode),
+        ToyRow("oracle", "oracle: the real image", "oracle"),
+        ToyRow("copy", "copy: the reference returned", "copy"),
+        ToyRow("none", "no reference", "none", 0, main.mode),
     ]
     if main.mode == "one_way":  # elsewhere references and targets read one another
         label = f"untrained coupling, {_references(main.references)}"
-        rows.append(Row(f"untrained-{main.references}", label, "untrained", main.references, main.mode))
+        rows.append(ToyRow(f"untrained-{main.references}", label, "untrained", main.references, main.mode))
     return rows
 
 
@@ -95,7 +95,7 @@ def _references(count: int) -> str:
 
 
 @dataclass
-class Answers:
+class ToyRun:
     """Makes what is missing of each row's images, below ``out``, and has them scored.
 
     ``model`` is the sha256 of the pipeline's parts, ``subjects`` the number of cases that are asked for.
@@ -103,9 +103,9 @@ class Answers:
 
     pipe: JediPipeline
     model: Mapping[str, str]
-    cases: Cases
+    cases: ToyCases
     judge: Judge
-    main: Row
+    main: ToyRow
     out: Path
     subjects: int
     sampling: Sampling
@@ -121,13 +121,13 @@ class Answers:
         asked = self.sampling
         return self.pipe.sampling_settings(asked.steps, asked.guidance, asked.guidance_scale, asked.reference_scale)
 
-    def rows(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    def rows(self, rows: Sequence[ToyRow]) -> list[dict[str, Any]]:
         """The main table: one image for each case."""
         cases = self._asked()
         self.shown["rows"] = (cases, {row.name: [x[0] for x in self._images(row, cases)] for row in rows})
         return [row.record(cases, self.judge.score(cases, self.shown["rows"][1][row.name])) for row in rows]
 
-    def references(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    def references(self, rows: Sequence[ToyRow]) -> list[dict[str, Any]]:
         """Few references and many, each subject with several noises: the same ones in all rows."""
         cases = [case for case in self._asked() for _ in range(NOISES)]
         made = [self._images(row, self._asked(), NOISES, "references") for row in rows]
@@ -138,7 +138,7 @@ class Answers:
         """Several images of one prompt; beside them, real images of the subject in other scenes."""
         subjects, each = DIVERSITY
         cases = self._asked()[:subjects]
-        real = Row("oracle", "real images of the subject, other scenes", "oracle")
+        real = ToyRow("oracle", "real images of the subject, other scenes", "oracle")
         scenes = [[self.cases.image(case, i) for i in case.gallery[:each]] for case in cases]
         return [
             row.record(cases, [{"diversity": self.judge.diversity(x)} for x in images])
@@ -148,7 +148,7 @@ class Answers:
     def curves(self) -> list[dict[str, Any]]:
         """The main row with other guidance scales and fewer subjects; the request's own scales come first."""
         cases, own = self._asked()[:CURVE_SUBJECTS], self.settings
-        varied: list[tuple[Row, str | None]] = [(self.main, None)]
+        varied: list[tuple[ToyRow, str | None]] = [(self.main, None)]
         for name in CURVES if own["guidance"].startswith("three") else ["guidance_scale"]:
             for value in (x for x in CURVES[name] if x != own[name]):
                 varied.append(
@@ -166,7 +166,7 @@ class Answers:
         """A subject painted over another one, with references and without."""
         edits = edit_cases(self.cases, min(EDITS, self.subjects))
         rows, shown = [], {}
-        for row in (self.main, Row("none", "no reference", "none", 0, self.main.mode)):
+        for row in (self.main, ToyRow("none", "no reference", "none", 0, self.main.mode)):
             folder = self.out / "edits" / row.name
             print(f"{folder.relative_to(self.out)}: {row.label}", file=sys.stderr)
             make_edits(
@@ -181,7 +181,10 @@ class Answers:
             )
             rows.append(row.record(edits, score_edits(self.pipe, self.judge, edits, self.cases, folder)))
             shown[row.name] = [load_image(folder / "images" / f"{edit.id}.png") for edit in edits]
-        for row in (Row("oracle", "oracle: the real image", "oracle"), Row("copy", "the scene as it was", "copy")):
+        for row in (
+            ToyRow("oracle", "oracle: the real image", "oracle"),
+            ToyRow("copy", "the scene as it was", "copy"),
+        ):
             rows.append(row.record(edits, real_edits(self.judge, edits, self.cases, row.kind == "oracle")))
         self.shown["edits"] = (edits, shown)
         return rows
@@ -190,7 +193,7 @@ class Answers:
         """Two subjects in one image, one reference of each."""
         cases = list(self.cases.pairs[: min(PAIRS, self.subjects)])
         judge, mode = PairJudge(self.judge.encoder, self.cases), self.main.mode
-        ours = Row(mode, f"{_spoken(mode)}, a reference of each", "model", 2, mode)
+        ours = ToyRow(mode, f"{_spoken(mode)}, a reference of each", "model", 2, mode)
         rows, shown = [], {}
         for row in (ours, *rows_beside(self.main)[:3]):
             if row.kind == "oracle":
@@ -205,10 +208,12 @@ class Answers:
         self.shown["pairs"] = (cases, shown)
         return rows
 
-    def _asked(self) -> list[Case]:
+    def _asked(self) -> list[ToyCase]:
         return list(self.cases.single[: self.subjects])
 
-    def _images(self, row: Row, cases: Sequence[Case], each: int = 1, part: str = "images") -> list[list[Image.Image]]:
+    def _images(
+        self, row: ToyRow, cases: Sequence[ToyCase], each: int = 1, part: str = "images"
+    ) -> list[list[Image.Image]]:
         """``each`` images for each of the cases, below the folder of ``part``; one where they are real."""
         if row.kind == "oracle":
             return [[self.cases.image(case, case.target)] for case in cases]
@@ -218,18 +223,18 @@ class Answers:
         for case in cases:
             references = self.cases.references(case, row.references)
             for name in (case.id if i == 0 else f"{case.id}.{i}" for i in range(each)):
-                items.append(Item(name, (case.prompt,), references, seed_of(self.seed, name)))
+                items.append(ImageRequest(name, (case.prompt,), references, seed_of(self.seed, name)))
         made = self._made(row, items, self.out / part / (row.name if each == 1 else f"{row.name}-x{each}"))
         return [[x[0] for x in made[i : i + each]] for i in range(0, len(made), each)]
 
-    def _pair_item(self, row: Row, case: PairCase) -> Item:
+    def _pair_item(self, row: ToyRow, case: PairCase) -> ImageRequest:
         if not row.references:
-            return Item(case.id, (case.prompt,), (), seed_of(self.seed, case.id))
+            return ImageRequest(case.id, (case.prompt,), (), seed_of(self.seed, case.id))
         captions = self.cases.sets.record(case.index)["captions"]
         told = tuple(captions[i] for i in case.references) if self.caption_references else None
-        return Item(case.id, (case.prompt,), self.cases.references(case), seed_of(self.seed, case.id), told)
+        return ImageRequest(case.id, (case.prompt,), self.cases.references(case), seed_of(self.seed, case.id), told)
 
-    def _made(self, row: Row, items: Sequence[Item], folder: Path) -> list[list[Image.Image]]:
+    def _made(self, row: ToyRow, items: Sequence[ImageRequest], folder: Path) -> list[list[Image.Image]]:
         pipe, model = self.pipe, dict(self.model)
         if row.kind == "untrained":
             pipe, model = UntrainedCoupling.of(self.pipe), {**model, "coupling": "untrained"}

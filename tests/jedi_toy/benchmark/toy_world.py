@@ -1,4 +1,4 @@
-"""A small embedded world for tests: the shipped benchmark's data with fewer sets, an encoder that was not trained."""
+"""A small toy world for tests: the shipped benchmark's data with fewer sets, an encoder that was not trained."""
 
 from pathlib import Path
 
@@ -9,9 +9,8 @@ from data_gen.plan import make_parts
 from data_gen.samples import Item
 from data_gen.shards import encode, write_shard
 from jedi.io.config import load
-from jedi_toy.benchmark.encoder import EncoderConfig, Probes, TextConfig, VisionConfig, make_model, save
-from jedi_toy.tiny_base import TextConfig as TokenizerConfig
-from jedi_toy.tiny_base import train_tokenizer
+from jedi_toy.benchmark.encoder import EncoderConfig, Probes, TextTowerConfig, VisionTowerConfig, make_model, save
+from jedi_toy.tiny_base import TextEncoderConfig, train_tokenizer
 
 CONFIG = Path(__file__).resolve().parents[3] / "configs/data_gen/benchmark.yaml"
 WORDS = {"background": ["beach", "city", "night", "snow"]}
@@ -35,13 +34,13 @@ def write_encoder(folder: Path, pixels: int = 32) -> Path:
     config = EncoderConfig(
         data="none",
         out=str(folder),
-        vision=VisionConfig(width=32, layers=1, heads=2),
-        text=TextConfig(width=16, layers=1, heads=2, vocabulary=250, length=24),
+        vision=VisionTowerConfig(width=32, layers=1, heads=2),
+        text=TextTowerConfig(width=16, layers=1, heads=2, vocabulary=250, length=24),
         embedding=16,
         subject_width=12,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        tokenizer = train_tokenizer(["an animal at night"], TokenizerConfig(vocabulary=250, length=24))
+        tokenizer = train_tokenizer(["an animal at night"], TextEncoderConfig(vocabulary=250, length=24))
         save(make_model(config, tokenizer, pixels), tokenizer, Probes(64, WORDS), folder, {})
     return folder
