@@ -15,7 +15,6 @@ import argparse
 import importlib.metadata
 import itertools
 import json
-import math
 import platform
 import signal
 import sys
@@ -24,6 +23,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jedi import checks
 from jedi.errors import InputError, given
 from jedi.io.command_line import Parser, exit_code
 from jedi.io.texts import is_text, read_json, read_lines
@@ -49,16 +49,17 @@ class Settings:
     subjects: dict[str, str] = field(default_factory=dict)
     prompts: list[str] = field(default_factory=list)
     prompts_file: str | None = None
-    num_images: int = 1
+    negative_prompt: str | None = None
+    num_images_per_prompt: int = 1
     steps: int | None = None
     guidance: str | None = None
     guidance_scale: float | None = None
-    reference_scale: float | None = None
+    image_guidance_scale: float | None = None
     mode: str | None = None
     joint: bool = False
     seed: int = 0
     image: str | None = None
-    mask: str | None = None
+    mask_image: str | None = None
     scheduler: str | None = None
     device: str | None = None
     dtype: str = "float32"
@@ -70,16 +71,16 @@ class Settings:
     def captions(self) -> list[str]:
         """The prompt of each image: prompt after prompt, or with ``joint`` story after story."""
         if self.joint:
-            return self.prompts * self.num_images
-        return [prompt for prompt in self.prompts for _ in range(self.num_images)]
+            return self.prompts * self.num_images_per_prompt
+        return [prompt for prompt in self.prompts for _ in range(self.num_images_per_prompt)]
 
     def texts(self) -> Iterator[tuple[str, str]]:
         """Each text that the record will hold, after its option; names of references are checked as they are read."""
         yield from (("--prompt", prompt) for prompt in self.prompts)
         yield from (("--subject", name) for name in self.subjects)
-        for key in ("model", "image", "mask", "guidance", "mode", "device"):
+        for key in ("model", "negative_prompt", "image", "mask_image", "guidance", "mode", "device"):
             if (text := getattr(self, key)) is not None:
-                yield f"--{key}", text
+                yield f"--{key.replace('_', '-')}", text
 
 
 @dataclass
@@ -114,19 +115,20 @@ def parser() -> argparse.ArgumentParser:
         help="one of several subjects: its name and images; they stand from left to right as given")  # fmt: skip
     add("--prompt", action="append", dest="prompts", metavar="TEXT", help="what to show; may be repeated")
     add("--prompts-file", metavar="F", help="more prompts, one a line; lines with # in front do not count")
+    add("--negative-prompt", metavar="TEXT", help="what not to show: guidance leads away from it (nothing)")
     add("--out", metavar="DIR", help="the folder to write")
     add("--model", metavar="M", help="a model folder, a training run, or a hub name (models/jedi-tiny)")
-    add("--num-images", type=int, metavar="N", help="images a prompt; with --joint, stories (1)")
+    add("--num-images-per-prompt", type=int, metavar="N", help="images a prompt; with --joint, stories (1)")
     add("--steps", type=int, metavar="S", help="denoising steps (the model's)")
     add("--guidance-scale", type=float, metavar="G", help="weight of the prompt, 1 is off (the model's)")
-    add("--reference-scale", type=float, metavar="R", help="weight of the references, 1 is off (the model's)")
+    add("--image-guidance-scale", type=float, metavar="R", help="weight of the references, 1 is off (the model's)")
     rules = "two_branch, plain, three_branch, three_branch_rescaled"
     add("--guidance", metavar="RULE", help=f"{rules} (the model's)")
     add("--mode", metavar="M", help="one_way (references are encoded once) or mutual (the model's)")
     add("--joint", action="store_true", help="all prompts are one set, a story, and agree with one another")
     add("--seed", type=int, metavar="N", help="image i is made with seed N + i (0)")
     add("--image", metavar="F", help="an image to edit")
-    add("--mask", metavar="F", help="what of it is to be made anew (white)")
+    add("--mask-image", metavar="F", help="what of it is to be generated (white)")
     add("--scheduler", metavar="NAME", help=f"{', '.join(SCHEDULERS)} (the model's)")
     add("--device", metavar="D", help="cpu, cuda, cuda:1, mps, ... (cuda if there is one)")
     add("--dtype", metavar="T", help="float32, float16 or bfloat16 (float32)")
@@ -215,23 +217,16 @@ def check(settings: Settings) -> None:
         raise InputError("no place to write to: give --out DIR")
     if settings.references and settings.subjects:
         raise InputError("--references shows one subject, --subject names each of several: give one or the other")
-    for name in ("num_images", "steps", "batch_size"):
-        value = getattr(settings, name)
-        if value is not None and value < 1:
-            raise InputError(f"--{name.replace('_', '-')} must be 1 or more, got {value}")
-    if (count := len(settings.prompts) * settings.num_images) > MOST_OUTPUTS:
-        raise InputError(f"{count:,} images are asked for, at most {MOST_OUTPUTS:,} are made: lower --num-images")
-    for name in ("guidance_scale", "reference_scale"):
-        value = getattr(settings, name)
-        if value is not None and not (math.isfinite(value) and value >= 0):
-            raise InputError(f"--{name.replace('_', '-')} must be a number of 0 or more, got {value}")
+    checks.check_options(settings, checks.check_count, "num_images_per_prompt", "steps", "batch_size")
+    if (count := len(settings.prompts) * settings.num_images_per_prompt) > MOST_OUTPUTS:
+        lower = "lower --num-images-per-prompt"
+        raise InputError(f"{count:,} images are asked for, at most {MOST_OUTPUTS:,} are made: {lower}")
+    checks.check_options(settings, checks.check_scale, "guidance_scale", "image_guidance_scale")
     check_seed(settings.seed, "--seed", len(settings.captions))
-    for name, known in (("scheduler", SCHEDULERS), ("dtype", ("float32", "float16", "bfloat16"))):
-        value = getattr(settings, name)
-        if value is not None and value not in known:
-            raise InputError(f"--{name} {value!r}: known are {', '.join(known)}")
-    if (settings.image is None) != (settings.mask is None):
-        raise InputError("--image and --mask go together: an image, and what of it to make anew (white)")
+    if settings.scheduler is not None:
+        checks.check_choice("--scheduler", settings.scheduler, SCHEDULERS)
+    checks.check_choice("--dtype", settings.dtype, ("float32", "float16", "bfloat16"))
+    checks.check_pair("--image", settings.image, "--mask-image", settings.mask_image)
 
 
 def run(settings: Settings) -> None:
@@ -242,7 +237,7 @@ def run(settings: Settings) -> None:
 
     references = read_references(settings)
     image = None if settings.image is None else load_image(settings.image)
-    mask = None if settings.mask is None else load_mask(settings.mask)
+    mask_image = None if settings.mask_image is None else load_mask(settings.mask_image)
     find_model(settings.model)  # refused now, before anything is loaded
     names = [f"{i:04d}.png" for i in range(len(settings.captions))]
     with ResultFolder(settings.out, [*names, "grid.png", RECORD]) as folder:
@@ -253,7 +248,7 @@ def run(settings: Settings) -> None:
         if settings.scheduler is not None:
             pipe.scheduler = exchange(pipe.scheduler, settings.scheduler)
         results = []
-        for name, result in zip(names, sample(pipe, settings, references, image, mask), strict=True):
+        for name, result in zip(names, sample(pipe, settings, references, image, mask_image), strict=True):
             result.save(folder / name)
             results.append(result)
         given = [(x.image, x.subject or x.file.name) for x in references]
@@ -297,7 +292,7 @@ def sample(
     settings: Settings,
     references: list[Reference],
     image: Image.Image | None = None,
-    mask: Image.Image | None = None,
+    mask_image: Image.Image | None = None,
 ) -> Iterator[Image.Image]:
     """The images one after another, in batches; image i does not depend on the batch it is in."""
     from jedi.pipeline import image_generators
@@ -306,10 +301,11 @@ def sample(
         "num_inference_steps": settings.steps,
         "guidance": settings.guidance,
         "guidance_scale": settings.guidance_scale,
-        "reference_scale": settings.reference_scale,
+        "image_guidance_scale": settings.image_guidance_scale,
         "mode": settings.mode or pipe.config.trained_modes[0],
         "image": image,
-        "mask": mask,
+        "mask_image": mask_image,
+        "negative_prompt": settings.negative_prompt,
         "joint": settings.joint,
     }
     given, captions = side_by_side(references, pipe.image_size)
@@ -332,7 +328,7 @@ def sheet(settings: Settings, given: list[tuple[Image.Image, str]], results: lis
     from jedi.io.images import contact_sheet
 
     cells = list(zip(results, settings.captions, strict=True))
-    width = len(settings.prompts) if settings.joint else settings.num_images
+    width = len(settings.prompts) if settings.joint else settings.num_images_per_prompt
     right = [cells[i : i + width] for i in range(0, len(cells), width)]
     columns = min(len(given), 4)
     left = [given[i : i + columns] for i in range(0, len(given), columns or 1)]
@@ -353,7 +349,9 @@ def describe(
     digest = lambda file: {"file": str(file), "sha256": file_sha256(file)}
     # Without what diffusers keeps for itself: a list in an order of chance.
     scheduler = {key: value for key, value in pipe.scheduler.config.items() if key != "_use_default_values"}
-    used = pipe.sampling_settings(settings.steps, settings.guidance, settings.guidance_scale, settings.reference_scale)
+    used = pipe.sampling_settings(
+        settings.steps, settings.guidance, settings.guidance_scale, settings.image_guidance_scale
+    )
     libraries = ("torch", "diffusers", "transformers", "numpy", "pillow")
     return {
         "format": 1,
@@ -364,12 +362,13 @@ def describe(
             for i, (name, prompt) in enumerate(zip(names, settings.captions, strict=True))
         ],
         "references": [digest(x.file) | ({"subject": x.subject} if x.subject else {}) for x in references],
-        "edit": {key: digest(getattr(settings, key)) for key in ("image", "mask") if getattr(settings, key)},
+        "edit": {key: digest(getattr(settings, key)) for key in ("image", "mask_image") if getattr(settings, key)},
         "settings": {
             **used,
             "mode": settings.mode or pipe.config.trained_modes[0],
             "joint": settings.joint,
-            "num_images": settings.num_images,
+            "num_images_per_prompt": settings.num_images_per_prompt,
+            "negative_prompt": settings.negative_prompt,
             "scheduler": scheduler,
             "extensions": settings.extensions,
             "device": str(pipe.device),

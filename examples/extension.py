@@ -37,6 +37,6 @@ def more_references(seed: int, step: int, n: int, config: ConditioningConfig) ->
     """
     u = torch.rand(4, generator=keyed_generator(seed, "more_references", step), dtype=torch.float64).tolist()
     k = n - 1 if u[0] < 0.5 else int(u[1] * n)
-    mutual = k > 0 and u[2] < config.mutual
-    drop = k > 0 and not mutual and u[3] < config.drop_references
+    mutual = k > 0 and u[2] < config.mutual_prob
+    drop = k > 0 and not mutual and u[3] < config.drop_references_prob
     return StepPlan(k, "mutual" if mutual else "one_way", drop)

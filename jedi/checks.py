@@ -1,26 +1,79 @@
-"""What may be asked of a pipeline. A check raises ``InputError``: the argument, what came, what is right;
-``ValueError`` where only a program can be wrong."""
+"""Checks of arguments, the same for the pipeline and the commands; the caller says what an argument is called.
+
+A check raises ``InputError``: the argument, what came, what is right; ``ValueError`` where only a program can be wrong.
+This module loads no torch.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
-from torch import Tensor
 
 from jedi.errors import InputError
-from jedi.guidance import GUIDANCE
 from jedi.io import images
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-def check_prompts(prompts: Sequence[str], num_images: int) -> None:
-    """At least one prompt, at least one image each."""
-    if not prompts or not all(isinstance(x, str) for x in prompts):
-        raise InputError(f"prompt must be a string or a list of strings with at least one, got {prompts!r}")
-    if not isinstance(num_images, int) or num_images < 1:
-        raise InputError(f"num_images must be a whole number above 0, got {num_images!r}")
+
+def check_count(name: str, value: Any) -> None:
+    """A whole number of 1 or more."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InputError(f"{name} must be a whole number of 1 or more, got {value!r}")
+
+
+def check_scale(name: str, value: Any) -> None:
+    """A guidance scale: finite, 0 or more."""
+    if not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        raise InputError(f"{name} must be a number of 0 or more, got {value!r}")
+
+
+def check_options(options: Any, check: Callable[[str, Any], None], *names: str) -> None:
+    """The check for each of these attributes that is not None, by its name on the command line."""
+    for name in names:
+        if (value := getattr(options, name)) is not None:
+            check(f"--{name.replace('_', '-')}", value)
+
+
+def check_choice(name: str, value: Any, known: Collection[str]) -> None:
+    """One of the known names."""
+    if value not in known:
+        raise InputError(f"{name} {value!r}: known are {', '.join(known)}")
+
+
+def check_prompts(
+    prompt: Any,
+    prompt_embeds: Tensor | None,
+    negative_prompt: Any,
+    negative_prompt_embeds: Tensor | None,
+    shape: tuple[int, int],
+) -> None:
+    """Prompts or their embeddings ``[p l d]``, of ``shape = (l, d)``; negative ones: one for all, or one each."""
+    for name, text, embeds in (
+        ("prompt", prompt, prompt_embeds),
+        ("negative_prompt", negative_prompt, negative_prompt_embeds),
+    ):
+        if text is not None and embeds is not None:
+            raise InputError(f"{name} and {name}_embeds exclude one another: give one of them")
+        if embeds is not None and (embeds.ndim != 3 or not len(embeds) or tuple(embeds.shape[1:]) != shape):
+            raise InputError(f"{name}_embeds must be [p l d] = [p, {shape[0]}, {shape[1]}], got {list(embeds.shape)}")
+        fine = isinstance(text, str) or (isinstance(text, Sequence) and text and all(isinstance(x, str) for x in text))
+        needed = text is not None or (name == "prompt" and embeds is None)
+        if needed and not fine:
+            raise InputError(f"{name} must be a string or a list of strings with at least one, got {text!r}")
+    count, negatives = num_prompts(prompt, prompt_embeds), num_prompts(negative_prompt, negative_prompt_embeds)
+    if negatives not in (1, count):
+        raise InputError(f"negative_prompt: {negatives} given for {count} prompts; give one for all, or one each")
+
+
+def num_prompts(prompt: str | Sequence[str] | None, embeds: Tensor | None) -> int:
+    """How many prompts there are; None counts as one, the empty caption."""
+    if embeds is not None:
+        return len(embeds)
+    return 1 if prompt is None or isinstance(prompt, str) else len(prompt)
 
 
 def check_mode(mode: str, trained: Sequence[str]) -> None:
@@ -50,14 +103,21 @@ def check_cache(cache: Any, sets: int) -> None:
         raise InputError(f"cache holds the references of {cache.batch} sets, {sets} are made: it must hold 1 or {sets}")
 
 
-def check_edit(image: Any, mask: Any) -> None:
+def check_pair(image_name: str, image: Any, mask_name: str, mask: Any) -> None:
     """An image and its mask, or neither."""
     if (image is None) != (mask is None):
-        raise InputError("image and mask go together: an image, and what of it is to be generated (white)")
+        raise InputError(
+            f"{image_name} and {mask_name} go together: an image, and what of it is to be generated (white)"
+        )
+
+
+def check_edit(image: Any, mask_image: Any) -> None:
+    """An image and its mask, or neither; the mask leaves something to be generated."""
+    check_pair("image", image, "mask_image", mask_image)
     if image is not None:
-        check_mask("mask", image, mask)
-        if images.to_mask(mask).getextrema()[1] == 0:
-            raise InputError("mask is black: nothing is to be generated")
+        check_mask("mask_image", image, mask_image)
+        if images.to_mask(mask_image).getextrema()[1] == 0:
+            raise InputError("mask_image is black: nothing is to be generated")
 
 
 def check_mask(name: str, image: Image.Image, mask: Image.Image) -> None:
@@ -85,40 +145,5 @@ def check_outputs(output_type: str, tensor_inputs: Sequence[str], known: Sequenc
     """Kinds of output, and tensors that a callback may see."""
     if output_type not in ("pil", "np", "pt", "latent"):
         raise ValueError(f"output_type {output_type!r}: 'pil', 'np', 'pt' or 'latent'")
-    if odd := sorted(set(tensor_inputs) - set(known)):
-        raise ValueError(f"callback_on_step_end_tensor_inputs {odd}: known are {list(known)}")
-
-
-def check_steps(steps: Any) -> None:
-    """Number of steps: a whole number above 0."""
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise InputError(f"num_inference_steps must be a whole number above 0, got {steps!r}")
-
-
-def check_scale(name: str, scale: Any) -> None:
-    """A guidance scale: finite, 0 or more."""
-    if not isinstance(scale, (int, float)) or not math.isfinite(scale) or scale < 0:
-        raise InputError(f"{name} must be a number of 0 or more, got {scale!r}")
-
-
-def uses_reference_scale(guidance: str) -> bool:
-    """Whether the rule weighs the references by themselves. Raises ``InputError`` for an unknown rule."""
-    return {"none", "refs"} <= set(GUIDANCE.get(guidance).branches)
-
-
-def prediction_type(scheduler: Any) -> str:
-    """What the scheduler takes the network's output for."""
-    found = scheduler.config.get("prediction_type")
-    if found is None or not hasattr(scheduler, "alphas_cumprod"):
-        raise InputError(f"{type(scheduler).__name__} is no discrete-time diffusion scheduler (DDIM, DPM-Solver++...)")
-    return found
-
-
-def check_scheduler(scheduler: Any, trained: str) -> None:
-    """The scheduler must read the network's output as what the network was trained to say."""
-    found, name = prediction_type(scheduler), type(scheduler).__name__
-    if found != trained:
-        raise InputError(
-            f"{name} is set to prediction_type {found!r}, this model was trained with {trained!r}; make it "
-            f"by {name}.from_config(pipe.scheduler.config)"
-        )
+    if unknown := sorted(set(tensor_inputs) - set(known)):
+        raise ValueError(f"callback_on_step_end_tensor_inputs {unknown}: known are {list(known)}")

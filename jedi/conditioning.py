@@ -29,17 +29,19 @@ class ConditioningConfig:
 
     policy: str = "weighted"
     """Draws k and the mode of a step; a name of ``CONDITIONING_POLICIES``."""
-    mutual: Share = 0.5
+    mutual_prob: Share = 0.5
     """Share of the steps in mode `mutual`; the others are `one_way`."""
     modes: list[str] = field(default_factory=list)
-    """Attention modes that a policy of an extension draws, the commoner first; empty: those two, as `mutual` says."""
+    """Attention modes that a policy of an extension draws, the commoner first; empty: the two of ``mutual_prob``."""
     reference_weights: list[NotNegative] = field(default_factory=list)
     """Relative frequency of k = 0, 1, 2, ... references; empty: uniform over 0 to n - 1."""
-    drop_references: Share = 0.1
+    drop_references_prob: Share = 0.1
     """Share of the steps in which the references are removed and the set shrinks to its targets."""
-    drop_target_caption: Share = 0.1
-    drop_reference_caption: Share = 0.5
-    partly_given: Share = 0.2
+    drop_target_caption_prob: Share = 0.1
+    """Share of the targets whose caption is replaced by the empty one."""
+    drop_reference_caption_prob: Share = 0.5
+    """The same of the references."""
+    partly_given_prob: Share = 0.2
     """Share of the targets of which a box is given."""
     min_free: Annotated[float, Range(0, 1, above=True)] = 0.1
     """Least share of a partly given target that stays to be generated."""
@@ -54,8 +56,11 @@ class StepPlan:
     """What all sets of one global step have in common."""
 
     num_references: int
+    """k."""
     mode: str
+    """A name of ``jedi.attention.ATTENTION_MODES``."""
     drop_references: bool = False
+    """Whether the references are removed, so that the targets are predicted without them."""
 
 
 @CONDITIONING_POLICIES.register("weighted")
@@ -72,7 +77,8 @@ def draw_step(seed: int, step: int, n: int, config: ConditioningConfig) -> StepP
             f"conditioning.reference_weights {config.reference_weights} leave no k below the set size n = {n}"
         )
     k = int((weights.cumsum(0) <= u[0] * weights.sum()).sum())
-    return StepPlan(k, "mutual" if u[1] < config.mutual else "one_way", k > 0 and u[2] < config.drop_references)
+    mode = "mutual" if u[1] < config.mutual_prob else "one_way"
+    return StepPlan(k, mode, k > 0 and u[2] < config.drop_references_prob)
 
 
 @dataclass(frozen=True)
@@ -114,11 +120,13 @@ def draw_sets(
         mask[:k] = 0
         for i in range(n):  # boxes are drawn for references too: a draw must not depend on k
             box = draw_box(h, w, config.min_free, generator)
-            if i >= k and u[i, 0] < config.partly_given:
+            if i >= k and u[i, 0] < config.partly_given_prob:
                 mask[i] = box
         masks.append(mask)
         is_reference = torch.arange(n) < k
-        drops.append(u[:, 1] < torch.where(is_reference, config.drop_reference_caption, config.drop_target_caption))
+        drops.append(
+            u[:, 1] < torch.where(is_reference, config.drop_reference_caption_prob, config.drop_target_caption_prob)
+        )
     return SetDraws(torch.stack(timesteps), torch.stack(noises), torch.stack(masks), torch.stack(drops))
 
 

@@ -24,35 +24,41 @@ GUIDANCE: Registry[Guidance] = Registry("guidance")
 
 
 class Guidance(NamedTuple):
-    """A rule: the branches it needs, and ``combine(branches, text_scale, reference_scale)``.
+    """A rule: the branches it needs, and ``combine(branches, guidance_scale, image_guidance_scale)``.
 
-    With ``text_scale = reference_scale = 1`` every rule but the rescaled one gives ``full``.
+    With ``guidance_scale = image_guidance_scale = 1`` every rule but the rescaled one gives ``full``.
     """
 
     branches: tuple[str, ...]
     combine: Callable[[dict[str, Tensor], float, float], Tensor]
 
-
-def two_branch(e: dict[str, Tensor], text_scale: float, reference_scale: float) -> Tensor:
-    """e(refs,0) + s_text [e(refs,text) - e(refs,0)] (docs/method.md eq. 6); the reference scale is not used."""
-    return e["refs"] + text_scale * (e["full"] - e["refs"])
-
-
-def plain(e: dict[str, Tensor], text_scale: float, reference_scale: float) -> Tensor:
-    """e(0,0) + s [e(refs,text) - e(0,0)] (eq. 7): one scale for both; the reference scale is not used."""
-    return e["none"] + text_scale * (e["full"] - e["none"])
+    @property
+    def weighs_references(self) -> bool:
+        """Whether it weighs the references by themselves, that is uses the image guidance scale."""
+        return {"none", "refs"} <= set(self.branches)
 
 
-def three_branch(e: dict[str, Tensor], text_scale: float, reference_scale: float) -> Tensor:
+def two_branch(e: dict[str, Tensor], guidance_scale: float, image_guidance_scale: float) -> Tensor:
+    """e(refs,0) + s_text [e(refs,text) - e(refs,0)] (docs/method.md eq. 6); the image guidance scale is not used."""
+    return e["refs"] + guidance_scale * (e["full"] - e["refs"])
+
+
+def plain(e: dict[str, Tensor], guidance_scale: float, image_guidance_scale: float) -> Tensor:
+    """e(0,0) + s [e(refs,text) - e(0,0)] (eq. 7): one scale for both; the image guidance scale is not used."""
+    return e["none"] + guidance_scale * (e["full"] - e["none"])
+
+
+def three_branch(e: dict[str, Tensor], guidance_scale: float, image_guidance_scale: float) -> Tensor:
     """e(0,0) + s_image [e(refs,0) - e(0,0)] + s_text [e(refs,text) - e(refs,0)] (eq. 5; arXiv 2211.09800)."""
-    return e["none"] + reference_scale * (e["refs"] - e["none"]) + text_scale * (e["full"] - e["refs"])
+    return e["none"] + image_guidance_scale * (e["refs"] - e["none"]) + guidance_scale * (e["full"] - e["refs"])
 
 
-def three_branch_rescaled(e: dict[str, Tensor], text_scale: float, reference_scale: float) -> Tensor:
+def three_branch_rescaled(e: dict[str, Tensor], guidance_scale: float, image_guidance_scale: float) -> Tensor:
     """Like ``three_branch``, both differences shortened to the norm of the smaller one (SynCD, arXiv 2502.01720).
 
-    Against over-exposure at high reference scales. The norm is an image's, over ``c h w``. With scales of 1 and norms
-    that differ this is not ``full``: the shortening is the point (the pipeline takes two scales of 1 as "no guidance").
+    Against over-exposure at high image guidance scales. The norm is an image's, over ``c h w``. With scales of 1 and
+    norms that differ this is not ``full``: the shortening is the point (the pipeline takes two scales of 1 as "no
+    guidance").
     """
     by_reference, by_text = e["refs"] - e["none"], e["full"] - e["refs"]
     norms = [x.flatten(-3).norm(dim=-1)[..., None, None, None] for x in (by_reference, by_text)]
@@ -62,7 +68,7 @@ def three_branch_rescaled(e: dict[str, Tensor], text_scale: float, reference_sca
     by_reference, by_text = (
         x * least / norm.clamp(min=1e-8) for x, norm in zip((by_reference, by_text), norms, strict=True)
     )
-    return e["none"] + reference_scale * by_reference + text_scale * by_text
+    return e["none"] + image_guidance_scale * by_reference + guidance_scale * by_text
 
 
 GUIDANCE.register("two_branch")(Guidance(("refs", "full"), two_branch))

@@ -17,7 +17,7 @@ from torch import Tensor
 from jedi.attention import ReferenceCache
 from jedi.conditioning import network_input
 from jedi.guidance import Guidance
-from jedi.inpainting import Edit
+from jedi.inpainting import Inpainting
 from jedi.unet import JointUNet
 
 BRANCHES = {"none": (False, False), "refs": (True, False), "text": (False, True), "full": (True, True)}
@@ -44,19 +44,21 @@ class Conditions:
     """Everything that the network is told besides latents and timestep; the same in every step."""
 
     mode: str
+    """A name of ``jedi.attention.ATTENTION_MODES``."""
     text: Tensor
-    """``[b m l d]``."""
-    empty: Tensor
-    """``[1 l d]``: the empty caption."""
+    """``[b m l d]``: the prompts."""
+    negative: Tensor
+    """``[1 l d]``, ``[m l d]`` or ``[b m l d]``: what stands for "no prompt", the empty caption by default."""
     references: References
-    edit: Edit | None = None
+    edit: Inpainting | None = None
+    """For images of which a part is given."""
 
 
-class Denoiser:
+class GuidedUNet:
     """The network with its conditions, as a function of latents and timestep."""
 
     def __init__(self, unet: JointUNet, scheduler: Any, conditions: Conditions) -> None:
-        self.unet, self.scheduler, self.given = unet, scheduler, conditions
+        self.unet, self.scheduler, self.conditions = unet, scheduler, conditions
         self.dtype = unet.unet.dtype
 
     def __call__(self, latents: Tensor, t: Tensor, rule: Guidance, s_text: float, s_refs: float) -> Tensor:
@@ -74,14 +76,14 @@ class Denoiser:
         Branches with one set size are one network call; without references `refs` is `none`, `full` is
         `text`.
         """
-        text, references = self.given.text, self.given.references
+        text, references = self.conditions.text, self.conditions.references
         b, k = len(text), references.count
         targets = self._target_input(rearrange(latents, "(b m) c h w -> b m c h w", b=b), t)
         wanted = {name: (BRANCHES[name][0] and k > 0, BRANCHES[name][1]) for name in branches}
         predicted: dict[tuple[bool, bool], Tensor] = {}
         for with_references in sorted({x for x, _ in wanted.values()}):
             parts = sorted({part for part in wanted.values() if part[0] == with_references})
-            captions = [text if with_text else self.given.empty.expand_as(text) for _, with_text in parts]
+            captions = [text if with_text else self.conditions.negative.expand_as(text) for _, with_text in parts]
             out = self._call(targets.repeat(len(parts), 1, 1, 1, 1), torch.cat(captions), t, with_references)
             out = rearrange(out, "b m c h w -> (b m) c h w").float()
             predicted |= zip(parts, out.chunk(len(parts)), strict=True)
@@ -93,7 +95,7 @@ class Denoiser:
 
     def _call(self, sample: Tensor, text: Tensor, t: Tensor, with_references: bool) -> Tensor:
         """One network call. ``[b m 2c+1 h w], [b m l d]`` -> ``[b m c h w]``; b counts the branches too."""
-        mode, references = self.given.mode, self.given.references
+        mode, references = self.conditions.mode, self.conditions.references
         b, k = len(sample), references.count
         timestep = t.expand(b)
         if not with_references:
@@ -111,13 +113,13 @@ class Denoiser:
         """Network input ``[b m 2c+1 h w]`` of the targets ``[b m c h w]``."""
         noisy = self.scheduler.scale_model_input(latents, t)
         mask, given = torch.ones_like(noisy[:, :, :1]), torch.zeros_like(noisy)
-        if (edit := self.given.edit) is not None:
+        if (edit := self.conditions.edit) is not None:
             mask, given = edit.mask.expand_as(mask), edit.latents.expand_as(given)
         return network_input(noisy, mask, given).to(self.dtype)
 
     def _reference_input(self, t: Tensor) -> Tensor:
         """Network input ``[b k 2c+1 h w]`` of the references at noise level ``t`` (`mutual`)."""
-        references = self.given.references
+        references = self.conditions.references
         clean = references.latents.expand_as(references.noise)
         noisy = self.add_noise(clean.flatten(0, 1), references.noise.flatten(0, 1), t).view_as(clean)
         noisy = self.scheduler.scale_model_input(noisy, t)

@@ -1,4 +1,4 @@
-"""Editing: an image of which a part is to be generated."""
+"""Inpainting: an image of which a part is to be generated, the rest staying as it is."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from jedi.io import images
 
 
 @dataclass
-class Edit:
-    """What stays and what is made anew. All tensors on the device of the call, float32."""
+class Inpainting:
+    """What stays and what is generated. All tensors on the device of the call, float32."""
 
     image: Tensor
     """``[1 3 H W]`` in [-1, 1], at its own size."""
@@ -29,7 +29,7 @@ class Edit:
     """``[1 1 h w]``: 1 = to be generated, 0 = given."""
 
     @classmethod
-    def prepare(cls, image: Image.Image, mask: Image.Image, size: int, vae: Any, device: Any) -> Edit:
+    def prepare(cls, image: Image.Image, mask: Image.Image, size: int, vae: Any, device: Any) -> Inpainting:
         """From an image and its mask (white = to be generated), for a model of ``size`` pixels."""
         image, mask = images.to_rgb(image), images.to_mask(mask)
         square, box = images.fit_square(image, size)

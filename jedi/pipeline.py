@@ -18,7 +18,6 @@ from diffusers import DiffusionPipeline
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import BaseOutput, logging
 from diffusers.utils.torch_utils import get_module_execution_device, randn_tensor
-from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
@@ -27,23 +26,16 @@ from jedi.attention import ATTENTION_MODES, MODES, ReferenceCache, check_backend
 from jedi.conditioning import network_input
 from jedi.errors import InputError, short
 from jedi.guidance import GUIDANCE, in_interval
-from jedi.guided_unet import Conditions, Denoiser, References
-from jedi.inpainting import Edit
+from jedi.guided_unet import Conditions, GuidedUNet, References
+from jedi.inpainting import Inpainting
 from jedi.io import images
 from jedi.io.base import INDEX, PARTS, check_parts, find_folder, load_parts
 from jedi.io.model_files import DEFAULTS, PIPELINE, check_values, read_json
 from jedi.rng import check_seed, seeded_generator
+from jedi.sampling import SAMPLING_DEFAULTS, check_defaults, sampling_settings
 from jedi.unet import JointUNet
 
 logger = logging.get_logger(__name__)
-
-SAMPLING_DEFAULTS = {
-    "num_inference_steps": 30,
-    "guidance": "two_branch",
-    "guidance_scale": 5.0,
-    "reference_scale": 1.5,
-}
-"""For what neither the caller nor the model (``sampling_defaults`` in its config) sets."""
 
 
 @dataclass
@@ -91,7 +83,7 @@ class JediPipeline(DiffusionPipeline):
         max_trained_references: more references than this give a warning; ``None`` if unknown.
         prediction_type: what the network predicts (diffusers' names); ``None`` takes it from ``scheduler``.
             A scheduler of another prediction type is refused when it is used.
-        sampling_defaults: what of ``SAMPLING_DEFAULTS`` is better otherwise for this model.
+        sampling_defaults: what of ``jedi.sampling.SAMPLING_DEFAULTS`` is better otherwise for this model.
         knows: in a few words what it was trained on, and so what lies outside; sample.py says it.
 
     Raises:
@@ -133,13 +125,12 @@ class JediPipeline(DiffusionPipeline):
         check_parts(parts, "the model")
         if not trained_modes or set(trained_modes) - set(ATTENTION_MODES):
             raise InputError(f"trained_modes {list(trained_modes)}: take some of {', '.join(ATTENTION_MODES)}")
-        if odd := sorted(set(sampling_defaults or {}) - set(SAMPLING_DEFAULTS)):
-            raise InputError(f"sampling_defaults has {odd}; known are {', '.join(SAMPLING_DEFAULTS)}")
+        check_defaults(sampling_defaults)
         self.register_modules(**parts)
         self.register_to_config(
             trained_modes=list(trained_modes),
             max_trained_references=max_trained_references,
-            prediction_type=prediction_type or checks.prediction_type(scheduler),
+            prediction_type=prediction_type or schedulers.prediction_type(scheduler),
             sampling_defaults=dict(sampling_defaults or {}),
             knows=knows,
         )
@@ -201,28 +192,16 @@ class JediPipeline(DiffusionPipeline):
         num_inference_steps: int | None = None,
         guidance: str | None = None,
         guidance_scale: float | None = None,
-        reference_scale: float | None = None,
+        image_guidance_scale: float | None = None,
     ) -> dict[str, Any]:
         """What a call with these arguments uses: they themselves, else the model's defaults.
 
-        A rule that has no use for ``reference_scale`` has it at 1, which is off; so the result can be given back.
+        A rule that has no use for ``image_guidance_scale`` has it at 1, which is off; so the result can be given back.
         Raises ``InputError`` for senseless numbers, an unknown rule, and a rule that is named together with
-        another ``reference_scale`` than 1 that it has no use for.
+        another ``image_guidance_scale`` than 1 that it has no use for.
         """
-        given = {"num_inference_steps": num_inference_steps, "guidance": guidance}
-        given |= {"guidance_scale": guidance_scale, "reference_scale": reference_scale}
-        settings = self.sampling_defaults | {key: value for key, value in given.items() if value is not None}
-        if not checks.uses_reference_scale(settings["guidance"]):
-            if reference_scale in (None, 1):
-                settings["reference_scale"] = 1.0
-            elif guidance is None:
-                settings["guidance"] = "three_branch"
-            else:
-                raise InputError(f"guidance {guidance!r} has no use for reference_scale; 'three_branch' has")
-        checks.check_steps(settings["num_inference_steps"])
-        for key in ("guidance_scale", "reference_scale"):
-            checks.check_scale(key, settings[key])
-        return settings
+        asked = (num_inference_steps, guidance, guidance_scale, image_guidance_scale)
+        return sampling_settings(self.config.sampling_defaults, *asked)
 
     def set_attention_backend(self, name: str) -> None:
         """A name of ``ATTENTION_BACKENDS``, by default `sdpa`. Raises ``RuntimeError`` if it cannot run here."""
@@ -250,24 +229,34 @@ class JediPipeline(DiffusionPipeline):
         return cache
 
     @torch.no_grad()
+    def encode_prompt(self, prompt: str | Sequence[str]) -> Tensor:
+        """The text encoder's output ``[p l d]`` for ``p`` prompts, as ``prompt_embeds`` of a call takes it."""
+        prompts = [prompt] if isinstance(prompt, str) else prompt
+        text = encode_captions(self.tokenizer, self.text_encoder, prompts)
+        return text.to(self._execution_device, self.unet.dtype)
+
+    @torch.no_grad()
     def __call__(
         self,
-        prompt: str | Sequence[str],
+        prompt: str | Sequence[str] | None = None,
         references: Sequence[Image.Image] | None = None,
         reference_prompts: str | Sequence[str] | None = None,
         reference_masks: Sequence[Image.Image | None] | None = None,
         *,
-        num_images: int = 1,
+        negative_prompt: str | Sequence[str] | None = None,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        num_images_per_prompt: int = 1,
         joint: bool = False,
         num_inference_steps: int | None = None,
         guidance: str | None = None,
         guidance_scale: float | None = None,
-        reference_scale: float | None = None,
+        image_guidance_scale: float | None = None,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
-        reference_interval: tuple[float, float] = (0.0, 1.0),
+        image_guidance_interval: tuple[float, float] = (0.0, 1.0),
         mode: str | None = None,
         image: Image.Image | None = None,
-        mask: Image.Image | None = None,
+        mask_image: Image.Image | None = None,
         cache: ReferenceCache | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         latents: Tensor | None = None,
@@ -276,24 +265,28 @@ class JediPipeline(DiffusionPipeline):
         callback_on_step_end: Callable[[Any, int, Tensor, dict], dict | None] | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
     ) -> JediPipelineOutput | tuple:
-        """Images of the references' subject, one prompt after another, ``num_images`` each.
+        """Images of the references' subject, one prompt after another, ``num_images_per_prompt`` each.
 
         Args:
-            prompt: one prompt or several.
+            prompt: one prompt or several; ``p`` below is their number.
             references: ``k`` images of the subject, of any size, mode and aspect. They are fitted as a
                 whole into the model's square (:func:`jedi.io.images.fit_square`). None: plain text-to-image.
             reference_prompts: one caption for all references or one each; ``None`` is the empty caption. The
                 same in every guidance branch.
             reference_masks: for each reference ``None`` or a mask of the subject (white); the rest is hidden.
-            num_images: images a prompt; with ``joint``, stories.
+            negative_prompt: takes the place of the empty caption in the guidance branches without the prompt;
+                one for all prompts, or one each. Without guidance it has no effect.
+            prompt_embeds: ``[p l d]``, in place of ``prompt``: what :meth:`encode_prompt` gives.
+            negative_prompt_embeds: ``[p l d]`` or ``[1 l d]``, in place of ``negative_prompt``.
+            num_images_per_prompt: with ``joint``, the number of stories.
             joint: sample all prompts as one set, so that they agree with one another; the images come story
                 after story. By default each image is a set of its own, with the references.
-            num_inference_steps, guidance, guidance_scale, reference_scale: ``None`` takes the model's
-                defaults. ``guidance`` names a rule of :mod:`jedi.guidance`; a ``reference_scale`` chooses
+            num_inference_steps, guidance, guidance_scale, image_guidance_scale: ``None`` takes the model's
+                defaults. ``guidance`` names a rule of :mod:`jedi.guidance`; an ``image_guidance_scale`` chooses
                 `three_branch` where the default rule has no use for one. Scales of 1 switch guidance off.
-            guidance_interval, reference_interval: shares of the run (0 to 1) between which each is on.
+            guidance_interval, image_guidance_interval: shares of the run (0 to 1) between which each is on.
             mode: `one_way` (references are encoded once) or `mutual`; by default the first trained one.
-            image, mask: an image, and what of it is to be generated (white). The result has the image's
+            image, mask_image: an image, and what of it is to be generated (white). The result has the image's
                 size and, outside of the mask, its pixels. Let the mask cover all of what has to go.
             cache: from :meth:`encode_references`, in place of ``references``; mode `one_way`.
             generator: a list with one generator an image (:func:`image_generators`; an image is then the
@@ -309,46 +302,46 @@ class JediPipeline(DiffusionPipeline):
             InputError: arguments that are senseless or do not fit one another, or a mode or scheduler that
                 the model was not trained for.
         """
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        checks.check_prompts(prompts, num_images)
+        settings = self.sampling_settings(num_inference_steps, guidance, guidance_scale, image_guidance_scale)
         mode = mode or ("one_way" if cache is not None else self.config.trained_modes[0])
-        checks.check_mode(mode, self.config.trained_modes)
-        checks.check_scheduler(self.scheduler, self.config.prediction_type)
-        self._check_references(references, reference_prompts, reference_masks, cache, mode)
-        checks.check_edit(image, mask)
-        device = self._execution_device
-        shape = (self.unet.config.out_channels, *[self.image_size // self.vae_scale_factor] * 2)  # c h w
-        n = num_images * len(prompts)
-        checks.check_cache(cache, num_images if joint else n)
-        checks.check_noise(generator, latents, (n, *shape))
-        checks.check_interval("guidance_interval", guidance_interval)
-        checks.check_interval("reference_interval", reference_interval)
-        checks.check_outputs(output_type, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
-        settings = self.sampling_settings(num_inference_steps, guidance, guidance_scale, reference_scale)
-        gives = image is not None or (mode != "one_way" and bool(references))
-        schedulers.check_sampler(self.scheduler, settings["num_inference_steps"], gives)
+        texts = (prompt, prompt_embeds, negative_prompt, negative_prompt_embeds)
+        given = (references, reference_prompts, reference_masks)
+        intervals = (guidance_interval, image_guidance_interval)
+        outputs = (output_type, callback_on_step_end_tensor_inputs)
+        counts = (num_images_per_prompt, joint, settings["num_inference_steps"])
+        self.check_inputs(
+            *texts, *given, cache, mode, *counts, image, mask_image, generator, latents, *intervals, *outputs
+        )
         rule = GUIDANCE.get(settings["guidance"])
-        scales = (settings["guidance_scale"], settings["reference_scale"])
+        scales = (settings["guidance_scale"], settings["image_guidance_scale"])
+        device = self._execution_device
 
         # prepare: b sets of m targets
-        b, m = (num_images, len(prompts)) if joint else (n, 1)
-        captions = prompts * num_images if joint else [x for x in prompts for _ in range(num_images)]
-        noise = self._noise(n, shape, generator) if latents is None else latents.to(device, torch.float32)
+        text = self._text(prompt, prompt_embeds)  # p l d
+        if joint:
+            text = text.expand(num_images_per_prompt, -1, -1, -1)
+        else:
+            text = text.repeat_interleave(num_images_per_prompt, 0)[:, None]
+        b, m = text.shape[:2]
+        negative = self._text(negative_prompt or "", negative_prompt_embeds)
+        if len(negative) > 1 and not joint:
+            negative = negative.repeat_interleave(num_images_per_prompt, 0)[:, None]
+        noise = (
+            self._noise(b * m, self._latent_shape, generator) if latents is None else latents.to(device, torch.float32)
+        )
         if cache is not None:
             members = References(cache.num_references, cache.to(device, self.unet.dtype))
         elif not references:
             members = References(0)
         elif mode == "one_way":
-            cache = self._encode_references(references, reference_prompts, reference_masks)
-            members = References(len(references), cache)
+            members = References(len(references), self._encode_references(*given))
         else:
-            given, text = self._reference_inputs(references, reference_prompts, reference_masks)
+            clean, captions = self._reference_inputs(*given)
             # A set's first image draws for its references: a set is the same alone and in a batch.
             first = generator[::m] if isinstance(generator, list) else generator
-            members = References(len(references), None, given, text, self._noise(b, given.shape, first))
-        text = rearrange(self._encode_text(captions), "(b m) l d -> b m l d", b=b)
-        edit = None if image is None else Edit.prepare(image, mask, self.image_size, self.vae, device)
-        conditions = Conditions(mode, text, self._encode_text([""]), members, edit)
+            members = References(len(references), None, clean, captions, self._noise(b, clean.shape, first))
+        edit = None if image is None else Inpainting.prepare(image, mask_image, self.image_size, self.vae, device)
+        conditions = Conditions(mode, text, negative, members, edit)
 
         # schedule
         timesteps = self._schedule(settings["num_inference_steps"])
@@ -357,7 +350,7 @@ class JediPipeline(DiffusionPipeline):
         options = {"generator": generator} if "generator" in accepted else {}
 
         # denoise
-        denoise = Denoiser(self._joint_unet(), self.scheduler, conditions)
+        denoise = GuidedUNet(self._joint_unet(), self.scheduler, conditions)
         self._interrupt = False
         with self.progress_bar(total=len(timesteps)) as progress:
             for i, t in enumerate(timesteps):
@@ -367,7 +360,7 @@ class JediPipeline(DiffusionPipeline):
                     latents = edit.hold(latents, denoise.add_noise(edit.latents.expand_as(noise), noise, t))
                 s_text, s_refs = (
                     scale if in_interval(i, len(timesteps), interval) else 1.0
-                    for scale, interval in zip(scales, (guidance_interval, reference_interval), strict=True)
+                    for scale, interval in zip(scales, (guidance_interval, image_guidance_interval), strict=True)
                 )
                 prediction = denoise(latents, t, rule, s_text, s_refs)
                 latents = self.scheduler.step(prediction, t, latents, **options, return_dict=False)[0]
@@ -387,7 +380,53 @@ class JediPipeline(DiffusionPipeline):
         self.maybe_free_model_hooks()
         return JediPipelineOutput(images=result) if return_dict else (result,)
 
+    def check_inputs(
+        self,
+        prompt: Any,
+        prompt_embeds: Any,
+        negative_prompt: Any,
+        negative_prompt_embeds: Any,
+        references: Any,
+        reference_prompts: Any,
+        reference_masks: Any,
+        cache: Any,
+        mode: str,
+        num_images_per_prompt: Any,
+        joint: bool,
+        num_inference_steps: int,
+        image: Any,
+        mask_image: Any,
+        generator: Any,
+        latents: Any,
+        guidance_interval: Any,
+        image_guidance_interval: Any,
+        output_type: str,
+        tensor_inputs: Sequence[str],
+    ) -> None:
+        """Raises ``InputError`` for arguments of a call that are senseless or do not fit one another or the model."""
+        shape = (caption_length(self.tokenizer, self.text_encoder), self.unet.config.cross_attention_dim)
+        checks.check_prompts(prompt, prompt_embeds, negative_prompt, negative_prompt_embeds, shape)
+        checks.check_count("num_images_per_prompt", num_images_per_prompt)
+        checks.check_mode(mode, self.config.trained_modes)
+        schedulers.check_prediction_type(self.scheduler, self.config.prediction_type)
+        self._check_references(references, reference_prompts, reference_masks, cache, mode)
+        checks.check_edit(image, mask_image)
+        sets, targets = num_images_per_prompt, checks.num_prompts(prompt, prompt_embeds)
+        checks.check_cache(cache, sets if joint else sets * targets)
+        checks.check_noise(generator, latents, (sets * targets, *self._latent_shape))
+        checks.check_interval("guidance_interval", guidance_interval)
+        checks.check_interval("image_guidance_interval", image_guidance_interval)
+        checks.check_outputs(output_type, tensor_inputs, self._callback_tensor_inputs)
+        by_add_noise = image is not None or (mode != "one_way" and bool(references))
+        schedulers.check_sampler(self.scheduler, num_inference_steps, by_add_noise)
+
     # The steps of __call__, in its order.
+
+    @property
+    def _latent_shape(self) -> tuple[int, int, int]:
+        """c h w."""
+        side = self.image_size // self.vae_scale_factor
+        return self.unet.config.out_channels, side, side
 
     def _check_references(self, references: Any, *others: Any) -> None:
         checks.check_references(references, *others)
@@ -401,9 +440,8 @@ class JediPipeline(DiffusionPipeline):
         draw = lambda g: randn_tensor((1, *shape), g, self._execution_device, torch.float32)
         return torch.cat([draw(g) for g in generators])
 
-    def _encode_text(self, captions: Sequence[str]) -> Tensor:
-        text = encode_captions(self.tokenizer, self.text_encoder, captions)
-        return text.to(self._execution_device, self.unet.dtype)
+    def _text(self, prompt: Any, embeds: Tensor | None) -> Tensor:
+        return self.encode_prompt(prompt) if embeds is None else embeds.to(self._execution_device, self.unet.dtype)
 
     def _reference_inputs(self, references: Any, prompts: Any, masks: Any) -> tuple[Tensor, Tensor]:
         """Clean latents ``[k c h w]`` and text ``[k l d]`` of the references."""
@@ -415,7 +453,7 @@ class JediPipeline(DiffusionPipeline):
         pixels = images.to_tensor(squares).to(self._execution_device)
         prompts = prompts or ""
         captions = [prompts] * len(squares) if isinstance(prompts, str) else prompts
-        return images.encode_pixels(self.vae, pixels).float(), self._encode_text(captions)
+        return images.encode_pixels(self.vae, pixels).float(), self.encode_prompt(captions)
 
     def _encode_references(self, *references: Any) -> ReferenceCache:
         latents, text = self._reference_inputs(*references)

@@ -37,6 +37,24 @@ def exchange(scheduler: Any, name: str) -> Any:
     return kind.from_config(own, **_known(kind, {key: own.get(key, value) for key, value in NEUTRAL.items()}))
 
 
+def prediction_type(scheduler: Any) -> str:
+    """What the scheduler takes the network's output for. Raises ``InputError`` for one that says nothing of it."""
+    found = scheduler.config.get("prediction_type")
+    if found is None or not hasattr(scheduler, "alphas_cumprod"):
+        raise InputError(f"{type(scheduler).__name__} is no discrete-time diffusion scheduler (DDIM, DPM-Solver++...)")
+    return found
+
+
+def check_prediction_type(scheduler: Any, trained: str) -> None:
+    """The scheduler must read the network's output as what the network was trained to say; ``InputError`` if not."""
+    found, name = prediction_type(scheduler), type(scheduler).__name__
+    if found != trained:
+        raise InputError(
+            f"{name} is set to prediction_type {found!r}, this model was trained with {trained!r}; make it "
+            f"by {name}.from_config(pipe.scheduler.config)"
+        )
+
+
 def check_sampler(scheduler: Any, steps: int, gives: bool) -> None:
     """Raises ``InputError`` unless ``scheduler`` can take ``steps`` steps in which generators rule all that it draws.
 

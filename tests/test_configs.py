@@ -76,7 +76,9 @@ def test_there_is_a_configuration_for_each_front_end():
 def test_a_request_is_one_that_sample_py_takes(config):
     settings = sample.settings_from(vars(sample.parser().parse_args(arguments(config))))
     asked = load(sample.Settings, config)
-    assert settings.prompts == asked.prompts and len(settings.captions) == len(asked.prompts) * asked.num_images
+    assert (
+        settings.prompts == asked.prompts and len(settings.captions) == len(asked.prompts) * asked.num_images_per_prompt
+    )
     assert (ROOT / settings.references[0]).is_dir() and settings.out
 
 

@@ -28,7 +28,7 @@ def dreambench(tmp_path, tiny_model, monkeypatch, encoders):
     made_up.dreambench(tmp_path / "data")
 
     def run(*more, scoring=True, **changed) -> int:
-        given = {"data": "data", "model": tiny_model, "out": "out", "steps": 1, "num-images": 2} | changed
+        given = {"data": "data", "model": tiny_model, "out": "out", "steps": 1, "num-images-per-prompt": 2} | changed
         command = [str(x) for key, value in given.items() if value is not None for x in (f"--{key}", value)]
         return evaluate.main(["dreambench", *command, *map(str, more), *(encoders if scoring else [])])
 
@@ -109,7 +109,7 @@ def test_scoring_wants_all_images(dreambench, tmp_path, capsys):
     assert dreambench("--stage", "score") == 2
     assert "9 of 18 images are missing (vase/00-1" in capsys.readouterr().err
     assert dreambench("--part", "1/2", scoring=False) == 0
-    assert dreambench("--stage", "score", **{"num-images": 1}) == 2
+    assert dreambench("--stage", "score", **{"num-images-per-prompt": 1}) == 2
     assert "out holds another plan (it has 18 items, wanted are 12" in capsys.readouterr().err
     assert dreambench("--stage", "score") == 0
 
@@ -129,7 +129,7 @@ def test_only_subjects_whose_images_changed_are_scored_again(dreambench, tmp_pat
 
 
 def test_three_references_and_other_runs_beside(dreambench, tmp_path, capsys):
-    common = {"num-images": 1, "subjects": "cat"}
+    common = {"num-images-per-prompt": 1, "subjects": "cat"}
     assert dreambench("--no-reference", 0, out="first", **common, **{"guidance-scale": 2}) == 0
     assert dreambench("--refs", 3, "--beside", "first", "--label", "more", **common) == 0
     out = capsys.readouterr().out
@@ -143,7 +143,7 @@ def test_three_references_and_other_runs_beside(dreambench, tmp_path, capsys):
 
 def test_dreambench_plus(dreambench, tmp_path, capsys):
     made_up.dreambench_plus(tmp_path / "plus")
-    assert dreambench(data="plus", **{"num-images": 1}) == 0
+    assert dreambench(data="plus", **{"num-images-per-prompt": 1}) == 0
     assert "This is not DreamBench++'s full protocol: 2 subjects in the folder" in capsys.readouterr().out
     result = json.loads((tmp_path / "out/scores.json").read_text())
     assert result["rows"]["oracle"] == {}  # one image a subject: nothing to compare it with
@@ -153,7 +153,7 @@ def test_dreambench_plus(dreambench, tmp_path, capsys):
 
 @pytest.mark.skipif(not DREAMBOOTH.is_dir(), reason="../shared/dreambooth is not there")
 def test_the_published_images(dreambench, tmp_path):
-    options = {"data": DREAMBOOTH, "prompts": 1, "num-images": 1}
+    options = {"data": DREAMBOOTH, "prompts": 1, "num-images-per-prompt": 1}
     assert dreambench("--subjects", "red_cartoon", "dog8", **options) == 0
     assert len(images(tmp_path / "out")) == 4
     result = json.loads((tmp_path / "out/scores.json").read_text())
@@ -253,10 +253,10 @@ CANS = ("scores", "--images", "data/can", "--references", "data/can", "--out", "
     [
         (["--refs", "2"], "argument --refs: invalid choice"),
         (["--subjects", "pot"], "--subjects pot: not in data, which has can, cat, vase"),
-        (["--num-images", "0"], "--num-images must be 1 or more, got 0"),
-        (["--prompts", "0"], "--prompts must be 1 or more"),
+        (["--num-images-per-prompt", "0"], "--num-images-per-prompt must be a whole number of 1 or more, got 0"),
+        (["--prompts", "0"], "--prompts must be a whole number of 1 or more"),
         (["--no-reference", "-1"], "--no-reference must be 0 or more"),
-        (["--steps", "0"], "--steps must be 1 or more"),
+        (["--steps", "0"], "--steps must be a whole number of 1 or more"),
         (["--guidance-scale", "nan"], "--guidance-scale must be a number of 0 or more"),
         (["--part", "3/3"], "--part 3/3: wanted is I/N"),
         (["--part", "x"], "--part x: wanted is I/N"),

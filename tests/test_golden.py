@@ -34,7 +34,7 @@ RECIPE = {
     "batch_size": 4,
     "checkpoints": {"every_steps": 20},
     "data": {"workers": 0},
-    "conditioning": {"mutual": 0.5, "partly_given": 0.5},
+    "conditioning": {"mutual_prob": 0.5, "partly_given_prob": 0.5},
     "optimizer": {"lr": 1e-3, "warmup_steps": 5, "schedule": "cosine"},
     "ema": {"decay": 0.9},
     "validation": {"every_steps": 0},
@@ -79,7 +79,7 @@ def image(mode: str) -> list[list[float]]:
     channels = np.broadcast_arrays(ramp[:, None], ramp, 255 - ramp[:, None])
     first = Image.fromarray(np.stack(channels, -1).astype(np.uint8))
     references = [first, first.rotate(90)]
-    options = {"guidance": "three_branch", "guidance_scale": 3.0, "reference_scale": 2.0, "num_inference_steps": 8}
+    options = {"guidance": "three_branch", "guidance_scale": 3.0, "image_guidance_scale": 2.0, "num_inference_steps": 8}
     made = pipe(
         "a red cat on grass",
         references,

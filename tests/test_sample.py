@@ -53,7 +53,7 @@ def pixels(path: Path) -> np.ndarray:
 
 
 def test_images_a_grid_and_a_record(request_in, tmp_path, capsys):
-    assert request_in("--prompt", "a dog", "--num-images", "2", "--seed", "5") == 0
+    assert request_in("--prompt", "a dog", "--num-images-per-prompt", "2", "--seed", "5") == 0
     out = tmp_path / "out"
     assert names(out) == ["0000.png", "0001.png", "0002.png", "0003.png", "grid.png", "samples.json"]
     assert names(tmp_path) == ["out", "photos"]
@@ -104,7 +104,7 @@ def test_results_as_references_come_without_their_contact_sheet(request_in, tmp_
 @pytest.mark.parametrize(
     "more",
     [
-        ("--prompt", "a ${dog} [1]: {x}", "--num-images", "2", "--guidance-scale", "3", "--seed", "5"),
+        ("--prompt", "a ${dog} [1]: {x}", "--num-images-per-prompt", "2", "--guidance-scale", "3", "--seed", "5"),
         ("--joint", "--prompt", "a dog", "--scheduler", "unipc"),
         ("--subject", "fox=photos", "--subject", "cat=photos"),
     ],
@@ -132,7 +132,7 @@ def test_a_record_is_a_request(request_in, tmp_path, capsys, more):
         {"references": [{"file": 3, "sha256": "0"}]}, {"edit": None}, {"edit": [1]}, {"edit": {"image": "a.png"}},
     ],
 )  # fmt: skip
-def test_a_record_with_damaged_books_is_one_line(request_in, tmp_path, capsys, damage):
+def test_a_record_with_damaged_lists_is_one_line(request_in, tmp_path, capsys, damage):
     assert request_in(steps=1) == 0
     record = json.loads((tmp_path / "out" / "samples.json").read_text())
     (tmp_path / "r.json").write_text(json.dumps(record | damage))
@@ -159,16 +159,23 @@ def test_what_a_model_knows_is_said(request_in, tiny_model, tmp_path, capsys):
     assert "what mine knows: cats in hats\n" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("scales", [(), ("--reference-scale", "2", "--guidance-scale", "3")])
+def test_a_negative_prompt(request_in, tmp_path):
+    assert request_in(out="plain") == 0 and request_in("--negative-prompt", "a dog") == 0
+    assert np.abs(pixels(tmp_path / "plain" / "0000.png") - pixels(tmp_path / "out" / "0000.png")).max() > 0
+    record = json.loads((tmp_path / "out" / "samples.json").read_text())
+    assert record["request"]["negative_prompt"] == record["settings"]["negative_prompt"] == "a dog"
+
+
+@pytest.mark.parametrize("scales", [(), ("--image-guidance-scale", "2", "--guidance-scale", "3")])
 def test_the_record_is_enough_to_make_one_of_the_images_again(request_in, tmp_path, scales):
-    assert request_in("--prompt", "a dog", "--num-images", "2", *scales) == 0
+    assert request_in("--prompt", "a dog", "--num-images-per-prompt", "2", *scales) == 0
     record = json.loads((tmp_path / "out" / "samples.json").read_text())
     used, made = record["settings"], record["images"][3]
     assert sample.main([
         "--references", *(x["file"] for x in record["references"]), "--model", record["model"]["name"],
         "--prompt", made["prompt"], "--seed", str(made["seed"]), "--steps", str(used["num_inference_steps"]),
         "--guidance", used["guidance"], "--guidance-scale", str(used["guidance_scale"]),
-        "--reference-scale", str(used["reference_scale"]), "--mode", used["mode"], "--out", "again",
+        "--image-guidance-scale", str(used["image_guidance_scale"]), "--mode", used["mode"], "--out", "again",
     ]) == 0  # fmt: skip
     difference = pixels(tmp_path / "again" / "0000.png") - pixels(tmp_path / "out" / made["file"])
     assert abs(difference).max() <= 1
@@ -188,24 +195,24 @@ def test_the_record_names_the_stored_weights_and_nothing_of_chance(request_in, t
 
 
 def test_the_last_seeds_there_are(request_in, tmp_path):
-    assert request_in("--seed", str(2**64 - 2), "--num-images", "2", steps=1) == 0
+    assert request_in("--seed", str(2**64 - 2), "--num-images-per-prompt", "2", steps=1) == 0
     assert request_in("--seed", str(2**64 - 1), steps=1, out="last") == 0
     assert (tmp_path / "last" / "0000.png").read_bytes() == (tmp_path / "out" / "0001.png").read_bytes()
 
 
 def test_the_same_command_again_gives_the_same_bytes(request_in, tmp_path):
-    assert request_in("--num-images", "3") == 0
+    assert request_in("--num-images-per-prompt", "3") == 0
     before = {x.name: x.read_bytes() for x in (tmp_path / "out").iterdir()}
-    assert request_in("--num-images", "3") == 0
+    assert request_in("--num-images-per-prompt", "3") == 0
     assert {x.name: x.read_bytes() for x in (tmp_path / "out").iterdir()} == before
-    assert request_in("--num-images", "1") == 0
+    assert request_in("--num-images-per-prompt", "1") == 0
     assert names(tmp_path / "out") == ["0000.png", "grid.png", "samples.json"]
 
 
 @pytest.mark.parametrize("mode", ["one_way", "mutual"])
 def test_batches_do_not_show(request_in, tmp_path, mode):
     for size in ("1", "2"):
-        options = ("--num-images", "3", "--mode", mode, "--batch-size", size)
+        options = ("--num-images-per-prompt", "3", "--mode", mode, "--batch-size", size)
         assert request_in(*options, out=f"out{size}") == 0
     for i in range(3):
         one, two = (pixels(tmp_path / f"out{size}" / f"{i:04d}.png") for size in (1, 2))
@@ -213,7 +220,7 @@ def test_batches_do_not_show(request_in, tmp_path, mode):
 
 
 def test_a_story(request_in, tmp_path):
-    assert request_in("--prompt", "a dog", "--joint", "--num-images", "2") == 0
+    assert request_in("--prompt", "a dog", "--joint", "--num-images-per-prompt", "2") == 0
     record = json.loads((tmp_path / "out" / "samples.json").read_text())
     assert [x["prompt"] for x in record["images"]] == ["a cat", "a dog", "a cat", "a dog"]
     assert request_in("--prompt", "a dog", out="alone") == 0
@@ -254,12 +261,12 @@ def test_an_edit(request_in, tmp_path):
     mask = Image.new("L", (48, 36))
     mask.paste(255, (10, 8, 30, 30))
     mask.save(tmp_path / "mask.png")
-    assert request_in("--image", "room.png", "--mask", "mask.png") == 0
+    assert request_in("--image", "room.png", "--mask-image", "mask.png") == 0
     after = pixels(tmp_path / "out" / "0000.png")
     inside = np.asarray(mask) > 0
     np.testing.assert_array_equal(after[~inside], before[~inside])
     assert (after[inside] != before[inside]).mean() > 0.5
-    assert set(json.loads((tmp_path / "out" / "samples.json").read_text())["edit"]) == {"image", "mask"}
+    assert set(json.loads((tmp_path / "out" / "samples.json").read_text())["edit"]) == {"image", "mask_image"}
 
 
 def test_prompts_from_a_file_and_settings_from_a_config(request_in, tmp_path):
@@ -355,13 +362,13 @@ def huge() -> str:
 
 def small_mask() -> tuple[str, ...]:
     Image.new("L", (8, 8), 255).save("small.png")
-    return "--image", "photos/a.png", "--mask", "small.png"
+    return "--image", "photos/a.png", "--mask-image", "small.png"
 
 
 def black_mask() -> tuple[str, ...]:
     photo(Path("room.png"))
     Image.new("L", (40, 30)).save("mask.png")
-    return "--image", "room.png", "--mask", "mask.png"
+    return "--image", "room.png", "--mask-image", "mask.png"
 
 
 def in_latin_1() -> str:
@@ -394,36 +401,40 @@ BAD = {
     "no out": ({"out": lambda: None}, (), "--out"),
     "out is a file": ({"out": lambda: "photos/a.png"}, (), "photos/a.png is a file"),
     "out below a file": ({"out": lambda: "photos/a.png/out"}, (), "photos/a.png"),
-    "zero steps": ({"steps": lambda: "0"}, (), "--steps must be 1 or more"),
-    "negative steps": ({"steps": lambda: "-4"}, (), "--steps must be 1 or more"),
+    "zero steps": ({"steps": lambda: "0"}, (), "--steps must be a whole number of 1 or more"),
+    "negative steps": ({"steps": lambda: "-4"}, (), "--steps must be a whole number of 1 or more"),
     "steps of text": ({"steps": lambda: "many"}, (), "--steps: invalid int value"),
     "too many steps": ({"steps": lambda: "100000"}, (), "num_inference_steps"),
     "a step too many": ({"steps": lambda: "1000"}, (), "num_inference_steps=1000 is too many: DDIMScheduler"),
-    "too many images": ({}, ("--num-images", "9" * 12), "at most 100,000 are made"),
+    "too many images": ({}, ("--num-images-per-prompt", "9" * 12), "at most 100,000 are made"),
     "missing extension": ({}, ("--extensions", "no_such_module"), "no module 'no_such_module'"),
-    "no images": ({}, ("--num-images", "0"), "--num-images must be 1 or more"),
+    "no images": ({}, ("--num-images-per-prompt", "0"), "--num-images-per-prompt must be a whole number of 1 or more"),
     "nan": ({}, ("--guidance-scale", "nan"), "--guidance-scale must be a number of 0 or more"),
-    "inf": ({}, ("--reference-scale", "inf"), "--reference-scale must be a number of 0 or more"),
+    "inf": ({}, ("--image-guidance-scale", "inf"), "--image-guidance-scale must be a number of 0 or more"),
     "negative scale": ({}, ("--guidance-scale", "-2"), "--guidance-scale must be"),
     "negative seed": ({}, ("--seed", "-1"), "--seed must be"),
     "large seed": ({}, ("--seed", str(2**64)), "--seed must be a whole number from 0 to 2^64 - 1"),
-    "a seed too many": ({}, ("--seed", str(2**64 - 1), "--num-images", "2"), "--seed must be"),
+    "a seed too many": ({}, ("--seed", str(2**64 - 1), "--num-images-per-prompt", "2"), "--seed must be"),
     "batch": ({}, ("--batch-size", "0"), "--batch-size must be"),
     "mode": ({}, ("--mode", "both"), "trained in one_way, mutual"),
     "guidance": ({}, ("--guidance", "plane"), "did you mean 'plain'"),
-    "unused scale": ({}, ("--guidance", "plain", "--reference-scale", "2"), "no use for reference_scale"),
+    "unused scale": ({}, ("--guidance", "plain", "--image-guidance-scale", "2"), "no use for image_guidance_scale"),
     "scheduler": ({}, ("--scheduler", "eulr"), "--scheduler 'eulr': known are ddim"),
     "dtype": ({}, ("--dtype", "int8"), "--dtype 'int8': known are float32"),
     "device": ({}, ("--device", "gpu7"), "--device gpu7"),
-    "image alone": ({}, ("--image", "photos/a.png"), "--image and --mask go together"),
+    "image alone": ({}, ("--image", "photos/a.png"), "--image and --mask-image go together"),
     "a prompt in another encoding": ({"prompt": lambda: "caf\udce9"}, (), "--prompt 'caf\\udce9': not UTF-8"),
     "a subject in another encoding": ({"references": list}, ("--subject", "\udce9=photos"), "--subject '\\udce9'"),
     "a folder in another encoding": ({"references": lambda: [in_latin_1()]}, (), "caf\\xe9: its name is not UTF-8"),
     "a model in another encoding": ({"model": lambda: "caf\udce9"}, (), "--model 'caf\\udce9': not UTF-8"),
-    "an edit in another encoding": ({}, ("--image", "\udce9.png", "--mask", "photos/a.png"), "--image '\\udce9.png'"),
-    "mask alone": ({}, ("--mask", "photos/a.png"), "--image and --mask go together"),
+    "an edit in another encoding": (
+        {},
+        ("--image", "\udce9.png", "--mask-image", "photos/a.png"),
+        "--image '\\udce9.png'",
+    ),
+    "mask alone": ({}, ("--mask-image", "photos/a.png"), "--image and --mask-image go together"),
     "mask of another size": ({}, small_mask, "must agree"),
-    "black mask": ({}, black_mask, "mask is black"),
+    "black mask": ({}, black_mask, "mask_image is black"),
     "subject without a folder": ({}, ("--subject", "fox"), "--subject fox: expected NAME=DIR"),
     "subject twice": ({}, ("--subject", "a=photos", "--subject", "a=photos"), "--subject a is given twice"),
     "subject and references": ({}, ("--subject", "a=photos"), "give one or the other"),
@@ -493,7 +504,7 @@ def test_an_interrupt_in_the_middle(request_in, tmp_path, monkeypatch, capsys):
         return original(self, *args, **kwargs)
 
     monkeypatch.setattr(JediPipeline, "__call__", stop)
-    assert request_in("--num-images", "3", "--batch-size", "1") == 130
+    assert request_in("--num-images-per-prompt", "3", "--batch-size", "1") == 130
     assert "interrupted" in capsys.readouterr().err
     assert names(tmp_path) == ["photos"]
 
@@ -524,7 +535,7 @@ def test_signals_to_the_real_command(python, environment, root, tiny_model, tmp_
     photo(tmp_path / "a.png")
     command = [python, root / "sample.py", "--model", tiny_model, "--references", "a.png"]
     process = subprocess.Popen(
-        [*command, "--prompt", "a cat", "--steps", "900", "--num-images", "50", "--out", "out"],
+        [*command, "--prompt", "a cat", "--steps", "900", "--num-images-per-prompt", "50", "--out", "out"],
         cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a suite in the background has it ignored
     )  # fmt: skip

@@ -252,8 +252,8 @@ def gradients(run) -> dict[str, torch.Tensor]:
 @pytest.mark.slow
 @pytest.mark.parametrize("mutual", [0, 1])
 def test_processes_and_accumulation_give_the_gradients_of_the_whole_batch(recipe, tmp_path, mutual):
-    shared = ["max_steps=1", "optimizer.clip_grad_norm=0", f"conditioning.mutual={mutual}", "batch_size=8"]
-    shared += ["conditioning.reference_weights=[0,1]", "conditioning.partly_given=0.5"]
+    shared = ["max_steps=1", "optimizer.clip_grad_norm=0", f"conditioning.mutual_prob={mutual}", "batch_size=8"]
+    shared += ["conditioning.reference_weights=[0,1]", "conditioning.partly_given_prob=0.5"]
     layouts = {
         "one": [],
         "processes": ["hardware.devices=2", "hardware.strategy=ddp_fork"],
@@ -306,7 +306,7 @@ def test_a_run_validates_samples_logs_and_keeps_the_best(recipe, tmp_path, capsy
 @pytest.mark.slow
 def test_the_loss_falls(recipe, tmp_path):
     run, options = tmp_path / "run", ["log.loggers=[csv]", "log.every_steps=8", "checkpoints.every_steps=100"]
-    options += ["max_steps=24", "data.cache_latents=true", "optimizer.lr=3e-3", "conditioning.mutual=0"]
+    options += ["max_steps=24", "data.cache_latents=true", "optimizer.lr=3e-3", "conditioning.mutual_prob=0"]
     assert train.main(["--config", str(recipe), *options]) == 0
     rows = [row.split(",") for row in (run / "logs" / "csv" / "version_0" / "metrics.csv").read_text().splitlines()]
     losses = [float(row[rows[0].index("train/loss")]) for row in rows[1:]]

@@ -14,6 +14,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from jedi.checks import check_count, check_options
 from jedi.errors import InputError
 from jedi.evaluation import options
 from jedi.evaluation.generation import ImageRequest, check_done, generate, seed_of
@@ -31,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", required=True, metavar="DIR", help="the folder to write")
     add("--refs", type=int, default=1, choices=(1, 3), help="references: 1 (Kosmos-G's list) or 3 (ours) (1)")
     add("--reference-list", metavar="F", help='a list of one\'s own instead, JSON: {"SUBJECT": ["02.jpg", ...]}')
-    add("--num-images", type=int, default=IMAGES, metavar="N", help=f"images a prompt ({IMAGES})")
+    add("--num-images-per-prompt", type=int, default=IMAGES, metavar="N", help=f"images a prompt ({IMAGES})")
     add("--subjects", nargs="+", metavar="NAME", help="only these, or a number: the first so many")
     add("--prompts", type=int, metavar="N", help="only the first so many prompts of each subject")
     add("--no-reference", type=int, default=1, metavar="N", help="images a prompt without references (1; 0: no row)")
@@ -48,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Generates, scores, reports. Raises ``InputError`` for a mistake in the request."""
     sampling = options.sampling_of(arguments)
     part = options.part_of(arguments.part)
-    options.check_positive(arguments, "num_images", "prompts", "samples")
+    check_options(arguments, check_count, "num_images_per_prompt", "prompts", "samples")
     if arguments.no_reference < 0:
         raise InputError(f"--no-reference must be 0 or more, got {arguments.no_reference}")
     if arguments.part is not None and arguments.stage == "score":
@@ -57,7 +58,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     check_place(arguments.out, data=arguments.data)
     benchmark = select(read_benchmark(arguments.data, arguments.refs, arguments.reference_list), arguments)
-    items = plan(benchmark, arguments.num_images, arguments.no_reference, arguments.seed, arguments.identifier)
+    items = plan(
+        benchmark, arguments.num_images_per_prompt, arguments.no_reference, arguments.seed, arguments.identifier
+    )
     scoring = arguments.stage != "generate" and arguments.part is None
     others = []
     if scoring:
@@ -85,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"all images{which} are made: {Path(arguments.out) / 'images'}; score them with --stage score")
         return 0
     frozen = check_done(items, arguments.out)
-    cases = groups(benchmark, arguments.out, arguments.num_images, arguments.no_reference)
+    cases = groups(benchmark, arguments.out, arguments.num_images_per_prompt, arguments.no_reference)
     with locked(arguments.out):
         records = score_all(cases, encoders, Path(arguments.out) / "scores")
         label = arguments.label or score_report.label_of(frozen["notes"].get("model"))
@@ -128,21 +131,25 @@ def select(benchmark: Benchmark, arguments: argparse.Namespace) -> Benchmark:
     if arguments.prompts is not None and arguments.prompts < most:
         subjects = tuple(replace(x, templates=x.templates[: arguments.prompts]) for x in subjects)
         remarks.append(f"{arguments.prompts} of {most} prompts a subject")
-    if arguments.num_images != IMAGES:
-        plural = "s" * (arguments.num_images > 1)
-        remarks.append(f"{arguments.num_images} image{plural} a prompt, not {IMAGES}")
+    if arguments.num_images_per_prompt != IMAGES:
+        plural = "s" * (arguments.num_images_per_prompt > 1)
+        remarks.append(f"{arguments.num_images_per_prompt} image{plural} a prompt, not {IMAGES}")
     return replace(benchmark, subjects=subjects, remarks=tuple(remarks))
 
 
 def plan(
-    benchmark: Benchmark, num_images: int = IMAGES, no_reference: int = 1, seed: int = 0, identifier: str = ""
+    benchmark: Benchmark,
+    num_images_per_prompt: int = IMAGES,
+    no_reference: int = 1,
+    seed: int = 0,
+    identifier: str = "",
 ) -> list[ImageRequest]:
     """All images: those of each subject, prompt after prompt, then those without references (``no_reference/...``).
 
     An image's noise depends on ``seed`` and its name alone, so a smaller run makes some of a larger one's images.
     """
     items = []
-    for prefix, count in (("", num_images), (f"{WITHOUT}/", no_reference)):
+    for prefix, count in (("", num_images_per_prompt), (f"{WITHOUT}/", no_reference)):
         for subject in benchmark.subjects:
             prompts = subject.prompts("" if prefix else identifier)
             for id, p in _ids(subject, count, prefix):
@@ -151,13 +158,13 @@ def plan(
 
 
 def groups(
-    benchmark: Benchmark, folder: str | Path, num_images: int = IMAGES, no_reference: int = 1
+    benchmark: Benchmark, folder: str | Path, num_images_per_prompt: int = IMAGES, no_reference: int = 1
 ) -> list[ScoredSubject]:
     """What is scored against what: for each subject the cases of all rows. Arguments as for :func:`plan`."""
     images, result = Path(folder) / "images", []
     for subject in benchmark.subjects:
         prompts, cases = subject.prompts(), []
-        for row, prefix, count in ((MODEL, "", num_images), (WITHOUT, f"{WITHOUT}/", no_reference)):
+        for row, prefix, count in ((MODEL, "", num_images_per_prompt), (WITHOUT, f"{WITHOUT}/", no_reference)):
             cases += [ScoredImage(id, row, images / f"{id}.png", prompts[p]) for id, p in _ids(subject, count, prefix)]
         for p, prompt in enumerate(prompts):
             cases.append(ScoredImage(f"{subject.name}/{p:02}", COPIED, subject.references[0], prompt))

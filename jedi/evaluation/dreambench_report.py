@@ -95,7 +95,7 @@ def curve(result: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> lis
     if len(runs) < 2:
         return []
     series: dict[str, list[Mapping[str, Any]]] = {}
-    free = ("guidance_scale", "reference_scale", "guidance")
+    free = ("guidance_scale", "image_guidance_scale", "guidance")
     for x in runs:
         fixed = {key: value for key, value in x["settings"].items() if key not in free}
         series.setdefault(json.dumps([x["model"]["sha256"], x["references"], fixed], sort_keys=True), []).append(x)
@@ -104,7 +104,7 @@ def curve(result: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> lis
         points = []
         for x in sorted(members, key=lambda x: [x["settings"][key] for key in free]):
             found, prompt = x["rows"][MODEL][identity], x["rows"][MODEL][text]
-            label = f"{x['settings']['guidance_scale']:g} / {x['settings']['reference_scale']:g}"
+            label = f"{x['settings']['guidance_scale']:g} / {x['settings']['image_guidance_scale']:g}"
             points.append(Point(prompt["mean"], found["mean"], label, found["low"], found["high"]))
         lines.append(Series(common.row_words(MODEL, members[0]), points))
     for row in (WITHOUT, COPIED):
@@ -118,7 +118,7 @@ def curve(result: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> lis
 def facts(result: Mapping[str, Any], command: str = "") -> dict[str, str]:
     """What the page rests on."""
     settings = result["settings"]
-    wanted = ("mode", "num_inference_steps", "guidance", "guidance_scale", "reference_scale", "device", "dtype")
+    wanted = ("mode", "num_inference_steps", "guidance", "guidance_scale", "image_guidance_scale", "device", "dtype")
     return {
         "model": f"{result['model']['name']}, sha256 of its UNet {result['model']['sha256'].get('unet', '?')[:16]}",
         "references": result["references"],

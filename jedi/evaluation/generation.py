@@ -78,7 +78,7 @@ class Sampling:
     steps: int | None = None
     guidance: str | None = None
     guidance_scale: float | None = None
-    reference_scale: float | None = None
+    image_guidance_scale: float | None = None
     mode: str | None = None
 
 
@@ -263,7 +263,9 @@ def _check(items: Sequence[ImageRequest], settings: Sampling) -> None:
 
 def _options(pipe: JediPipeline, settings: Sampling) -> dict[str, Any]:
     """Arguments of the pipeline's call."""
-    used = pipe.sampling_settings(settings.steps, settings.guidance, settings.guidance_scale, settings.reference_scale)
+    used = pipe.sampling_settings(
+        settings.steps, settings.guidance, settings.guidance_scale, settings.image_guidance_scale
+    )
     return {**used, "mode": settings.mode or pipe.config.trained_modes[0]}
 
 
@@ -348,7 +350,7 @@ def _sample(
             given |= {"references": _load(first.references), "reference_prompts": first.reference_prompts}
         if first.image is not None:
             given["image"] = load_image(first.image) if isinstance(first.image, Path) else first.image
-            given["mask"] = load_mask(first.mask) if isinstance(first.mask, Path) else first.mask
+            given["mask_image"] = load_mask(first.mask) if isinstance(first.mask, Path) else first.mask
         joint = len(first.prompts) > 1
         size = 1 if joint else batch_size
         for start in range(0, len(group), size):

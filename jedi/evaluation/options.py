@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import math
 from pathlib import Path
 
+from jedi.checks import check_count, check_options, check_scale
 from jedi.errors import InputError
 from jedi.evaluation.generation import Sampling
 from jedi.evaluation.scoring import DEFAULT_ENCODERS
@@ -23,7 +23,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add("--steps", type=int, metavar="S", help="denoising steps (the model's)")
     add("--guidance", metavar="RULE", help="a guidance rule (the model's)")
     add("--guidance-scale", type=float, metavar="G", help="weight of the prompt, 1 is off (the model's)")
-    add("--reference-scale", type=float, metavar="R", help="weight of the references, 1 is off (the model's)")
+    add("--image-guidance-scale", type=float, metavar="R", help="weight of the references, 1 is off (the model's)")
     add("--mode", metavar="M", help="one_way or mutual (the model's)")
     add("--seed", type=int, default=0, metavar="N", help="each image's noise is drawn from this and its name (0)")
     add("--dtype", default="float32", choices=DTYPES, help="of the model (float32)")
@@ -44,11 +44,8 @@ def add_scoring_options(parser: argparse.ArgumentParser) -> None:
 
 def sampling_of(arguments: argparse.Namespace) -> Sampling:
     """How to sample. Raises ``InputError`` for what makes no sense."""
-    check_positive(arguments, "steps", "batch_size")
-    for name in ("guidance_scale", "reference_scale"):
-        value = getattr(arguments, name)
-        if value is not None and not (math.isfinite(value) and value >= 0):
-            raise InputError(f"--{name.replace('_', '-')} must be a number of 0 or more, got {value}")
+    check_options(arguments, check_count, "steps", "batch_size")
+    check_options(arguments, check_scale, "guidance_scale", "image_guidance_scale")
     for name in arguments.extensions:
         try:
             importlib.import_module(name)
@@ -56,16 +53,8 @@ def sampling_of(arguments: argparse.Namespace) -> Sampling:
             if error.name != name:
                 raise
             raise InputError(f"--extensions {name}: no such module on the Python path") from None
-    keys = ("steps", "guidance", "guidance_scale", "reference_scale", "mode")
+    keys = ("steps", "guidance", "guidance_scale", "image_guidance_scale", "mode")
     return Sampling(**{key: getattr(arguments, key) for key in keys})
-
-
-def check_positive(arguments: argparse.Namespace, *names: str) -> None:
-    """Raises ``InputError`` unless each of these options is 1 or more, where it is given."""
-    for name in names:
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            raise InputError(f"--{name.replace('_', '-')} must be 1 or more, got {value}")
 
 
 def part_of(text: str | None) -> tuple[int, int]:

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from jedi.checks import check_count, check_options
 from jedi.errors import InputError, given
 from jedi.evaluation import options
 from jedi.evaluation.scoring import COPIED, MODEL, ORACLE, ScoredImage, ScoredSubject, load_encoders, score_all
@@ -38,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Scores and reports. Raises ``InputError`` for a mistake in the request."""
     from jedi.report.document import check_place
 
-    options.check_positive(arguments, "samples")
+    check_options(arguments, check_count, "samples")
     out = Path(arguments.out)
     check_place(out, images=arguments.images, references=arguments.references, real=arguments.real)
     groups = read_groups(

@@ -169,7 +169,7 @@ DEFAULTS: dict[str, Rule] = {
     "num_inference_steps": whole(1, 100_000),
     "guidance": TEXT,
     "guidance_scale": number(0, 1000),
-    "reference_scale": number(0, 1000),
+    "image_guidance_scale": number(0, 1000),
 }
 """What ``sampling_defaults`` of a pipeline may hold."""
 

@@ -245,7 +245,7 @@ class SampleGrid(Recurring):
                 references=references,
                 num_inference_steps=options.steps,
                 guidance_scale=options.guidance_scale,
-                reference_scale=options.reference_scale,
+                image_guidance_scale=options.image_guidance_scale,
                 generator=image_generators(1000 * row, len(prompts)),
             ).images
             if self.stop.received:

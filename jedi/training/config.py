@@ -135,7 +135,7 @@ class SamplesConfig:
     steps: Count = 30
     guidance_scale: NotNegative | None = None
     """The pipeline's default if not given; so the next."""
-    reference_scale: NotNegative | None = None
+    image_guidance_scale: NotNegative | None = None
 
 
 @dataclass
@@ -204,7 +204,7 @@ class TrainConfig:
     log: LogConfig = field(default_factory=LogConfig)
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
     sampling_defaults: dict[str, Any] = field(default_factory=dict)
-    """guidance_scale and the like (``jedi.pipeline.SAMPLING_DEFAULTS``) that suit the model; exported."""
+    """guidance_scale and the like (``jedi.sampling.SAMPLING_DEFAULTS``) that suit the model; exported."""
     extensions: list[str] = field(default_factory=list)
     """Modules to import: they register loss weightings, conditioning policies, ... by name."""
 
@@ -228,6 +228,6 @@ class TrainConfig:
         """The attention modes that occur in this run, the commoner first."""
         if self.conditioning.modes:
             return list(self.conditioning.modes)
-        mutual = self.conditioning.mutual
+        mutual = self.conditioning.mutual_prob
         modes = [mode for mode, share in (("one_way", 1 - mutual), ("mutual", mutual)) if share > 0]
         return modes[::-1] if mutual > 0.5 else modes

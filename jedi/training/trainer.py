@@ -85,7 +85,7 @@ class JointTraining(L.LightningModule):
         self.loss_sum, self.loss_count = 0.0, 0
         self.paused_seconds = 0.0
         samples = config.samples  # refused now, not when the first images are due or the run is exported
-        self._assemble().sampling_settings(samples.steps, None, samples.guidance_scale, samples.reference_scale)
+        self._assemble().sampling_settings(samples.steps, None, samples.guidance_scale, samples.image_guidance_scale)
 
     @property
     def base(self) -> Base:

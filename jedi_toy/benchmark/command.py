@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from jedi.checks import check_count, check_options
 from jedi.errors import InputError
 from jedi.evaluation import options
 from jedi.evaluation.generation import Sampling, versions
@@ -81,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def request_from(arguments: argparse.Namespace) -> ToyRequest:
     """The request. Raises ``InputError`` for what makes no sense."""
-    options.check_positive(arguments, "subjects", "samples")
+    check_options(arguments, check_count, "subjects", "samples")
     sampling = options.sampling_of(arguments)
     rows = tuple(arguments.rows or (QUICK_ROWS if arguments.quick else ROWS))
     if sampling.mode is not None:

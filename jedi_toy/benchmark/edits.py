@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from jedi.evaluation.generation import ImageRequest, Sampling, missing, save_whole, seed_of, write_plan
-from jedi.inpainting import Edit
+from jedi.inpainting import Inpainting
 from jedi.io.images import Box, decode_latents, encode_pixels, fit_square, load_image, to_pil, to_tensor
 from jedi.pipeline import JediPipeline
 from jedi.rng import seeded_generator
@@ -128,18 +128,18 @@ def make_edits(
             item.prompts[0],
             references=list(item.references),
             image=item.image,
-            mask=item.mask,
+            mask_image=item.mask,
             num_inference_steps=settings.steps,
             guidance=settings.guidance,
             guidance_scale=settings.guidance_scale,
-            reference_scale=settings.reference_scale,
+            image_guidance_scale=settings.image_guidance_scale,
             mode=settings.mode,
             generator=[seeded_generator(item.seed)],
             output_type="latent",
         ).images
         with torch.no_grad():
             decoded = decode_latents(pipe.vae, latents).float().clamp(-1, 1)
-            edit = Edit.prepare(item.image, item.mask, pipe.image_size, pipe.vae, latents.device)
+            edit = Inpainting.prepare(item.image, item.mask, pipe.image_size, pipe.vae, latents.device)
         save_whole(to_pil(decoded)[0], folder / "decoded" / f"{item.id}.png")
         save_whole(to_pil(edit.paste(decoded))[0], folder / "images" / f"{item.id}.png")
 
@@ -156,7 +156,7 @@ def score_edits(
     scores = []
     for i, edit in enumerate(edits):
         scene = cases.image(edit.scene, edit.scene.target)
-        prepared = Edit.prepare(scene, mask_of(edit, scene.size), pipe.image_size, pipe.vae, pipe.device)
+        prepared = Inpainting.prepare(scene, mask_of(edit, scene.size), pipe.image_size, pipe.vae, pipe.device)
         square = fit_square(scene, pipe.image_size)[0]
         pixels = encode_pixels(pipe.vae, to_tensor([square]).to(pipe.device))
         plain = to_pil(decode_latents(pipe.vae, pixels).float())[0]
@@ -187,7 +187,7 @@ def real_edits(judge: Judge, edits: Sequence[EditCase], cases: ToyCases, member:
     return [{"subject": a, "likeness": b} for a, b in zip(right, likeness, strict=True)]
 
 
-def outside(edit: Edit, size: tuple[int, int]) -> Tensor:
+def outside(edit: Inpainting, size: tuple[int, int]) -> Tensor:
     """Where nothing was generated: bool ``[H W]`` in the model's square. A latent pixel that the mask touches was."""
     factor = size[1] // edit.mask.shape[-1]
     return edit.mask[0, 0].cpu().repeat_interleave(factor, 0).repeat_interleave(factor, 1) == 0

@@ -25,7 +25,7 @@ DIVERSITY = (20, 3)
 NOISES = 3
 """Images of each subject where fewer and more references are compared."""
 EDITS, PAIRS = 24, 40
-CURVES = {"guidance_scale": (1.0, 4.0, 7.0), "reference_scale": (1.0, 3.0)}
+CURVES = {"guidance_scale": (1.0, 4.0, 7.0), "image_guidance_scale": (1.0, 3.0)}
 """Values besides the model's own."""
 CURVE_SUBJECTS = 25
 
@@ -119,7 +119,9 @@ class ToyRun:
     def settings(self) -> dict[str, Any]:
         """What is sampled with, unless a row says otherwise."""
         asked = self.sampling
-        return self.pipe.sampling_settings(asked.steps, asked.guidance, asked.guidance_scale, asked.reference_scale)
+        return self.pipe.sampling_settings(
+            asked.steps, asked.guidance, asked.guidance_scale, asked.image_guidance_scale
+        )
 
     def rows(self, rows: Sequence[ToyRow]) -> list[dict[str, Any]]:
         """The main table: one image for each case."""

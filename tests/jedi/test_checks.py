@@ -26,16 +26,25 @@ def test_schedulers_that_do_not_fit_are_refused(pipe):
     [
         ({"prompt": []}, "prompt must be"),
         ({"prompt": ["a", 1]}, "prompt must be"),
-        ({"num_images": 0}, "num_images must be"),
-        ({"num_images": 1.5}, "num_images must be"),
+        ({"prompt": None}, "prompt must be"),
+        ({"prompt_embeds": torch.zeros(1, 16, 32)}, "prompt and prompt_embeds exclude one another"),
+        ({"prompt": None, "prompt_embeds": torch.zeros(1, 5, 32)}, r"prompt_embeds must be .* = \[p, 16, 32\], got"),
+        ({"prompt": None, "prompt_embeds": torch.zeros(16, 32)}, "prompt_embeds must be"),
+        ({"negative_prompt": 3}, "negative_prompt must be"),
+        ({"negative_prompt": []}, "negative_prompt must be"),
+        ({"negative_prompt": ["a", "b"]}, "negative_prompt: 2 given for 1 prompts"),
+        ({"negative_prompt_embeds": torch.zeros(2, 16, 32)}, "negative_prompt: 2 given for 1 prompts"),
+        ({"negative_prompt": "a", "negative_prompt_embeds": torch.zeros(1, 16, 32)}, "exclude one another"),
+        ({"num_images_per_prompt": 0}, "num_images_per_prompt must be"),
+        ({"num_images_per_prompt": 1.5}, "num_images_per_prompt must be"),
         ({"num_inference_steps": 0}, "num_inference_steps must be"),
         ({"num_inference_steps": 2.0}, "num_inference_steps must be"),
         ({"guidance_scale": float("nan")}, "guidance_scale must be"),
         ({"guidance_scale": -1}, "guidance_scale must be"),
-        ({"reference_scale": float("inf")}, "reference_scale must be"),
+        ({"image_guidance_scale": float("inf")}, "image_guidance_scale must be"),
         ({"guidance": "tree_branch"}, "did you mean 'three_branch'"),
         ({"guidance_interval": (0.8, 0.2)}, "guidance_interval must be"),
-        ({"reference_interval": (0.0, 2.0)}, "reference_interval must be"),
+        ({"image_guidance_interval": (0.0, 2.0)}, "image_guidance_interval must be"),
         ({"mode": "both"}, "trained in one_way, mutual"),
         ({"references": random_image(1)}, "must be a list of PIL"),
         ({"references": ["a.png"]}, "must be a list of PIL"),
@@ -43,10 +52,10 @@ def test_schedulers_that_do_not_fit_are_refused(pipe):
         ({"references": REFERENCES, "reference_masks": [None] * 3}, "3 given for 2"),
         ({"references": REFERENCES[:1], "reference_masks": [Image.new("L", (2, 2))]}, "must agree"),
         ({"image": random_image(1)}, "go together"),
-        ({"mask": Image.new("L", (2, 2))}, "go together"),
-        ({"image": random_image(1), "mask": Image.new("L", (2, 2), 255)}, "must agree"),
-        ({"image": random_image(1), "mask": Image.new("L", (32, 32))}, "mask is black"),
-        ({"num_images": 2, "generator": image_generators(0, 3)}, "3 given for 2"),
+        ({"mask_image": Image.new("L", (2, 2))}, "go together"),
+        ({"image": random_image(1), "mask_image": Image.new("L", (2, 2), 255)}, "must agree"),
+        ({"image": random_image(1), "mask_image": Image.new("L", (32, 32))}, "mask_image is black"),
+        ({"num_images_per_prompt": 2, "generator": image_generators(0, 3)}, "3 given for 2"),
         ({"latents": torch.zeros(1, 3, 8, 8)}, r"\[n c h w\]"),
         ({"output_type": "jpg"}, "output_type 'jpg'"),
         ({"callback_on_step_end_tensor_inputs": ["noise"]}, "known are"),
@@ -61,8 +70,8 @@ def test_a_cache_holds_the_references_of_all_sets_or_of_each(pipe):
     """One of two sets was taken for four images, which then had the references of the wrong ones."""
     two = pipe.encode_references(REFERENCES).repeat(2)
     assert len(latents(pipe, ["a cat", "a dog"], None, n=2, cache=two)) == 2
-    assert len(latents(pipe, ["a cat", "a dog"], None, n=4, num_images=2, joint=True, cache=two)) == 4
-    for options in ({"n": 4, "num_images": 2}, {"n": 2, "joint": True}):
+    assert len(latents(pipe, ["a cat", "a dog"], None, n=4, num_images_per_prompt=2, joint=True, cache=two)) == 4
+    for options in ({"n": 4, "num_images_per_prompt": 2}, {"n": 2, "joint": True}):
         with pytest.raises(InputError, match=r"cache holds the references of 2 sets, [14] are made: it must hold 1 or"):
             latents(pipe, ["a cat", "a dog"], None, cache=two, **options)
 

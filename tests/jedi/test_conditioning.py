@@ -21,7 +21,7 @@ def test_a_step_is_a_pure_function_of_seed_and_number():
 
 
 def test_steps_follow_the_probabilities():
-    plans = [draw_step(0, i, 4, ConditioningConfig(mutual=0.3, drop_references=0.1)) for i in range(3000)]
+    plans = [draw_step(0, i, 4, ConditioningConfig(mutual_prob=0.3, drop_references_prob=0.1)) for i in range(3000)]
     for k in range(4):
         assert share(p.num_references == k for p in plans) == pytest.approx(0.25, abs=0.03)
     assert share(p.mode == "mutual" for p in plans) == pytest.approx(0.3, abs=0.03)
@@ -50,17 +50,17 @@ def test_set_draws_belong_to_positions_not_to_batches():
 
 
 def test_references_are_given_and_targets_keep_free_pixels():
-    config = ConditioningConfig(partly_given=1.0, min_free=0.1)
+    config = ConditioningConfig(partly_given_prob=1.0, min_free=0.1)
     mask = draw_sets(0, range(200), StepPlan(2, "mutual"), SHAPE, 1000, config).mask
     assert mask.shape == (200, 4, 1, 8, 8) and mask[:, :2].sum() == 0
     free = mask[:, 2:].flatten(2).mean(-1)
     assert free.min() >= 0.1 and (free < 1).float().mean() > 0.5
-    none = draw_sets(0, range(9), StepPlan(1, "mutual"), SHAPE, 1000, ConditioningConfig(partly_given=0.0)).mask
+    none = draw_sets(0, range(9), StepPlan(1, "mutual"), SHAPE, 1000, ConditioningConfig(partly_given_prob=0.0)).mask
     assert (none[:, 1:] == 1).all()
 
 
 def test_captions_are_dropped_by_role():
-    config = ConditioningConfig(drop_target_caption=0.1, drop_reference_caption=0.5)
+    config = ConditioningConfig(drop_target_caption_prob=0.1, drop_reference_caption_prob=0.5)
     drop = draw_sets(0, range(800), StepPlan(2, "one_way"), SHAPE, 1000, config).drop_caption.float()
     assert drop[:, :2].mean() == pytest.approx(0.5, abs=0.04) and drop[:, 2:].mean() == pytest.approx(0.1, abs=0.03)
 

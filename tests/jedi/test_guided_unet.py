@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from jedi.conditioning import network_input
-from jedi.guided_unet import Conditions, Denoiser, References
+from jedi.guided_unet import Conditions, GuidedUNet, References
 from jedi.unet import JointUNet
 from tests import tiny
 from tests.jedi.sampling import SHAPE, STEPS, close, latents, record_calls
@@ -19,7 +19,7 @@ def test_the_cache_gives_what_the_whole_set_gives_in_every_branch(pipe):
     x, t = torch.randn(4, *SHAPE), torch.tensor(500)
     with torch.no_grad():
         cache = unet.encode_references(clean, of_references[None])
-        denoiser = Denoiser(unet, pipe.scheduler, Conditions("one_way", text, empty, References(3, cache)))
+        denoiser = GuidedUNet(unet, pipe.scheduler, Conditions("one_way", text, empty, References(3, cache)))
         found = denoiser.predict(("none", "refs", "full", "text"), x, t)
         free = torch.ones(2, 2, 1, *SHAPE[1:])
         target = network_input(x.view(2, 2, *SHAPE), free, torch.zeros(2, 2, *SHAPE))
@@ -43,7 +43,7 @@ def test_a_cache_of_several_sets_serves_each_its_own(pipe):
     def predict(sets: slice) -> dict[str, torch.Tensor]:
         references = References(1, unet.encode_references(clean[sets], of_references[sets]))
         conditions = Conditions("one_way", text[sets], empty, references)
-        return Denoiser(unet, pipe.scheduler, conditions).predict(("refs", "full"), x[sets], t)
+        return GuidedUNet(unet, pipe.scheduler, conditions).predict(("refs", "full"), x[sets], t)
 
     both, second = predict(slice(None)), predict(slice(1, 2))
     for name in both:
@@ -57,13 +57,13 @@ def calls(monkeypatch) -> list[int]:
 
 
 def test_branches_of_one_set_size_share_a_call_and_scale_1_is_off(pipe, calls):
-    latents(pipe, guidance="three_branch", guidance_scale=3.0, reference_scale=2.0)
+    latents(pipe, guidance="three_branch", guidance_scale=3.0, image_guidance_scale=2.0)
     assert calls == [1, 2] * STEPS  # e(0,0); e(refs,0) with e(refs,text)
     calls.clear()
-    latents(pipe, guidance="three_branch", guidance_scale=1.0, reference_scale=1.0)
+    latents(pipe, guidance="three_branch", guidance_scale=1.0, image_guidance_scale=1.0)
     assert calls == [1] * STEPS
     calls.clear()
-    latents(pipe, references=None, guidance="three_branch", guidance_scale=3.0, reference_scale=2.0)
+    latents(pipe, references=None, guidance="three_branch", guidance_scale=3.0, image_guidance_scale=2.0)
     assert calls == [2] * STEPS  # without references: e(0,0) and e(0,text)
     calls.clear()
     latents(pipe, guidance="two_branch", guidance_scale=1.0)
@@ -71,11 +71,11 @@ def test_branches_of_one_set_size_share_a_call_and_scale_1_is_off(pipe, calls):
 
 
 def test_intervals(pipe, calls):
-    options = {"guidance": "three_branch", "guidance_scale": 3.0, "reference_scale": 2.0}
+    options = {"guidance": "three_branch", "guidance_scale": 3.0, "image_guidance_scale": 2.0}
     options["num_inference_steps"] = 4
-    latents(pipe, **options, guidance_interval=(0.5, 1), reference_interval=(0.75, 1))
+    latents(pipe, **options, guidance_interval=(0.5, 1), image_guidance_interval=(0.75, 1))
     assert calls == [1, 1, 1, 2, 1, 2]
     always = latents(pipe, **options)
-    assert close(always, latents(pipe, **options, guidance_interval=(0, 1), reference_interval=(0.0, 1.0)), 0)
+    assert close(always, latents(pipe, **options, guidance_interval=(0, 1), image_guidance_interval=(0.0, 1.0)), 0)
     no_text = latents(pipe, **options, guidance_interval=(0, 0))
     assert close(no_text, latents(pipe, **options | {"guidance_scale": 1.0}), 0)

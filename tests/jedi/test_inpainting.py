@@ -7,7 +7,7 @@ from PIL import Image
 
 from jedi.checks import check_edit
 from jedi.errors import InputError
-from jedi.inpainting import Edit
+from jedi.inpainting import Inpainting
 from jedi.io import images
 from jedi.pipeline import image_generators
 from tests.jedi.sampling import REFERENCES, SHAPE, STEPS, box_mask, close, latents, random_image, record_calls
@@ -20,7 +20,7 @@ from tests.jedi.sampling import REFERENCES, SHAPE, STEPS, box_mask, close, laten
 def test_an_edit_keeps_the_size_and_the_pixels_outside_its_mask(pipe, mode, size, box):
     image = random_image(7, size)
     for result in pipe(
-        ["a cat", "a dog"], REFERENCES, image=image, mask=box_mask(size, box), mode=mode,
+        ["a cat", "a dog"], REFERENCES, image=image, mask_image=box_mask(size, box), mode=mode,
         num_inference_steps=STEPS, generator=image_generators(0, 2),
     ).images:  # fmt: skip
         assert result.size == size
@@ -33,7 +33,7 @@ def test_an_edit_keeps_the_size_and_the_pixels_outside_its_mask(pipe, mode, size
 def test_the_network_is_told_what_is_given(pipe, monkeypatch):
     inputs = record_calls(monkeypatch, lambda sample: sample)
     image, mask = random_image(7), box_mask((32, 32), (11, 8, 20, 16))
-    result = latents(pipe, image=image, mask=mask)
+    result = latents(pipe, image=image, mask_image=mask)
     c = SHAPE[0]
     wanted = torch.zeros(SHAPE[1:])
     wanted[2:4, 2:5] = 1  # latent pixels (4 x 4 pixels) that the mask touches
@@ -52,7 +52,7 @@ def test_a_soft_mask_blends(pipe):
     image, mask = random_image(7), Image.new("L", (32, 32), 128)
     options = {"num_inference_steps": STEPS, "output_type": "pt", "image": image}
     hard, soft = (
-        pipe("a cat", mask=x, generator=image_generators(0, 1), **options).images
+        pipe("a cat", mask_image=x, generator=image_generators(0, 1), **options).images
         for x in (Image.new("L", (32, 32), 255), mask)
     )
     original = (images.to_tensor([image]) + 1) / 2
@@ -67,7 +67,7 @@ def test_masks_may_be_arrays_of_zeros_and_ones(pipe, kind):
     shape[:8, :12] = 1
     white = Image.fromarray(shape.astype(np.uint8) * 255)
     check_edit(image, shape)
-    made = [Edit.prepare(image, mask, pipe.image_size, pipe.vae, "cpu") for mask in (shape, white)]
+    made = [Inpainting.prepare(image, mask, pipe.image_size, pipe.vae, "cpu") for mask in (shape, white)]
     assert torch.equal(made[0].mask, made[1].mask) and torch.equal(made[0].alpha, made[1].alpha)
     assert made[0].mask.max() == 1
     with pytest.raises(InputError, match="map of labels"):

@@ -40,7 +40,7 @@ def draws(plan, **kwargs):
 
 def test_the_truth_costs_nothing_and_an_error_its_square(schedule, latents):
     plan = StepPlan(2, "one_way")
-    d = draws(plan, partly_given=1.0)
+    d = draws(plan, partly_given_prob=1.0)
     truth = schedule.target(latents, d.noise, d.timestep)
     text = torch.zeros(B, N, 1, 1)
     assert joint_loss(Answer(truth), schedule, latents, text, d, plan).loss == 0

@@ -19,7 +19,7 @@ from tests.jedi.sampling import REFERENCES, SHAPE, STEPS, box_mask, close, laten
 
 
 @torch.no_grad()
-def by_hand(pipe, prompt, mode, rule, text_scale, reference_scale, seed=0):
+def by_hand(pipe, prompt, mode, rule, text_scale, image_guidance_scale, seed=0):
     """One image: every branch its own uncached call of the network, DDIM's formulas written out."""
     unet, c = JointUNet(pipe.unet), SHAPE[0]
     squares = [images.fit_square(x, tiny.PIXELS)[0] for x in REFERENCES]
@@ -46,7 +46,7 @@ def by_hand(pipe, prompt, mode, rule, text_scale, reference_scale, seed=0):
                 e[name] = unet(sample, torch.tensor([t]), text, k, mode)[0, k:]
             else:
                 e[name] = unet(target, torch.tensor([t]), text, 0, mode)[0]
-        v = GUIDANCE.get(rule).combine(e, text_scale, reference_scale)[None]
+        v = GUIDANCE.get(rule).combine(e, text_scale, image_guidance_scale)[None]
         x0, noise = a.sqrt() * x - (1 - a).sqrt() * v, a.sqrt() * v + (1 - a).sqrt() * x
         assert x0.shape[2] == c
         x = before.sqrt() * x0 + (1 - before).sqrt() * noise
@@ -56,7 +56,7 @@ def by_hand(pipe, prompt, mode, rule, text_scale, reference_scale, seed=0):
 @pytest.mark.parametrize("mode", ["one_way", "mutual"])
 @pytest.mark.parametrize("rule", ["two_branch", "plain", "three_branch", "three_branch_rescaled"])
 def test_sampling_equals_the_formulas_written_out(pipe, mode, rule):
-    scale = {"reference_scale": 1.7} if "three" in rule else {}
+    scale = {"image_guidance_scale": 1.7} if "three" in rule else {}
     found = latents(pipe, "a red cat", mode=mode, guidance=rule, guidance_scale=2.5, **scale)
     assert close(found, by_hand(pipe, "a red cat", mode, rule, 2.5, 1.7))
 
@@ -66,8 +66,8 @@ def test_one_cache_serves_prompts_and_batches(pipe):
     before = {name: (k.clone(), v.clone()) for name, (k, v) in cache.layers.items()}
     for prompt, n in (("a cat", 1), (["a dog", "a bird on grass"], 4)):
         count = n // (1 if isinstance(prompt, str) else 2)
-        direct = latents(pipe, prompt, n=n, num_images=count, reference_prompts="a cat")
-        assert close(direct, latents(pipe, prompt, None, n=n, num_images=count, cache=cache), 1e-5)
+        direct = latents(pipe, prompt, n=n, num_images_per_prompt=count, reference_prompts="a cat")
+        assert close(direct, latents(pipe, prompt, None, n=n, num_images_per_prompt=count, cache=cache), 1e-5)
     for name, (k, v) in cache.layers.items():
         assert torch.equal(k, before[name][0]) and torch.equal(v, before[name][1])
 
@@ -76,7 +76,7 @@ def test_references_are_encoded_once(pipe, monkeypatch):
     calls = []
     original = JointUNet.encode_references
     monkeypatch.setattr(JointUNet, "encode_references", lambda *a: calls.append(1) or original(*a))
-    latents(pipe, ["a cat", "a dog"], n=4, num_images=2)
+    latents(pipe, ["a cat", "a dog"], n=4, num_images_per_prompt=2)
     assert len(calls) == 1
 
 
@@ -86,7 +86,7 @@ def test_references_are_encoded_once(pipe, monkeypatch):
 def test_a_image_is_the_same_alone_and_in_a_batch(pipe, mode, scheduler):
     """Property 5 of docs/method.md §8, with schedulers that draw noise in every step too."""
     pipe.scheduler = getattr(diffusers, scheduler).from_config(pipe.scheduler.config)
-    batch = latents(pipe, ["a cat", "a dog"], n=4, num_images=2, mode=mode)
+    batch = latents(pipe, ["a cat", "a dog"], n=4, num_images_per_prompt=2, mode=mode)
     for i, prompt in enumerate(["a cat", "a cat", "a dog", "a dog"]):
         assert close(batch[i : i + 1], latents(pipe, prompt, seed=i, mode=mode)), i
     assert not close(batch[0], batch[1], 1e-2)
@@ -95,7 +95,7 @@ def test_a_image_is_the_same_alone_and_in_a_batch(pipe, mode, scheduler):
 @pytest.mark.parametrize("mode", ["one_way", "mutual"])
 def test_a_story_is_the_same_alone_and_in_a_batch(pipe, mode):
     prompts = ["a cat", "a dog", "a bird"]
-    both = latents(pipe, prompts, n=6, num_images=2, joint=True, mode=mode)
+    both = latents(pipe, prompts, n=6, num_images_per_prompt=2, joint=True, mode=mode)
     assert close(both[3:], latents(pipe, prompts, n=3, seed=3, joint=True, mode=mode))
 
 
@@ -125,6 +125,46 @@ def test_reference_prompts(pipe):
     assert not close(default, one, 1e-4) and not close(one, other, 1e-4)
 
 
+@pytest.mark.parametrize("joint", [False, True])
+def test_a_negative_prompt_stands_for_the_empty_caption(pipe, joint):
+    prompts = ["a cat", "a dog"]
+    options = {"guidance": "three_branch", "guidance_scale": 3.0, "image_guidance_scale": 2.0, "joint": joint}
+    sample = lambda **more: latents(pipe, prompts, n=4, num_images_per_prompt=2, **options | more)
+    default, red = sample(), sample(negative_prompt="red")
+    assert close(default, sample(negative_prompt=""), 0) and not close(default, red, 1e-3)
+    assert close(red, sample(negative_prompt=["red", "red"]), 1e-5)
+    mixed = sample(negative_prompt=["", "red"])
+    if not joint:  # each prompt has its own
+        assert close(mixed[:2], default[:2]) and close(mixed[2:], red[2:])
+    assert not close(mixed, red, 1e-3) and not close(mixed, default, 1e-3)
+    off = [sample(negative_prompt=x, guidance_scale=1.0, image_guidance_scale=1.0) for x in (None, "red")]
+    assert close(*off, 0)  # without guidance it has no effect
+
+
+@torch.no_grad()
+def test_a_negative_prompt_enters_the_branches_without_the_prompt(pipe, monkeypatch):
+    seen = []
+    forward = JointUNet.forward
+    spy = lambda self, sample, t, text, *a, **k: seen.append(text) or forward(self, sample, t, text, *a, **k)
+    monkeypatch.setattr(JointUNet, "forward", spy)
+    options = {"guidance": "three_branch", "guidance_scale": 3.0, "image_guidance_scale": 2.0}
+    latents(pipe, "a cat", negative_prompt="red", num_inference_steps=1, **options)
+    red, cat = pipe.encode_prompt("red"), pipe.encode_prompt("a cat")
+    without, with_references = (x[:, -1] for x in seen)  # e(0,0); e(refs,0) with e(refs,text)
+    assert close(without, red, 1e-6) and close(with_references, torch.cat([red, cat]), 1e-5)
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_embeddings_stand_for_prompts(pipe, joint, monkeypatch):
+    prompts, options = ["a cat", "a dog"], {"n": 4, "num_images_per_prompt": 2, "joint": joint}
+    cache = pipe.encode_references(REFERENCES)
+    by_text = latents(pipe, prompts, None, cache=cache, negative_prompt="red", **options)
+    embeds = {"prompt_embeds": pipe.encode_prompt(prompts), "negative_prompt_embeds": pipe.encode_prompt("red")}
+    assert [x.shape for x in embeds.values()] == [(n, tiny.TEXT_LENGTH, tiny.TEXT_WIDTH) for n in (2, 1)]
+    monkeypatch.setattr("jedi.pipeline.encode_captions", None)  # the text encoder is not called
+    assert close(by_text, latents(pipe, None, None, cache=cache, **embeds, **options), 0)
+
+
 def test_what_a_reference_mask_hides_does_not_count(pipe):
     mask = Image.new("L", (32, 32))
     mask.paste(255, (8, 8, 24, 24))
@@ -142,24 +182,24 @@ def test_references_of_any_mode_and_aspect(pipe, form):
 
 def test_initial_noise_can_be_given(pipe):
     noise = torch.cat([torch.randn(1, *SHAPE, generator=g) for g in image_generators(5, 2)])
-    drawn = latents(pipe, n=2, num_images=2, seed=5)
-    assert close(drawn, latents(pipe, num_images=2, generator=None, latents=noise), 0)
-    assert close(drawn, latents(pipe, num_images=2, generator=image_generators(5, 2)), 0)
-    single = latents(pipe, num_images=2, generator=torch.Generator().manual_seed(5))
+    drawn = latents(pipe, n=2, num_images_per_prompt=2, seed=5)
+    assert close(drawn, latents(pipe, num_images_per_prompt=2, generator=None, latents=noise), 0)
+    assert close(drawn, latents(pipe, num_images_per_prompt=2, generator=image_generators(5, 2)), 0)
+    single = latents(pipe, num_images_per_prompt=2, generator=torch.Generator().manual_seed(5))
     assert close(single[:1], drawn[:1], 1e-4) and not close(single[1:], drawn[1:], 1e-2)
 
 
 def test_settings_come_from_the_arguments_then_the_model_then_us(parts):
     own = {"num_inference_steps": 2, "guidance": "plain", "guidance_scale": 7.0}
     pipe = JediPipeline(**parts, sampling_defaults=own)
-    assert pipe.sampling_settings() == own | {"reference_scale": 1.0}  # `plain` has no use for it
+    assert pipe.sampling_settings() == own | {"image_guidance_scale": 1.0}  # `plain` has no use for it
     assert pipe.sampling_settings(**pipe.sampling_settings()) == pipe.sampling_settings()
-    assert pipe.sampling_settings(reference_scale=1)["guidance"] == "plain"
+    assert pipe.sampling_settings(image_guidance_scale=1)["guidance"] == "plain"
     assert pipe.sampling_settings(guidance_scale=2)["guidance_scale"] == 2
-    assert pipe.sampling_settings(reference_scale=2)["guidance"] == "three_branch"
+    assert pipe.sampling_settings(image_guidance_scale=2)["guidance"] == "three_branch"
     assert pipe.sampling_settings(guidance="two_branch")["guidance"] == "two_branch"
-    with pytest.raises(ValueError, match="no use for reference_scale"):
-        pipe.sampling_settings(guidance="plain", reference_scale=2)
+    with pytest.raises(ValueError, match="no use for image_guidance_scale"):
+        pipe.sampling_settings(guidance="plain", image_guidance_scale=2)
     with pytest.raises(ValueError, match="sampling_defaults"):
         JediPipeline(**parts, sampling_defaults={"guidance_sale": 1})
 
@@ -169,9 +209,9 @@ def test_settings_come_from_the_arguments_then_the_model_then_us(parts):
 @pytest.mark.parametrize("edit", [False, True])
 def test_euler_takes_the_steps_of_ddim(pipe, mode, edit):
     """Both solve one equation by one rule, in other scales: whoever scales the wrong slot fails here."""
-    options = {"mode": mode, "n": 2, "num_images": 2, "num_inference_steps": 5}
+    options = {"mode": mode, "n": 2, "num_images_per_prompt": 2, "num_inference_steps": 5}
     if edit:
-        options |= {"image": random_image(7), "mask": box_mask((32, 32), (0, 0, 16, 32))}
+        options |= {"image": random_image(7), "mask_image": box_mask((32, 32), (0, 0, 16, 32))}
     pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config, set_alpha_to_one=True)
     ddim = latents(pipe, **options)
     pipe.scheduler = diffusers.EulerDiscreteScheduler.from_config(
@@ -191,7 +231,7 @@ def test_euler_takes_the_steps_of_ddim(pipe, mode, edit):
 )  # fmt: skip
 def test_any_scheduler_that_fits(pipe, name):
     pipe.scheduler = getattr(diffusers, f"{name}Scheduler").from_config(pipe.scheduler.config)
-    edit = {"mode": "mutual", "image": random_image(7), "mask": box_mask((32, 32), (0, 0, 16, 32))}
+    edit = {"mode": "mutual", "image": random_image(7), "mask_image": box_mask((32, 32), (0, 0, 16, 32))}
     for options in ({}, edit):
         options = options | {"num_inference_steps": 4 if name == "PNDM" else 2}  # PNDM begins with four
         first, second = (latents(pipe, **options) for _ in range(2))
@@ -204,7 +244,7 @@ def test_any_scheduler_that_fits(pipe, name):
 def test_schedulers_that_go_between_their_noise_levels(pipe, name):
     pipe.scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config)
     assert torch.isfinite(latents(pipe)).all()
-    edit = {"image": random_image(7), "mask": box_mask((32, 32), (0, 0, 16, 32))}
+    edit = {"image": random_image(7), "mask_image": box_mask((32, 32), (0, 0, 16, 32))}
     for options in (edit, {"mode": "mutual"}):
         with pytest.raises(ValueError, match=f"{name} cannot be used for an edit or in mode 'mutual'"):
             latents(pipe, **options)
@@ -234,7 +274,9 @@ def test_prediction_types(parts, kind):
 
 def test_output_types_agree(pipe):
     run = lambda kind: (
-        pipe("a cat", num_images=2, num_inference_steps=2, output_type=kind, generator=image_generators(0, 2)).images
+        pipe(
+            "a cat", num_images_per_prompt=2, num_inference_steps=2, output_type=kind, generator=image_generators(0, 2)
+        ).images
     )
     pil, array, tensor, latent = (run(kind) for kind in ("pil", "np", "pt", "latent"))
     assert [x.size for x in pil] == [(32, 32)] * 2 and array.shape == (2, 32, 32, 3)
@@ -297,7 +339,7 @@ def test_half_precision(parts):
     cache = pipe.encode_references(REFERENCES)
     assert {x.dtype for pair in cache.layers.values() for x in pair} == {torch.bfloat16}
     assert torch.isfinite(latents(pipe, references=None, cache=cache, num_inference_steps=1)).all()
-    edit = {"image": random_image(7), "mask": box_mask((32, 32), (0, 0, 9, 9))}
+    edit = {"image": random_image(7), "mask_image": box_mask((32, 32), (0, 0, 9, 9))}
     assert torch.isfinite(latents(pipe, mode="mutual", num_inference_steps=1, **edit)).all()
 
 
@@ -308,7 +350,7 @@ def test_offloading(parts):
     pipe.set_progress_bar_config(disable=True)
     before = {mode: latents(pipe, mode=mode) for mode in ("one_way", "mutual")}
     pipe.enable_model_cpu_offload(device="cpu")
-    edit = {"image": random_image(7), "mask": box_mask((32, 32), (0, 0, 9, 9))}
+    edit = {"image": random_image(7), "mask_image": box_mask((32, 32), (0, 0, 9, 9))}
     for mode, expected in before.items():
         assert close(latents(pipe, mode=mode), expected, 0)
         assert pipe("a cat", REFERENCES, mode=mode, num_inference_steps=1, **edit).images[0].size == (32, 32)

@@ -86,7 +86,7 @@ def test_too_many_steps_are_refused(pipe):
 
 def test_a_call_asks_for_what_it_needs(pipe):
     config = pipe.scheduler.config
-    edit = {"image": random_image(7), "mask": box_mask((32, 32), (0, 0, 16, 32))}
+    edit = {"image": random_image(7), "mask_image": box_mask((32, 32), (0, 0, 16, 32))}
     pipe.scheduler = Between.from_config(config)
     latents(pipe)
     latents(pipe, mode="mutual", references=None)

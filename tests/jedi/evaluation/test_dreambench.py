@@ -25,7 +25,7 @@ def arguments(**given) -> argparse.Namespace:
 
 
 def test_the_plan(benchmark):
-    items = plan(benchmark, num_images=2, no_reference=1, identifier="sks")
+    items = plan(benchmark, num_images_per_prompt=2, no_reference=1, identifier="sks")
     assert len(items) == 3 * 2 * 2 + 3 * 2
     assert [x.id for x in items[:4]] == ["can/00-0", "can/00-1", "can/01-0", "can/01-1"]
     assert items[0].prompts == ("a sks cup on the beach",) and len(items[0].references) == 3
@@ -36,14 +36,14 @@ def test_the_plan(benchmark):
 
 def test_a_smaller_plan_makes_some_of_the_same_images(benchmark):
     large = {x.id: x for x in plan(benchmark)}
-    small = plan(select(benchmark, arguments(subjects=["vase"], prompts=1)), num_images=1)
+    small = plan(select(benchmark, arguments(subjects=["vase"], prompts=1)), num_images_per_prompt=1)
     assert [x.id for x in small] == ["vase/00-0", "no_reference/vase/00-0"]
     assert all(large[x.id] == x for x in small)
     assert plan(benchmark, seed=1)[0].seed != plan(benchmark)[0].seed
 
 
 def test_the_rows(benchmark):
-    can = groups(benchmark, "out", num_images=2, no_reference=1)[0]
+    can = groups(benchmark, "out", num_images_per_prompt=2, no_reference=1)[0]
     of = lambda row: [case for case in can.cases if case.row == row]
     assert [len(of(row)) for row in ("model", "no_reference", "copy", "oracle")] == [4, 2, 2, 6]
     assert of("model")[3].image.as_posix() == "out/images/can/01-1.png"
@@ -60,7 +60,7 @@ def test_the_rows(benchmark):
         ({"subjects": ["vase", "can"]}, ["can", "vase"], "2 of 3 subjects"),
         ({"subjects": ["1"]}, ["can"], "1 of 3 subjects"),
         ({"prompts": 1}, ["can", "cat", "vase"], "1 of 2 prompts a subject"),
-        ({"num_images": 1}, ["can", "cat", "vase"], "1 image a prompt, not 4"),
+        ({"num_images_per_prompt": 1}, ["can", "cat", "vase"], "1 image a prompt, not 4"),
     ],
 )
 def test_what_is_left_out_is_said(benchmark, given, names, remark):
@@ -92,7 +92,7 @@ def result(scale: float = 5.0, mean: float = 0.6, **changed) -> dict:
         "deviations": [],
         "columns": [dino, clip, text, "copy"],
         "model": {"name": "mine", "sha256": {"unet": "ab"}},
-        "settings": {"guidance_scale": scale, "reference_scale": 1.0, "guidance": "two_branch", "mode": "one_way"},
+        "settings": {"guidance_scale": scale, "image_guidance_scale": 1.0, "guidance": "two_branch", "mode": "one_way"},
         "rows": {
             "model": {dino: figures(mean), clip: figures(0.8), text: figures(0.3), "copy": figures(0.2)},
             "copy": {dino: figures(0.9), text: figures(0.2), "copy": figures(1.0)},
@@ -181,7 +181,7 @@ def test_runs_of_one_name_are_told_apart():
 
 
 def test_best_and_worst_are_of_several_subjects(benchmark):
-    scored = groups(benchmark, "out", num_images=4)
+    scored = groups(benchmark, "out", num_images_per_prompt=4)
     records = []
     for group, value in zip(scored, (0.1, 0.5, 0.7), strict=True):
         for i, case in enumerate(case for case in group.cases if case.row == "model"):

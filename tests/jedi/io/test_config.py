@@ -104,7 +104,7 @@ def test_extensions_are_imported(tmp_path, monkeypatch):
     [
         ("optimizer.betas=[0.9]", "optimizer.betas are two numbers"),
         ("optimizer.schedule=step", "optimizer.schedule"),
-        ("conditioning.mutual=1.5", "conditioning.mutual is 1.5; it must be 0 to 1"),
+        ("conditioning.mutual_prob=1.5", "conditioning.mutual_prob is 1.5; it must be 0 to 1"),
         ("log.loggers=[tensorbord]", "tensorbord is unknown"),
         ("max_steps=0", "max_steps is 0; it must be 1 or more"),
         ("ema.decay=1", "ema.decay"),
@@ -134,7 +134,7 @@ def test_a_batch_is_cut_exactly_or_refused():
     [(0, ["one_way"]), (1, ["mutual"]), (0.5, ["one_way", "mutual"]), (0.8, ["mutual", "one_way"])],
 )
 def test_trained_modes_are_those_that_occur(mutual, modes):
-    assert configs.load(TrainConfig, None, [*REQUIRED, f"conditioning.mutual={mutual}"]).trained_modes == modes
+    assert configs.load(TrainConfig, None, [*REQUIRED, f"conditioning.mutual_prob={mutual}"]).trained_modes == modes
 
 
 def test_modes_of_an_extension_are_named():

@@ -100,7 +100,7 @@ def test_a_part_without_weights_is_said_once(base, part, caplog):
         ({"guidance": ["plain"]}, r"'guidance' is \['plain'\]; it must be a text"),
         ({"num_inference_steps": 0}, "'num_inference_steps' is 0; it must be a whole number from 1"),
         ({"guidance_scale": -1}, "'guidance_scale' is -1; it must be a number from 0"),
-        ({"reference_scale": "2"}, "'reference_scale' is '2'; it must be a number from 0"),
+        ({"image_guidance_scale": "2"}, "'image_guidance_scale' is '2'; it must be a number from 0"),
     ],
 )
 def test_what_a_model_samples_with_by_default_is_checked(model, defaults, message):

@@ -37,7 +37,7 @@ def trained(folder, base, shards, *options):
                 "data": {"path": str(shards), "workers": 0},
                 "max_steps": 2,
                 "batch_size": 2,
-                "conditioning": {"mutual": 0.0, "reference_weights": [1, 1, 1]},
+                "conditioning": {"mutual_prob": 0.0, "reference_weights": [1, 1, 1]},
                 "optimizer": {"lr": 1e-2, "warmup_steps": 0},
                 "validation": {"every_steps": 0},
                 "samples": {"every_steps": 0},

@@ -107,7 +107,7 @@ def test_images_are_encoded_as_in_sampling(module):
 
 def test_captions_are_dropped_as_drawn(tiny_base, monkeypatch):
     conditioning = ConditioningConfig(
-        reference_weights=[0, 1], drop_references=0, drop_target_caption=1, drop_reference_caption=0
+        reference_weights=[0, 1], drop_references_prob=0, drop_target_caption_prob=1, drop_reference_caption_prob=0
     )
     module = make_module(tiny_base, conditioning=conditioning)
     seen, encode = [], module.encode_text

@@ -43,7 +43,7 @@ def small():
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (("DIVERSITY", (2, 2)), ("NOISES", 2), ("EDITS", 2), ("PAIRS", 2), ("CURVE_SUBJECTS", 2)):
             patch.setattr(rows, name, value)
-        patch.setattr(rows, "CURVES", {"guidance_scale": (1.0, 4.0), "reference_scale": (3.0,)})
+        patch.setattr(rows, "CURVES", {"guidance_scale": (1.0, 4.0), "image_guidance_scale": (3.0,)})
         yield
 
 
@@ -56,7 +56,7 @@ def request_(world, encoder, tiny_model, tmp_path_factory):
         encoder=str(encoder),
         rows=("one_way:1", "one_way:2", "mutual:2"),
         subjects=4,
-        sampling=Sampling(steps=2, guidance="three_branch", guidance_scale=2.0, reference_scale=1.5),
+        sampling=Sampling(steps=2, guidance="three_branch", guidance_scale=2.0, image_guidance_scale=1.5),
         batch_size=4,
         samples=50,
     )
@@ -100,9 +100,9 @@ def test_all_parts_are_measured(result):
     assert len(result["diversity"]) == 2 and all(len(row["images"]) == 2 for row in result["diversity"])
     points = {row["name"]: row for row in result["curves"]}
     assert set(points) == {
-        "one_way-2", "one_way-2-guidance_scale-1", "one_way-2-guidance_scale-4", "one_way-2-reference_scale-3",
+        "one_way-2", "one_way-2-guidance_scale-1", "one_way-2-guidance_scale-4", "one_way-2-image_guidance_scale-3",
     }  # fmt: skip
-    assert points["one_way-2-reference_scale-3"]["scales"] == {"guidance_scale": 2.0, "reference_scale": 3.0}
+    assert points["one_way-2-image_guidance_scale-3"]["scales"] == {"guidance_scale": 2.0, "image_guidance_scale": 3.0}
 
 
 def test_few_and_many_references_are_compared_subject_by_subject(result, request_):
@@ -166,7 +166,7 @@ def test_the_images_are_those_of_the_pipeline(result, request_, pipe, world):
         num_inference_steps=2,
         guidance="three_branch",
         guidance_scale=2.0,
-        reference_scale=1.5,
+        image_guidance_scale=1.5,
         mode="one_way",
         generator=image_generators(seed, 1),
     ).images[0]
@@ -190,7 +190,7 @@ def test_untrained_coupling_changes_what_references_say_and_nothing_else(pipe):
 
 
 def test_edits_cover_the_subject_that_goes(world, pipe):
-    from jedi.inpainting import Edit
+    from jedi.inpainting import Inpainting
 
     cases = read_cases(world)
     edits = edit_cases(cases, 3)
@@ -205,7 +205,7 @@ def test_edits_cover_the_subject_that_goes(world, pipe):
         assert mask[np.asarray(cases.sets.mask(edit.scene.index, edit.scene.target)) > 0].all() and not mask.all()
         left, top, right, bottom = region_of(edit, scene.size)
         assert mask.sum() == (right - left) * (bottom - top)
-        prepared = Edit.prepare(scene, mask_of(edit, scene.size), pipe.image_size, pipe.vae, "cpu")
+        prepared = Inpainting.prepare(scene, mask_of(edit, scene.size), pipe.image_size, pipe.vae, "cpu")
         away = outside(prepared, (pipe.image_size, pipe.image_size))
         assert away.any() and not (away & torch.from_numpy(mask)).any()
 
