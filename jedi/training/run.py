@@ -45,8 +45,8 @@ def open_run(config: TrainConfig, identity: dict[str, Any], trainer: L.Trainer) 
     others wait for what comes of it, and end as it does; those that Lightning starts begin after it.
 
     Raises:
-        FolderInUse: another launch is at work there. InputError: the run there was made with other settings or data,
-        and going on would mix the two.
+        FolderInUse: another launch is at work there.
+        InputError: the run there was made with other settings or data, and going on would mix the two.
     """
     environment = getattr(trainer.strategy, "cluster_environment", None)
     together = trainer.world_size > 1 and environment.creates_processes_externally

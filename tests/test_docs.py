@@ -1,0 +1,142 @@
+"""The documentation: its links, its commands, its site, its notebook."""
+
+import importlib.util
+import os
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import evaluate
+import sample
+from data_gen import __main__ as data_gen_command
+from data_gen.config import DataConfig
+from jedi.io.config import load
+from jedi.training.config import TrainConfig
+from jedi_toy.tiny_base import TinyBaseConfig
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("models/*/*.md")])
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+SCHEMAS = {"train.py": TrainConfig, "data_gen": DataConfig, "jedi_toy.tiny_base": TinyBaseConfig}
+SCHEMAS |= {"jedi.training.latents": TrainConfig}
+
+
+def commands(page: Path) -> list[str]:
+    """Lines of code blocks, indented ones too, and pieces of code in the text, that begin with a command of ours."""
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    found = re.findall(r"^(?: {4})?((?:\w+=\$\()?(?:python|make|sbatch) .*)$", text, re.M)
+    found += [" ".join(code.split()) for code in re.findall(r"`((?:python|make|sbatch) [^`]*)`", text)]
+    return list(dict.fromkeys(re.sub(r"^\w+=\$\((.*)\)$", r"\1", line) for line in found))
+
+
+def heading(text: str) -> str:
+    """The anchor that GitHub and mkdocs give to a heading."""
+    return re.sub(r"\s+", "-", re.sub(r"[^\w\s-]", "", text.lower()).strip())
+
+
+@every_page
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if link.startswith(("http://", "https://", "mailto:")):
+            continue
+        target, _, anchor = link.partition("#")
+        file = page.parent / target if target else page
+        assert file.exists(), f"{page.name} links to {link}"
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.M)
+            assert anchor in map(heading, headings), f"{page.name} links to {link}"
+
+
+@every_page
+def test_commands_can_be_given(page):
+    """Each module, file, option, target, configuration and key of a command exists."""
+    if page.name == "CHANGELOG.md":
+        pytest.skip("it tells of commands by the names that they had")
+    for command in commands(page):
+        words = shlex.split(command, comments=True)
+        if "..." in words or not words[1:]:
+            continue
+        known = {"python": check_python, "make": check_make, "sbatch": check_sbatch}[words[0]]
+        try:
+            known(words[1:])
+        except (SystemExit, Exception) as error:
+            pytest.fail(f"{page.name}: {command}\n{type(error).__name__}: {error}")
+
+
+def check_make(words: list[str]) -> None:
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M)
+    variables = re.findall(r"^(\w+) \?=", (ROOT / "Makefile").read_text(), re.M)
+    for word in words:
+        assert word in targets or word.partition("=")[0] in variables, word
+
+
+def check_sbatch(words: list[str]) -> None:
+    (script,) = (word for word in words if word.endswith(".sbatch")) if "--wrap" not in words else (None,)
+    assert script is None or (ROOT / script).is_file()
+    for word in words[words.index(script) + 1 :] if script else []:
+        assert not word.startswith("configs/") or (ROOT / word).is_file(), word
+
+
+def check_python(words: list[str]) -> None:
+    program, *rest = words[1:] if words[0] == "-m" else words
+    if words[0] == "-m":
+        assert importlib.util.find_spec(program), f"no module {program}"
+    else:
+        assert (ROOT / program).is_file(), f"no file {program}"
+    if "--help" in rest:
+        rest = rest[: rest.index("--help")]
+    if program == "sample.py" and rest:
+        options = sample.parser().parse_args(rest)
+        assert all((ROOT / path).exists() for path in vars(options).get("references", []))
+    elif program == "evaluate.py" and len(rest) > 1:
+        evaluate.parser(rest[0]).parse_args(rest)
+    elif program == "data_gen" and rest:
+        options = data_gen_command._parser().parse_args(rest)
+        rest = rest[1:]
+    if program in SCHEMAS and "--config" in rest:
+        file, *overrides = rest[rest.index("--config") + 1 :]
+        if "/" in file:  # others are the reader's own
+            load(SCHEMAS[program], ROOT / file, [word for word in overrides if not word.startswith("--")])
+
+
+def test_the_checks_of_commands_see_mistakes(tmp_path):
+    for wrong in (
+        "make nothing",
+        "python nothing.py",
+        "python -m jedi.nothing",
+        "python sample.py --promt x",
+        "python train.py --config configs/train/tiny.yaml optimizer.speed=1",
+        "python -m data_gen run --config configs/data_gen/nothing.yaml",
+        "sbatch slurm/nothing.sbatch",
+    ):
+        page = tmp_path / "page.md"
+        page.write_text(f"```bash\n{wrong}\n```\nand [a](https://x.org)")
+        with pytest.raises(pytest.fail.Exception):
+            test_commands_can_be_given(page)
+    assert sum(len(commands(page)) for page in PAGES) > 40
+
+
+@pytest.mark.slow
+def test_the_site_is_built_strictly(tmp_path, root, python):
+    """A broken link, a missing page or a docstring that cannot be read is an error. Nothing is fetched by a browser."""
+    command = [python, "-m", "mkdocs", "build", "--strict"]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run([*command, "--site-dir", tmp_path], cwd=root, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    pages = {file.relative_to(tmp_path).as_posix(): file.read_text() for file in tmp_path.rglob("*.html")}
+    assert "JointAttnProcessor" in pages["api/method.html"] and "optimizer" in pages["api/training.html"]
+    assert pages["method.html"].count('<div class="equation">') == 7 and "\\tag" not in pages["method.html"]
+    assert "Source" in pages["api/data_gen.html"] and "heldout.png" in pages["models/jedi-tiny/MODEL_CARD.html"]
+    fetched = {
+        name: found
+        for name, page in pages.items()
+        if (
+            found := re.findall(
+                r'<(?:script|img)[^>]*src="(https?:[^"]*)|<link[^>]*stylesheet[^>]*(https?:[^"]*)', page
+            )
+        )
+    }
+    assert not fetched
