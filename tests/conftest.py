@@ -25,8 +25,8 @@ import torch
 from PIL import Image
 
 from tests import tiny
+from tests.paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 # Ignored in what nohup or a script starts in the background, which Python and the processes it starts inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.paths import ROOT
+
 STDLIB = sys.stdlib_module_names
 CORE = ("attention", "diffusion", "conditioning", "guidance", "loss", "rng", "io.registry", "errors", "io.ranges")
 # IPython's completion library shares our import name: a module of ours of such a name would hide its own.
@@ -191,6 +192,7 @@ def test_public_names_are_loaded_when_used(python, environment):
         "-m data_gen",
         "-m jedi.training.export",
         "-m jedi_toy.tiny_base",
+        "-m jedi_toy.encoder",
     ],
 )
 def test_help_answers_within_a_second(python, environment, command):

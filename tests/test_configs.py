@@ -20,10 +20,10 @@ from jedi.io.base import load_base
 from jedi.io.config import load
 from jedi.training.config import TrainConfig
 from jedi.training.trainer import JointTraining, choose_precision
-from jedi_toy.benchmark.encoder import EncoderConfig
-from jedi_toy.tiny_base import TinyBaseConfig
+from jedi_toy.encoder.config import EncoderConfig
+from jedi_toy.tiny_base.config import TinyBaseConfig
+from tests.paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted(ROOT.glob("configs/**/*.yaml"))
 SCHEMAS = {"train": TrainConfig, "data_gen": DataConfig, "base": TinyBaseConfig, "evaluation": EncoderConfig}
 NAMES = [config.relative_to(ROOT / "configs").as_posix() for config in CONFIGS]

@@ -15,13 +15,14 @@ from data_gen import __main__ as data_gen_command
 from data_gen.config import DataConfig
 from jedi.io.config import load
 from jedi.training.config import TrainConfig
-from jedi_toy.tiny_base import TinyBaseConfig
+from jedi_toy.encoder.config import EncoderConfig
+from jedi_toy.tiny_base.config import TinyBaseConfig
+from tests.paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("models/*/*.md")])
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 SCHEMAS = {"train.py": TrainConfig, "data_gen": DataConfig, "jedi_toy.tiny_base": TinyBaseConfig}
-SCHEMAS |= {"jedi.training.latents": TrainConfig}
+SCHEMAS |= {"jedi.training.latents": TrainConfig, "jedi_toy.encoder": EncoderConfig}
 
 
 def commands(page: Path) -> list[str]:

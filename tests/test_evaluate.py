@@ -11,9 +11,8 @@ import evaluate
 import sample
 from jedi.pipeline import JediPipeline
 from tests import benchmarks_made_up as made_up
+from tests.paths import DREAMBOOTH, needs_dreambooth
 from tests.test_architecture import loaded_by
-
-DREAMBOOTH = Path(__file__).resolve().parents[2] / "shared" / "dreambooth"
 
 
 @pytest.fixture(scope="session")
@@ -151,7 +150,7 @@ def test_dreambench_plus(dreambench, tmp_path, capsys):
     assert "live subject animal" in (tmp_path / "out/report.html").read_text()
 
 
-@pytest.mark.skipif(not DREAMBOOTH.is_dir(), reason="../shared/dreambooth is not there")
+@needs_dreambooth
 def test_the_published_images(dreambench, tmp_path):
     options = {"data": DREAMBOOTH, "prompts": 1, "num-images-per-prompt": 1}
     assert dreambench("--subjects", "red_cartoon", "dog8", **options) == 0

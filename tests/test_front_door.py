@@ -13,8 +13,8 @@ import pytest
 from packaging.requirements import Requirement
 
 from tests import whole_files
+from tests.paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("jedi", "data_gen", "jedi_toy")
 LAYOUT = """
 README.md Makefile setup.py pyproject.toml LICENSE CITATION.cff CHANGELOG.md train.py sample.py .ci/run

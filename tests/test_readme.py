@@ -18,8 +18,8 @@ import evaluate  # noqa: F401 (these three load what the commands need, once)
 import jedi.pipeline
 import jedi.training.trainer  # noqa: F401
 from tests import forked
+from tests.paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 TINY_DATA = "sets=24 heldout_sets=8 sets_per_shard=12 resolution=32 workers=1"

@@ -15,8 +15,7 @@ import torch
 from PIL import Image
 
 import sample
-
-DREAMBOOTH = Path(__file__).resolve().parents[2] / "shared" / "dreambooth"
+from tests.paths import DREAMBOOTH, needs_dreambooth
 
 
 def photo(path, seed=0, size=(40, 30)) -> Path:
@@ -330,7 +329,7 @@ def test_references_of_all_kinds(request_in, tmp_path):
     assert request_in(references=["zoo"]) == 0
 
 
-@pytest.mark.skipif(not DREAMBOOTH.is_dir(), reason="needs the DreamBooth photographs in ../shared")
+@needs_dreambooth
 def test_real_photographs(request_in):
     assert request_in(references=[DREAMBOOTH / "teapot", DREAMBOOTH / "cat" / "00.jpg"]) == 0
 

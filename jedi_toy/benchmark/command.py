@@ -134,10 +134,10 @@ def evaluate(request: ToyRequest) -> dict[str, Any]:
     from jedi.report.document import check_place
     from jedi_toy.benchmark.cases import read_cases
     from jedi_toy.benchmark.edits import edit_cases
-    from jedi_toy.benchmark.encoder import SubjectEncoder
     from jedi_toy.benchmark.judge import Judge
     from jedi_toy.benchmark.report import summarise, write
     from jedi_toy.benchmark.rows import ToyRow, ToyRun, fewest_and_most, main_row, rows_beside
+    from jedi_toy.encoder.network import SubjectEncoder
 
     check_place(request.out)
     rows = [ToyRow.parse(text) for text in request.rows]

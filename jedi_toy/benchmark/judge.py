@@ -16,7 +16,7 @@ from torch import Tensor
 from jedi.io.images import Box, to_rgb
 from jedi.metrics import clip_t, copy_score, cosine, diversity, retrieval_accuracy
 from jedi_toy.benchmark.cases import PairCase, ToyCase, ToyCases
-from jedi_toy.benchmark.encoder import SubjectEncoder
+from jedi_toy.encoder.network import SubjectEncoder
 
 SYMMETRIC = 8.0
 """A subject that differs from itself in another pose by less (mean difference of its pixels, 0 to 255) has no pose."""

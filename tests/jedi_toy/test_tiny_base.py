@@ -5,16 +5,11 @@ import torch
 from diffusers import StableDiffusionPipeline
 from transformers import CLIPTokenizer
 
-from jedi_toy import tiny_base
-from jedi_toy.tiny_base import (
-    TextEncoderConfig,
-    TinyBaseConfig,
-    UNetConfig,
-    make_unet,
-    train_text_encoder,
-    train_tokenizer,
-)
-from jedi_toy.tiny_vae import VaeConfig
+from jedi_toy.tiny_base import make as making
+from jedi_toy.tiny_base.__main__ import main
+from jedi_toy.tiny_base.config import TextEncoderConfig, TinyBaseConfig, UNetConfig, VaeConfig
+from jedi_toy.tiny_base.make import make, make_unet
+from jedi_toy.tiny_base.text_encoder import train_text_encoder, train_tokenizer
 
 CAPTIONS = ["a fox on the beach at night", "a teapot in the snow", "here is a fox in the snow"] * 20
 
@@ -76,13 +71,13 @@ def test_the_folder_is_a_stable_diffusion_pipeline(shards, tmp_path, caplog):
         unet=UNetConfig([16, 32]),
         text=TextEncoderConfig(vocabulary=300, width=16, steps=2, batch_size=2),
     )
-    assert tiny_base.make(config) == out
+    assert make(config) == out
     pipe = StableDiffusionPipeline.from_pretrained(out, safety_checker=None)
     assert pipe.unet.config.in_channels == 4 and pipe.scheduler.config.prediction_type == "v_prediction"
     image = pipe("a cat", num_inference_steps=2, output_type="np").images[0]
     assert image.shape == (pipe.vae.config.sample_size,) * 2 + (3,)
     before = (out / "model_index.json").stat().st_mtime_ns
-    tiny_base.make(config)  # the same command again: nothing to do
+    make(config)  # the same command again: nothing to do
     assert (out / "model_index.json").stat().st_mtime_ns == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["base"]
 
@@ -97,34 +92,34 @@ def test_an_interrupted_base_keeps_its_parts(shards, tmp_path, monkeypatch):
     def weights(folder) -> dict[str, bytes]:
         return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*.safetensors")}
 
-    tiny_base.make(config())
+    make(config())
     whole = weights(tmp_path / "base")
     (tmp_path / "base").rename(tmp_path / "whole")
 
     trained = []
     real_text = train_text_encoder
-    monkeypatch.setattr(tiny_base, "train_text_encoder", lambda *a: trained.append("text") or real_text(*a))
+    monkeypatch.setattr(making, "train_text_encoder", lambda *a: trained.append("text") or real_text(*a))
     with monkeypatch.context() as broken:
-        broken.setattr(tiny_base, "train_vae", lambda *a: 1 / 0)
+        broken.setattr(making, "train_vae", lambda *a: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            tiny_base.make(config())
+            make(config())
     assert not (tmp_path / "base").exists()
-    tiny_base.make(config())
+    make(config())
     assert trained == ["text"]  # once, in the run that was interrupted
     assert weights(tmp_path / "base") == whole  # and the rest is as if nothing had happened
     assert sorted(p.name for p in tmp_path.iterdir()) == ["base", "whole"]
 
     (tmp_path / "base").rename(tmp_path / "second")
     with monkeypatch.context() as broken:
-        broken.setattr(tiny_base, "train_vae", lambda *a: 1 / 0)
+        broken.setattr(making, "train_vae", lambda *a: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            tiny_base.make(config())
-    tiny_base.make(config(text=TextEncoderConfig(vocabulary=300, width=32, steps=2, batch_size=2)))
+            make(config())
+    make(config(text=TextEncoderConfig(vocabulary=300, width=32, steps=2, batch_size=2)))
     assert trained == ["text"] * 3  # parts of other settings are of no use
 
 
 def test_missing_data_is_one_clear_line(tmp_path, capsys):
-    assert tiny_base.main([f"data={tmp_path / 'none'}", f"out={tmp_path / 'base'}"]) == 2
+    assert main([f"data={tmp_path / 'none'}", f"out={tmp_path / 'base'}"]) == 2
     assert str(tmp_path / "none") in capsys.readouterr().err
-    assert tiny_base.main(["data=x", "outt=y"]) == 2
+    assert main(["data=x", "outt=y"]) == 2
     assert "out" in capsys.readouterr().err

@@ -6,7 +6,8 @@ from einops import rearrange
 from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d
 
 from jedi.io.config import ConfigError
-from jedi_toy.tiny_vae import VaeConfig, draw, gradient_loss, make_vae, patch_components, psnr, train_vae, write_encoder
+from jedi_toy.tiny_base.config import VaeConfig
+from jedi_toy.tiny_base.vae import draw, gradient_loss, make_vae, patch_components, psnr, train_vae, write_encoder
 
 
 def test_components_are_those_of_pca():
@@ -26,7 +27,7 @@ def test_components_are_those_of_pca():
 
 
 def test_vae_learns_to_show_the_image(caplog):
-    caplog.set_level("INFO", "jedi_toy.tiny_vae")
+    caplog.set_level("INFO", "jedi_toy.tiny_base.vae")
     torch.manual_seed(0)
     images = adaptive_avg_pool2d(torch.rand(32, 3, 4, 4) * 2 - 1, 16)
     config = VaeConfig(block_out_channels=[8, 16], latent_channels=4, steps=80, batch_size=8, learning_rate=1e-2)

@@ -1,7 +1,6 @@
 """DreamBench as data: the published files, small folders of the same layout, and what is wrong with them."""
 
 import json
-from pathlib import Path
 
 import pytest
 
@@ -14,9 +13,7 @@ from jedi.evaluation.protocol import (
     read_prompts,
 )
 from tests import benchmarks_made_up as made_up
-
-DREAMBOOTH = Path(__file__).resolve().parents[4] / "shared" / "dreambooth"
-needs_dreambooth = pytest.mark.skipif(not DREAMBOOTH.is_dir(), reason="../shared/dreambooth is not there")
+from tests.paths import DREAMBOOTH, needs_dreambooth
 
 
 def names(paths) -> list[str]:

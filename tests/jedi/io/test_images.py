@@ -17,9 +17,9 @@ from PIL import Image
 
 from jedi.io import images
 from tests import icc
+from tests.paths import DREAMBOOTH, needs_dreambooth
 
 ORANGE = (255, 128, 0)
-DREAMBOOTH = Path(__file__).resolve().parents[4] / "shared" / "dreambooth"
 
 
 def quarters(size=(8, 6)) -> Image.Image:
@@ -503,7 +503,7 @@ def test_contact_sheet_places_images_and_captions():
         images.contact_sheet([[]])
 
 
-@pytest.mark.skipif(not DREAMBOOTH.is_dir(), reason="needs the DreamBooth photographs in ../shared")
+@needs_dreambooth
 def test_real_photographs():
     files, _ = images.find_images([DREAMBOOTH / "dog", DREAMBOOTH / "vase"])
     assert len(files) >= 8

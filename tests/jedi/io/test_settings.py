@@ -14,10 +14,10 @@ from jedi.errors import InputError
 from jedi.io.config import ConfigError, _fields, load
 from jedi.io.ranges import Range
 from jedi.training.config import TrainConfig
-from jedi_toy import tiny_base
-from jedi_toy.benchmark import encoder
-from jedi_toy.benchmark.encoder import EncoderConfig
-from jedi_toy.tiny_base import TinyBaseConfig
+from jedi_toy.encoder import __main__ as encoder
+from jedi_toy.encoder.config import EncoderConfig
+from jedi_toy.tiny_base import __main__ as tiny_base
+from jedi_toy.tiny_base.config import TinyBaseConfig
 
 SCHEMAS = (TrainConfig, TinyBaseConfig, EncoderConfig, DataConfig)
 LONG = ["9" * 300, "-" + "9" * 300, "9" * 5000, "1" + "0" * 400]

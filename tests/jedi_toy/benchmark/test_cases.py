@@ -6,7 +6,7 @@ import pytest
 
 from jedi.data import DataError, SetDataset, SetIndex
 from jedi_toy.benchmark.cases import GALLERY, REFERENCES, PairCase, ToyCase, pair_case, read_cases, single_case
-from tests.jedi_toy.benchmark.toy_world import write_world
+from tests.jedi_toy.toy_world import write_world
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from jedi_toy.benchmark.command import ToyRequest, evaluate
 from jedi_toy.benchmark.edits import EQUAL, edit_cases, mask_of, outside, region_of
 from jedi_toy.benchmark.rows import ToyRow, main_row, rows_beside
 from tests.jedi.sampling import random_image
-from tests.jedi_toy.benchmark.toy_world import write_encoder, write_world
+from tests.jedi_toy.toy_world import write_encoder, write_world
 
 
 @pytest.fixture(scope="module")

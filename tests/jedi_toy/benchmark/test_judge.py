@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 
 from jedi_toy.benchmark.cases import read_cases
-from jedi_toy.benchmark.encoder import SubjectEncoder
 from jedi_toy.benchmark.judge import Judge, PairJudge, cut_out, posed, presence, psnr
+from jedi_toy.encoder.network import SubjectEncoder
 from tests.jedi.sampling import random_image
-from tests.jedi_toy.benchmark.toy_world import write_encoder, write_world
+from tests.jedi_toy.toy_world import write_encoder, write_world
 
 ROOM = torch.tensor([[0.9, 0.1, 0.2, 0.0], [0.1, 0.8, 0.2, 0.0]])
 """Likeness of two places to four subjects: subject 0 stands at the first, 1 at the second."""

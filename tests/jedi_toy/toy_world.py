@@ -9,10 +9,14 @@ from data_gen.plan import make_parts
 from data_gen.samples import Item
 from data_gen.shards import encode, write_shard
 from jedi.io.config import load
-from jedi_toy.benchmark.encoder import EncoderConfig, Probes, TextTowerConfig, VisionTowerConfig, make_model, save
-from jedi_toy.tiny_base import TextEncoderConfig, train_tokenizer
+from jedi_toy.encoder.config import EncoderConfig, VisionTowerConfig
+from jedi_toy.encoder.network import Probes, save
+from jedi_toy.encoder.training import make_model
+from jedi_toy.tiny_base.config import TextTowerConfig
+from jedi_toy.tiny_base.text_encoder import train_tokenizer
+from tests.paths import ROOT
 
-CONFIG = Path(__file__).resolve().parents[3] / "configs/data_gen/benchmark.yaml"
+CONFIG = ROOT / "configs/data_gen/benchmark.yaml"
 WORDS = {"background": ["beach", "city", "night", "snow"]}
 
 
@@ -41,6 +45,6 @@ def write_encoder(folder: Path, pixels: int = 32) -> Path:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        tokenizer = train_tokenizer(["an animal at night"], TextEncoderConfig(vocabulary=250, length=24))
+        tokenizer = train_tokenizer(["an animal at night"], TextTowerConfig(vocabulary=250, length=24))
         save(make_model(config, tokenizer, pixels), tokenizer, Probes(64, WORDS), folder, {})
     return folder

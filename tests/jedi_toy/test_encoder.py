@@ -11,24 +11,16 @@ from transformers import AutoProcessor, CLIPModel
 from jedi.errors import InputError
 from jedi.io.config import ConfigError
 from jedi.rng import keyed_generator
-from jedi_toy.benchmark import encoder as encoders
 from jedi_toy.benchmark.cases import read_cases
-from jedi_toy.benchmark.encoder import (
-    EncoderConfig,
-    Probes,
-    Sets,
-    SubjectEncoder,
-    TextTowerConfig,
-    VisionTowerConfig,
-    main,
-    soften,
-    subject_loss,
-    text_loss,
-    train,
-)
 from jedi_toy.benchmark.judge import Judge, PairJudge
+from jedi_toy.encoder import training
+from jedi_toy.encoder.__main__ import main
+from jedi_toy.encoder.config import EncoderConfig, VisionTowerConfig
+from jedi_toy.encoder.network import Probes, SubjectEncoder
+from jedi_toy.encoder.training import Sets, soften, subject_loss, text_loss, train
+from jedi_toy.tiny_base.config import TextTowerConfig
 from tests.jedi.sampling import random_image
-from tests.jedi_toy.benchmark.toy_world import write_encoder, write_world
+from tests.jedi_toy.toy_world import write_encoder, write_world
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +38,7 @@ def settings(world: Path, out: Path, **changes) -> EncoderConfig:
         "drawings": 3,
         "recoloured": 1,
         "images_per_set": 2,
-        "checkpoint_every_steps": 2,
+        "checkpoint_every": 2,
     }
     return EncoderConfig(data=str(world), out=str(out), **(small | changes))
 
@@ -90,7 +82,7 @@ def test_softened_images_stay_images():
 
 def test_training_goes_on_where_it_was_stopped(world, tmp_path, monkeypatch):
     whole = train(settings(world, tmp_path / "whole"))
-    original, steps = encoders.subject_loss, []
+    original, steps = training.subject_loss, []
 
     def stop_at_the_fourth(*arguments):
         steps.append(1)
@@ -98,13 +90,13 @@ def test_training_goes_on_where_it_was_stopped(world, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return original(*arguments)
 
-    monkeypatch.setattr(encoders, "subject_loss", stop_at_the_fourth)
+    monkeypatch.setattr(training, "subject_loss", stop_at_the_fourth)
     with pytest.raises(KeyboardInterrupt):
         train(settings(world, tmp_path / "parts"))
     assert not (tmp_path / "parts").exists()
     with pytest.raises(ConfigError, match="run with other settings"):
         train(settings(world, tmp_path / "parts", seed=1))
-    monkeypatch.setattr(encoders, "subject_loss", original)
+    monkeypatch.setattr(training, "subject_loss", original)
     last = list((tmp_path / "parts.training" / "checkpoints").glob("*.ckpt"))
     data = {path: path.read_bytes() for path in last}
     for path in last:

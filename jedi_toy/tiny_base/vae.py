@@ -10,46 +10,20 @@ at any time under a UNet that is trained already.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
 from itertools import product
 
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from einops import rearrange
-from torch import Tensor, nn
-from tqdm import tqdm
+from torch import Tensor
 
 from jedi.io.config import ConfigError
-from jedi.io.ranges import Count, NotNegative, Positive, Share, Whole
 from jedi.rng import keyed_generator
+from jedi_toy.fit import fit
+from jedi_toy.tiny_base.config import VaeConfig
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class VaeConfig:
-    """AutoencoderKL with ``2 ** (levels - 1)`` pixels a latent, and its training."""
-
-    block_out_channels: list[Count] = field(default_factory=lambda: [32, 64, 64])
-    latent_channels: Count = 8
-    whitening: Share = 0.5
-    """0: latents keep their variances (mostly colour), 1: all channels have the same."""
-    linear_encoder: bool = False
-    """The encoder is the projection on the principal components, exactly; only the decoder is trained."""
-    steps: Count = 1500
-    batch_size: Count = 16
-    learning_rate: Positive = 2e-3
-    bf16: bool = False
-    """Mixed precision: worth it on CPUs with AVX512-BF16 or AMX, very slow on others."""
-    latent_noise: NotNegative = 0.1
-    """Standard deviation of noise added before decoding, so that the decoder forgives a sampler's small errors."""
-    gradient: NotNegative = 0.0
-    """Weight of the error of differences between neighbouring pixels, at two scales: lines stay lines."""
-    crop: Whole = 0
-    """Side in pixels of the squares that training cuts out of the images, a multiple of a patch; 0 takes them whole.
-    The last fifth of the steps sees whole images (fewer, as many pixels) in any case: the normalisation looks at all
-    of an image."""
 
 
 def patch_components(images: Tensor, factor: int, channels: int, whitening: float) -> tuple[Tensor, Tensor]:
@@ -83,11 +57,8 @@ def train_vae(images: Tensor, config: VaeConfig, seed: int) -> AutoencoderKL:
     if config.linear_encoder:
         write_encoder(vae, mean, projection)
         vae.encoder.requires_grad_(False)
-    trained = [parameter for parameter in vae.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.AdamW(trained, config.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.learning_rate, total_steps=config.steps)
-    progress = tqdm(range(config.steps), desc="VAE", unit="step", dynamic_ncols=True)
-    for step in progress:
+
+    def loss(step: int) -> tuple[Tensor, str]:
         batch = draw(images, config, 0 if step >= 0.8 * config.steps else config.crop, generator)
         patches = rearrange(batch, "b c (h f) (w g) -> b h w (c f g)", f=factor, g=factor)
         wanted = rearrange((patches - mean) @ projection, "b h w c -> b c h w")
@@ -95,16 +66,12 @@ def train_vae(images: Tensor, config: VaeConfig, seed: int) -> AutoencoderKL:
             latents = wanted if config.linear_encoder else vae.encode(batch).latent_dist.mean.float()
             noise = torch.randn(latents.shape, generator=generator) * config.latent_noise
             decoded = vae.decode(latents + noise).sample.float()
-        loss = F.mse_loss(latents, wanted) + F.mse_loss(decoded, batch) + 0.5 * F.l1_loss(decoded, batch)
+        total = F.mse_loss(latents, wanted) + F.mse_loss(decoded, batch) + 0.5 * F.l1_loss(decoded, batch)
         if config.gradient:
-            loss = loss + config.gradient * gradient_loss(decoded, batch)
-        optimiser.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(trained, 1.0)
-        optimiser.step()
-        schedule.step()
-        if step % 20 == 0:
-            progress.set_postfix_str(f"{psnr(decoded.detach(), batch):.1f} dB")
+            total = total + config.gradient * gradient_loss(decoded, batch)
+        return total, f"{psnr(decoded.detach(), batch):.1f} dB"
+
+    fit("VAE", {"vae": vae}, loss, config.steps, config.learning_rate)
     vae.eval().requires_grad_(False)
     vae.register_to_config(scaling_factor=1 / float(vae.encode(sample[:256]).latent_dist.mean.std()))
     decoded = torch.cat([vae.decode(vae.encode(part).latent_dist.mean).sample for part in unseen.split(64)])
