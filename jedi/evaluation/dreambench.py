@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(f"--no-reference must be 0 or more, got {arguments.no_reference}")
     if arguments.part is not None and arguments.stage == "score":
         raise InputError("--part is for generating; scoring is one task, after all parts")
-    from jedi.report.document import check_place
+    from jedi.report.page import check_place
 
     check_place(arguments.out, data=arguments.data)
     benchmark = select(read_benchmark(arguments.data, arguments.refs, arguments.reference_list), arguments)

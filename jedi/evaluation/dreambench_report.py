@@ -10,7 +10,9 @@ from typing import Any
 from jedi.evaluation import score_report as common
 from jedi.evaluation.protocol import PUBLISHED, Benchmark, BenchmarkError
 from jedi.evaluation.scoring import COPIED, MODEL, WITHOUT, Encoder, ScoredSubject, identity_column
-from jedi.report.document import Cell, Curve, Point, Report, Series, Table, Text, text_table, write_report
+from jedi.report.document import Cell, LineChart, Point, Report, Series, Table, Text
+from jedi.report.page import write_report
+from jedi.report.text import text_table
 
 FIELD = {"DINO": "DINO ViT-S/16", "CLIP-I": "CLIP-I ViT-B/32", "CLIP-T": "CLIP-T ViT-B/32"}
 """Columns of published tables -> the score that they are."""
@@ -88,31 +90,32 @@ def published_table(result: Mapping[str, Any], others: Sequence[Mapping[str, Any
     return Table("Beside published figures", columns, rows, common.partial_words(result) + note, kinds)
 
 
-def curve(result: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> list[Curve]:
+def curve(result: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> list[LineChart]:
     """Identity against prompt: a point for each run, joined where only the guidance differs. None for a single run."""
     identity, text = common.main_columns(result)
     runs = [x for x in (result, *others) if {identity, text} <= set(x["rows"][MODEL])]
     if len(runs) < 2:
         return []
-    series: dict[str, list[Mapping[str, Any]]] = {}
     free = ("guidance_scale", "image_guidance_scale", "guidance")
+    fixed = lambda x: {key: value for key, value in x["settings"].items() if key not in free}
+    series: dict[str, list[Mapping[str, Any]]] = {}
     for x in runs:
-        fixed = {key: value for key, value in x["settings"].items() if key not in free}
-        series.setdefault(json.dumps([x["model"]["sha256"], x["references"], fixed], sort_keys=True), []).append(x)
+        series.setdefault(json.dumps([x["model"]["sha256"], x["references"], fixed(x)], sort_keys=True), []).append(x)
     lines = []
-    for members in series.values():
+    names = common.run_names([{**members[0], "settings": fixed(members[0])} for members in series.values()])
+    for name, members in zip(names, series.values(), strict=True):
         points = []
         for x in sorted(members, key=lambda x: [x["settings"][key] for key in free]):
             found, prompt = x["rows"][MODEL][identity], x["rows"][MODEL][text]
             label = f"{x['settings']['guidance_scale']:g} / {x['settings']['image_guidance_scale']:g}"
             points.append(Point(prompt["mean"], found["mean"], label, found["low"], found["high"]))
-        lines.append(Series(common.row_words(MODEL, members[0]), points))
+        lines.append(Series(name, points))
     for row in (WITHOUT, COPIED):
         found = result["rows"].get(row, {})
         if {identity, text} <= set(found):
             lines.append(Series(common.row_words(row, result), [Point(found[text]["mean"], found[identity]["mean"])]))
     note = "Labels: guidance scale / reference scale. Up: more like the subject; right: more like the prompt."
-    return [Curve("Identity against prompt", text, identity, lines, note)]
+    return [LineChart("Identity against prompt", text, identity, lines, note)]
 
 
 def facts(result: Mapping[str, Any], command: str = "") -> dict[str, str]:

@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Scores and reports. Raises ``InputError`` for a mistake in the request."""
-    from jedi.report.document import check_place
+    from jedi.report.page import check_place
 
     check_options(arguments, check_count, "samples")
     out = Path(arguments.out)
@@ -51,7 +51,9 @@ def run(arguments: argparse.Namespace) -> int:
     )
     from jedi.evaluation import score_report
     from jedi.loading import find_device
-    from jedi.report.document import Report, text_table, write_report
+    from jedi.report.document import Report
+    from jedi.report.page import write_report
+    from jedi.report.text import text_table
 
     encoders = load_encoders(arguments.encoders, find_device(arguments.device))
     out.mkdir(parents=True, exist_ok=True)

@@ -1,39 +1,36 @@
-"""The page of a report: numbers become places on the page, ``page.html`` says what stands where.
-
-Drawings are written as SVG by the template, so that their colours follow the reader's light or dark page.
-"""
+"""The page of a report: what the template ``page.html`` needs to know, and the files that are written."""
 
 from __future__ import annotations
 
 import base64
 import io
 import itertools
-import math
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from PIL import Image
 
+from jedi.io.files import ResultFolder, lies_in
 from jedi.io.images import load_image, to_rgb
+from jedi.report.charts import MARKERS, SIZES, draw
 from jedi.report.document import (
     ARROWS,
     Cell,
-    Curve,
     Gallery,
     GalleryImage,
     Histogram,
+    InputError,
+    LineChart,
     Report,
     Section,
     Table,
     Text,
-    as_cell,
-    headings,
-    printable,
-    terminal_width,
-    words,
+    require,
 )
+from jedi.report.text import printable, to_json
 
 SMALL = 128
 """Images up to this many pixels a side stay as they are (PNG) and are shown enlarged, pixel by pixel."""
@@ -41,19 +38,54 @@ TILE = 160
 """About as wide as an image is shown, in CSS pixels."""
 LARGEST = 384
 """Larger images are shrunk to this many pixels a side (WebP): sharp on a dense screen, in a file that opens."""
-PLOTS = {"wide": (720, 420), "narrow": (360, 340)}
-"""A curve is drawn twice, for a desk and for a phone: shrunk, its words could not be read."""
-BARS = {"wide": (720, 280), "narrow": (360, 260)}
-"""The same for a histogram."""
-MARGINS = (54, 14, 34, 44)
-"""Left, right, top, bottom of a drawing: room for the axes' words."""
 
-Box = tuple[float, float, float, float]
-"""Left, top, right, bottom."""
+
+def write_report(
+    report: Report, folder: str | Path, name: str = "report", scores: Mapping[str, Any] | None = None
+) -> Path:
+    """Writes ``folder/name.html``, ``folder/name.json`` and, of ``scores``, ``folder/scores.json``: all or none.
+
+    The page is one file that needs nothing else; the JSON holds the same figures. The same call replaces an earlier
+    report of that name; files of other origin are left alone. Returns the page.
+
+    Raises:
+        ReportError: ``name`` is no file name. ImageError: an image cannot be read. InputError: there is a file of that
+        name which no earlier report wrote.
+    """
+    plain = name and Path(name).name == name
+    require(plain, f"name must be a plain file name without an ending, got {name!r}")
+    html, folder = render(report), Path(folder)
+    files = report_files(name, scores is not None)
+    record = json.dumps({"files": files, **to_json(report, folder)}, indent=1, allow_nan=False)
+    with ResultFolder(folder, files) as temporary:
+        (temporary / files[0]).write_text(html, encoding="utf-8")
+        if scores is not None:
+            text = json.dumps(scores, indent=1, ensure_ascii=False, allow_nan=False)
+            (temporary / files[1]).write_text(text + "\n", encoding="utf-8")
+        (temporary / files[-1]).write_text(record + "\n", encoding="utf-8")
+    return folder / files[0]
+
+
+def report_files(name: str = "report", scores: bool = True) -> list[str]:
+    """The files that :func:`write_report` writes, its record last."""
+    return [f"{name}.html", *(["scores.json"] if scores else []), f"{name}.json"]
+
+
+def check_place(out: str | Path, **read: str | Path | None) -> None:
+    """Before the work begins: whether ``out`` may hold the report. ``read`` are folders, by the option that names them.
+
+    Raises:
+        InputError: ``out`` lies in a folder that is read, where what is written would be read as well. Else as
+        :func:`write_report` with scores would, at the end of the work.
+    """
+    for option, folder in read.items():
+        if folder is not None and lies_in(out, folder):
+            raise InputError(f"--out {out} lies in --{option} {folder}, which is only read; give another folder")
+    ResultFolder(out, report_files())
 
 
 def render(report: Report) -> str:
-    """The page as one string of HTML. Every word of the report is escaped by jinja2.
+    """The page as one string of HTML. Every word of the report is escaped by jinja2 or matplotlib.
 
     Raises ``ImageError`` for an image that cannot be read.
     """
@@ -71,48 +103,45 @@ def render(report: Report) -> str:
 
 def _view(section: Section) -> dict[str, Any]:
     """What the template needs to know of a section."""
-    views = {Table: _table, Curve: _curve, Histogram: _histogram, Gallery: _gallery, Text: _text}
-    view = next(view for kind, view in views.items() if isinstance(section, kind))
-    return {"title": section.title, "note": getattr(section, "note", ""), **view(section)}
+    views = {Table: _table, LineChart: _line_chart, Histogram: _histogram, Gallery: _gallery, Text: _text}
+    return {"title": section.title, "note": getattr(section, "note", ""), **views[type(section)](section)}
 
 
 def _text(text: Text) -> dict[str, Any]:
-    return {"kind": "text", "paragraphs": [x.strip() for x in text.body.split("\n\n") if x.strip()]}
+    return {"kind": "text", "paragraphs": text.paragraphs()}
 
 
 # ---- tables
 
 
 def _table(table: Table) -> dict[str, Any]:
-    cells = [{x: as_cell(row.get(x)) for x in table.columns} for _, row in table.rows]
-    scales = {x: _scale([row[x] for row in cells]) for x in table.columns}
-    first = table.groups[0][1] if table.groups else len(cells)
-    best = {x: _best([row[x] for row in cells[:first]], better) for x, better in table.better.items()}
-
-    def plain(column: str) -> bool:
-        """Figures without whiskers: they stand under one another, on the right."""
-        return scales[column] is None and not any(isinstance(row[column].value, str) for row in cells)
-
-    rows = []
-    for i, ((label, _), row) in enumerate(zip(table.rows, cells, strict=True)):
-        views = []
-        for column, cell in row.items():
-            value, *interval = words(table, column, cell)
-            views.append(
+    rows = table.cells()
+    first = table.groups[0][1] if table.groups else len(rows)
+    columns = {column: [cells[column] for _, cells in rows] for column in table.columns}
+    scales = {column: _scale(cells) for column, cells in columns.items()}
+    best = {column: _best(columns[column][:first], better) for column, better in table.better.items()}
+    views = []
+    for i, (label, cells) in enumerate(rows):
+        shown = []
+        for column, cell in cells.items():
+            value, interval = table.words(column, cell)
+            shown.append(
                 {
                     "value": value,
-                    "interval": "".join(interval),
-                    "whisker": scales[column] and _whisker(cell, *scales[column]),
+                    "interval": interval,
+                    "whisker": _whisker(cell, scales[column]),
                     "best": cell.value is not None and cell.value == best.get(column),
                     "kind": "none" if cell.value is None else "word" if isinstance(cell.value, str) else "number",
                 }
             )
-        rows.append({"label": label, "cells": views, "first": i < first})
+        views.append({"label": label, "cells": shown, "first": i < first})
+    # Figures without whiskers stand under one another, on the right.
+    plain = {x: scales[x] is None and not any(isinstance(cell.value, str) for cell in columns[x]) for x in columns}
     return {
         "kind": "table",
-        "heads": [(x, ARROWS.get(table.better.get(x, ""), ""), plain(x)) for x in table.columns],
-        "rows": rows,
-        "headings": headings(table),
+        "heads": [(x, ARROWS.get(table.better.get(x, ""), ""), plain[x]) for x in table.columns],
+        "rows": views,
+        "headings": table.headings(),
         "whiskers": any(scales.values()),
         "bold": any(x is not None for x in best.values()),
     }
@@ -134,13 +163,51 @@ def _best(cells: Sequence[Cell], better: str) -> float | None:
     return max(numbers) if better == "higher" else min(numbers)
 
 
-def _whisker(cell: Cell, least: float, most: float) -> dict[str, float] | None:
-    """Places of value, low and high between 2 and 98."""
-    if not isinstance(cell.value, (int, float)):
+def _whisker(cell: Cell, scale: tuple[float, float] | None) -> dict[str, float] | None:
+    """Places of value, low and high between 2 and 98 percent."""
+    if scale is None or not isinstance(cell.value, (int, float)):
         return None
+    least, span = scale[0], scale[1] - scale[0]
     places = {"value": cell.value, "low": cell.low, "high": cell.high}
-    span = most - least
     return {k: round(2 + 96 * ((v - least) / span if span else 0.5), 2) for k, v in places.items() if v is not None}
+
+
+# ---- charts
+
+
+def _chart(chart: LineChart | Histogram) -> dict[str, Any]:
+    sizes = SIZES[type(chart)]
+    return {
+        "kind": "chart",
+        "drawings": [(name, sizes[name], drawing) for name, drawing in draw(chart).items()],
+    }
+
+
+def _line_chart(chart: LineChart) -> dict[str, Any]:
+    points = [(series.name, p) for series in chart.series for p in series.points]
+    labelled = any(p.label for _, p in points)
+    rows = []
+    for name, p in points:
+        interval = "" if p.low is None else f"[{p.low:.4g}, {p.high:.4g}]"
+        rows.append((name, [*([(p.label, "")] if labelled else []), (f"{p.x:.4g}", ""), (f"{p.y:.4g}", interval)]))
+    return {
+        **_chart(chart),
+        "alt": f"{chart.y_label} against {chart.x_label}",
+        "legend": [(mark, series.name) for mark, series in zip(itertools.cycle(MARKERS.values()), chart.series)],
+        "heads": ["", *(["point"] if labelled else []), chart.x_label, chart.y_label],
+        "rows": rows,
+    }
+
+
+def _histogram(chart: Histogram) -> dict[str, Any]:
+    bins = zip(itertools.pairwise(chart.edges), zip(*chart.counts.values(), strict=True), strict=True)
+    return {
+        **_chart(chart),
+        "alt": f"{chart.y_label} by {chart.x_label}",
+        "legend": [("\u25a0", name) for name in chart.counts] if len(chart.counts) > 1 else [],
+        "heads": [chart.x_label, *chart.counts],
+        "rows": [(f"{a:.4g} to {b:.4g}", [(f"{x:,}", "") for x in counts]) for (a, b), counts in bins if any(counts)],
+    }
 
 
 # ---- images
@@ -153,11 +220,15 @@ def _gallery(gallery: Gallery) -> dict[str, Any]:
     tile = max(enlarged, default=TILE)  # photographs beside small images are shown as large as those
     rows = []
     for label, shown_images, opened in zip(labels, gallery.rows, images, strict=True):
-        said = [[x for x in (label, *gallery.columns[i : i + 1]) if x.strip()] for i in range(len(shown_images))]
-        views = [
-            x and _image(x, image, tile, words or [f"{gallery.title}: image {i + 1}"] * (not x.caption.strip()))
-            for i, (x, image, words) in enumerate(zip(shown_images, opened, said, strict=True))
-        ]
+        views = []
+        for i, (shown, image) in enumerate(zip(shown_images, opened, strict=True)):
+            if shown is None:
+                views.append(None)
+                continue
+            said = ["reference"] * shown.reference
+            said += [x for x in (label, *gallery.columns[i : i + 1], shown.caption) if x.strip()]
+            nothing = said == ["reference"] * shown.reference
+            views.append(_image(shown, image, tile, ", ".join(said + [f"{gallery.title}: image {i + 1}"] * nothing)))
         rows.append({"label": label, "images": views})
     return {"kind": "gallery", "columns": list(gallery.columns), "rows": rows}
 
@@ -176,201 +247,19 @@ def _zoom(image: Image.Image) -> int:
     return max(1, round(TILE / max(image.size)))
 
 
-def _image(shown: GalleryImage, image: Image.Image, tile: float, said: Sequence[str]) -> dict[str, Any]:
-    """``tile``: the longest side of a large image on the page. ``said``: words for who cannot see it."""
+def _image(shown: GalleryImage, image: Image.Image, tile: float, alt: str) -> dict[str, Any]:
+    """``tile``: the longest side of a large image on the page."""
     small = max(image.size) <= SMALL
     zoom = _zoom(image) if small else tile / max(image.size)
     buffer = io.BytesIO()
     image.save(buffer, **({"format": "PNG", "optimize": True} if small else {"format": "WEBP", "quality": 90}))
-    alt = [
-        *(["reference"] if shown.reference else []),
-        *said,
-        *([shown.caption] if shown.caption.strip() else []),
-    ]
     return {
         "source": f"data:image/{'png' if small else 'webp'};base64,{base64.b64encode(buffer.getvalue()).decode()}",
         "width": max(1, round(image.width * zoom)),
         "height": max(1, round(image.height * zoom)),
         "small": small,
-        "alt": ", ".join(alt),
+        "alt": alt,
         "caption": shown.caption,
         "reference": shown.reference,
         "scores": [(name, x if isinstance(x, str) else format(x, ".3f")) for name, x in shown.scores.items()],
     }
-
-
-# ---- curves
-
-
-def _curve(curve: Curve) -> dict[str, Any]:
-    points = [point for series in curve.series for point in series.points]
-    return {
-        "kind": "curve",
-        "x_label": curve.x_label,
-        "y_label": curve.y_label,
-        "series": curve.series,
-        "plots": [_plot(curve, name, *size) for name, size in PLOTS.items()],
-        "labelled": any(point.label for point in points),
-    }
-
-
-def _plot(curve: Curve, name: str, width: int, height: int) -> dict[str, Any]:
-    """Places in a drawing of ``width`` x ``height``: axes, and each point with its interval and words."""
-    points = [point for series in curve.series for point in series.points]
-    ys = [y for point in points for y in (point.y, point.low, point.high) if y is not None]
-    left, right, top, bottom = MARGINS[0], width - MARGINS[1], MARGINS[2], height - MARGINS[3]
-    (x0, x1), (y0, y1) = _padded([point.x for point in points]), _padded(ys)
-
-    def across(x: float) -> float:
-        return round(left + (x - x0) / (x1 - x0) * (right - left), 2)
-
-    def down(y: float) -> float:
-        return round(bottom - (y - y0) / (y1 - y0) * (bottom - top), 2)
-
-    marks = []
-    for i, series in enumerate(curve.series):
-        alone = len(series.points) == 1
-        for point in series.points:
-            marks.append(
-                {
-                    "series": i,
-                    "x": across(point.x),
-                    "y": down(point.y),
-                    "ends": None if point.low is None else (down(point.high), down(point.low)),
-                    "label": point.label or (series.name if alone else ""),
-                    "title": f"{series.name}{point.label and ', '}{point.label}: {point.x:.4g}, {point.y:.4g}",
-                }
-            )
-    _place_labels(marks, (left, top, width, bottom))
-    return {
-        "name": name,
-        "width": width,
-        "height": height,
-        "left": left,
-        "right": right,
-        "top": top,
-        "bottom": bottom,
-        "x_ticks": [(across(x), text) for x, text in ticks(x0, x1, wanted=7 if name == "wide" else 4)],
-        "y_ticks": [(down(y), text) for y, text in ticks(y0, y1)],
-        "marks": marks,
-    }
-
-
-# ---- histograms
-
-
-def _histogram(histogram: Histogram) -> dict[str, Any]:
-    bins = list(itertools.pairwise(histogram.edges))
-    return {
-        "kind": "histogram",
-        "x_label": histogram.x_label,
-        "y_label": histogram.y_label,
-        "names": list(histogram.counts),
-        "bins": [(f"{a:.4g} to {b:.4g}", [x[i] for x in histogram.counts.values()]) for i, (a, b) in enumerate(bins)],
-        "plots": [_bars(histogram, name, *size) for name, size in BARS.items()],
-    }
-
-
-def _bars(histogram: Histogram, name: str, width: int, height: int) -> dict[str, Any]:
-    """Places in a drawing of ``width`` x ``height``: axes, stacked bars, and the lines with their words."""
-    left, right, top, bottom = MARGINS[0], width - MARGINS[1], MARGINS[2], height - MARGINS[3]
-    x0, x1 = histogram.edges[0], histogram.edges[-1]
-    highest = max(1, *(sum(column) for column in zip(*histogram.counts.values(), strict=True)))
-    most = highest * (1.05 + 0.09 * len(histogram.lines))  # above the bars there is room for the lines' words
-    whole = all(edge - 0.5 == round(edge - 0.5) for edge in histogram.edges)  # bins of whole numbers
-
-    def across(x: float) -> float:
-        return round(left + (x - x0) / (x1 - x0) * (right - left), 2)
-
-    def tall(count: int) -> float:
-        """At least one pixel, so that what is rare is seen."""
-        return round(max(1.0, count / most * (bottom - top)), 2) if count else 0.0
-
-    bars = []
-    for i, (a, b) in enumerate(itertools.pairwise(histogram.edges)):
-        floor, x = bottom, across(a)
-        for series, (kind, counts) in enumerate(histogram.counts.items()):
-            if high := tall(counts[i]):
-                floor = round(floor - high, 2)
-                wide = round(max(0.5, across(b) - x - 0.5), 2)  # a thin gap between bars
-                title = f"{kind}, {a:.4g} to {b:.4g}: {counts[i]:,}"
-                bars.append({"series": series, "x": x, "y": floor, "width": wide, "height": high, "title": title})
-    lines = []
-    for i, (text, value) in enumerate(sorted(histogram.lines.items(), key=lambda line: line[1])):
-        x = across(value)
-        after = x < (left + right) / 2  # the words stand on the side with more room
-        place = {"words": x + 5 if after else x - 5, "anchor": "start" if after else "end", "y": top + 11 + 15 * i}
-        lines.append({"x": x, "text": text, **place})
-    x_ticks = [(x, text) for x, text in ticks(x0, x1, wanted=8 if name == "wide" else 4) if not whole or x == round(x)]
-    y_ticks = [y for y, _ in ticks(0, most, wanted=4) if y == round(y)]
-    return {
-        "name": name,
-        "width": width,
-        "height": height,
-        "left": left,
-        "right": right,
-        "top": top,
-        "bottom": bottom,
-        "x_ticks": [(across(x), f"{round(x):,}" if whole else text) for x, text in x_ticks],
-        "y_ticks": [(round(bottom - y / most * (bottom - top), 2), f"{round(y):,}") for y in y_ticks],
-        "bars": bars,
-        "lines": lines,
-    }
-
-
-def _padded(values: Sequence[float]) -> tuple[float, float]:
-    """A range with some room on both sides, also around a single value."""
-    least, most = min(values), max(values)
-    room = 0.07 * (most - least) or 0.1 * abs(least) or 1.0
-    return least - room, most + room
-
-
-def ticks(least: float, most: float, wanted: int = 5) -> list[tuple[float, str]]:
-    """Round figures between two ends, at most ``wanted`` + 1 of them, with their words.
-
-    Their distance is 1, 2 or 5 times a power of ten.
-    """
-    power = 10.0 ** math.floor(math.log10((most - least) / wanted))
-    step = next(x * power for x in (1, 2, 5, 10) if x * power * wanted >= (most - least) * 0.999)
-    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
-    plain = decimals < 6 and max(abs(least), abs(most)) < 1e6
-    first, last = math.ceil(least / step - 1e-9), math.floor(most / step + 1e-9)
-    return [(i * step, format(i * step, f".{decimals}f" if plain else ".4g")) for i in range(first, last + 1)]
-
-
-def _place_labels(marks: list[dict[str, Any]], frame: Box) -> None:
-    """Gives labels a place beside their mark where they cover nothing; a label without one is left out.
-
-    Its words are still in the mark's tooltip and in the list of figures under the curve.
-    """
-    taken = [box for mark in marks for box in _around(mark)]
-    for a, b in itertools.pairwise(marks):
-        if a["series"] == b["series"]:  # the line between them
-            x, y, dx, dy = a["x"], a["y"], b["x"] - a["x"], b["y"] - a["y"]
-            steps = max(1, round(math.hypot(dx, dy) / 5))
-            between = [(x + dx * i / steps, y + dy * i / steps) for i in range(steps)]
-            taken += [(x - 1, y - 1, x + 1, y + 1) for x, y in between]
-    for mark in sorted((mark for mark in marks if mark["label"]), key=lambda mark: -len(mark["label"])):
-        wide, high, x, y = 6.8 * terminal_width(mark["label"]), 12, mark["x"], mark["y"]
-        lefts = (x + 7, x - 7 - wide, x - wide / 2)
-        corners = [(lefts[0], y - 6), (lefts[0], y - 16), (lefts[0], y + 4), (lefts[1], y - 6)]
-        corners += [(lefts[1], y - 16), (lefts[1], y + 4), (lefts[2], y - 20), (lefts[2], y + 8)]
-        boxes = [(a, b, a + wide, b + high) for a, b in corners]
-        free = [box for box in boxes if _inside(box, frame) and not any(_overlap(box, other) for other in taken)]
-        mark["words"] = (round(free[0][0], 2), round(free[0][3] - 2, 2)) if free else None
-        taken += free[:1]
-
-
-def _around(mark: dict[str, Any]) -> list[Box]:
-    """What a mark covers: itself, and its interval."""
-    x, y = mark["x"], mark["y"]
-    boxes = [(x - 4, y - 4, x + 4, y + 4)]
-    return boxes if mark["ends"] is None else [*boxes, (x - 3, mark["ends"][0], x + 3, mark["ends"][1])]
-
-
-def _inside(box: Box, frame: Box) -> bool:
-    return frame[0] <= box[0] and frame[1] <= box[1] and box[2] <= frame[2] and box[3] <= frame[3]
-
-
-def _overlap(a: Box, b: Box) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]

@@ -112,7 +112,7 @@ def request_from(arguments: argparse.Namespace) -> ToyRequest:
 
 def run(arguments: argparse.Namespace) -> int:
     """Generates, scores, reports. Raises ``InputError`` for a mistake in the request."""
-    from jedi.report.document import text_table
+    from jedi.report.text import text_table
     from jedi_toy.benchmark.report import tables
 
     request = request_from(arguments)
@@ -131,7 +131,7 @@ def evaluate(request: ToyRequest) -> dict[str, Any]:
     """
     from jedi.io.files import file_sha256
     from jedi.loading import load_pipeline
-    from jedi.report.document import check_place
+    from jedi.report.page import check_place
     from jedi_toy.benchmark.cases import read_cases
     from jedi_toy.benchmark.edits import edit_cases
     from jedi_toy.benchmark.judge import Judge

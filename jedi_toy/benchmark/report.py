@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 from jedi.evaluation.statistics import Interval, bootstrap, difference_interval, ratio_interval
 from jedi.report.document import (
     Cell,
-    Curve,
     Gallery,
     GalleryImage,
+    LineChart,
     Point,
     Report,
     Series,
     Table,
     Text,
-    write_report,
 )
+from jedi.report.page import write_report
 
 if TYPE_CHECKING:
     from jedi_toy.benchmark.rows import ToyRun
@@ -197,7 +197,7 @@ def diversity_table(result: Mapping[str, Any]) -> Table:
     return _table("Diversity", result["diversity"], result["summary"]["diversity"], {"diversity": "diversity"}, note)
 
 
-def curve(result: Mapping[str, Any]) -> Curve:
+def curve(result: Mapping[str, Any]) -> LineChart:
     """Identity against prompt as a guidance scale varies, and the oracle as a mark."""
     means, points = result["summary"]["curves"], result["curves"]
     own = points[0]
@@ -210,7 +210,7 @@ def curve(result: Mapping[str, Any]) -> Curve:
     oracle = next(row for row in result["rows"] if row["kind"] == "oracle")
     series.append(Series(oracle["label"], [_point(result["summary"]["rows"][oracle["name"]])]))
     note = f"{own['label']}, {len(own['images'])} subjects; the oracle has all. Copy and no reference lie far away."
-    return Curve("Identity against prompt as guidance varies", "prompt", "likeness", series, note)
+    return LineChart("Identity against prompt as guidance varies", "prompt", "likeness", series, note)
 
 
 def _point(found: Mapping[str, Any], label: str = "") -> Point:

@@ -260,7 +260,7 @@ def test_the_page_shows_what_it_should(made):
         "Why sets were dropped", "Scores", "Score redness.mean", "Score redness.mean: both sides of min_share 0.4",
         "Score reds", "Score reds: both sides of max_share 0.3", "Score sharpness",
         "Score sharpness: both sides of min_score 0", "Near-duplicates across sets",
-        "Near-duplicates across sets: images", "What this rests on",
+        "Near-duplicates across sets: images", "Details",
     ]  # fmt: skip
     assert f"{COPY} is nearly {ORIGINAL}" in html
     assert html.count(">min_share 0.4</text>") == 2  # the threshold's line, drawn wide and narrow

@@ -10,7 +10,7 @@ from PIL import Image
 
 from data_gen import run
 from tests.data_gen import scored
-from tests.jedi.evaluation.test_report_browser import HEIGHT, MEASURE, WIDTHS, browse, pytestmark  # noqa: F401
+from tests.jedi.report.test_report_browser import HEIGHT, MEASURE, WIDTHS, browse, pytestmark  # noqa: F401
 
 
 @pytest.fixture(scope="module")

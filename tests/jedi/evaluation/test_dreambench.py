@@ -9,7 +9,7 @@ import pytest
 from jedi.evaluation import dreambench, dreambench_report, score_report
 from jedi.evaluation.dreambench import groups, plan, select
 from jedi.evaluation.protocol import PUBLISHED, BenchmarkError, read_benchmark
-from jedi.report.document import text_table
+from jedi.report.text import text_table
 from tests import benchmarks_made_up as made_up
 
 
@@ -145,6 +145,8 @@ def test_the_curve_joins_what_differs_in_guidance_only():
     (curve,) = dreambench_report.curve(result(), [result(2.0, 0.7), slower])
     lines = [[(point.label, point.y) for point in series.points] for series in curve.series]
     assert lines == [[("2 / 1", 0.7), ("5 / 1", 0.6)], [("7 / 1", 0.5)], [("", 0.9)]]
+    names = ["mine, 1 ref., mode one_way", "mine, 1 ref., mode mutual"]
+    assert [series.name for series in curve.series[:2]] == names
     assert curve.series[-1].name == "the reference returned (copy)"
     assert (curve.x_label, curve.y_label) == ("CLIP-T ViT-B/32", "DINO ViT-S/16, all real")
 

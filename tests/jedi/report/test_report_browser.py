@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jedi.report.document import Report, Table, write_report
-from tests.jedi.evaluation.test_report import HOSTILE, hostile_report, whole
+from jedi.report.document import Report, Table
+from jedi.report.page import write_report
+from tests.jedi.report.test_report import HOSTILE, hostile_report, whole
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
@@ -114,7 +115,7 @@ def screenshot(folder: Path, name: str, *options: str) -> np.ndarray:
 @pytest.mark.parametrize("place", WIDTHS)
 def test_what_the_browser_reads(found, place):
     page = found[place]
-    assert page["headings"] == ["All of it", "Scores", "Trade", "Best", "Grid", "Notes", "What this rests on"]
+    assert page["headings"] == ["All of it", "Scores", "Trade", "Best", "Grid", "Notes", "Details"]
     assert page["rows"][0] == "This model"
     assert page["rows"][1] == "1 reference 0.304 [0.300, 0.310] 0.619 [0.600, 0.640] 3,000"
     assert page["rows"][5] == "copy 0.210 as given \N{EN DASH}"
