@@ -21,9 +21,12 @@ from types import ModuleType
 from jedi.io.command_line import Parser, exit_code
 
 COMMANDS = {
-    "dreambench": ("jedi.evaluation.dreambench", "DreamBench or DreamBench++: generate, score, compare with others"),
+    "dreambench": (
+        "jedi.evaluation.commands.dreambench",
+        "DreamBench or DreamBench++: generate, score, compare with others",
+    ),
     "toy": ("jedi_toy.benchmark.command", "held-out subjects of the emoji source: attributes, retrieval, editing"),
-    "scores": ("jedi.evaluation.scores", "scores for any images, by any method"),
+    "scores": ("jedi.evaluation.commands.scores", "scores for any images, by any method"),
 }
 """Name -> its module, with ``add_arguments(parser)`` and ``run(arguments)``, and what it does."""
 

@@ -29,7 +29,7 @@ from data_gen.stages.filters import Encoders, Images
 from data_gen.stages.filters.likeness import pair_cosines
 from data_gen.stages.filters.quality import sharpness
 from data_gen.stages.segment import Segment, SegmentConfig
-from jedi.evaluation.protocol import read_benchmark
+from jedi.evaluation.dreambench import read_benchmark
 from jedi.evaluation.statistics import Interval
 from jedi.io.images import load_image, load_mask
 

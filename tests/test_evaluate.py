@@ -78,7 +78,7 @@ def test_the_same_command_again_does_nothing_anew(dreambench, tmp_path, monkeypa
     scores = (tmp_path / "out/scores.json").read_bytes()
     stamps = {x: x.stat().st_mtime_ns for x in (tmp_path / "out/images").rglob("*.png")}
     monkeypatch.setattr(JediPipeline, "__call__", lambda *x, **y: pytest.fail("an image was made again"))
-    monkeypatch.setattr("jedi.evaluation.scoring.score", lambda *x: pytest.fail("scores were made again"))
+    monkeypatch.setattr("jedi.evaluation.score.score", lambda *x: pytest.fail("scores were made again"))
     assert dreambench() == 0
     assert {x: x.stat().st_mtime_ns for x in stamps} == stamps
     assert (tmp_path / "out/scores.json").read_bytes() == scores
@@ -121,7 +121,7 @@ def test_only_subjects_whose_images_changed_are_scored_again(dreambench, tmp_pat
         scored.append(group.subject)
         return original(group, *rest)
 
-    monkeypatch.setattr("jedi.evaluation.scoring.score", score)
+    monkeypatch.setattr("jedi.evaluation.score.score", score)
     made_up.scene(9, 9).save(tmp_path / "out/images/cat/00-0.png")
     assert dreambench("--stage", "score") == 0
     assert scored == ["cat"]
@@ -225,7 +225,7 @@ def test_files_of_others_stay_and_are_seen_before_the_work(dreambench, tmp_path,
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / name).write_text("mine")
     monkeypatch.setattr("jedi.loading.load_pipeline", lambda *x: pytest.fail("the work has begun"))
-    monkeypatch.setattr("jedi.evaluation.scores.load_encoders", lambda *x: pytest.fail("the work has begun"))
+    monkeypatch.setattr("jedi.evaluation.commands.scores.load_encoders", lambda *x: pytest.fail("the work has begun"))
     scores = ["scores", "--images", "data/can", "--references", "data/can", "--out", "out", *encoders]
     assert dreambench() == 2 and evaluate.main(scores) == 2
     said = capsys.readouterr().err
@@ -266,7 +266,7 @@ CANS = ("scores", "--images", "data/can", "--references", "data/can", "--out", "
         (["--encoders", "eye:x"], "the kind 'eye' is unknown"),
         (["--device", "tpu9"], "--device tpu9"),
         (["--beside", "absent"], "--beside absent: no scores.json there"),
-        (["--extensions", "no_such_module"], "--extensions no_such_module: no such module"),
+        (["--extensions", "no_such_module"], "extensions: no module 'no_such_module' on the Python path"),
         (["--guidance", "nonsense"], "nonsense"),
         (["--unknown"], "unrecognized arguments: --unknown"),
     ],

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import evaluate
-from jedi.evaluation.options import part_of
+from jedi.io.command_line import part_of
 from tests.test_slurm import cluster, directives, submit  # noqa: F401  (a fixture)
 
 SCRIPT = "evaluate.sbatch"

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from jedi.evaluation import score_report as common
-from jedi.evaluation.protocol import PUBLISHED, Benchmark, BenchmarkError
-from jedi.evaluation.scoring import COPIED, MODEL, WITHOUT, Encoder, ScoredSubject, identity_column
+from jedi.evaluation.dreambench import PUBLISHED, Benchmark, BenchmarkError
+from jedi.evaluation.score import COPIED, MODEL, WITHOUT, Encoder, ScoredSubject, identity_column
 from jedi.report.document import Cell, LineChart, Point, Report, Series, Table, Text
 from jedi.report.page import write_report
 from jedi.report.text import text_table

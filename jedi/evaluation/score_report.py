@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jedi.evaluation.scoring import (
+from jedi.evaluation.score import (
     COPIED,
     COPY,
     MODEL,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import io
+import shlex
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 from jedi.errors import InputError, one_line, out_of_memory
 
@@ -33,6 +35,21 @@ def add_settings(parser: argparse.ArgumentParser, file: str, setting: str) -> No
     text = "print all settings, with their defaults and as they would be used, and stop (??? must be given)"
     parser.add_argument("--print-config", action="store_true", help=text)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=f"what differs, for instance {setting}")
+
+
+def part_of(text: str | None) -> tuple[int, int]:
+    """``"2/8"`` -> (2, 8): the third of eight parts. ``None``: the whole."""
+    if text is None:
+        return 0, 1
+    index, _, count = text.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+        raise InputError(f"--part {text}: wanted is I/N with I from 0 to N - 1, for instance 0/8")
+    return int(index), int(count)
+
+
+def command_line(program: str) -> str:
+    """The command that runs now, for records; empty where ``program`` was not started as a command."""
+    return shlex.join(["python", *sys.argv]) if Path(sys.argv[0]).name == program else ""
 
 
 def exit_code(

@@ -24,7 +24,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from jedi.errors import InputError, given
-from jedi.io.files import atomic
+from jedi.io.files import write_text
 from jedi.io.ranges import Range
 from jedi.io.texts import read_text
 
@@ -112,10 +112,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 def save(config: Any, path: str | Path) -> None:
     """Writes the resolved configuration as YAML; the file appears whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic(path) as temporary:
-        temporary.write_text(yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    write_text(path, yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True))
 
 
 def import_extensions(config: Any) -> list[types.ModuleType]:

@@ -59,10 +59,16 @@ def atomic(path: str | Path) -> Iterator[Path]:
         _remove(temporary)
 
 
-def write_json(path: str | Path, values: Any) -> None:
-    """Writes JSON; the file appears whole or not at all."""
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a text file, and the folders that lead to it; the file appears whole or not at all."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, values: Any) -> None:
+    """Writes JSON as :func:`write_text` does."""
+    write_text(path, json.dumps(values, indent=1) + "\n")
 
 
 def read_json(path: str | Path, remedy: str = "put it back from a copy", /, **fields: type) -> dict[str, Any]:

@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
 from jedi.errors import InputError
+from jedi.io.files import atomic
 from jedi.io.lettering import Typesetter
 from jedi.io.texts import is_text
 
@@ -222,6 +223,13 @@ def to_pil(pixels: Tensor) -> list[Image.Image]:
     """``[n 3 H W]`` in [-1, 1] (values outside are clipped) as RGB images."""
     array = ((pixels.detach().float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1)
     return [Image.fromarray(x) for x in array.cpu().numpy()]
+
+
+def save_png(image: Image.Image, path: Path) -> None:
+    """Saves an image, and the folders that lead to it; the file appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(path) as temporary:
+        image.save(temporary, "PNG")
 
 
 def encode_pixels(vae: Any, pixels: Tensor) -> Tensor:

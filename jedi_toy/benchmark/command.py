@@ -19,7 +19,6 @@ and a frozen plan; the same command goes on where it was stopped.
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,8 +26,9 @@ from typing import Any
 
 from jedi.checks import check_count, check_options
 from jedi.errors import InputError
-from jedi.evaluation import options
-from jedi.evaluation.generation import Sampling, versions
+from jedi.evaluation.commands import options
+from jedi.evaluation.generate import Sampling, versions
+from jedi.io.command_line import command_line
 from jedi.io.files import locked
 
 ENCODER = str(Path(__file__).resolve().parents[2] / "models" / "emoji-clip")
@@ -90,7 +90,7 @@ def request_from(arguments: argparse.Namespace) -> ToyRequest:
     if arguments.quick and sampling.steps is None:
         sampling = replace(sampling, steps=QUICK_STEPS)
     parts = arguments.parts if arguments.parts is not None else () if arguments.quick else PARTS
-    command = shlex.join(["python", *sys.argv]) if Path(sys.argv[0]).name == "evaluate.py" else ""
+    command = command_line("evaluate.py")
     return ToyRequest(
         data=arguments.data,
         out=arguments.out,

@@ -18,9 +18,9 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from jedi.evaluation.generation import ImageRequest, Sampling, missing, save_whole, seed_of, write_plan
+from jedi.evaluation.generate import ImageRequest, Sampling, missing, seed_of, write_plan
 from jedi.inpainting import Inpainting
-from jedi.io.images import Box, decode_latents, encode_pixels, fit_square, load_image, to_pil, to_tensor
+from jedi.io.images import Box, decode_latents, encode_pixels, fit_square, load_image, save_png, to_pil, to_tensor
 from jedi.pipeline import JediPipeline
 from jedi.rng import seeded_generator
 from jedi_toy.benchmark.cases import ToyCase, ToyCases
@@ -140,8 +140,8 @@ def make_edits(
         with torch.no_grad():
             decoded = decode_latents(pipe.vae, latents).float().clamp(-1, 1)
             edit = Inpainting.prepare(item.image, item.mask, pipe.image_size, pipe.vae, latents.device)
-        save_whole(to_pil(decoded)[0], folder / "decoded" / f"{item.id}.png")
-        save_whole(to_pil(edit.paste(decoded))[0], folder / "images" / f"{item.id}.png")
+        save_png(to_pil(decoded)[0], folder / "decoded" / f"{item.id}.png")
+        save_png(to_pil(edit.paste(decoded))[0], folder / "images" / f"{item.id}.png")
 
 
 @torch.no_grad()

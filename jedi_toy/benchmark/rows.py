@@ -13,7 +13,7 @@ from PIL import Image
 
 from jedi.errors import InputError
 from jedi.evaluation.baselines import UntrainedCoupling
-from jedi.evaluation.generation import ImageRequest, Sampling, generate, image_paths, seed_of
+from jedi.evaluation.generate import ImageRequest, Sampling, generate, image_paths, seed_of
 from jedi.io.images import load_image
 from jedi.pipeline import JediPipeline
 from jedi_toy.benchmark.cases import PairCase, ToyCase, ToyCases

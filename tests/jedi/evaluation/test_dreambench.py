@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from jedi.evaluation import dreambench, dreambench_report, score_report
-from jedi.evaluation.dreambench import groups, plan, select
-from jedi.evaluation.protocol import PUBLISHED, BenchmarkError, read_benchmark
+from jedi.evaluation import dreambench_report, score_report
+from jedi.evaluation.commands.dreambench import add_arguments, select
+from jedi.evaluation.dreambench import PUBLISHED, BenchmarkError, groups, plan, read_benchmark
 from jedi.report.text import text_table
 from tests import benchmarks_made_up as made_up
 
@@ -20,7 +20,7 @@ def benchmark(tmp_path):
 
 def arguments(**given) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    dreambench.add_arguments(parser)
+    add_arguments(parser)
     return argparse.Namespace(**(vars(parser.parse_args(["--data", "d", "--out", "o"])) | given))
 
 

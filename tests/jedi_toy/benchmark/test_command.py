@@ -9,7 +9,7 @@ from PIL import Image
 
 from evaluate import main
 from jedi.evaluation.baselines import UntrainedCoupling
-from jedi.evaluation.generation import Sampling
+from jedi.evaluation.generate import Sampling
 from jedi.pipeline import JediPipeline, image_generators
 from jedi_toy.benchmark import command, rows
 from jedi_toy.benchmark.cases import read_cases

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from jedi.errors import InputError
-from jedi.evaluation.generation import write_text_whole
-from jedi.io.files import file_sha256
+from jedi.io.files import file_sha256, write_text
 from jedi.io.images import load_image
 
 if TYPE_CHECKING:
@@ -39,47 +38,42 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class ScoredImage:
-    """An image that is scored.
-
-    Args:
-        id: its name, unique among the cases of its row.
-        row: the row of the table to which it counts: a method, "oracle", "copy", ...
-        image: the file.
-        prompt: what it should show, without an identifier; ``None``: there is no text score.
-        leave_out: it is one of the real images, and is not compared with itself.
-    """
+    """An image that is scored."""
 
     id: str
+    """Its name, unique among the images of its row."""
     row: str
+    """The row of the table to which it counts: a method, "oracle", "copy", ..."""
     image: Path
     prompt: str | None = None
+    """What it should show, without an identifier; ``None``: there is no text score."""
     leave_out: bool = False
+    """It is one of the real images, and is not compared with itself."""
 
 
 @dataclass(frozen=True)
 class ScoredSubject:
-    """A subject: all its real images, the references among them, and what is scored against them."""
+    """A subject, its images, and what is scored against them."""
 
     subject: str
     real: tuple[Path, ...]
+    """All its real images."""
     references: tuple[Path, ...]
+    """Those of ``real`` that the method was given."""
     cases: tuple[ScoredImage, ...]
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """A loaded encoder and the names of its scores.
-
-    Args:
-        kind: as in the specification: "clip", "dino", ...
-        identity: the score's name, as "DINO ViT-S/16"; ``None`` if it compares no images.
-        text: as "CLIP-T ViT-B/32"; ``None`` if it reads no text.
-    """
+    """A loaded encoder and the names of its scores."""
 
     kind: str
+    """As in the specification: "clip", "dino", ..."""
     network: Any
     identity: str | None
+    """The name of its identity score, as "DINO ViT-S/16"; ``None`` if it compares no images."""
     text: str | None
+    """As "CLIP-T ViT-B/32"; ``None`` if it reads no text."""
     sha256: str
 
     @property
@@ -144,7 +138,7 @@ def score_all(
             if found is None:
                 found = score(group, encoders, batch_size)
                 text = json.dumps({"format": 1, "key": key, "images": found}, indent=1, ensure_ascii=False)
-                write_text_whole(text + "\n", path)
+                write_text(path, text + "\n")
             records += found
             bar.update(len(group.cases))
     return records

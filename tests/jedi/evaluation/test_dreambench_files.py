@@ -5,7 +5,7 @@ import json
 import pytest
 
 from jedi.errors import InputError
-from jedi.evaluation.protocol import (
+from jedi.evaluation.dreambench import (
     PUBLISHED,
     REFERENCES,
     BenchmarkError,

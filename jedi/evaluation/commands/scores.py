@@ -8,15 +8,15 @@ subject), or JSON: ``{"SUBJECT/a.png": "a dog on the beach", ...}``, or a ``samp
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jedi.checks import check_count, check_options
 from jedi.errors import InputError, given
-from jedi.evaluation import options
-from jedi.evaluation.scoring import COPIED, MODEL, ORACLE, ScoredImage, ScoredSubject, load_encoders, score_all
+from jedi.evaluation.commands import options
+from jedi.evaluation.score import COPIED, MODEL, ORACLE, ScoredImage, ScoredSubject, load_encoders, score_all
+from jedi.io.command_line import command_line
 from jedi.io.files import file_sha256, locked
 from jedi.io.images import SUFFIXES, find_images
 from jedi.io.texts import read_json, read_lines
@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"\n{text_table(table)}\n")
     sections = [table, score_report.subjects_table(result), score_report.examples(result, groups)]
     sections += score_report.extremes(result, groups)
-    command = shlex.join(["python", *sys.argv]) if Path(sys.argv[0]).name == "evaluate.py" else ""
+    command = command_line("evaluate.py")
     facts = score_report.facts(result, command)
     path = write_report(Report(f"Scores: {label}", score_report.summary(result), sections, facts), out, scores=result)
     print(f"scores of each image: {out / 'scores.json'}; the report: {path}")

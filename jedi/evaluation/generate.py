@@ -1,8 +1,8 @@
-"""A frozen plan of images, and the work of making them: resumable, in parts, the same in any batch.
+"""Images made by a frozen plan: resumable, in parts, the same in any batch.
 
-``plan.json`` stands in the folder first: what is to be made, from which references, by which weights, with which
-settings. An image is done when ``images/ID.png`` is there: it arrives by a rename. The same command goes on
-where it was stopped; tasks of a Slurm array take a part each, and their number may change between two launches.
+``plan.json`` is written first: what is to be made, from which references, by which weights, with which settings. An
+image is done when ``images/ID.png`` is there; it appears whole or not at all. Rerunning the command makes what is
+missing; tasks of a Slurm array take a part each, and their number may change between two launches.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from jedi.errors import InputError
-from jedi.io.files import atomic, file_sha256
-from jedi.io.images import load_image, load_mask
+from jedi.io.files import file_sha256, write_text
+from jedi.io.images import load_image, load_mask, save_png
 from jedi.rng import check_seed, seeded_generator
 
 if TYPE_CHECKING:
@@ -43,25 +43,23 @@ class PlanError(InputError):
 
 @dataclass(frozen=True)
 class ImageRequest:
-    """One image to be made: ``images/ID.png``.
-
-    Args:
-        id: its name, unique in the plan; ``/`` makes folders.
-        prompts: one prompt. With several the item is a story, sampled as one joint set: ``ID.0.png``, ``ID.1.png``, ...
-        references: images of the subject (or subjects); none: plain text-to-image.
-        seed: of the noise, 0 to 2^63 - 1; :func:`seed_of` gives one that depends on the id alone. Image i of a
-            story has ``seed + i``.
-        reference_prompts: a caption for each reference; ``None``: empty ones.
-        image, mask: an image to be edited, and what of it is to be made anew (white).
-    """
+    """One image to be made: ``images/ID.png``."""
 
     id: str
+    """Its name, unique in the plan; ``/`` makes folders."""
     prompts: tuple[str, ...]
+    """One prompt. With several the item is a story, sampled as one joint set: ``ID.0.png``, ``ID.1.png``, ..."""
     references: tuple[ImageSource, ...] = ()
+    """Images of the subject (or subjects); none: plain text-to-image."""
     seed: int = 0
+    """Of the noise, 0 to 2^63 - 1; :func:`seed_of` gives one that depends on the id alone. Image i of a story has
+    ``seed + i``."""
     reference_prompts: tuple[str, ...] | None = None
+    """A caption for each reference; ``None``: empty ones."""
     image: ImageSource | None = None
+    """An image to be edited."""
     mask: ImageSource | None = None
+    """What of ``image`` is to be generated: white."""
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -146,23 +144,9 @@ def generate(
     with tqdm(total=len(mine), initial=len(mine) - len(todo), desc=name, file=sys.stderr) as bar:
         for batch, result in _sample(pipe, todo, options, batch_size):
             for item, images in zip(batch, result, strict=True):
-                for path, one in zip(image_paths(folder, item), images, strict=True):
-                    save_whole(one, path)
+                for path, image in zip(image_paths(folder, item), images, strict=True):
+                    save_png(image, path)
                 bar.update()
-
-
-def save_whole(one: Image.Image, path: Path) -> None:
-    """Saves a PNG that is there whole or not at all, also where two processes write it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic(path) as temporary:
-        one.save(temporary, "PNG")
-
-
-def write_text_whole(text: str, path: Path) -> None:
-    """Writes a text file that is there whole or not at all, also where two processes write it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 # The plan.
@@ -199,7 +183,7 @@ def write_plan(
     if not path.exists():
         if (Path(folder) / "images").is_dir() and any((Path(folder) / "images").iterdir()):
             raise PlanError(f"{folder} holds images/ but no plan.json; take another folder")
-        write_text_whole(json.dumps(plan, indent=1, ensure_ascii=False) + "\n", path)
+        write_text(path, json.dumps(plan, indent=1, ensure_ascii=False) + "\n")
     frozen = read_plan(folder)
     _check_same(frozen, plan, folder)
     return frozen
@@ -270,7 +254,7 @@ def _options(pipe: JediPipeline, settings: Sampling) -> dict[str, Any]:
 
 
 def _record_settings(pipe: JediPipeline, settings: Sampling) -> dict[str, Any]:
-    # Without what diffusers keeps for itself: a list in an order of chance.
+    # Without what diffusers keeps for itself: a list in random order.
     scheduler = {key: value for key, value in pipe.scheduler.config.items() if key != "_use_default_values"}
     place = {"device": pipe.device.type, "dtype": str(pipe.unet.dtype).removeprefix("torch.")}
     return {**_options(pipe, settings), "scheduler": scheduler, **place}
@@ -279,7 +263,7 @@ def _record_settings(pipe: JediPipeline, settings: Sampling) -> dict[str, Any]:
 def _record(item: ImageRequest, digests: dict[Path, str]) -> dict[str, Any]:
     """The item as the plan holds it: images by their digests, for a folder may move."""
     record: dict[str, Any] = {"id": item.id, "prompts": item.prompts, "seed": item.seed}
-    record["references"] = [_digest(one, digests) for one in item.references]
+    record["references"] = [_digest(source, digests) for source in item.references]
     optional = {
         "reference_prompts": item.reference_prompts,
         "image": item.image and _digest(item.image, digests),
@@ -288,13 +272,13 @@ def _record(item: ImageRequest, digests: dict[Path, str]) -> dict[str, Any]:
     return record | {key: value for key, value in optional.items() if value is not None}
 
 
-def _digest(one: ImageSource, digests: dict[Path, str]) -> dict[str, str]:
-    if isinstance(one, Image.Image):
-        content = f"{one.mode} {one.size}".encode() + one.tobytes()
+def _digest(source: ImageSource, digests: dict[Path, str]) -> dict[str, str]:
+    if isinstance(source, Image.Image):
+        content = f"{source.mode} {source.size}".encode() + source.tobytes()
         return {"sha256": hashlib.sha256(content).hexdigest()}
-    if one not in digests:
-        digests[one] = file_sha256(one)
-    return {"file": "/".join(one.parts[-2:]), "sha256": digests[one]}
+    if source not in digests:
+        digests[source] = file_sha256(source)
+    return {"file": "/".join(source.parts[-2:]), "sha256": digests[source]}
 
 
 def _check_same(old: Mapping[str, Any], new: Mapping[str, Any], folder: str | Path) -> None:
@@ -394,5 +378,5 @@ def _together(item: ImageRequest, mode: str, digests: dict[Path, str]) -> tuple:
 def _given(item: ImageRequest, digests: dict[Path, str]) -> tuple:
     """What one call of the pipeline gives once for all its images; a story is a call of its own."""
     given = (*item.references, item.image, item.mask)
-    images = tuple(one and _digest(one, digests)["sha256"] for one in given)
+    images = tuple(source and _digest(source, digests)["sha256"] for source in given)
     return images, item.reference_prompts, item.id if len(item.prompts) > 1 else None

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jedi.evaluation.generation import (
+from jedi.evaluation.generate import (
     ImageRequest,
     PlanError,
     Sampling,

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from jedi import metrics
-from jedi.evaluation.scoring import (
+from jedi.evaluation.score import (
     ScoredImage,
     ScoredSubject,
     aggregate,

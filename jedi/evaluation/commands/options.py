@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 from pathlib import Path
 
 from jedi.checks import check_count, check_options, check_scale
-from jedi.errors import InputError
-from jedi.evaluation.generation import Sampling
-from jedi.evaluation.scoring import DEFAULT_ENCODERS
+from jedi.evaluation.generate import Sampling
+from jedi.evaluation.score import DEFAULT_ENCODERS
+from jedi.io.config import import_extensions
 
 DTYPES = ("float32", "float16", "bfloat16")
-DEFAULT_MODEL = str(Path(__file__).resolve().parents[2] / "models" / "jedi-tiny")
+DEFAULT_MODEL = str(Path(__file__).resolve().parents[3] / "models" / "jedi-tiny")
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -46,22 +45,6 @@ def sampling_of(arguments: argparse.Namespace) -> Sampling:
     """How to sample. Raises ``InputError`` for what makes no sense."""
     check_options(arguments, check_count, "steps", "batch_size")
     check_options(arguments, check_scale, "guidance_scale", "image_guidance_scale")
-    for name in arguments.extensions:
-        try:
-            importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name != name:
-                raise
-            raise InputError(f"--extensions {name}: no such module on the Python path") from None
+    import_extensions(arguments)
     keys = ("steps", "guidance", "guidance_scale", "image_guidance_scale", "mode")
     return Sampling(**{key: getattr(arguments, key) for key in keys})
-
-
-def part_of(text: str | None) -> tuple[int, int]:
-    """``"2/8"`` -> (2, 8): the third of eight parts. ``None``: the whole."""
-    if text is None:
-        return 0, 1
-    index, _, count = text.partition("/")
-    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
-        raise InputError(f"--part {text}: wanted is I/N with I from 0 to N - 1, for instance 0/8")
-    return int(index), int(count)
