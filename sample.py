@@ -295,6 +295,7 @@ def sample(
     mask_image: Image.Image | None = None,
 ) -> Iterator[Image.Image]:
     """The images one after another, in batches; image i does not depend on the batch it is in."""
+    from jedi.attention import ATTENTION_MODES
     from jedi.pipeline import image_generators
 
     options = {
@@ -309,8 +310,8 @@ def sample(
         "joint": settings.joint,
     }
     given, captions = side_by_side(references, pipe.image_size)
-    if given and options["mode"] == "one_way":
-        options["cache"] = pipe.encode_references(given, captions)
+    if given and ATTENTION_MODES.get(options["mode"]).cacheable:
+        options["cache"] = pipe.encode_references(given, captions, mode=options["mode"])
     else:
         options |= {"references": given, "reference_prompts": captions}
     size = len(settings.prompts) if settings.joint else settings.batch_size

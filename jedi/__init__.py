@@ -17,6 +17,8 @@ __path__ = pkgutil.extend_path(__path__, __name__)
 _EXPORTS = {
     "JediPipeline": "jedi.pipeline",
     "JointUNet": "jedi.unet",
+    "AttentionMode": "jedi.attention",
+    "ATTENTION_MODES": "jedi.attention",
     "ReferenceCache": "jedi.attention",
     "install_joint_attention": "jedi.attention",
     "Guidance": "jedi.guidance",

@@ -13,14 +13,17 @@ Two modes, one set of weights (docs/method.md §3: `mutual` is the paper's, `one
 In `one_way` the references depend on neither the targets nor the timestep, so their keys and values can be computed
 once and reused at every step, for every prompt and every batch: that is the :class:`ReferenceCache`.
 
+A mode is an :class:`AttentionMode`; an extension registers its own in ``ATTENTION_MODES``.
+
 Letters: ``b`` sets, ``n`` images a set, ``k`` of them references (they come first), ``l`` tokens an image, ``h`` heads,
 ``d`` channels (a head's channels, where ``h`` stands beside it).
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -30,27 +33,47 @@ from torch import Tensor, nn
 from jedi.errors import InputError
 from jedi.io.registry import Registry
 
-ATTENTION_MODES: Registry[Callable] = Registry("attention mode")
+ATTENTION_MODES: Registry[AttentionMode] = Registry("attention mode")
 ATTENTION_BACKENDS: Registry[Callable] = Registry("attention back end")
 MODES = ("one_way", "mutual")
+"""The modes of a model that names none, the default first."""
 
 
-@ATTENTION_MODES.register("mutual")
-def attend_mutual(query: Tensor, key: Tensor, value: Tensor, k: int, attend: Callable) -> Tensor:
-    """Every image attends to every image of its set (docs/method.md eq. 1). All tensors ``[b n h l d]``."""
-    n = query.shape[1]
-    return unfold_set(attend(fold_set(query), fold_set(key), fold_set(value)), n)
+@dataclass(frozen=True)
+class AttentionMode:
+    """Who attends to whom in a set, and what that means for the references."""
+
+    attend: Callable[[Tensor, Tensor, Tensor, int, Callable], Tensor]
+    """``attend(query, key, value, k, kernel)``: ``query [b q h l d]`` of the last ``q`` of ``n`` images, ``key`` and
+    ``value`` ``[b n h l d]`` of all, the first ``k`` being references -> ``[b q h l d]``. ``kernel`` is a back end.
+    ``q`` is ``n``, or ``n - k`` where the references are cached."""
+    clean_references: bool = False
+    """References are shown without noise, at timestep 0; otherwise at the noise level of the targets."""
+    cacheable: bool = False
+    """References attend to no target, so that their keys and values can be computed once. They are clean then."""
+
+    def __post_init__(self) -> None:
+        if self.cacheable and not self.clean_references:
+            raise ValueError("a cacheable attention mode has clean references: others change with the timestep")
 
 
-@ATTENTION_MODES.register("one_way")
-def attend_one_way(query: Tensor, key: Tensor, value: Tensor, k: int, attend: Callable) -> Tensor:
-    """The first ``k`` images attend among themselves, the others to all. Two plain calls, no mask. ``[b n h l d]``."""
-    n = query.shape[1]
-    if k in (0, n):
-        return attend_mutual(query, key, value, k, attend)
-    references = attend_mutual(query[:, :k], key[:, :k], value[:, :k], k, attend)
-    targets = unfold_set(attend(fold_set(query[:, k:]), fold_set(key), fold_set(value)), n - k)
+def attend_mutual(query: Tensor, key: Tensor, value: Tensor, k: int, kernel: Callable) -> Tensor:
+    """Every image attends to every image of its set (docs/method.md eq. 1). Shapes as :class:`AttentionMode` says."""
+    return unfold_set(kernel(fold_set(query), fold_set(key), fold_set(value)), query.shape[1])
+
+
+def attend_one_way(query: Tensor, key: Tensor, value: Tensor, k: int, kernel: Callable) -> Tensor:
+    """References attend among themselves, targets to all. Two plain calls, no mask."""
+    n = key.shape[1]
+    if k in (0, n) or query.shape[1] == n - k:
+        return attend_mutual(query, key, value, k, kernel)
+    references = attend_mutual(query[:, :k], key[:, :k], value[:, :k], k, kernel)
+    targets = attend_mutual(query[:, k:], key, value, k, kernel)
     return torch.cat([references, targets], dim=1)
+
+
+ATTENTION_MODES.register("mutual")(AttentionMode(attend_mutual))
+ATTENTION_MODES.register("one_way")(AttentionMode(attend_one_way, clean_references=True, cacheable=True))
 
 
 def fold_set(x: Tensor) -> Tensor:
@@ -115,7 +138,11 @@ class ReferenceCache:
     """
 
     num_references: int
+    """k."""
     layers: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    """Keys and values, by the layer's name."""
+    mode: str = "one_way"
+    """The attention mode that they were computed in."""
 
     @property
     def batch(self) -> int:
@@ -144,7 +171,7 @@ class ReferenceCache:
         return self._map(lambda x: x.to(device=device, dtype=dtype))
 
     def _map(self, f: Callable[[Tensor], Tensor]) -> ReferenceCache:
-        return ReferenceCache(self.num_references, {name: (f(k), f(v)) for name, (k, v) in self.layers.items()})
+        return replace(self, layers={name: (f(k), f(v)) for name, (k, v) in self.layers.items()})
 
 
 @dataclass
@@ -160,8 +187,11 @@ class JointContext:
     num_references: int = 0
     """k: how many of them are references."""
     mode: str = "one_way"
+    """A name of ``ATTENTION_MODES``."""
     cache: ReferenceCache | None = None
+    """Keys and values of references that stand in front of the images of this call."""
     record: ReferenceCache | None = None
+    """A cache that the images of this call are written into."""
 
 
 class JointAttnProcessor:
@@ -205,20 +235,15 @@ class JointAttnProcessor:
         return attn.to_out[1](out) / attn.rescale_output_factor
 
     def _coupled(self, query: Tensor, key: Tensor, value: Tensor, joint: JointContext) -> Tensor:
-        n, k = joint.num_images, joint.num_references
+        k, n = joint.num_references, joint.num_images
         query, key, value = (rearrange(x, "(b n) h l d -> b n h l d", n=n) for x in (query, key, value))
         if joint.record is not None:
             joint.record.layers[self.name] = (fold_set(key), fold_set(value))
-        if joint.cache is None:
-            out = ATTENTION_MODES.get(joint.mode)(query, key, value, k, self.attend)
-        else:
-            cached_key, cached_value = joint.cache.layers[self.name]
-            out = self.attend(
-                fold_set(query),
-                torch.cat([cached_key, fold_set(key)], dim=2),
-                torch.cat([cached_value, fold_set(value)], dim=2),
-            )
-            out = unfold_set(out, n)
+        if joint.cache is not None:
+            k = joint.cache.num_references
+            cached_key, cached_value = (unfold_set(x, k) for x in joint.cache.layers[self.name])
+            key, value = torch.cat([cached_key, key], dim=1), torch.cat([cached_value, value], dim=1)
+        out = ATTENTION_MODES.get(joint.mode).attend(query, key, value, k, self.attend)
         return rearrange(out, "b n h l d -> (b n) h l d")
 
 
@@ -232,15 +257,26 @@ def install_joint_attention(unet: nn.Module, backend: str = "sdpa") -> None:
     processors = {}
     for name in unet.attn_processors:
         attn = modules[name.removesuffix(".processor")]
-        odd = [
+        unknown = [
             part
             for part in ("group_norm", "norm_q", "norm_k", "norm_cross", "spatial_norm", "add_k_proj")
             if getattr(attn, part, None) is not None
         ]
-        if odd or attn.residual_connection:
+        if unknown or attn.residual_connection:
             raise InputError(
-                f"{name}: this attention has {', '.join(odd) or 'a residual inside'}; joint attention is written for "
-                "UNets of SD 1.x / 2.x shape (UNet2DConditionModel with Transformer2DModel blocks)"
+                f"{name}: this attention has {', '.join(unknown) or 'a residual inside'}; joint attention is written "
+                "for UNets of SD 1.x / 2.x shape (UNet2DConditionModel with Transformer2DModel blocks)"
             )
         processors[name] = JointAttnProcessor(name.removesuffix(".processor"), backend)
     unet.set_attn_processor(processors)
+
+
+def check_joint_attention(unet: nn.Module) -> None:
+    """Raises ``InputError`` if a processor of the UNet would leave its images uncoupled."""
+    for name, processor in unet.attn_processors.items():
+        if "joint" not in inspect.signature(processor.__call__).parameters:
+            raise InputError(
+                f"{name}: {type(processor).__name__} does not take `joint`, so no image would see the references. Let "
+                "it take that, as jedi.attention.JointAttnProcessor does, or put ours back by "
+                "pipe.set_attention_backend('sdpa')"
+            )

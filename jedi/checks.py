@@ -82,10 +82,10 @@ def check_mode(mode: str, trained: Sequence[str]) -> None:
         raise InputError(f"mode {mode!r}: this model was trained in {', '.join(trained)}")
 
 
-def check_references(references: Any, prompts: Any, masks: Any, cache: Any = None, mode: str = "one_way") -> None:
-    """PIL images, with as many captions and masks; or a cache in their place."""
-    if cache is not None and (references or prompts is not None or masks is not None or mode != "one_way"):
-        raise InputError("cache stands for references, their prompts and masks, and means mode 'one_way'")
+def check_references(references: Any, prompts: Any, masks: Any, cache: Any = None, mode: str | None = None) -> None:
+    """PIL images, with as many captions and masks; or a cache in their place, of the same attention mode."""
+    if cache is not None and (references or prompts is not None or masks is not None or mode != cache.mode):
+        raise InputError(f"cache stands for references, their prompts and masks, and means mode {cache.mode!r}")
     references = [] if references is None else references
     if isinstance(references, Image.Image) or not all(isinstance(x, Image.Image) for x in references):
         raise InputError("references must be a list of PIL images; jedi.io.images.load_image reads a file")

@@ -26,7 +26,7 @@ BRANCHES = {"none": (False, False), "refs": (True, False), "text": (False, True)
 
 @dataclass
 class References:
-    """The given members of each set: a cache (`one_way`), or what enters every network call (`mutual`)."""
+    """The given members of each set: a cache, or what enters every network call."""
 
     count: int
     """k."""
@@ -36,7 +36,8 @@ class References:
     text: Tensor | None = None
     """``[k l d]``."""
     noise: Tensor | None = None
-    """``[b k c h w]``: one fixed noise a set, by which the references follow the targets' noise level."""
+    """``[b k c h w]``: one fixed noise a set, by which the references follow the targets' noise level; None if they
+    stay clean."""
 
 
 @dataclass
@@ -103,7 +104,7 @@ class GuidedUNet:
         if references.cache is not None:
             cache = references.cache
             cache = cache if cache.batch == 1 else cache.repeat(b // cache.batch)
-            return self.unet(sample, timestep, text, cache=cache)
+            return self.unet(sample, timestep, text, mode=mode, cache=cache)
         noisy = self._reference_input(t)
         sample = torch.cat([noisy.repeat(b // len(noisy), 1, 1, 1, 1), sample], dim=1)
         text = torch.cat([references.text.expand(b, -1, -1, -1), text], dim=1)
@@ -118,9 +119,12 @@ class GuidedUNet:
         return network_input(noisy, mask, given).to(self.dtype)
 
     def _reference_input(self, t: Tensor) -> Tensor:
-        """Network input ``[b k 2c+1 h w]`` of the references at noise level ``t`` (`mutual`)."""
+        """Network input of the references: ``[1 k 2c+1 h w]``, clean, or ``[b k 2c+1 h w]`` at noise level ``t``."""
         references = self.conditions.references
-        clean = references.latents.expand_as(references.noise)
-        noisy = self.add_noise(clean.flatten(0, 1), references.noise.flatten(0, 1), t).view_as(clean)
-        noisy = self.scheduler.scale_model_input(noisy, t)
+        if references.noise is None:
+            noisy = clean = references.latents[None]
+        else:
+            clean = references.latents.expand_as(references.noise)
+            noisy = self.add_noise(clean.flatten(0, 1), references.noise.flatten(0, 1), t).view_as(clean)
+            noisy = self.scheduler.scale_model_input(noisy, t)
         return network_input(noisy, torch.zeros_like(clean[:, :, :1]), clean).to(self.dtype)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from jedi.attention import ATTENTION_MODES
 from jedi.conditioning import SetDraws, StepPlan, network_input
 from jedi.diffusion import LOSS_WEIGHTINGS, NoiseSchedule
 
@@ -22,9 +23,9 @@ class JointLoss:
 
 
 def noisy_slot(schedule: NoiseSchedule, latents: Tensor, draws: SetDraws, plan: StepPlan) -> Tensor:
-    """What stands in the noisy channels, ``[b n c h w]``: q(x_t | x_0), but in `one_way` references stay clean."""
+    """What stands in the noisy channels, ``[b n c h w]``: q(x_t | x_0), but clean references (`one_way`) stay so."""
     noisy = schedule.add_noise(latents, draws.noise, draws.timestep)
-    if plan.mode == "one_way":
+    if ATTENTION_MODES.get(plan.mode).clean_references:
         k = plan.num_references
         noisy = torch.cat([latents[:, :k], noisy[:, k:]], dim=1)
     return noisy

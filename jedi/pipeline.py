@@ -17,14 +17,22 @@ import torch
 from diffusers import DiffusionPipeline
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import BaseOutput, logging
-from diffusers.utils.torch_utils import get_module_execution_device, randn_tensor
+from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
 
 from jedi import checks, schedulers
-from jedi.attention import ATTENTION_MODES, MODES, ReferenceCache, check_backend
+from jedi.attention import (
+    ATTENTION_MODES,
+    MODES,
+    ReferenceCache,
+    check_backend,
+    check_joint_attention,
+    install_joint_attention,
+)
+from jedi.captions import caption_length, encode_captions
 from jedi.conditioning import network_input
-from jedi.errors import InputError, short
+from jedi.errors import InputError
 from jedi.guidance import GUIDANCE, in_interval
 from jedi.guided_unet import Conditions, GuidedUNet, References
 from jedi.inpainting import Inpainting
@@ -54,29 +62,12 @@ def image_generators(seed: int, count: int, device: torch.device | str = "cpu") 
     return [seeded_generator(seed + i, device) for i in range(count)]
 
 
-def caption_length(tokenizer: Any, text_encoder: Any) -> int:
-    """Tokens of a caption: a tokenizer may not know (transformers then says 1e30), the text encoder always does."""
-    return int(min(tokenizer.model_max_length, text_encoder.config.max_position_embeddings))
-
-
-def encode_captions(tokenizer: Any, text_encoder: Any, captions: Sequence[str]) -> Tensor:
-    """Captions ``[n]`` -> the text encoder's last hidden state ``[n l d]``, padded to :func:`caption_length`.
-
-    Training and sampling share this. A longer caption is cut, with a warning.
-    """
-    captions, limit = list(captions), caption_length(tokenizer, text_encoder)
-    lengths = [len(ids) for ids in tokenizer(captions).input_ids]
-    if too_long := [x for x, length in zip(captions, lengths, strict=True) if length > limit]:
-        logger.warning(f"cut to {limit} tokens, captions: {len(too_long)} ({short(too_long[0])})")
-    tokens = tokenizer(captions, padding="max_length", max_length=limit, truncation=True, return_tensors="pt")
-    return text_encoder(tokens.input_ids.to(get_module_execution_device(text_encoder)))[0]
-
-
 class JediPipeline(DiffusionPipeline):
     """Personalised text-to-image generation by joint-image diffusion, without tuning.
 
     ``unet`` is a stock ``UNet2DConditionModel`` with ``2c + 1`` input channels; joint attention is installed
-    at each call and has no parameters. ``save_pretrained`` writes a plain diffusers folder.
+    here, once, and has no parameters. An attention processor of your own that you set on ``unet`` later is used if
+    it takes ``joint``, and refused if not. ``save_pretrained`` writes a plain diffusers folder.
 
     Args:
         trained_modes: modes that the model was trained in, the default first; others are refused.
@@ -141,6 +132,7 @@ class JediPipeline(DiffusionPipeline):
             logger.warning(f"trained on images of {trained} pixels; it makes squares, {self.image_size} a side")
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
         self.attention_backend = "sdpa"
+        self._joint_unet = JointUNet(unet)
         self._interrupt = False
         self._num_timesteps = 0
 
@@ -178,6 +170,14 @@ class JediPipeline(DiffusionPipeline):
         return SAMPLING_DEFAULTS | dict(self.config.sampling_defaults)
 
     @property
+    def joint_unet(self) -> JointUNet:
+        """``unet`` for sets of images. Raises ``InputError`` for attention processors that do not take ``joint``."""
+        if self._joint_unet.unet is not self.unet:  # another one was assigned
+            self._joint_unet = JointUNet(self.unet, self.attention_backend)
+        check_joint_attention(self.unet)
+        return self._joint_unet
+
+    @property
     def interrupt(self) -> bool:
         """Set ``pipe._interrupt = True`` in a callback to skip the steps that are left."""
         return self._interrupt
@@ -204,9 +204,13 @@ class JediPipeline(DiffusionPipeline):
         return sampling_settings(self.config.sampling_defaults, *asked)
 
     def set_attention_backend(self, name: str) -> None:
-        """A name of ``ATTENTION_BACKENDS``, by default `sdpa`. Raises ``RuntimeError`` if it cannot run here."""
+        """Installs joint attention anew, with a back end of ``ATTENTION_BACKENDS`` (`sdpa` at first).
+
+        Raises ``RuntimeError`` if it cannot run here.
+        """
         check_backend(name, self._execution_device)
         self.attention_backend = name
+        install_joint_attention(self.unet, name)
 
     @torch.no_grad()
     def encode_references(
@@ -214,17 +218,27 @@ class JediPipeline(DiffusionPipeline):
         references: Sequence[Image.Image],
         reference_prompts: str | Sequence[str] | None = None,
         reference_masks: Sequence[Image.Image | None] | None = None,
+        mode: str | None = None,
     ) -> ReferenceCache:
         """Keys and values of the references, for ``pipe(..., cache=cache)`` with any prompt and batch.
 
-        Arguments as in ``__call__``, at least one reference. Raises ``InputError`` also if the model was not
-        trained in mode `one_way`.
+        Arguments as in ``__call__``, at least one reference; ``mode`` is by default the first trained one whose
+        references can be cached. Raises ``InputError`` also if that is none, or the mode is not such a one.
         """
-        checks.check_mode("one_way", self.config.trained_modes)
+        trained = self.config.trained_modes
+        if mode is not None:
+            checks.check_mode(mode, trained)
+        asked = trained if mode is None else [mode]
+        mode = next((x for x in asked if ATTENTION_MODES.get(x).cacheable), None)
+        if mode is None:
+            raise InputError(
+                f"references cannot be cached in mode {', '.join(asked)} (this model was trained in "
+                f"{', '.join(trained)}): give them to each call"
+            )
         self._check_references(references, reference_prompts, reference_masks)
         if not references:
             raise ValueError("references is empty: there is nothing to encode")
-        cache = self._encode_references(references, reference_prompts, reference_masks)
+        cache = self._encode_references(references, reference_prompts, reference_masks, mode)
         self.maybe_free_model_hooks()
         return cache
 
@@ -285,10 +299,11 @@ class JediPipeline(DiffusionPipeline):
                 defaults. ``guidance`` names a rule of :mod:`jedi.guidance`; an ``image_guidance_scale`` chooses
                 `three_branch` where the default rule has no use for one. Scales of 1 switch guidance off.
             guidance_interval, image_guidance_interval: shares of the run (0 to 1) between which each is on.
-            mode: `one_way` (references are encoded once) or `mutual`; by default the first trained one.
+            mode: `one_way` (references are encoded once), `mutual` or an extension's; by default the cache's,
+                else the first trained one.
             image, mask_image: an image, and what of it is to be generated (white). The result has the image's
                 size and, outside of the mask, its pixels. Let the mask cover all of what has to go.
-            cache: from :meth:`encode_references`, in place of ``references``; mode `one_way`.
+            cache: from :meth:`encode_references`, in place of ``references``.
             generator: a list with one generator an image (:func:`image_generators`; an image is then the
                 same alone and in a batch), or a single one for all.
             latents: ``[n c h w]``: the initial noise, of variance 1.
@@ -303,7 +318,7 @@ class JediPipeline(DiffusionPipeline):
                 the model was not trained for.
         """
         settings = self.sampling_settings(num_inference_steps, guidance, guidance_scale, image_guidance_scale)
-        mode = mode or ("one_way" if cache is not None else self.config.trained_modes[0])
+        mode = mode or (self.config.trained_modes[0] if cache is None else cache.mode)
         texts = (prompt, prompt_embeds, negative_prompt, negative_prompt_embeds)
         given = (references, reference_prompts, reference_masks)
         intervals = (guidance_interval, image_guidance_interval)
@@ -333,13 +348,15 @@ class JediPipeline(DiffusionPipeline):
             members = References(cache.num_references, cache.to(device, self.unet.dtype))
         elif not references:
             members = References(0)
-        elif mode == "one_way":
-            members = References(len(references), self._encode_references(*given))
+        elif ATTENTION_MODES.get(mode).cacheable:
+            members = References(len(references), self._encode_references(*given, mode))
         else:
             clean, captions = self._reference_inputs(*given)
-            # A set's first image draws for its references: a set is the same alone and in a batch.
-            first = generator[::m] if isinstance(generator, list) else generator
-            members = References(len(references), None, clean, captions, self._noise(b, clean.shape, first))
+            members = References(len(references), None, clean, captions)
+            if not ATTENTION_MODES.get(mode).clean_references:
+                # A set's first image draws for its references: a set is the same alone and in a batch.
+                first = generator[::m] if isinstance(generator, list) else generator
+                members.noise = self._noise(b, clean.shape, first)
         edit = None if image is None else Inpainting.prepare(image, mask_image, self.image_size, self.vae, device)
         conditions = Conditions(mode, text, negative, members, edit)
 
@@ -350,7 +367,7 @@ class JediPipeline(DiffusionPipeline):
         options = {"generator": generator} if "generator" in accepted else {}
 
         # denoise
-        denoise = GuidedUNet(self._joint_unet(), self.scheduler, conditions)
+        denoise = GuidedUNet(self.joint_unet, self.scheduler, conditions)
         self._interrupt = False
         with self.progress_bar(total=len(timesteps)) as progress:
             for i, t in enumerate(timesteps):
@@ -417,8 +434,9 @@ class JediPipeline(DiffusionPipeline):
         checks.check_interval("guidance_interval", guidance_interval)
         checks.check_interval("image_guidance_interval", image_guidance_interval)
         checks.check_outputs(output_type, tensor_inputs, self._callback_tensor_inputs)
-        by_add_noise = image is not None or (mode != "one_way" and bool(references))
-        schedulers.check_sampler(self.scheduler, num_inference_steps, by_add_noise)
+        noisy = bool(references) and not ATTENTION_MODES.get(mode).clean_references
+        use = "for an edit" if image is not None else f"in mode {mode!r}" if noisy else ""
+        schedulers.check_sampler(self.scheduler, num_inference_steps, use)
 
     # The steps of __call__, in its order.
 
@@ -455,16 +473,13 @@ class JediPipeline(DiffusionPipeline):
         captions = [prompts] * len(squares) if isinstance(prompts, str) else prompts
         return images.encode_pixels(self.vae, pixels).float(), self.encode_prompt(captions)
 
-    def _encode_references(self, *references: Any) -> ReferenceCache:
-        latents, text = self._reference_inputs(*references)
+    def _encode_references(self, references: Any, prompts: Any, masks: Any, mode: str) -> ReferenceCache:
+        latents, text = self._reference_inputs(references, prompts, masks)
         latents = latents[None].to(self.unet.dtype)  # b = 1
         sample = network_input(latents, torch.zeros_like(latents[:, :, :1]), latents)
-        return self._joint_unet().encode_references(sample, text[None])
+        return self.joint_unet.encode_references(sample, text[None], mode)
 
     def _schedule(self, steps: int) -> Tensor:
         schedulers.start(self.scheduler, steps, self._execution_device)
         self._num_timesteps = len(self.scheduler.timesteps)
         return self.scheduler.timesteps
-
-    def _joint_unet(self) -> JointUNet:
-        return JointUNet(self.unet, self.attention_backend)

@@ -55,17 +55,18 @@ def check_prediction_type(scheduler: Any, trained: str) -> None:
         )
 
 
-def check_sampler(scheduler: Any, steps: int, gives: bool) -> None:
+def check_sampler(scheduler: Any, steps: int, use: str = "") -> None:
     """Raises ``InputError`` unless ``scheduler`` can take ``steps`` steps in which generators rule all that it draws.
 
     Args:
-        gives: whether something is given at the samples' noise level, by `add_noise`: an edit, references in `mutual`.
+        use: what it is used for, if that brings clean images to the samples' noise level by `add_noise`:
+            "for an edit", "in mode 'mutual'".
     """
     name, options = type(scheduler).__name__, inspect.signature(scheduler.step).parameters
     if more := [key for key, x in options.items() if x.default is x.empty and x.kind is x.POSITIONAL_OR_KEYWORD][3:]:
         raise InputError(f"{name} cannot be used: its steps need {', '.join(more)}; take {', '.join(SCHEDULERS)}")
     ruled = "generator" in options
-    if ruled and not gives:
+    if ruled and not use:
         return
     try:
         drew, error = _trial(scheduler, steps, ruled)
@@ -78,10 +79,10 @@ def check_sampler(scheduler: Any, steps: int, gives: bool) -> None:
             f"{name} draws noise that no generator rules, so its images could not be made again: take a scheduler "
             f"whose `step` takes a generator, or one that draws none ({', '.join(SCHEDULERS)})"
         )
-    if gives and not error < _TOLERANCE:
+    if use and not error < _TOLERANCE:
         raise InputError(
-            f"{name} cannot be used for an edit or in mode 'mutual': what is given would be {error:.0%} off the noise "
-            f"level of its samples; HeunDiscreteScheduler, DPMSolverMultistepScheduler, ... can"
+            f"{name} cannot be used {use}: what is given would be {error:.0%} off the noise level of its samples; "
+            f"HeunDiscreteScheduler, DPMSolverMultistepScheduler, ... can"
         )
 
 

@@ -7,7 +7,7 @@ from diffusers import UNet2DConditionModel
 from einops import rearrange
 from torch import Tensor, nn
 
-from jedi.attention import JointContext, ReferenceCache, install_joint_attention
+from jedi.attention import ATTENTION_MODES, JointContext, ReferenceCache, install_joint_attention
 from jedi.errors import InputError
 
 
@@ -71,30 +71,35 @@ class JointUNet(nn.Module):
 
         Args:
             sample: ``[b n 2c+1 h w]``, references first.
-            timestep: ``[b]`` or ``[b n]``. In `one_way` the references run at timestep 0, whatever is passed for them.
+            timestep: ``[b]`` or ``[b n]``. Clean references (`one_way`) run at timestep 0, whatever is passed for them.
             encoder_hidden_states: ``[b n l d]``, one prompt an image.
             num_references: ``k``, how many of the ``n`` images are references.
-            mode: `one_way`, `mutual` or a registered one.
-            cache: references that are encoded already (`one_way`); ``num_references`` is 0 then.
+            mode: a name of ``jedi.attention.ATTENTION_MODES``.
+            cache: references that are encoded already, in this mode; ``num_references`` is 0 then.
         """
         b, n = sample.shape[:2]
         if not 0 <= num_references <= n:
             raise ValueError(f"num_references must be 0 to n = {n}, got {num_references}")
         if cache is not None:
-            if mode != "one_way" or num_references:
-                raise ValueError("a reference cache stands for the references: mode 'one_way', num_references 0")
+            if mode != cache.mode or num_references:
+                raise ValueError(f"a reference cache stands for the references: mode {cache.mode!r}, num_references 0")
             cache = cache.expand(b)
         timestep = timestep[:, None].expand(b, n) if timestep.ndim == 1 else timestep
-        if mode == "one_way" and num_references:
+        if ATTENTION_MODES.get(mode).clean_references and num_references:
             timestep = torch.cat([torch.zeros_like(timestep[:, :num_references]), timestep[:, num_references:]], dim=1)
         return self._call(sample, timestep, encoder_hidden_states, JointContext(n, num_references, mode, cache))
 
-    def encode_references(self, sample: Tensor, encoder_hidden_states: Tensor) -> ReferenceCache:
-        """Keys and values of clean references, for `one_way`. ``[b k 2c+1 h w], [b k l d]`` -> a cache of ``b``."""
+    def encode_references(self, sample: Tensor, encoder_hidden_states: Tensor, mode: str = "one_way") -> ReferenceCache:
+        """Keys and values of clean references. ``[b k 2c+1 h w], [b k l d]`` -> a cache of ``b`` sets.
+
+        Raises ``ValueError`` for a mode that is not cacheable.
+        """
+        if not ATTENTION_MODES.get(mode).cacheable:
+            raise ValueError(f"mode {mode!r}: its references depend on the targets and cannot be cached")
         b, k = sample.shape[:2]
-        record = ReferenceCache(num_references=k)
+        record = ReferenceCache(num_references=k, mode=mode)
         timestep = torch.zeros(b, k, dtype=torch.int64, device=sample.device)
-        self._call(sample, timestep, encoder_hidden_states, JointContext(k, k, "one_way", record=record))
+        self._call(sample, timestep, encoder_hidden_states, JointContext(k, k, mode, record=record))
         return record
 
     def _call(self, sample: Tensor, timestep: Tensor, text: Tensor, joint: JointContext) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from jedi.attention import ATTENTION_MODES
+from jedi.attention import ATTENTION_MODES, AttentionMode
 from jedi.conditioning import CONDITIONING_POLICIES, ConditioningConfig, StepPlan, draw_step
 from jedi.errors import InputError
 
@@ -24,11 +24,13 @@ def until_signal(seed: int, step: int, n: int, config: ConditioningConfig) -> St
     return draw_step(seed, step, n, config)
 
 
-@ATTENTION_MODES.register("alone")
-def attend_alone(query: Tensor, key: Tensor, value: Tensor, k: int, attend: Callable) -> Tensor:
+def attend_alone(query: Tensor, key: Tensor, value: Tensor, k: int, kernel: Callable) -> Tensor:
     """Every image attends to itself: references change nothing. All tensors ``[b n h l d]``."""
     b, n = query.shape[:2]
-    return attend(*(x.flatten(0, 1) for x in (query, key, value))).unflatten(0, (b, n))
+    return kernel(*(x.flatten(0, 1) for x in (query, key, value))).unflatten(0, (b, n))
+
+
+ATTENTION_MODES.register("alone")(AttentionMode(attend_alone))
 
 
 @CONDITIONING_POLICIES.register("alone")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,8 +17,8 @@ class UntrainedCoupling(JediPipeline):
 
     In each self-attention layer the references' keys and values are turned by random rotations, which is what the
     projections drawn anew would give them, at the trained ones' scale. All else is as trained: the images stay good,
-    and what the references still bring is what attention to anything brings. Mode `one_way` only: there the references
-    stand apart from the targets.
+    and what the references still bring is what attention to anything brings. For cacheable modes (`one_way`) only:
+    there the references stand apart from the targets.
     """
 
     @classmethod
@@ -35,7 +36,7 @@ class UntrainedCoupling(JediPipeline):
             name: tuple(x @ self._rotation(x, name, i) for i, x in enumerate(pair))
             for name, pair in trained.layers.items()
         }
-        return ReferenceCache(trained.num_references, layers)
+        return replace(trained, layers=layers)
 
     def _rotation(self, x: torch.Tensor, *key: Any) -> torch.Tensor:
         """``[h d d]`` for ``x`` ``[b h l d]``, the same for all references."""

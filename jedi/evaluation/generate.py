@@ -323,14 +323,16 @@ def _sample(
 
     Neighbours with as many references each may share a batch too, though not the references (mode `one_way`).
     """
+    from jedi.attention import ATTENTION_MODES
 
     digests: dict[Path, str] = {}
     caches: dict[tuple, ReferenceCache] = {}
-    for _, run in itertools.groupby(items, lambda item: _together(item, options["mode"], digests)):
+    cacheable = ATTENTION_MODES.get(options["mode"]).cacheable
+    for _, run in itertools.groupby(items, lambda item: _together(item, cacheable, digests)):
         group = list(run)
         first = group[0]
         given: dict[str, Any] = {}
-        if first.references and options["mode"] != "one_way":
+        if first.references and not cacheable:
             given |= {"references": _load(first.references), "reference_prompts": first.reference_prompts}
         if first.image is not None:
             given["image"] = load_image(first.image) if isinstance(first.image, Path) else first.image
@@ -339,12 +341,13 @@ def _sample(
         size = 1 if joint else batch_size
         for start in range(0, len(group), size):
             batch = group[start : start + size]
-            if first.references and options["mode"] == "one_way":
+            if first.references and cacheable:
                 keys = [_given(item, digests) for item in batch]
                 caches = {key: caches[key] for key in keys if key in caches}  # of the batch before; others are let go
                 for key, item in zip(keys, batch, strict=True):
                     if key not in caches:
-                        caches[key] = pipe.encode_references(_load(item.references), item.reference_prompts)
+                        given_references = (_load(item.references), item.reference_prompts)
+                        caches[key] = pipe.encode_references(*given_references, mode=options["mode"])
                 given["cache"] = _stacked([caches[key] for key in (keys if len(caches) > 1 else keys[:1])])
             prompts = [prompt for item in batch for prompt in item.prompts]
             generators = [seeded_generator(item.seed + i) for item in batch for i in range(len(item.prompts))]
@@ -368,9 +371,9 @@ def _stacked(caches: Sequence[ReferenceCache]) -> ReferenceCache:
     return replace(caches[0], layers=layers)
 
 
-def _together(item: ImageRequest, mode: str, digests: dict[Path, str]) -> tuple:
+def _together(item: ImageRequest, cacheable: bool, digests: dict[Path, str]) -> tuple:
     """Equal for items that can be sampled in one call."""
-    if item.references and mode == "one_way" and item.image is None and len(item.prompts) == 1:
+    if item.references and cacheable and item.image is None and len(item.prompts) == 1:
         return ("references", len(item.references))
     return _given(item, digests)
 

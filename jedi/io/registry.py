@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import inspect
 from collections.abc import Callable, Iterator
@@ -51,7 +52,10 @@ class Registry(Generic[T]):
 
 
 def _origin(part: Any) -> Any:
-    """Where a function is written, of a tuple (a guidance rule) where its members are; of all else, itself."""
+    """Where a function is written; of a tuple or a dataclass (a guidance rule, an attention mode) where its members
+    are; of all else, itself."""
+    if dataclasses.is_dataclass(part) and not isinstance(part, type):
+        part = tuple(getattr(part, field.name) for field in dataclasses.fields(part))
     if isinstance(part, tuple):
         return tuple(_origin(member) for member in part)
     code = getattr(inspect.unwrap(part), "__code__", None)

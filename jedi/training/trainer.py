@@ -29,6 +29,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
 from jedi.attention import check_backend
+from jedi.captions import encode_captions
 from jedi.conditioning import CONDITIONING_POLICIES, draw_sets
 from jedi.data import BatchPlan, JointBatch, SetDataset, SetIndex, StepSampler, collate
 from jedi.diffusion import LOSS_WEIGHTINGS, NoiseSchedule
@@ -37,7 +38,7 @@ from jedi.io import config as configs
 from jedi.io.base import Base, check_unet, load_unet
 from jedi.io.images import encode_pixels
 from jedi.loss import joint_loss
-from jedi.pipeline import JediPipeline, encode_captions
+from jedi.pipeline import JediPipeline
 from jedi.rng import keyed_seed, seed_global
 from jedi.training import checkpoints
 from jedi.training.callbacks import (

@@ -11,6 +11,7 @@ from typing import Any
 
 from PIL import Image
 
+from jedi.attention import ATTENTION_MODES
 from jedi.errors import InputError
 from jedi.evaluation.baselines import UntrainedCoupling
 from jedi.evaluation.generate import ImageRequest, Sampling, generate, image_paths, seed_of
@@ -80,7 +81,7 @@ def rows_beside(main: ToyRow) -> list[ToyRow]:
         ToyRow("copy", "copy: the reference returned", "copy"),
         ToyRow("none", "no reference", "none", 0, main.mode),
     ]
-    if main.mode == "one_way":  # elsewhere references and targets read one another
+    if ATTENTION_MODES.get(main.mode).cacheable:  # elsewhere references and targets read one another
         label = f"untrained coupling, {_references(main.references)}"
         rows.append(ToyRow(f"untrained-{main.references}", label, "untrained", main.references, main.mode))
     return rows

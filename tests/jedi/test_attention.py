@@ -6,9 +6,11 @@ from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 
 from jedi.attention import (
     ATTENTION_MODES,
+    AttentionMode,
     JointAttnProcessor,
     JointContext,
     ReferenceCache,
+    attend_mutual,
     check_backend,
     fold_set,
     install_joint_attention,
@@ -39,8 +41,22 @@ def test_modes_equal_masked_attention(qkv, mode, k):
     allowed = torch.ones(N, N, dtype=torch.bool)
     if mode == "one_way":
         allowed[:k, k:] = False
-    out = ATTENTION_MODES.get(mode)(*qkv, k, sdpa)
+    out = ATTENTION_MODES.get(mode).attend(*qkv, k, sdpa)
     torch.testing.assert_close(out, masked_attention(*qkv, allowed), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("k", range(1, N))
+def test_cached_references_ask_nothing(qkv, k):
+    """The queries of the targets alone give what they give in the whole set."""
+    mode = ATTENTION_MODES.get("one_way")
+    query, key, value = qkv
+    targets = mode.attend(query[:, k:], key, value, k, sdpa)
+    torch.testing.assert_close(targets, mode.attend(query, key, value, k, sdpa)[:, k:])
+
+
+def test_noisy_references_cannot_be_cached():
+    with pytest.raises(ValueError, match="a cacheable attention mode has clean references"):
+        AttentionMode(attend_mutual, cacheable=True)
 
 
 def test_fold_puts_images_one_after_the_other():

@@ -2,17 +2,22 @@
 
 import copy
 import logging
+from dataclasses import replace
 
 import diffusers
 import numpy as np
 import pytest
 import torch
+from diffusers.models.attention_processor import AttnProcessor2_0
 from PIL import Image
 
+from jedi.attention import ATTENTION_MODES, AttentionMode, JointAttnProcessor, attend_mutual
+from jedi.captions import encode_captions
 from jedi.conditioning import network_input
+from jedi.errors import InputError
 from jedi.guidance import GUIDANCE
 from jedi.io import images
-from jedi.pipeline import JediPipeline, encode_captions, image_generators
+from jedi.pipeline import JediPipeline, image_generators
 from jedi.unet import JointUNet
 from tests import tiny
 from tests.jedi.sampling import REFERENCES, SHAPE, STEPS, box_mask, close, latents, random_image
@@ -70,6 +75,77 @@ def test_one_cache_serves_prompts_and_batches(pipe):
         assert close(direct, latents(pipe, prompt, None, n=n, num_images_per_prompt=count, cache=cache), 1e-5)
     for name, (k, v) in cache.layers.items():
         assert torch.equal(k, before[name][0]) and torch.equal(v, before[name][1])
+
+
+def attend_apart(query, key, value, k, kernel):
+    """Each reference attends to itself, each target to itself and to all references."""
+    n, first = key.shape[1], key.shape[1] - query.shape[1]
+    out = []
+    for i in range(first, n):
+        seen = [i] if i < k else [*range(k), i]
+        out.append(attend_mutual(query[:, i - first, None], key[:, seen], value[:, seen], k, kernel))
+    return torch.cat(out, dim=1)
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_a_mode_of_an_extension_can_be_cached(parts, monkeypatch, joint):
+    apart = AttentionMode(attend_apart, clean_references=True, cacheable=True)
+    monkeypatch.setitem(ATTENTION_MODES._parts, "apart", apart)
+    pipe = JediPipeline(**parts, trained_modes=["mutual", "apart"])
+    options = {"n": 2, "joint": joint, "guidance": "three_branch", "image_guidance_scale": 2.0}
+    cache = pipe.encode_references(REFERENCES)
+    assert cache.mode == "apart"
+    cached = latents(pipe, ["a cat", "a dog"], None, cache=cache, **options)
+    assert close(cached, latents(pipe, ["a cat", "a dog"], mode="apart", **options), 1e-5)
+    monkeypatch.setitem(ATTENTION_MODES._parts, "apart", replace(apart, cacheable=False))
+    assert close(cached, latents(pipe, ["a cat", "a dog"], mode="apart", **options), 1e-4)  # computed at every step
+    assert not close(cached, latents(pipe, ["a cat", "a dog"], mode="mutual", **options), 1e-3)
+    with pytest.raises(
+        InputError, match=r"cannot be cached in mode mutual, apart \(this model was trained in mutual, "
+    ):
+        pipe.encode_references(REFERENCES)
+    with pytest.raises(InputError, match="cannot be cached in mode mutual "):
+        pipe.encode_references(REFERENCES, mode="mutual")
+    with pytest.raises(InputError, match="means mode 'apart'"):
+        latents(pipe, ["a cat", "a dog"], None, cache=cache, mode="mutual", **options)
+
+
+class CountingProcessor(JointAttnProcessor):
+    calls = 0
+
+    def __call__(self, *args, joint=None, **options):
+        type(self).calls += 1
+        return super().__call__(*args, joint=joint, **options)
+
+
+def test_an_attention_processor_of_your_own_is_used(pipe):
+    expected = latents(pipe)
+    own = {x: CountingProcessor(x.removesuffix(".processor")) for x in pipe.unet.attn_processors}
+    pipe.unet.set_attn_processor(dict(own))
+    CountingProcessor.calls = 0
+    assert close(latents(pipe), expected, 0) and CountingProcessor.calls >= STEPS * len(own)
+    assert pipe.unet.attn_processors == own
+    pipe.set_attention_backend("matmul")  # asks for ours
+    assert not set(pipe.unet.attn_processors.values()) & set(own.values())
+    assert close(latents(pipe), expected, 1e-5)
+
+
+def test_an_attention_processor_that_does_not_couple_is_refused(pipe):
+    expected, ours = latents(pipe), pipe.unet.attn_processors
+    assert close(latents(pipe), expected, 0) and pipe.unet.attn_processors == ours  # installed once
+    pipe.unet.set_attn_processor(AttnProcessor2_0())
+    for call in (latents, lambda pipe: pipe.encode_references(REFERENCES)):
+        with pytest.raises(InputError, match="AttnProcessor2_0 does not take `joint`.*set_attention_backend"):
+            call(pipe)
+    pipe.set_attention_backend("sdpa")
+    assert close(latents(pipe), expected, 0)
+
+
+def test_another_unet_may_be_assigned(pipe):
+    expected = latents(pipe)
+    pipe.unet = copy.deepcopy(pipe.unet)
+    pipe.unet.set_attn_processor(AttnProcessor2_0())
+    assert close(latents(pipe), expected, 0)
 
 
 def test_references_are_encoded_once(pipe, monkeypatch):
@@ -246,7 +322,7 @@ def test_schedulers_that_go_between_their_noise_levels(pipe, name):
     assert torch.isfinite(latents(pipe)).all()
     edit = {"image": random_image(7), "mask_image": box_mask((32, 32), (0, 0, 16, 32))}
     for options in (edit, {"mode": "mutual"}):
-        with pytest.raises(ValueError, match=f"{name} cannot be used for an edit or in mode 'mutual'"):
+        with pytest.raises(ValueError, match=f"{name} cannot be used (for an edit|in mode 'mutual')"):
             latents(pipe, **options)
 
 
@@ -371,7 +447,7 @@ def test_a_model_does_what_it_was_trained_for(parts, caplog):
     for call in (lambda: pipe("a cat", mode="one_way"), lambda: pipe.encode_references(REFERENCES)):
         with pytest.raises(ValueError, match="trained in mutual"):
             call()
-    with caplog.at_level(logging.WARNING, "jedi.pipeline"):
+    with caplog.at_level(logging.WARNING, "jedi"):
         latents(pipe, "a " * 40, num_inference_steps=1)
         encode_captions(pipe.tokenizer, pipe.text_encoder, ["b" * 9000, "a " * 40])
     assert "2 references; this model was trained with at most 1" in caplog.text

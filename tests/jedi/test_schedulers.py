@@ -42,40 +42,40 @@ class Between(diffusers.EulerDiscreteScheduler):
 @pytest.mark.parametrize(("name", "options"), GOOD)
 @pytest.mark.parametrize("steps", [5, 20])
 def test_schedulers_whose_levels_agree_are_taken(name, options, steps):
-    check_sampler(made(name, **options), steps, gives=True)
+    check_sampler(made(name, **options), steps, "for an edit")
 
 
 @pytest.mark.parametrize("zero", [False, True])
 def test_whatever_the_model_s_own_settings(zero):
     """A zero-terminal-SNR model that predicts v: the trial asks of the class, not of that noise schedule."""
     for name in ("DDIM", "DPMSolverMultistep", "EulerDiscrete"):
-        check_sampler(made(name, rescale_betas_zero_snr=zero, timestep_spacing="trailing"), 10, gives=True)
+        check_sampler(made(name, rescale_betas_zero_snr=zero, timestep_spacing="trailing"), 10, "for an edit")
 
 
 @pytest.mark.parametrize("name", ["KDPM2Discrete", "KDPM2AncestralDiscrete", Between])
 def test_schedulers_that_go_between_their_levels_are_refused_where_something_is_given(name):
     scheduler = made(name) if isinstance(name, str) else name.from_config(tiny.scheduler().config)
-    check_sampler(scheduler, 10, gives=False)
-    with pytest.raises(InputError, match=r"cannot be used for an edit or in mode 'mutual': .* would be \d+% off"):
-        check_sampler(scheduler, 10, gives=True)
+    check_sampler(scheduler, 10, "")
+    with pytest.raises(InputError, match=r"cannot be used for an edit: .* would be \d+% off"):
+        check_sampler(scheduler, 10, "for an edit")
 
 
-@pytest.mark.parametrize("gives", [False, True])
-def test_noise_that_no_generator_rules_is_refused(gives):
+@pytest.mark.parametrize("use", ["", "for an edit"])
+def test_noise_that_no_generator_rules_is_refused(use):
     with pytest.raises(InputError, match="Unruled draws noise that no generator rules"):
-        check_sampler(Unruled.from_config(tiny.scheduler().config), 5, gives)
+        check_sampler(Unruled.from_config(tiny.scheduler().config), 5, use)
 
 
-@pytest.mark.parametrize("gives", [False, True])
-def test_a_scheduler_whose_steps_need_more_is_refused(gives):
+@pytest.mark.parametrize("use", ["", "for an edit"])
+def test_a_scheduler_whose_steps_need_more_is_refused(use):
     with pytest.raises(InputError, match=r"RePaintScheduler cannot be used: its steps need original_image, mask; take"):
-        check_sampler(diffusers.RePaintScheduler(), 5, gives)
+        check_sampler(diffusers.RePaintScheduler(), 5, use)
 
 
 def test_what_is_no_sampler_is_refused():
     for name in ("DPMSolverMultistepInverse", "DDIMInverse"):
         with pytest.raises(InputError, match=f"{name}Scheduler cannot take 5 steps"):
-            check_sampler(made(name), 5, gives=True)
+            check_sampler(made(name), 5, "for an edit")
 
 
 def test_too_many_steps_are_refused(pipe):
@@ -90,8 +90,8 @@ def test_a_call_asks_for_what_it_needs(pipe):
     pipe.scheduler = Between.from_config(config)
     latents(pipe)
     latents(pipe, mode="mutual", references=None)
-    for options in (edit, {"mode": "mutual", "references": REFERENCES}):
-        with pytest.raises(InputError, match="Between cannot be used for an edit"):
+    for options, use in ((edit, "for an edit"), ({"mode": "mutual", "references": REFERENCES}, "in mode 'mutual'")):
+        with pytest.raises(InputError, match=f"Between cannot be used {use}"):
             latents(pipe, **options)
     pipe.scheduler = Unruled.from_config(config)
     with pytest.raises(InputError, match="no generator rules"):

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from jedi.captions import encode_captions
 from jedi.errors import InputError, one_line
 from jedi.io.base import FILES, INDEX, PARTS, check_parts, load_base, load_parts
 from jedi.io.images import decode_latents, encode_pixels
-from jedi.pipeline import JediPipeline, encode_captions, image_generators
+from jedi.pipeline import JediPipeline, image_generators
 
 TRIALS = 60
 """Of each JSON file."""

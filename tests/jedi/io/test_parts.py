@@ -12,11 +12,12 @@ from transformers import CLIPTextModel
 import sample
 import train
 from data_gen.models import load_pipeline
+from jedi.captions import caption_length, encode_captions
 from jedi.errors import InputError
 from jedi.io.base import load_base, load_unet
 from jedi.io.config import ConfigError
 from jedi.io.parts import known_class, load_part
-from jedi.pipeline import JediPipeline, caption_length, encode_captions
+from jedi.pipeline import JediPipeline
 from tests import tiny
 from tests.data_gen.pipelines import settings
 

@@ -111,7 +111,7 @@ def test_the_size_that_is_trained_is_recorded_sampled_and_exported(tmp_path, tin
 def test_images_of_other_sides_are_recorded_as_they_are(tmp_path, tiny_base, shards, monkeypatch, caplog):
     monkeypatch.setattr(Base, "latent_size", lambda self, width, height: (height // 4, width // 2))
     run = trained(tmp_path, tiny_base, shards, "max_steps=1")
-    with caplog.at_level(logging.WARNING, "jedi.pipeline"):
+    with caplog.at_level(logging.WARNING, "jedi"):
         pipe = load_run(run)
     assert (pipe.unet.config.sample_size, pipe.image_size) == ([8, 16], 32)
     assert "trained on images of 32 x 64 pixels; it makes squares, 32 a side" in caplog.text

@@ -75,7 +75,7 @@ def test_a_long_run_reaches_the_decay_of_the_config():
 
 
 def test_text_is_encoded_as_in_sampling_and_equal_captions_once(module, monkeypatch):
-    from jedi.pipeline import encode_captions
+    from jedi.captions import encode_captions
     from jedi.training import trainer as training
 
     seen = []
