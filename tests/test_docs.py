@@ -11,6 +11,7 @@ import pytest
 
 import evaluate
 import sample
+from benchmarks import figures
 from data_gen import __main__ as data_gen_command
 from data_gen.config import DataConfig
 from jedi.io.config import load
@@ -65,6 +66,31 @@ def test_commands_can_be_given(page):
             known(words[1:])
         except (SystemExit, Exception) as error:
             pytest.fail(f"{page.name}: {command}\n{type(error).__name__}: {error}")
+
+
+def test_figures_are_those_of_the_results(root):
+    """`python -m benchmarks.figures` writes them."""
+    marks = 0
+    for name in figures.PAGES:
+        text = (root / name).read_text(encoding="utf-8")
+        assert figures.filled(text) == text, name
+        marks += len(re.findall(r"<!-- (?:table|figure) ", text))
+    assert marks >= 5
+    for file in root.glob("benchmarks/results/*.json"):
+        content = figures.results(file.stem)
+        assert all(content[key] for key in ("what", "command", "commit", "date", "machine", "source")), file.name
+        assert any(
+            re.search(rf"<!-- (table|figure) {file.stem}\b", (root / name).read_text()) for name in figures.PAGES
+        )
+
+
+def test_figures_that_went_stale_are_seen():
+    text = "<!-- table benchmarks -->\n| old |\n<!-- /table -->\n"
+    text += "<!-- figure benchmarks.dataloader .1f -->9<!-- /figure -->"
+    new = figures.filled(text)
+    assert "| old |" not in new and "1.31 (1.28 to 1.35)" in new and ">1.3<" in new
+    assert figures.cell({"value": 0.234, "low": 0.19, "high": 0.3}, "fraction") == ".23 [.19, .30]"
+    assert figures.cell({"value": -0.02}, "fraction") == "-.02" and figures.cell(None, "percent") == ""
 
 
 def check_make(words: list[str]) -> None:
