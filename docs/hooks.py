@@ -42,7 +42,7 @@ def on_page_markdown(markdown, page, config, files):
         elif not (ROOT / path).exists():
             return found[0]  # mkdocs says what is wrong with it
         else:
-            return text if text.startswith("`") else f"`{text}`" if "/" in text else text
+            return f"`{text}`" if re.fullmatch(r"[\w-]*[./][\w./-]*", text) else text
         return f"{mark}[{text}]({posixpath.relpath(uri, posixpath.dirname(name) or '.')}{anchor})"
 
     markdown = LINK.sub(link, markdown)
