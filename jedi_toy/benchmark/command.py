@@ -200,5 +200,5 @@ def evaluate(request: ToyRequest) -> dict[str, Any]:
             **{part: getattr(toy_run, part)() for part in parts if part != "references"},
         }
         result["summary"] = summarise(result, request.samples)
-        write(result, toy_run, out)
+        write(result, toy_run, out, __doc__)
     return result

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
+
+from jedi.evaluation.baselines import UntrainedCoupling
 from jedi.evaluation.statistics import Interval, bootstrap, difference_interval, ratio_interval
-from jedi.report.document import (
-    Cell,
-    Gallery,
-    GalleryImage,
-    LineChart,
-    Point,
-    Report,
-    Series,
-    Table,
-    Text,
-)
+from jedi.report.document import Cell, Gallery, GalleryImage, LineChart, Point, Report, Section, Series, Table, Text
 from jedi.report.page import write_report
+from jedi_toy.benchmark import cases as benchmark_cases
+from jedi_toy.benchmark import edits as benchmark_edits
 
 if TYPE_CHECKING:
     from jedi_toy.benchmark.rows import ToyRun
@@ -97,6 +92,87 @@ def _ratio(images: Sequence[Mapping], others: Sequence[Mapping], samples: int) -
     return asdict(ratio_interval([x["subject"] for x in images], below, groups, samples=samples))
 
 
+# ---- tables
+
+TABLES: dict[str, tuple[str, dict[str, str], str]] = {
+    "references": (
+        "More references",
+        {key: SCORES[key] for key in ("subject", "likeness")},
+        (
+            "{images} images in each row: several noises for each subject, the same ones in both rows. The difference"
+            " is paired by subject and noise; where its interval leaves out 0, it counts."
+        ),
+    ),
+    "pairs": (
+        "Two subjects in one image",
+        {"each": "each", "both": "both", "either way": "either way", "background": "background", "copy": "copy"},
+        (
+            "Each subject is cut out where the real image has it and recognised among all subjects of all pairs. each: "
+            "the share of subjects that are there; both: images with both (the minimum); either way: both, also where "
+            "they have changed places."
+        ),
+    ),
+    "edits": (
+        "Editing",
+        {"subject": "retrieval", "likeness": "likeness", "kept": "kept", "decoded": "decoded, dB", "vae": "VAE, dB"},
+        (
+            "A subject is painted over another one. Inside of the mask: is it recognised among all? Outside: kept is "
+            "the share of images whose every pixel there is the scene's, without loss; decoded is the model's own "
+            "image before it is pasted into the scene, against the scene, and VAE what coding the scene costs by "
+            "itself. Their difference is the decoder's: its filters look across the border of the mask."
+        ),
+    ),
+    "diversity": (
+        "Diversity",
+        {"diversity": "diversity"},
+        (
+            "The mean of 1 - cosine over pairs of images, by the judge's whole embedding. The model's differ in their "
+            "noise only; real images of one subject in other scenes are about the most that could be wished for."
+        ),
+    ),
+}
+"""What may be measured besides the main table: title, score -> column, note."""
+
+
+def tables(result: Mapping[str, Any]) -> list[Table]:
+    """The main table, one row for each way of answering the prompts, and those of the parts that were measured."""
+    columns = {"subject": "retrieval", OF_ORACLE: OF_ORACLE, OVER_NONE: OVER_NONE} | SCORES
+    note = EXPLAINED.format(
+        subjects=result["gallery"], chance=1 / result["gallery"], pose=result["judge"]["pose"],
+        gallery=benchmark_cases.GALLERY, references=benchmark_cases.REFERENCES,
+    )  # fmt: skip
+    title = f"{len(result['rows'][0]['images'])} held-out subjects, pose and background other than the references'"
+    found = [_table(title, columns, note, result["rows"], result["summary"]["rows"])]
+    for part, (title, columns, note) in TABLES.items():
+        if part in result:
+            rows = result[part]
+            note = note.format(images=len(rows[0]["images"]))
+            if part == "references":
+                few, many = rows
+                label = f"{many['references']} minus {few['references']}"
+                rows = [many, few, {"name": DIFFERENCE, "label": label, "kind": DIFFERENCE}]
+            found.append(_table(title, columns, note, rows, result["summary"][part]))
+    return found
+
+
+def _table(
+    title: str, columns: Mapping[str, str], note: str, rows: Sequence[Mapping[str, Any]], means: Mapping[str, Any]
+) -> Table:
+    """``columns``: score -> its name. The model's rows come first, under a heading of their own."""
+    used = {score: name for score, name in columns.items() if any(score in means[row["name"]] for row in rows)}
+    rows = sorted(rows, key=lambda row: row["kind"] != "model")
+    ours = sum(row["kind"] == "model" for row in rows)
+    return Table(
+        title,
+        list(used.values()),
+        [(row["label"], {name: _cell(means[row["name"]].get(key)) for key, name in used.items()}) for row in rows],
+        note,
+        groups=[("This model", ours), ("For comparison", len(rows) - ours)],
+        better={name: "lower" if name == "copy" else "higher" for name in used.values()},
+        formats={x: ".1%" for x in used.values() if x in SHARES} | {x: ".1f" for x in used.values() if x == OVER_NONE},
+    )
+
+
 def _cell(found: Mapping[str, Any] | None) -> Cell | None:
     if found is None:
         return None
@@ -104,100 +180,10 @@ def _cell(found: Mapping[str, Any] | None) -> Cell | None:
     return Cell(x.mean) if x.low is None or x.high is None else Cell(x.mean, x.low, x.high)
 
 
-def _table(
-    title: str,
-    rows: Sequence[Mapping[str, Any]],
-    means: Mapping[str, Any],
-    columns: Mapping[str, str],
-    note: str = "",
-    lower: Sequence[str] = ("copy",),
-) -> Table:
-    """``columns``: score -> its name. The model's rows come first, under a heading of their own."""
-    used = {score: name for score, name in columns.items() if any(score in means[row["name"]] for row in rows)}
-    rows = sorted(rows, key=lambda row: row["kind"] != "model")
-    ours = sum(row["kind"] == "model" for row in rows)
-    formats = {name: ".1%" for name in used.values() if name in SHARES}
-    return Table(
-        title,
-        list(used.values()),
-        [(row["label"], {name: _cell(means[row["name"]].get(key)) for key, name in used.items()}) for row in rows],
-        note,
-        groups=[("This model", ours), ("For comparison", len(rows) - ours)],
-        better={name: "lower" if name in lower else "higher" for name in used.values()},
-        formats=formats | ({OVER_NONE: ".1f"} if OVER_NONE in used.values() else {}),
-    )
+# ---- chart and sentences
 
 
-def tables(result: Mapping[str, Any]) -> list[Table]:
-    """The main table, and those of the parts that were measured."""
-    parts = {"references": references_table, "pairs": pair_table, "edits": edit_table, "diversity": diversity_table}
-    return [main_table(result), *(table(result) for part, table in parts.items() if part in result)]
-
-
-def main_table(result: Mapping[str, Any]) -> Table:
-    """One row for each way of answering the prompts."""
-    columns = {"subject": "retrieval", OF_ORACLE: OF_ORACLE, OVER_NONE: OVER_NONE} | SCORES
-    from jedi_toy.benchmark.cases import GALLERY, REFERENCES
-
-    count = result["gallery"]
-    pose = result["judge"]["pose"]
-    note = EXPLAINED.format(subjects=count, chance=1 / count, gallery=GALLERY, references=REFERENCES, pose=pose)
-    title = f"{len(result['rows'][0]['images'])} held-out subjects, pose and background other than the references'"
-    return _table(title, result["rows"], result["summary"]["rows"], columns, note)
-
-
-def references_table(result: Mapping[str, Any]) -> Table:
-    """What more references bring."""
-    few, many = result["references"]
-    label = f"{many['references']} minus {few['references']}"
-    rows = [many, few, {"name": DIFFERENCE, "label": label, "kind": DIFFERENCE}]
-    columns = {key: SCORES[key] for key in ("subject", "likeness")}
-    note = (
-        f"{len(many['images'])} images in each row: several noises for each subject, the same ones in both rows. The "
-        "difference is paired by subject and noise; where its interval leaves out 0, it counts."
-    )
-    return _table("More references", rows, result["summary"]["references"], columns, note)
-
-
-def pair_table(result: Mapping[str, Any]) -> Table:
-    """Two subjects in one image."""
-    columns = {"each": "each", "both": "both", "either way": "either way", "background": "background", "copy": "copy"}
-    note = (
-        "Each subject is cut out where the real image has it and recognised among all subjects of all pairs. each: "
-        "the share of subjects that are there; both: images with both (the minimum); either way: both, also where "
-        "they have changed places."
-    )
-    return _table("Two subjects in one image", result["pairs"], result["summary"]["pairs"], columns, note)
-
-
-def edit_table(result: Mapping[str, Any]) -> Table:
-    """A subject painted over another one."""
-    columns = {
-        "subject": "retrieval",
-        "likeness": "likeness",
-        "kept": "kept",
-        "decoded": "decoded, dB",
-        "vae": "VAE, dB",
-    }
-    note = (
-        "A subject is painted over another one. Inside of the mask: is it recognised among all? Outside: kept is the "
-        "share of images whose every pixel there is the scene's, without loss; decoded is the model's own image "
-        "before it is pasted into the scene, against the scene, and VAE what coding the scene costs by itself. Their "
-        "difference is the decoder's: its filters look across the border of the mask."
-    )
-    return _table("Editing", result["edits"], result["summary"]["edits"], columns, note, lower=())
-
-
-def diversity_table(result: Mapping[str, Any]) -> Table:
-    """How different images of one prompt are."""
-    note = (
-        "The mean of 1 - cosine over pairs of images, by the judge's whole embedding. The model's differ in their "
-        "noise only; real images of one subject in other scenes are about the most that could be wished for."
-    )
-    return _table("Diversity", result["diversity"], result["summary"]["diversity"], {"diversity": "diversity"}, note)
-
-
-def curve(result: Mapping[str, Any]) -> LineChart:
+def chart(result: Mapping[str, Any]) -> LineChart:
     """Identity against prompt as a guidance scale varies, and the oracle as a mark."""
     means, points = result["summary"]["curves"], result["curves"]
     own = points[0]
@@ -258,94 +244,88 @@ def _signed(found: Mapping[str, Any]) -> str:
     return f"{found['mean']:+.3f}{interval}"
 
 
-def galleries(result: Mapping[str, Any], answers: ToyRun) -> list[Gallery]:
+# ---- galleries and the page
+
+
+def galleries(result: Mapping[str, Any], run: ToyRun) -> list[Gallery]:
     """Best and worst cases of the main row, with all rows beside one another; then two subjects, and edits."""
-    rows = {row["name"]: row for row in sorted(result["rows"], key=_oracle_first) if row["kind"] != "copy"}
+    rows = {row["name"]: row for row in result["rows"]}
+    cases, image = run.shown["rows"][0], run.cases.image
     main = rows[result["main"]]
-    cases, made = answers.shown["rows"]
-    scores = {name: row["images"] for name, row in rows.items()}
-    columns = ["reference 1", "reference 2", *(row["label"] for row in rows.values())]
-
-    def line(i: int) -> list[GalleryImage]:
-        given = [GalleryImage(answers.cases.image(cases[i], x), reference=True) for x in cases[i].references[:2]]
-        return given + [GalleryImage(made[name][i], scores={"likeness": scores[name][i]["likeness"]}) for name in rows]
-
     ranked = sorted(range(len(cases)), key=lambda i: -main["images"][i]["likeness"])
     note = f"By likeness of the row '{main['label']}'. Above each row stands its prompt."
+    given = lambda case: [image(case, x) for x in case.references[:2]]
+    two = ("reference 1", "reference 2")
     found = [
-        Gallery(title, [line(i) for i in part], [cases[i].prompt for i in part], columns, note)
-        for title, part in (("Best cases", ranked[:EXTREMES]), ("Worst cases", ranked[::-1][:EXTREMES]))
+        _gallery("Best cases", result["rows"], run.shown["rows"], ranked[:EXTREMES], two, given, "likeness", note),
+        _gallery(
+            "Worst cases", result["rows"], run.shown["rows"], ranked[::-1][:EXTREMES], two, given, "likeness", note
+        ),
     ]
-    if "pairs" in answers.shown:
-        found.append(_pair_gallery(result, answers))
-    if "edits" in answers.shown:
-        found.append(_edit_gallery(result, answers))
+    first = range(EXTREMES)
+    if "pairs" in run.shown:
+        given = lambda case: run.cases.references(case)
+        found.append(_gallery("Two subjects", result["pairs"], run.shown["pairs"], first, two, given, "each"))
+    if "edits" in run.shown:
+        given = lambda edit: [image(edit.scene, edit.scene.target), image(edit.case, edit.case.references[0])]
+        found.append(
+            _gallery("Edits", result["edits"], run.shown["edits"], first, ("scene", "reference 1"), given, "likeness")
+        )
     return found
 
 
-def _oracle_first(row: Mapping[str, Any]) -> bool:
-    return row["kind"] != "oracle"
+def _gallery(
+    title: str,
+    rows: Sequence[Mapping[str, Any]],
+    shown: tuple[Sequence[Any], Mapping[str, Sequence[Image.Image]]],
+    chosen: Sequence[int],
+    heads: Sequence[str],
+    given: Callable[[Any], Sequence[Image.Image]],
+    score: str,
+    note: str = "",
+) -> Gallery:
+    """For each of the ``chosen`` cases what was ``given``, under ``heads``, and all rows' images with their score."""
+    cases, made = shown
+    rows = sorted((x for x in rows if x["kind"] != "copy" and x["name"] in made), key=lambda x: x["kind"] != "oracle")
+    word, images, labels = {"each": "there"}.get(score, score), [], []
+    for i in chosen:
+        if i < len(cases):
+            answers = [GalleryImage(made[x["name"]][i], scores={word: x["images"][i][score]}) for x in rows]
+            images.append([*(GalleryImage(x, reference=True) for x in given(cases[i])), *answers])
+            labels.append(cases[i].prompt)
+    return Gallery(title, images, labels, [*heads, *(row["label"] for row in rows)], note)
 
 
-def _pair_gallery(result: Mapping[str, Any], answers: ToyRun) -> Gallery:
-    cases, made = answers.shown["pairs"]
-    rows = [row for row in sorted(result["pairs"], key=_oracle_first) if row["kind"] != "copy"]
-    images, labels = [], []
-    for i, case in enumerate(cases[:EXTREMES]):
-        given = [GalleryImage(x, reference=True) for x in answers.cases.references(case)]
-        images.append(
-            given + [GalleryImage(made[x["name"]][i], scores={"there": x["images"][i]["each"]}) for x in rows]
-        )
-        labels.append(case.prompt)
-    return Gallery("Two subjects", images, labels, ["reference 1", "reference 2", *(row["label"] for row in rows)])
+def write(result: Mapping[str, Any], run: ToyRun, out: Path, method: str) -> Path:
+    """Writes ``report.html``, ``report.json`` and ``scores.json``; returns the page's path.
 
-
-def _edit_gallery(result: Mapping[str, Any], answers: ToyRun) -> Gallery:
-    edits, made = answers.shown["edits"]
-    rows = [row for row in result["edits"] if row["name"] in made]
-    images, labels = [], []
-    for i, edit in enumerate(edits[:EXTREMES]):
-        scene = answers.cases.image(edit.scene, edit.scene.target)
-        given = [scene, answers.cases.image(edit.case, edit.case.references[0])]
-        images.append(
-            [GalleryImage(x, reference=True) for x in given]
-            + [GalleryImage(made[x["name"]][i], scores={"likeness": x["images"][i]["likeness"]}) for x in rows]
-        )
-        labels.append(edit.prompt)
-    return Gallery("Edits", images, labels, ["scene", "reference 1", *(row["label"] for row in rows)])
-
-
-def write(result: Mapping[str, Any], answers: ToyRun, out: Path) -> Path:
-    """Writes ``report.html``, ``report.json`` and ``scores.json``; returns the page's path."""
-    sections: list[Any] = tables(result)
-    if "curves" in result:
-        sections.insert(1, curve(result))
-    sections += [*galleries(result, answers), Text("How it is measured", _method())]
-    facts = {
+    ``method``: how the benchmark works, paragraphs after a first one that is left out.
+    """
+    first, *others = tables(result)
+    charts = [chart(result)] if "curves" in result else []
+    sections: list[Section] = [first, *charts, *others, *galleries(result, run)]
+    sections.append(Text("How it is measured", _plain(method)))
+    named = lambda values: ", ".join(f"{key} {value}" for key, value in values.items())
+    details = {
         "model": result["model"]["name"],
-        "weights (sha256)": ", ".join(f"{name} {digest[:12]}" for name, digest in result["model"]["sha256"].items()),
-        "settings": ", ".join(f"{key} {value}" for key, value in result["settings"].items()),
+        "weights (sha256)": named({name: digest[:12] for name, digest in result["model"]["sha256"].items()}),
+        "settings": named(result["settings"]),
         "judge": f"{result['judge']['name']}, sha256 {result['judge']['sha256'][:12]}",
         "data": f"{result['data']['name']}, {result['data']['fingerprint'][:12]}",
         "sets without a question": ", ".join(f"{n} ({why})" for why, n in result["data"]["left_out"].items()) or "none",
-        "versions": ", ".join(f"{key} {value}" for key, value in result["versions"].items()),
+        "versions": named(result["versions"]),
         "date": datetime.date.today().isoformat(),
+        **({"command": result["command"]} if result["command"] else {}),
     }
-    if result["command"]:
-        facts["command"] = result["command"]
-    return write_report(Report("Toy benchmark", sentences(result), sections, facts), out, scores=result)
+    return write_report(Report("Toy benchmark", sentences(result), sections, details), out, scores=result)
 
 
-def _method() -> str:
+def _plain(method: str) -> str:
     """The benchmark's own words, without the marks of code."""
-    from jedi.evaluation import baselines
-    from jedi_toy.benchmark import command, edits
-
-    editing = edits.__doc__.split("\n\n", 1)[1]
     texts = [
-        *command.__doc__.split("\n\n")[1:],
-        f"Editing: {editing}",
-        f"Untrained coupling: {baselines.UntrainedCoupling.__doc__}",
+        *method.split("\n\n")[1:],
+        f"Editing: {benchmark_edits.__doc__.split(chr(10) * 2, 1)[1]}",
+        f"Untrained coupling: {UntrainedCoupling.__doc__}",
     ]
     items = [item for text in texts for item in re.split(r"\n- |^- ", text)]
     paragraphs = [" ".join(item.split()) for item in items if item.strip()]

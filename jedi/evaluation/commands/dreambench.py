@@ -63,13 +63,13 @@ def run(arguments: argparse.Namespace) -> int:
     scoring = arguments.stage != "generate" and arguments.part is None
     others = []
     if scoring:
-        from jedi.evaluation import dreambench_report, score_report
+        from jedi.evaluation import score_report
         from jedi.loading import find_device
 
-        others = [dreambench_report.read_scores(folder, benchmark.name) for folder in arguments.beside]
+        others = [score_report.read_scores(folder, benchmark.name) for folder in arguments.beside]
         # Before hours of generation: an encoder that cannot be had is known at once.
         encoders = load_encoders(arguments.encoders, find_device(arguments.device))
-        benchmark = replace(benchmark, remarks=(*benchmark.remarks, *dreambench_report.other_encoders(encoders)))
+        benchmark = replace(benchmark, remarks=(*benchmark.remarks, *score_report.other_encoders(encoders)))
     if benchmark.remarks:
         print(f"This is not {benchmark.name}'s full protocol: {'; '.join(benchmark.remarks)}.")
     if arguments.stage != "score":
@@ -104,7 +104,7 @@ def run(arguments: argparse.Namespace) -> int:
             **score_report.result_of(records, encoders, label, arguments.samples),
         }
         command = command_line("evaluate.py")
-        path = dreambench_report.report(result, benchmark, cases, others, arguments.out, command)
+        path = score_report.report(result, cases, arguments.out, command, benchmark, others)
     print(f"scores of each image: {Path(arguments.out) / 'scores.json'}; the report: {path}")
     return 0
 

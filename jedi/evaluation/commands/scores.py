@@ -51,9 +51,6 @@ def run(arguments: argparse.Namespace) -> int:
     )
     from jedi.evaluation import score_report
     from jedi.loading import find_device
-    from jedi.report.document import Report
-    from jedi.report.page import write_report
-    from jedi.report.text import text_table
 
     encoders = load_encoders(arguments.encoders, find_device(arguments.device))
     out.mkdir(parents=True, exist_ok=True)
@@ -62,13 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     label = arguments.label or score_report.label_of(str(Path(arguments.images).resolve()))
     result = {"format": 1, "benchmark": None, "deviations": []}
     result |= score_report.result_of(records, encoders, label, arguments.samples)
-    table = score_report.scores_table(result)
-    print(f"\n{text_table(table)}\n")
-    sections = [table, score_report.subjects_table(result), score_report.examples(result, groups)]
-    sections += score_report.extremes(result, groups)
-    command = command_line("evaluate.py")
-    facts = score_report.facts(result, command)
-    path = write_report(Report(f"Scores: {label}", score_report.summary(result), sections, facts), out, scores=result)
+    path = score_report.report(result, groups, out, command_line("evaluate.py"))
     print(f"scores of each image: {out / 'scores.json'}; the report: {path}")
     return 0
 

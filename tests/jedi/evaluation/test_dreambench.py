@@ -1,4 +1,4 @@
-"""DreamBench's plan and rows, its tables beside published figures, and its curve."""
+"""DreamBench's plan and rows, its tables beside published figures, and its chart."""
 
 import argparse
 import copy
@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from jedi.evaluation import dreambench_report, score_report
+from jedi.evaluation import score_report
 from jedi.evaluation.commands.dreambench import add_arguments, select
 from jedi.evaluation.dreambench import PUBLISHED, BenchmarkError, groups, plan, read_benchmark
 from jedi.report.text import text_table
@@ -103,7 +103,7 @@ def result(scale: float = 5.0, mean: float = 0.6, **changed) -> dict:
 
 
 def test_the_table_beside_published_figures():
-    table = dreambench_report.published_table(result())
+    table = score_report.published_table(result())
     rows = dict(table.rows)
     assert rows["mine, 1 ref."]["DINO"].value == 0.6 and rows["mine, 1 ref."]["DINO"].low == 0.5
     assert (rows["mine, 1 ref."]["CLIP-I"].value, rows["mine, 1 ref."]["CLIP-T"].value) == (0.8, 0.3)
@@ -115,9 +115,9 @@ def test_the_table_beside_published_figures():
     printed = text_table(table)
     assert "0.600 [0.500, 0.700]" in printed and "real images" in printed and "0.774" in printed
     assert "Not the full protocol" not in printed
-    partial = dreambench_report.published_table(result(deviations=["2 of 30 subjects"]))
+    partial = score_report.published_table(result(deviations=["2 of 30 subjects"]))
     assert "Not the full protocol: 2 of 30 subjects." in text_table(partial)
-    other = dreambench_report.published_table(result(benchmark="DreamBench++"))
+    other = score_report.published_table(result(benchmark="DreamBench++"))
     assert "DreamBench++ has other images and prompts" in text_table(other)
 
 
@@ -125,7 +125,7 @@ def test_scores_of_other_encoders_are_not_put_among_published_ones():
     run = result()
     for row in run["rows"].values():
         row["DINO (random), all real"] = row.pop("DINO ViT-S/16, all real", figures(0))
-    cells = dict(dreambench_report.published_table(run).rows)["mine, 1 ref."]
+    cells = dict(score_report.published_table(run).rows)["mine, 1 ref."]
     assert "DINO" not in cells and cells["CLIP-I"].value == 0.8
 
 
@@ -139,16 +139,16 @@ def test_the_table_of_all_rows():
 
 
 def test_the_curve_joins_what_differs_in_guidance_only():
-    assert dreambench_report.curve(result(), []) == []
+    assert score_report.chart(result(), []) == []
     slower = result(7.0, 0.5)
     slower["settings"]["mode"] = "mutual"
-    (curve,) = dreambench_report.curve(result(), [result(2.0, 0.7), slower])
-    lines = [[(point.label, point.y) for point in series.points] for series in curve.series]
+    (chart,) = score_report.chart(result(), [result(2.0, 0.7), slower])
+    lines = [[(point.label, point.y) for point in series.points] for series in chart.series]
     assert lines == [[("2 / 1", 0.7), ("5 / 1", 0.6)], [("7 / 1", 0.5)], [("", 0.9)]]
     names = ["mine, 1 ref., mode one_way", "mine, 1 ref., mode mutual"]
-    assert [series.name for series in curve.series[:2]] == names
-    assert curve.series[-1].name == "the reference returned (copy)"
-    assert (curve.x_label, curve.y_label) == ("CLIP-T ViT-B/32", "DINO ViT-S/16, all real")
+    assert [series.name for series in chart.series[:2]] == names
+    assert chart.series[-1].name == "the reference returned (copy)"
+    assert (chart.x_label, chart.y_label) == ("CLIP-T ViT-B/32", "DINO ViT-S/16, all real")
 
 
 def test_dino_comes_first():
@@ -160,14 +160,14 @@ def test_dino_comes_first():
 
 def test_other_runs_are_read_and_checked(tmp_path):
     with pytest.raises(BenchmarkError, match=r"no scores\.json there"):
-        dreambench_report.read_scores(tmp_path, "DreamBench")
+        score_report.read_scores(tmp_path, "DreamBench")
     (tmp_path / "scores.json").write_text("{")
     with pytest.raises(BenchmarkError, match="not readable as JSON"):
-        dreambench_report.read_scores(tmp_path, "DreamBench")
+        score_report.read_scores(tmp_path, "DreamBench")
     (tmp_path / "scores.json").write_text(json.dumps(result()))
-    assert dreambench_report.read_scores(tmp_path, "DreamBench") == copy.deepcopy(result())
+    assert score_report.read_scores(tmp_path, "DreamBench") == copy.deepcopy(result())
     with pytest.raises(BenchmarkError, match=r"scores of DreamBench, wanted is DreamBench\+\+"):
-        dreambench_report.read_scores(tmp_path, "DreamBench++")
+        score_report.read_scores(tmp_path, "DreamBench++")
 
 
 def test_runs_of_one_name_are_told_apart():
