@@ -167,3 +167,12 @@ def test_the_site_is_built_strictly(tmp_path, root, python):
         )
     }
     assert not fetched
+
+
+def test_the_modules_of_the_reference_exist(root):
+    """What mkdocs would refuse, in a moment."""
+    named = [
+        name for page in root.glob("docs/api/*.md") for name in re.findall(r"^::: ([\w.]+)", page.read_text(), re.M)
+    ]
+    assert len(named) > 30
+    assert not [name for name in named if importlib.util.find_spec(name) is None]
