@@ -24,11 +24,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
 from jedi.errors import InputError
 from jedi.io.registry import Registry
@@ -206,7 +207,7 @@ class JointAttnProcessor:
 
     def __call__(
         self,
-        attn: nn.Module,
+        attn: Any,
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
@@ -247,7 +248,7 @@ class JointAttnProcessor:
         return rearrange(out, "b n h l d -> (b n) h l d")
 
 
-def install_joint_attention(unet: nn.Module, backend: str = "sdpa") -> None:
+def install_joint_attention(unet: Any, backend: str = "sdpa") -> None:
     """Puts :class:`JointAttnProcessor` on every attention of a diffusers ``UNet2DConditionModel`` of SD-1.x/2.x shape.
 
     Raises ``InputError`` for attention that is not plain (added key/value projections, query/key norms, group norm,
@@ -271,7 +272,7 @@ def install_joint_attention(unet: nn.Module, backend: str = "sdpa") -> None:
     unet.set_attn_processor(processors)
 
 
-def check_joint_attention(unet: nn.Module) -> None:
+def check_joint_attention(unet: Any) -> None:
     """Raises ``InputError`` if a processor of the UNet would leave its images uncoupled."""
     for name, processor in unet.attn_processors.items():
         if "joint" not in inspect.signature(processor.__call__).parameters:

@@ -103,7 +103,7 @@ def draw_sets(
     seed: int,
     positions: Sequence[int] | Tensor,
     plan: StepPlan,
-    shape: tuple[int, int, int, int],
+    shape: Sequence[int],
     num_timesteps: int,
     config: ConditioningConfig,
 ) -> SetDraws:

@@ -83,7 +83,9 @@ class SetIndex:
         if unfinished:
             names = ", ".join(unfinished[:5])
             log.warning("%s: %d tars without a manifest are not read: %s", folder, len(unfinished), names)
-        shards, sets, digest = [], [], hashlib.sha256()
+        shards: list[Path] = []
+        sets: list[SetRecord] = []
+        digest = hashlib.sha256()
         for path in manifests:
             tar, manifest = path.with_suffix(".tar"), _read_manifest(path)
             if not tar.is_file():
@@ -165,7 +167,7 @@ class Draw(NamedTuple):
     step: int
     position: int
     """Global sample position, ``step * batch_size + place in the batch``: the key of all its chances."""
-    index: int
+    index: int  # type: ignore[assignment] # hides tuple.index, which nobody asks of a Draw
     n: int
 
 
@@ -273,7 +275,8 @@ class SetDataset(Dataset):
     def __getitem__(self, draw: Draw | int) -> JointSet:
         """The set; for a `Draw`, ``draw.n`` of its images in an order keyed by (seed, position)."""
         if isinstance(draw, int):
-            draw, order = Draw(0, draw, draw, self.index.sets[draw].n), range(self.index.sets[draw].n)
+            order = list(range(self.index.sets[draw].n))
+            draw = Draw(0, draw, draw, len(order))
         else:
             generator = keyed_generator(self.seed, "members", draw.position)
             order = torch.randperm(self.index.sets[draw.index].n, generator=generator).tolist()
@@ -347,11 +350,15 @@ class SetDataset(Dataset):
         return data, f"{shard}: {name}"
 
 
+def _stacked(tensors: Sequence[Tensor | None]) -> Tensor:
+    return torch.stack([x for x in tensors if x is not None])
+
+
 def collate(sets: Sequence[JointSet]) -> JointBatch:
     """Sets of one bucket -> a batch."""
     return JointBatch(
-        images=None if sets[0].images is None else torch.stack([s.images for s in sets]),
-        latents=None if sets[0].latents is None else torch.stack([s.latents for s in sets]),
+        images=None if sets[0].images is None else _stacked([s.images for s in sets]),
+        latents=None if sets[0].latents is None else _stacked([s.latents for s in sets]),
         captions=[s.captions for s in sets],
         subject_ids=[s.subject_id for s in sets],
         positions=torch.tensor([s.position for s in sets]),
@@ -407,7 +414,7 @@ def _read_manifest(path: Path) -> dict:
             raise DataError(f"{path}: format {ascii(manifest['format'])[:40]}, this version reads format 1")
         _expect(_is_number(manifest["bytes"], 0, 1 << 60), "bytes", manifest["bytes"], "a whole number")
         digest = manifest["sha256"]
-        _expect(isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest), "sha256", digest, "64 digits")
+        _expect(isinstance(digest, str) and bool(re.fullmatch("[0-9a-f]{64}", digest)), "sha256", digest, "64 digits")
         _expect(isinstance(manifest["sets"], list), "sets", manifest["sets"], "a list")
         manifest["sets"] = [_entry(entry) for entry in manifest["sets"]]
         keys = [key for key, *_ in manifest["sets"]]

@@ -109,7 +109,7 @@ class ClipEncoder:
         self.name = _vit_name("CLIP", source, vision)
         side = vision.image_size
         default = CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
-        self.preprocess = load_processor(source, default, side)
+        self.preprocess: Any = load_processor(source, default, side)
         self.tokenizer, self.context = load_tokenizer(source, self.model.config.text_config)
 
     def embed_images(self, images: Sequence[Image.Image]) -> Tensor:
@@ -237,7 +237,7 @@ class BlipMatcher:
         self.model = load_model(BlipForImageTextRetrieval, source, ("blip",), device)
         side = self.model.config.vision_config.image_size
         self.name = _vit_name("BLIP-ITM", source, self.model.config.vision_config)
-        self.preprocess = load_processor(source, BlipImageProcessor(size={"height": side, "width": side}), side)
+        self.preprocess: Any = load_processor(source, BlipImageProcessor(size={"height": side, "width": side}), side)
         self.tokenizer, self.context = load_tokenizer(source, self.model.config.text_config)
 
     @torch.no_grad()
@@ -312,7 +312,8 @@ def load_aesthetic_head(path: str | Path, width: int = 768) -> nn.Sequential:
     if set(state) != names or steps not in ([0], [0, 2, 4, 6, 7]):
         found = ", ".join(sorted(state)[:6])
         raise EncoderError(f"{path}: not an aesthetic head of LAION (a linear layer or layers.0/2/4/6/7): has {found}")
-    head = nn.Sequential(*(nn.Linear(*reversed(state[f"layers.{i}.weight"].shape)) for i in steps))
+    shapes = [state[f"layers.{i}.weight"].shape for i in steps]
+    head = nn.Sequential(*(nn.Linear(width_in, width_out) for width_out, width_in in shapes))
     parts = {f"{k}.{part}": state[f"layers.{i}.{part}"] for k, i in enumerate(steps) for part in ("weight", "bias")}
     if head[0].in_features != width or head[-1].out_features != 1:
         shape = f"{head[0].in_features} features to {head[-1].out_features}"
@@ -344,7 +345,7 @@ def _embed(items: Sequence[Item], features: Callable[[Sequence[Item]], Tensor]) 
     return nn.functional.normalize(rows, dim=-1)
 
 
-def load_model(cls: Any, source: str, kinds: tuple[str, ...], device: torch.device, **options: Any) -> nn.Module:
+def load_model(cls: Any, source: str, kinds: tuple[str, ...], device: torch.device, **options: Any) -> Any:
     """A model of transformers with all its weights, from safetensors, frozen, float32; `kinds` are model types.
 
     Raises:

@@ -106,6 +106,7 @@ class GuidedUNet:
             cache = cache if cache.batch == 1 else cache.repeat(b // cache.batch)
             return self.unet(sample, timestep, text, mode=mode, cache=cache)
         noisy = self._reference_input(t)
+        assert references.text is not None
         sample = torch.cat([noisy.repeat(b // len(noisy), 1, 1, 1, 1), sample], dim=1)
         text = torch.cat([references.text.expand(b, -1, -1, -1), text], dim=1)
         return self.unet(sample, timestep, text, k, mode)[:, k:]
@@ -121,6 +122,7 @@ class GuidedUNet:
     def _reference_input(self, t: Tensor) -> Tensor:
         """Network input of the references: ``[1 k 2c+1 h w]``, clean, or ``[b k 2c+1 h w]`` at noise level ``t``."""
         references = self.conditions.references
+        assert references.latents is not None
         if references.noise is None:
             noisy = clean = references.latents[None]
         else:

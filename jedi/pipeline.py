@@ -278,7 +278,7 @@ class JediPipeline(DiffusionPipeline):
         return_dict: bool = True,
         callback_on_step_end: Callable[[Any, int, Tensor, dict], dict | None] | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
-    ) -> JediPipelineOutput | tuple:
+    ) -> JediPipelineOutput | Any:  # a tuple where `return_dict` is False
         """Images of the references' subject, one prompt after another, ``num_images_per_prompt`` each.
 
         Args:
@@ -357,7 +357,9 @@ class JediPipeline(DiffusionPipeline):
                 # A set's first image draws for its references: a set is the same alone and in a batch.
                 first = generator[::m] if isinstance(generator, list) else generator
                 members.noise = self._noise(b, clean.shape, first)
-        edit = None if image is None else Inpainting.prepare(image, mask_image, self.image_size, self.vae, device)
+        edit = None
+        if image is not None and mask_image is not None:
+            edit = Inpainting.prepare(image, mask_image, self.image_size, self.vae, device)
         conditions = Conditions(mode, text, negative, members, edit)
 
         # schedule

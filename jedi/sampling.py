@@ -9,7 +9,7 @@ from jedi.checks import check_count, check_scale
 from jedi.errors import InputError
 from jedi.guidance import GUIDANCE
 
-SAMPLING_DEFAULTS = {
+SAMPLING_DEFAULTS: dict[str, Any] = {
     "num_inference_steps": 30,
     "guidance": "two_branch",
     "guidance_scale": 5.0,
@@ -32,7 +32,7 @@ def sampling_settings(
     image_guidance_scale: float | None = None,
 ) -> dict[str, Any]:
     """What these arguments mean for a model with ``defaults``; see :meth:`jedi.JediPipeline.sampling_settings`."""
-    given = {"num_inference_steps": num_inference_steps, "guidance": guidance}
+    given: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance": guidance}
     given |= {"guidance_scale": guidance_scale, "image_guidance_scale": image_guidance_scale}
     settings = SAMPLING_DEFAULTS | dict(defaults) | {key: value for key, value in given.items() if value is not None}
     if not GUIDANCE.get(settings["guidance"]).weighs_references:

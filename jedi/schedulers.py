@@ -132,6 +132,6 @@ def start(scheduler: Any, steps: int, device: Any = None) -> None:
         scheduler.set_begin_index(0)
 
 
-def _known(kind: type, values: dict[str, Any]) -> dict[str, Any]:
+def _known(kind: Any, values: dict[str, Any]) -> dict[str, Any]:
     """Those of the values that the class has a parameter for."""
     return {key: value for key, value in values.items() if key in inspect.signature(kind.__init__).parameters}

@@ -46,6 +46,7 @@ class JointUNet(nn.Module):
                 dtype=unet.dtype,
             )
             with torch.no_grad():
+                assert grown.bias is not None
                 grown.weight.zero_()
                 grown.weight[:, : config.in_channels] = unet.conv_in.weight
                 grown.bias.copy_(unet.conv_in.bias)

@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from jedi.errors import InputError, one_line, out_of_memory
 
@@ -16,7 +17,7 @@ from jedi.errors import InputError, one_line, out_of_memory
 class Parser(argparse.ArgumentParser):
     """Raises :class:`InputError` for a mistake, for :func:`exit_code` to say in one line."""
 
-    def error(self, message: str) -> None:
+    def error(self, message: str) -> NoReturn:
         raise InputError(message)
 
 

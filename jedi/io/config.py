@@ -17,7 +17,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 import yaml
 from omegaconf import OmegaConf
@@ -62,7 +62,7 @@ def load(schema: type[T], path: str | Path | Mapping[str, Any] | None, overrides
     config = _merged(schema, path, overrides)
     try:
         _check_values(schema, OmegaConf.to_container(config, resolve=True, throw_on_missing=True), "")
-        return OmegaConf.to_object(config)
+        return cast(T, OmegaConf.to_object(config))
     except MissingMandatoryValue as error:
         key = getattr(error, "full_key", None) or "a value"
         raise ConfigError(f"{key} is required: put it into the YAML file or pass {key}=...") from None
@@ -73,9 +73,8 @@ def load(schema: type[T], path: str | Path | Mapping[str, Any] | None, overrides
 
 
 def _merged(schema: type, path: str | Path | Mapping[str, Any] | None, overrides: Sequence[str]) -> Any:
-    if path is None:
-        layers = []
-    else:
+    layers: list[tuple[str, Any]] = []
+    if path is not None:
         layers = [("settings", path)] if isinstance(path, Mapping) else [(str(path), _read_yaml(Path(path)))]
     for override in overrides:
         key, equals, _ = override.partition("=")
@@ -98,7 +97,8 @@ def build(schema: type[T], values: Mapping[str, Any], origin: str) -> T:
     """A flat `schema` from values that a program recorded, texts as they are. Raises ConfigError as `load`."""
     _check_keys(schema, values, origin)
     try:
-        checked = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(schema), dict(values)), resolve=False)
+        merged = OmegaConf.merge(OmegaConf.structured(schema), dict(values))
+        checked: Any = OmegaConf.to_container(merged, resolve=False)
     except (OmegaConfBaseException, OverflowError) as error:
         raise ConfigError(f"{origin}: {_describe(error)}") from None
     _check_values(schema, checked, "")
@@ -158,7 +158,7 @@ def _check_values(kind: Any, value: Any, key: str) -> None:
     if typing.get_origin(kind) is Annotated:
         kind, *notes = typing.get_args(kind)
         within = next((note for note in notes if isinstance(note, Range)), within)
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         for name, of_field in _fields(kind, ranges=True).items():
             _check_values(of_field, value[name], f"{key}.{name}" if key else name)
     elif typing.get_origin(kind) in (types.UnionType, typing.Union):
@@ -198,7 +198,7 @@ def _fields(schema: type, ranges: bool = False) -> dict[str, Any]:
 def _paths(schema: type, prefix: str = "") -> Iterator[str]:
     for name, kind in _fields(schema).items():
         yield prefix + name
-        if dataclasses.is_dataclass(kind):
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
             yield from _paths(kind, f"{prefix}{name}.")
 
 

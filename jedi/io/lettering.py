@@ -6,7 +6,7 @@ import functools
 import logging
 import unicodedata
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -35,7 +35,7 @@ class Typesetter:
 
     def __init__(self, size: int = 12) -> None:
         self.size, self.lacking = size, set[str]()
-        self.line_height = sum(_font("", size).getmetrics()) + 2
+        self.line_height = sum(_own_font(size).getmetrics()) + 2
 
     def lines(self, text: str, width: int, most: int) -> list[list[Piece]]:
         """``text`` in at most ``most`` lines of ``width`` pixels; an ellipsis for what is left out.
@@ -65,7 +65,7 @@ class Typesetter:
     def draw(self, canvas: ImageDraw.ImageDraw, place: tuple[float, float], line: list[Piece]) -> None:
         """Draws a line, black, with its top left corner at ``place``."""
         left, top = place
-        baseline = top + _font("", self.size).getmetrics()[0]
+        baseline = top + _own_font(self.size).getmetrics()[0]
         for font, text in _joined(line):
             canvas.text((left, baseline), text, fill="black", font=font, anchor="ls", embedded_color=True)
             left += font.getlength(text)
@@ -83,7 +83,8 @@ class Typesetter:
     def _words(self, text: str) -> Iterator[tuple[bool, list[Piece]]]:
         """Each word as pieces, and whether a space stands before it; every wide letter is a word of its own."""
         for word in text.split():
-            spaced, pieces = True, []
+            spaced = True
+            pieces: list[Piece] = []
             for char in word:
                 wide = unicodedata.east_asian_width(char) in "WF"
                 if wide and pieces:
@@ -101,15 +102,15 @@ class Typesetter:
         if unicodedata.category(char) == "Cf" or "\ufe00" <= char <= "\ufe0f":  # joiners and the like show nothing
             return [(before, char)] if before is not None else []
         marks = [before] if unicodedata.category(char).startswith("M") else []
-        for font in (*marks, *(_font(name, self.size) for name in ("", *FONTS))):
+        for font in (*marks, _own_font(self.size), *(_font(name, self.size) for name in FONTS)):
             if font is not None and _has(font, char):
                 return [(font, char)]
         self.lacking.add(char)
-        return [(_font("", self.size), x) for x in f"U+{ord(char):04X}"]
+        return [(_own_font(self.size), x) for x in f"U+{ord(char):04X}"]
 
     def _cut(self, line: list[Piece], width: int) -> list[Piece]:
         """The beginning of a line and an ellipsis."""
-        line, dots = list(line), (_font("", self.size), " ...")
+        line, dots = list(line), (_own_font(self.size), " ...")
         while line and sum(map(_length, line)) + _length(dots) > width:
             line.pop()
         return [*line, dots]
@@ -125,10 +126,16 @@ def _joined(line: list[Piece]) -> Iterator[Piece]:
 
 
 @functools.cache
+def _own_font(size: int) -> FreeTypeFont:
+    """PIL's own font, which scales."""
+    return cast("FreeTypeFont", ImageFont.load_default(size))
+
+
+@functools.cache
 def _font(name: str, size: int) -> FreeTypeFont | None:
-    """A font of the system, PIL's own for "", None where there is none of that name."""
+    """A font of the system, None where there is none of that name."""
     try:
-        return ImageFont.truetype(name, size) if name else ImageFont.load_default(size)
+        return ImageFont.truetype(name, size)
     except OSError:
         return None
 

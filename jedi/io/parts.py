@@ -52,8 +52,8 @@ def known_class(library: Any, name: Any, where: str | Path) -> type:
 
 
 def load_part(
-    kind: type[T], folder: Path, dtype: torch.dtype = torch.float32, unexpected: bool = False, **options: Any
-) -> T:
+    kind: Any, folder: Path, dtype: torch.dtype = torch.float32, unexpected: bool = False, **options: Any
+) -> Any:
     """A part from its folder: a network by :func:`load_network` (``options`` are its), anything else as its class does.
 
     Raises:
@@ -65,8 +65,8 @@ def load_part(
 
 
 def load_network(
-    kind: type[T], source: str | Path, dtype: torch.dtype = torch.float32, unexpected: bool = False, **options: Any
-) -> T:
+    kind: Any, source: str | Path, dtype: torch.dtype = torch.float32, unexpected: bool = False, **options: Any
+) -> Any:
     """A network of diffusers or transformers with all its weights, in evaluation mode.
 
     From safetensors; a folder of old that has only `.bin` files is read too: both libraries load those by

@@ -51,7 +51,8 @@ class Progress(StepCallback):
     """Progress bar with loss, throughput and time left; the same to the loggers; the count of images."""
 
     def __init__(self, config: TrainConfig) -> None:
-        self.config, self.images, self._bar = config, 0, None
+        self.config, self.images = config, 0
+        self._bar: Any = None
 
     def on_train_start(self, trainer, module) -> None:
         self._bar = tqdm(
@@ -148,7 +149,7 @@ class HeldOut(Recurring):
         self.data = SetDataset(SetIndex.read(config.data.path, "heldout", config.data.verify))
         self.members, self.k = choose_sets(self.data.index, options.sets, options.references, 1, max_references)
         wrong_partners([self.data.record(i)["subject"]["id"] for i in self.members])  # refused now, not at the start
-        self._sets = None
+        self._sets: HeldOutSets | None = None
 
     def work(self, trainer, module) -> bool:
         config, modes = self.config.validation, self.config.trained_modes

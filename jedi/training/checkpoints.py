@@ -17,7 +17,7 @@ import hashlib
 import logging
 import re
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 import torch
 
@@ -43,7 +43,7 @@ def save(state: dict[str, Any], path: Path, record: dict[str, Any]) -> None:
     with atomic(path) as temporary:
         with temporary.open("wb") as file:
             writer = _Digesting(file)
-            torch.save(state, writer)
+            torch.save(state, cast(IO[bytes], writer))
             file.flush()
         found = {"bytes": temporary.stat().st_size, "sha256": writer.digest.hexdigest()}
         # Before the file has its name: what a kill or a full disk leaves is at most a record, which nothing is lost by.

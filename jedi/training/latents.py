@@ -130,7 +130,11 @@ class LatentCache:
             while missing:
                 busy = []
                 for part in missing:
-                    if not self._make(part, encode, lambda images, done=done: report(done + images)):
+
+                    def progress(images: int, before: int = done) -> None:
+                        report(before + images)
+
+                    if not self._make(part, encode, progress):
                         busy.append(part)
                         continue
                     self._layout(part)
@@ -187,7 +191,9 @@ class LatentCache:
         self, part: Part, encode: Callable[[Tensor], Tensor], report: Callable[[int], None]
     ) -> dict[str, np.ndarray]:
         """The tensors of a part's file. ``report`` is called with the number of its images done."""
-        dataset, members, latents, done = SetDataset(self.index), {}, {}, 0
+        dataset, done = SetDataset(self.index), 0
+        members: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        latents: dict[str, np.ndarray] = {}
         for i in part.sets:
             record = self.index.sets[i]
             members.setdefault((record.width, record.height), []).extend((i, member) for member in range(record.n))

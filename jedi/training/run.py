@@ -48,11 +48,11 @@ def open_run(config: TrainConfig, identity: dict[str, Any], trainer: L.Trainer) 
         FolderInUse: another launch is at work there.
         InputError: the run there was made with other settings or data, and going on would mix the two.
     """
-    environment = getattr(trainer.strategy, "cluster_environment", None)
+    environment: Any = getattr(trainer.strategy, "cluster_environment", None)
     together = trainer.world_size > 1 and environment.creates_processes_externally
     together = together and not isinstance(environment, LightningEnvironment)  # there: a rank that Lightning started
     with contextlib.ExitStack() as held:
-        found: Standing | Exception
+        found: Any  # a Standing, or the error
         try:
             if trainer.is_global_zero:
                 held.enter_context(locked(config.run))
@@ -120,7 +120,7 @@ def identity(config: TrainConfig, data: JointData, base: Base) -> dict[str, Any]
     """What makes a run this run, as flat plain values."""
     values = {key: value for key, value in configs.to_dict(config).items() if key not in _MAY_CHANGE}
     values["data"] = {key: value for key, value in values["data"].items() if key not in _MAY_CHANGE_IN_DATA}
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in values.items():
         flat |= {f"{key}.{name}": v for name, v in value.items()} if isinstance(value, dict) else {key: value}
     return flat | {

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import numpy as np
@@ -83,7 +83,8 @@ class JointTraining(L.LightningModule):
         if config.network.compile:
             self.unet.compile()
         self._base = (base,)  # in a tuple: a module would become part of this one
-        self.loss_sum, self.loss_count = 0.0, 0
+        self.loss_sum: Tensor | float = 0.0
+        self.loss_count = 0
         self.paused_seconds = 0.0
         samples = config.samples  # refused now, not when the first images are due or the run is exported
         self._assemble().sampling_settings(samples.steps, None, samples.guidance_scale, samples.image_guidance_scale)
@@ -96,7 +97,7 @@ class JointTraining(L.LightningModule):
     @property
     def ema_unet(self) -> JointUNet:
         """The averaged UNet: what is validated, sampled and exported."""
-        return self.ema.module
+        return cast(JointUNet, self.ema.module)
 
     def on_fit_start(self) -> None:
         height, width = self.trainer.datamodule.latent_size
@@ -135,12 +136,12 @@ class JointTraining(L.LightningModule):
         # A base with dropout draws from the global generator: it is keyed like all else, to resume exactly.
         seed_global(keyed_seed(config.seed, "network", int(batch.positions[0])))
         plan = self.policy(config.seed, batch.step, batch.n, config.conditioning)
-        latents = self.encode_images(batch.images) if batch.latents is None else batch.latents
+        latents = self.encode_images(cast(Tensor, batch.images)) if batch.latents is None else batch.latents
         draws = draw_sets(
             config.seed,
             batch.positions,
             plan,
-            tuple(latents.shape[1:]),
+            latents.shape[1:],
             self.schedule.num_timesteps,
             config.conditioning,
         )
@@ -226,7 +227,7 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Opt
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, config.lr, tuple(config.betas), config.eps)
+    return torch.optim.AdamW(groups, config.lr, (config.betas[0], config.betas[1]), config.eps)
 
 
 def lr_factor(step: int, max_steps: int, config: OptimizerConfig) -> float:
@@ -366,8 +367,8 @@ def check_hardware(hardware: HardwareConfig) -> None:
     kinds |= {kind: [kind] for kind in AcceleratorRegistry.available_accelerators()}
     if hardware.accelerator not in kinds:
         raise InputError(f"hardware.accelerator is {hardware.accelerator!r}; known are {', '.join(sorted(kinds))}")
-    found = [AcceleratorRegistry[kind]["accelerator"] for kind in kinds[hardware.accelerator]]
-    found = next((accelerator for accelerator in found if accelerator.is_available()), None)
+    asked = [AcceleratorRegistry[kind]["accelerator"] for kind in kinds[hardware.accelerator]]
+    found = next((accelerator for accelerator in asked if accelerator.is_available()), None)
     if found is None:
         raise InputError(f"hardware.accelerator={hardware.accelerator}: this machine has none; take auto or cpu")
     count = None if found is CPUAccelerator else found.auto_device_count()
