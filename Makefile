@@ -2,7 +2,7 @@
 # make test       the test suite, on a fresh clone too: what CI runs; at most 12 minutes on two cores, set-up included
 # make test-fast  without the tests marked slow: at most 2 minutes, to be run all day
 # make tiny       the whole loop on a CPU: make data, train a small model for minutes, sample (in out/tiny)
-# make lint       ruff and its formatter
+# make lint       ruff, its formatter, and mypy on jedi/
 # make docs       the documentation site, in out/site
 # make clean      removes build leftovers, not .venv, data or runs
 #
@@ -49,6 +49,7 @@ tiny: $(VENV)/.data
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python -m mypy
 
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

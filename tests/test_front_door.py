@@ -49,7 +49,7 @@ def test_layout(path):
         ("test", ["-m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder\n"]),
         ("test-fast", ['-m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder -m "not slow"']),
         ("tiny", ["-m data_gen run", "-m jedi_toy.tiny_base", "train.py", "sample.py"]),
-        ("lint", ["ruff check", "ruff format --check"]),
+        ("lint", ["ruff check", "ruff format --check", "-m mypy"]),
         ("docs", ["-m mkdocs build --strict"]),
     ],
 )
@@ -98,6 +98,18 @@ def test_a_python_that_will_not_do_is_refused(tmp_path, python, complaint):
 def test_sources_are_as_ruff_wants_them(arguments, python):
     done = subprocess.run([python, "-m", "ruff", *arguments, "."], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.slow
+def test_types_of_the_core(python, tmp_path):
+    """mypy on jedi/, as pyproject.toml says; it sees a mistake."""
+    pyproject = (ROOT / "pyproject.toml").read_text()
+    assert 'packages = ["jedi"]' in pyproject and "ignore_errors" not in pyproject
+    (tmp_path / "wrong.py").write_text("from jedi.rng import check_seed\n\ncheck_seed([])\n")
+    for arguments, code in (([], 0), ([tmp_path / "wrong.py"], 1)):
+        asked = [python, "-m", "mypy", *arguments]
+        done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == code, done.stdout
 
 
 def test_hooks_before_a_commit_run_here(tmp_path):

@@ -33,8 +33,8 @@ class UntrainedCoupling(JediPipeline):
     def _encode_references(self, *references: Any) -> ReferenceCache:
         trained = super()._encode_references(*references)
         layers = {
-            name: tuple(x @ self._rotation(x, name, i) for i, x in enumerate(pair))
-            for name, pair in trained.layers.items()
+            name: (key @ self._rotation(key, name, 0), value @ self._rotation(value, name, 1))
+            for name, (key, value) in trained.layers.items()
         }
         return replace(trained, layers=layers)
 

@@ -195,7 +195,8 @@ def check_done(items: Sequence[ImageRequest], folder: str | Path) -> dict[str, A
     Raises:
         PlanError: no plan, other items, or images that are missing; the message says how many.
     """
-    frozen, digests = read_plan(folder), {}
+    frozen = read_plan(folder)
+    digests: dict[Path, str] = {}
     wanted = json.loads(json.dumps([_record(item, digests) for item in items]))
     _check_same(frozen, {**frozen, "items": wanted}, folder)
     if left := missing(folder, items):
@@ -366,7 +367,11 @@ def _stacked(caches: Sequence[ReferenceCache]) -> ReferenceCache:
     if len(caches) == 1:
         return caches[0]
     layers = {
-        name: tuple(torch.cat([cache.layers[name][i] for cache in caches]) for i in (0, 1)) for name in caches[0].layers
+        name: (
+            torch.cat([cache.layers[name][0] for cache in caches]),
+            torch.cat([cache.layers[name][1] for cache in caches]),
+        )
+        for name in caches[0].layers
     }
     return replace(caches[0], layers=layers)
 

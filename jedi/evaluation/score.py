@@ -98,7 +98,8 @@ def load_encoders(specs: Sequence[str], device: str = "cpu") -> list[Encoder]:
     from jedi.metrics import load_encoder
 
     silence()
-    encoders, seen = [], set()
+    encoders: list[Encoder] = []
+    seen: set[str] = set()
     for spec in specs:
         network, kind = load_encoder(spec, device), spec.partition(":")[0]
         of = network.name.removeprefix("CLIP ")
@@ -221,6 +222,7 @@ def _add_identity(
     """``images`` ``[n d]`` of the cases and ``real`` ``[r d]``, both in the group's order."""
     from jedi import metrics
 
+    assert encoder.identity is not None
     measure = {"dino": metrics.dino, "dinov2": metrics.dinov2}.get(encoder.kind, metrics.clip_i)
     references = [i for i, path in enumerate(group.real) if path in group.references]
     together = [i for i, case in enumerate(group.cases) if not case.leave_out]
@@ -247,19 +249,21 @@ def _add_text(
     """``images``: embeddings of the cases if the encoder makes such; a matcher reads the images."""
     from jedi import metrics
 
-    cases = [i for i, case in enumerate(group.cases) if case.prompt is not None]
+    assert encoder.text is not None
+    prompts = {i: case.prompt for i, case in enumerate(group.cases) if case.prompt is not None}
+    cases = list(prompts)
     if not cases:
         return
     if images is not None:
-        prompts = list(dict.fromkeys(group.cases[i].prompt for i in cases))
-        texts = encoder.network.embed_texts(prompts)
-        values = metrics.clip_t(images[cases], texts[[prompts.index(group.cases[i].prompt) for i in cases]]).tolist()
+        distinct = list(dict.fromkeys(prompts.values()))
+        texts = encoder.network.embed_texts(distinct)
+        values = metrics.clip_t(images[cases], texts[[distinct.index(x) for x in prompts.values()]]).tolist()
     else:
         values = []
         for start in range(0, len(cases), batch_size):
-            part = [group.cases[i] for i in cases[start : start + batch_size]]
-            loaded = [load_image(case.image) for case in part]
-            values += metrics.blip_itm(encoder.network, loaded, [case.prompt for case in part]).tolist()
+            part = cases[start : start + batch_size]
+            loaded = [load_image(group.cases[i].image) for i in part]
+            values += metrics.blip_itm(encoder.network, loaded, [prompts[i] for i in part]).tolist()
     for i, value in zip(cases, values, strict=True):
         scores[i][encoder.text] = value
 

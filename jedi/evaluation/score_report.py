@@ -190,7 +190,7 @@ def chart(result: Result, others: Sequence[Result]) -> list[LineChart]:
     """Identity against prompt: a point for each run, joined where only the guidance differs. None for a single run."""
     identity, text = main_columns(result)
     runs = [x for x in (result, *others) if {identity, text} <= set(x["rows"][MODEL])]
-    if len(runs) < 2:
+    if identity is None or text is None or len(runs) < 2:
         return []
     lines: dict[str, list[Result]] = {}
     for x in runs:

@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import matplotlib.style
 import numpy as np
@@ -85,7 +86,8 @@ def svg(drawn: Figure, salt: str) -> str:
     metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with matplotlib.rc_context({"svg.hashsalt": salt}):
         drawn.savefig(file, format="svg", transparent=True, metadata=metadata)
-    text = re.search(r"<svg[^>]*>(.*)</svg>", file.getvalue(), re.DOTALL)[1]
+    _, _, text = file.getvalue().partition("<svg")
+    text = text.partition(">")[2].rpartition("</svg>")[0]
     text = re.sub(r"<!--.*?-->|<style.*?</style>|<g id=\"[^\"]*\"/>|font-family: [^;]*; ", "", text, flags=re.DOTALL)
     text = re.sub(r" transform=\"rotate\(-0[^\"]*\"", "", text)
     text = re.sub(r'<g id="title:(.*?)">', r'<g class="mark"><title>\1</title>', text)
@@ -93,7 +95,7 @@ def svg(drawn: Figure, salt: str) -> str:
     return re.sub(r"#0102([0-9a-f]{2})", lambda found: f"var(--{COLOURS[int(found[1], 16)]})", text).strip()
 
 
-def _titled(text: str) -> dict[str, str]:
+def _titled(text: str) -> dict[str, Any]:
     """For an artist: what the browser shows where the pointer is over it."""
     return {"gid": f"title:{printable(text)}"}
 
@@ -101,8 +103,9 @@ def _titled(text: str) -> dict[str, str]:
 def _ticks(axes: Axes, size: str) -> None:
     for axis, count in ((axes.xaxis, 7 if size == "wide" else 4), (axes.yaxis, 5)):
         axis.set_major_locator(MaxNLocator(count, steps=[1, 2, 5, 10]))
-        axis.set_major_formatter(ScalarFormatter(useOffset=False))
-        axis.get_major_formatter().set_scientific(False)
+        formatter = ScalarFormatter(useOffset=False)
+        formatter.set_scientific(False)
+        axis.set_major_formatter(formatter)
 
 
 def _draw_lines(axes: Axes, chart: LineChart, size: str) -> None:
@@ -113,10 +116,10 @@ def _draw_lines(axes: Axes, chart: LineChart, size: str) -> None:
         xs, ys = [p.x for p in series.points], [p.y for p in series.points]
         lines += axes.plot(xs, ys, color=colour, linewidth=2)
         for p in series.points:
-            if p.low is not None:
+            if p.low is not None and p.high is not None:
                 lines += axes.plot([p.x] * 2, [p.low, p.high], color=colour, marker="_", markersize=6)
             title = _titled(f"{series.name}{p.label and ', '}{p.label}: {p.x:.4g}, {p.y:.4g}")
-            mark = {"marker": list(MARKERS)[i % 5], "markersize": 8, "markeredgecolor": _colour("page")}
+            mark: dict[str, Any] = {"marker": list(MARKERS)[i % 5], "markersize": 8, "markeredgecolor": _colour("page")}
             axes.plot(p.x, p.y, color=colour, linestyle="", **mark, **title)
             labels.append((p.label or (series.name if len(series.points) == 1 else ""), p.x, p.y, colour))
     _place_labels(axes, labels, lines)
@@ -160,7 +163,7 @@ def _draw_histogram(axes: Axes, chart: Histogram, size: str) -> None:
             if count:
                 high = max(count, 2 * pixel)  # what is rare is seen
                 title = _titled(f"{name}, {edges[j]:.4g} to {edges[j + 1]:.4g}: {count:,}")
-                style = {"color": _colour(f"s{i % 8}"), "edgecolor": _colour("page"), "linewidth": 0.5}
+                style: dict[str, Any] = {"color": _colour(f"s{i % 8}"), "edgecolor": _colour("page"), "linewidth": 0.5}
                 axes.bar(edges[j], high, edges[j + 1] - edges[j], floor[j], align="edge", **style)[0].set(**title)
                 floor[j] += high
     for i, (text, x) in enumerate(sorted(chart.lines.items(), key=lambda line: line[1])):

@@ -103,7 +103,13 @@ def render(report: Report) -> str:
 
 def _view(section: Section) -> dict[str, Any]:
     """What the template needs to know of a section."""
-    views = {Table: _table, LineChart: _line_chart, Histogram: _histogram, Gallery: _gallery, Text: _text}
+    views: dict[type, Any] = {
+        Table: _table,
+        LineChart: _line_chart,
+        Histogram: _histogram,
+        Gallery: _gallery,
+        Text: _text,
+    }
     return {"title": section.title, "note": getattr(section, "note", ""), **views[type(section)](section)}
 
 
@@ -215,14 +221,14 @@ def _histogram(chart: Histogram) -> dict[str, Any]:
 
 def _gallery(gallery: Gallery) -> dict[str, Any]:
     labels = gallery.labels or [""] * len(gallery.rows)
-    images = [[x and _open(x) for x in row] for row in gallery.rows]
+    images = [[None if x is None else _open(x) for x in row] for row in gallery.rows]
     enlarged = [max(x.size) * _zoom(x) for row in images for x in row if x and max(x.size) <= SMALL]
     tile = max(enlarged, default=TILE)  # photographs beside small images are shown as large as those
     rows = []
     for label, shown_images, opened in zip(labels, gallery.rows, images, strict=True):
-        views = []
+        views: list[dict[str, Any] | None] = []
         for i, (shown, image) in enumerate(zip(shown_images, opened, strict=True)):
-            if shown is None:
+            if shown is None or image is None:
                 views.append(None)
                 continue
             said = ["reference"] * shown.reference
@@ -252,7 +258,8 @@ def _image(shown: GalleryImage, image: Image.Image, tile: float, alt: str) -> di
     small = max(image.size) <= SMALL
     zoom = _zoom(image) if small else tile / max(image.size)
     buffer = io.BytesIO()
-    image.save(buffer, **({"format": "PNG", "optimize": True} if small else {"format": "WEBP", "quality": 90}))
+    options: dict[str, Any] = {"format": "PNG", "optimize": True} if small else {"format": "WEBP", "quality": 90}
+    image.save(buffer, **options)
     return {
         "source": f"data:image/{'png' if small else 'webp'};base64,{base64.b64encode(buffer.getvalue()).decode()}",
         "width": max(1, round(image.width * zoom)),

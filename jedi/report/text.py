@@ -25,7 +25,7 @@ def printable(text: str) -> str:
 
 def text_table(table: Table) -> str:
     """The table for a terminal: aligned columns, intervals in brackets, "-" for what was not measured."""
-    lines = [["", *(f"{x} {ARROWS.get(table.better.get(x), '')}" for x in table.columns)]]
+    lines = [["", *(f"{x} {ARROWS.get(table.better.get(x, ''), '')}" for x in table.columns)]]
     for label, cells in table.cells():
         lines.append([label, *(" ".join(table.words(column, cell)) for column, cell in cells.items())])
     lines = [[_one_line(word) for word in line] for line in lines]

@@ -11,6 +11,7 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from jedi.checks import check_count, check_options
 from jedi.errors import InputError, given
@@ -57,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     with locked(out):
         records = score_all(groups, encoders, out / "scores")
     label = arguments.label or score_report.label_of(str(Path(arguments.images).resolve()))
-    result = {"format": 1, "benchmark": None, "deviations": []}
+    result: dict[str, Any] = {"format": 1, "benchmark": None, "deviations": []}
     result |= score_report.result_of(records, encoders, label, arguments.samples)
     path = score_report.report(result, groups, out, command_line("evaluate.py"))
     print(f"scores of each image: {out / 'scores.json'}; the report: {path}")
