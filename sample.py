@@ -167,7 +167,7 @@ def settings_from(arguments: dict[str, Any]) -> Settings:
     if settings.extensions:
         from jedi.io.config import import_extensions
 
-        import_extensions(settings)
+        import_extensions(settings.extensions)
     if settings.prompts_file is not None:
         more = read_prompts(Path(settings.prompts_file))
         settings = replace(settings, prompts=[*settings.prompts, *more], prompts_file=None)

@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     if (config := configs.of_command(TrainConfig, arguments)) is None:
         return 0
-    configs.import_extensions(config)
+    configs.import_extensions(config.extensions)
     from transformers.utils.logging import disable_progress_bar
 
     from jedi.io.base import load_base

@@ -15,7 +15,6 @@ stage's own code allows, and a real network comes on top. `--segment KIND:SOURCE
 """
 
 import argparse
-import importlib
 import json
 import statistics
 import tempfile
@@ -32,29 +31,23 @@ from benchmarks import small_models
 from benchmarks.split import read_photos
 from benchmarks.timing import measure, report
 from data_gen import run
-from data_gen.config import DataConfig
-from data_gen.finish import finish
+from data_gen.config import DataConfig, load_config
 from data_gen.hashes import difference_hash
 from data_gen.models import load_pipeline
 from data_gen.plan import Plan, make_parts
 from data_gen.samples import Item, SubjectSet
 from data_gen.shards import encode, write_shard
-from data_gen.sources.prompted import PromptedSubjects
-from data_gen.stages import STAGES
-from jedi.io.config import load
+from data_gen.stages import STAGES, Stage
 from jedi.rng import keyed_generator
 
 PANELS, SIDE = 4, 512
 
 
 @STAGES.register("quarters")
-class Quarters:
+class Quarters(Stage):
     """Cuts every collage in four, whatever it shows: random weights make no collages."""
 
     needs, gives, uses_model = frozenset({"collage"}), frozenset({"images"}), False
-
-    def __init__(self, config: DataConfig) -> None:
-        pass
 
     def process(self, sets: Sequence[SubjectSet]) -> list[SubjectSet]:
         return [self._cut(one) for one in sets]
@@ -90,7 +83,7 @@ class Overhead:
     def prepared(self) -> Iterator[tuple[DataConfig, Plan]]:
         """Folders with prompts and a plan, and nothing else yet."""
         for number in range(self.options.repeats + 1):
-            config = load(DataConfig, None, self.settings(self.folder / f"out-{number}"))
+            config = load_config(None, self.settings(self.folder / f"out-{number}"))
             yield config, run.prepare(config)
 
     def ways(self) -> dict[str, Callable[[], None]]:
@@ -108,15 +101,15 @@ class Overhead:
 
     def bare(self, config: DataConfig, plan: Plan) -> None:
         """What someone would write who only wants the images."""
-        pipe = load_pipeline("model", config.collage.model, "text2image", config)
-        prompted = PromptedSubjects(config)
+        pipe = load_pipeline("model", config.collage.model, "text2image", config.context)
+        source = make_parts(config).source
         for unit in plan.units:
             items = unit.items()
             for start in range(0, len(items), config.collage.batch_size):
                 batch = items[start : start + config.collage.batch_size]
                 with torch.inference_mode():
                     pipe(
-                        prompt=[prompted.subject(item).collage for item in batch],
+                        prompt=[source.subject(item).collage for item in batch],
                         generator=[keyed_generator(config.seed, item.key, "collage") for item in batch],
                         **config.collage.arguments(),
                     )
@@ -126,7 +119,7 @@ class Overhead:
         start = time.perf_counter()
         run.make_units(config, plan, plan.units)
         made = time.perf_counter()
-        finish(config, plan)
+        run.finish(config, plan)
         end = time.perf_counter()
         logs = [json.loads((plan.out / "logs" / f"{unit.name}.json").read_text())["seconds"] for unit in plan.units]
         logged = {name: sum(log[name] for log in logs) for name in logs[0]}
@@ -234,9 +227,8 @@ def stages(options: argparse.Namespace) -> None:
             if options.only and stage not in options.only:
                 continue
             common = [f"out={folder}", f"resolution={SIDE}", f"device={options.device}", f"dtype={options.dtype}"]
-            config = load(DataConfig, None, [*common, *settings])
-            importlib.import_module(f"data_gen.stages.{stage}")  # it registers itself
-            process = STAGES.get(stage)(config).process
+            config = load_config(None, [*common, "source=collage", *settings])
+            process = STAGES.get(stage)(config.section(stage), config.context).process
             sets = collages(given) if stage == "split" else given
             show(name, lambda process=process, sets=sets: process(sets), PANELS * len(given), options)
         show("encode (PNG, JSON)", lambda: [encode(one, "x", 0) for one in given], PANELS * len(given), options)
@@ -244,7 +236,7 @@ def stages(options: argparse.Namespace) -> None:
         show("write (tar, sha256)", lambda: write_shard(folder / "x.tar", records, {}), PANELS * len(given), options)
         hashes = [image for one in given for image in one.images]
         show("hash for duplicates", lambda: [difference_hash(image) for image in hashes], len(hashes), options)
-        emoji = make_parts(load(DataConfig, None, [f"out={folder}", "source=emoji"])).source
+        emoji = make_parts(load_config(None, [f"out={folder}", "source=emoji", "extensions=[jedi_toy.emoji]"])).source
         items = [Item("train", i) for i in range(25 * options.sets)]
         show("source emoji (64 x 64)", lambda: list(emoji.make(items)), PANELS * len(items), options)
 

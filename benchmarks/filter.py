@@ -19,16 +19,16 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 from PIL import Image, ImageFilter
 
+from data_gen.context import Context
 from data_gen.samples import Dropped, SubjectSet
 from data_gen.stages.filters import Encoders, Images
 from data_gen.stages.filters.likeness import pair_cosines
 from data_gen.stages.filters.quality import sharpness
-from data_gen.stages.segment import Segment, SegmentConfig
+from data_gen.stages.segment import Segment, SegmentSettings
 from jedi.evaluation.dreambench import read_benchmark
 from jedi.evaluation.statistics import Interval
 from jedi.io.images import load_image, load_mask
@@ -68,7 +68,7 @@ def read_sets(photos: str | Path) -> list[SubjectSet]:
 def with_masks(sets: Sequence[SubjectSet], model: str, folder: str | Path | None) -> list[SubjectSet]:
     """The sets with masks from the folder, or else made by the stage `segment` and written there. A mask may be empty:
     its cut-out is white then, and unlike all others."""
-    stage = Segment(SimpleNamespace(segment=SegmentConfig(model=model), device="auto"))
+    stage = Segment(SegmentSettings(model=model), Context(""))
     done = []
     for one in sets:
         paths = [Path(folder) / one.subject["id"] / f"{i:02}.png" for i in range(len(one.images))] if folder else []
@@ -166,7 +166,7 @@ def identity(sets: Sequence[SubjectSet], encoder: str, seed: int, masked: Sequen
     mixed = mix(sets, seed)
     kinds = np.array([one.kind for one in mixed])
     subjects = np.array([one.photos[0][0] for one in mixed])
-    images = Images(sets, Encoders(SimpleNamespace(device="auto")))
+    images = Images(sets, Encoders(Context("")))
     rows = [f"{(kinds == kind).sum()} sets: {kind}" for kind in dict.fromkeys(kinds)]
     for cut in masked:
         scores = score(mixed, images.embed("--encoder", encoder, cut))

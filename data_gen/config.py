@@ -1,35 +1,44 @@
-"""The configuration of `python -m data_gen`: every field can be set in the YAML file or as `key=value`."""
+"""The configuration of `python -m data_gen`: every field can be set in the YAML file or as `key=value`.
+
+What concerns all parts is declared here. Each registered source and stage adds the section of its name: `schema` puts
+them together, `load_config` imports the extensions that the settings name first.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
-from dataclasses import dataclass, field, is_dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
+from pathlib import Path
+from typing import Annotated, Any
 
-from data_gen.checks import check_number, without_later
-from data_gen.finish import FinishConfig
-from data_gen.prompts.config import PromptsConfig
+from data_gen.context import Context
+from data_gen.parts import Part
+from data_gen.prompts.config import PromptsSettings
 from data_gen.sources import SOURCES
-from data_gen.sources.collage import CollageConfig
-from data_gen.sources.folder import FolderConfig
-from data_gen.sources.shared_attention import SharedAttentionConfig
-from data_gen.sources.subjects200k import Subjects200kConfig
-from data_gen.sources.syncd import SyncdConfig
-from data_gen.stages.augment import AugmentConfig
-from data_gen.stages.caption import CaptionConfig
-from data_gen.stages.compose import ComposeConfig
-from data_gen.stages.filters.settings import FilterConfig
-from data_gen.stages.segment import SegmentConfig
-from data_gen.stages.split import SplitConfig
-from data_gen.stages.square import SquareConfig
-from jedi.io.config import ConfigError, to_dict
-from jedi_toy.emoji_config import EmojiConfig
+from data_gen.stages import STAGES
+from jedi.io.config import ConfigError, given_values, import_extensions, load, to_dict
+from jedi.io.ranges import Range
 
 # The settings that change no byte of the data: another value goes on in the same folder.
 # (With models, the device changes bits, and on a CPU the number of threads: `workers` shares the cores out.)
 FREE_KEYS = ("out", "workers", "device", "keep_units", "contact_sheet_rows")
-GENERATION = 5  # raised whenever the same settings begin to give other bytes, so that no folder mixes both
+GENERATION = 6  # raised whenever the same settings begin to give other bytes, so that no folder mixes both
+_OURS = {
+    "sources": ("collage", "folder", "shared_attention", "subjects200k", "syncd"),
+    "stages": ("augment", "caption", "compose", "filter", "segment", "split", "square"),
+}
+
+
+@dataclass
+class FinishSettings:
+    """The pass at the end."""
+
+    duplicate_distance: Annotated[int, Range(0, 16)] | None = None
+    """Bits (of 64, data_gen.hashes) by which an image may differ from one of an earlier set to count as the same, so
+    that the later set is dropped; null: sets are not compared."""
 
 
 @dataclass
@@ -38,68 +47,93 @@ class DataConfig:
     through stages, packed in shards. The sections of sources and stages that are not named are not looked at."""
 
     out: str
-    source: str = "emoji"
-    stages: list[str] = field(default_factory=list)  # in this order
-    seed: int = 0
-    sets: int = 12_000  # to be made for training; fewer arrive where stages drop some. Of sources that make sets
-    heldout_sets: int = 400
-    images_per_set: int = 4
-    resolution: int = 64
-    sets_per_unit: int = 100  # work that is done or not done; a unit's images are in memory together
-    sets_per_shard: int = 500
-    workers: int = 0  # processes; 0: one a core, with models one a GPU (or one with all cores)
-    device: str = "auto"  # of models: auto, cpu, cuda, cuda:1
-    dtype: str = "float32"  # of models: float32, bfloat16, float16
-    keep_units: bool = False  # keep the units' tars when they are packed, for looking into
-    contact_sheet_rows: int = 12
+    source: str
+    stages: list[str] = field(default_factory=list)
+    """In this order."""
     extensions: list[str] = field(default_factory=list)
-    options: dict[str, Any] = field(default_factory=dict)  # for sources and stages that extensions add
-    # Sources.
-    prompts: PromptsConfig = field(default_factory=PromptsConfig)  # read by collage and shared_attention
-    collage: CollageConfig = field(default_factory=CollageConfig)
-    shared_attention: SharedAttentionConfig = field(default_factory=SharedAttentionConfig)
-    folder: FolderConfig = field(default_factory=FolderConfig)
-    emoji: EmojiConfig = field(default_factory=EmojiConfig)
-    syncd: SyncdConfig = field(default_factory=SyncdConfig)
-    subjects200k: Subjects200kConfig = field(default_factory=Subjects200kConfig)
-    # Stages.
-    split: SplitConfig = field(default_factory=SplitConfig)
-    segment: SegmentConfig = field(default_factory=SegmentConfig)
-    filter: FilterConfig = field(default_factory=FilterConfig)
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-    compose: ComposeConfig = field(default_factory=ComposeConfig)
-    caption: CaptionConfig = field(default_factory=CaptionConfig)
-    square: SquareConfig = field(default_factory=SquareConfig)
-    # The pass at the end.
-    finish: FinishConfig = field(default_factory=FinishConfig)
+    """Modules that register more sources, stages, filters, ...; imported before all else is looked at."""
+    seed: Annotated[int, Range(0, 2**63 - 1)] = 0
+    sets: Annotated[int, Range(1, 10**9)] = 12_000
+    """To be made for training; fewer arrive where stages drop some. Of sources that make sets."""
+    heldout_sets: Annotated[int, Range(0, 10**9)] = 400
+    images_per_set: Annotated[int, Range(1, 64)] = 4
+    resolution: Annotated[int, Range(16, 2048)] = 64
+    sets_per_unit: Annotated[int, Range(1, 10**6)] = 100
+    """Work that is done or not done; a unit's images are in memory together."""
+    sets_per_shard: Annotated[int, Range(1, 10**6)] = 500
+    workers: Annotated[int, Range(0, 1024)] = 0
+    """Processes; 0: one a core, with models one a GPU (or one with all cores)."""
+    device: str = "auto"
+    """Of models: auto, cpu, cuda, cuda:1."""
+    dtype: str = "float32"
+    """Of models: float32, bfloat16, float16."""
+    keep_units: bool = False
+    """Keep the units' tars when they are packed, for looking into."""
+    contact_sheet_rows: Annotated[int, Range(1, 200)] = 12
+    prompts: PromptsSettings = field(default_factory=PromptsSettings)
+    """Read by sources that draw what prompts say."""
+    finish: FinishSettings = field(default_factory=FinishSettings)
 
     def __post_init__(self) -> None:
         if not self.out:
             raise ConfigError("out is empty; give the folder to write to, for instance out=data/mine")
-        check_number("seed", self.seed, 0, 2**63 - 1)
-        check_number("sets", self.sets, 1, 10**9)
-        check_number("heldout_sets", self.heldout_sets, 0, 10**9)
-        check_number("images_per_set", self.images_per_set, 1, 64)
-        check_number("resolution", self.resolution, 16, 2048)
-        check_number("sets_per_unit", self.sets_per_unit, 1, 10**6)
-        check_number("sets_per_shard", self.sets_per_shard, 1, 10**6)
-        check_number("workers", self.workers, 0, 1024)
-        check_number("contact_sheet_rows", self.contact_sheet_rows, 1, 200)
         if self.dtype not in ("float32", "bfloat16", "float16"):
             raise ConfigError(f"dtype is {self.dtype!r}; expected float32, bfloat16 or float16")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process makes the schema again, of its own registries."""
+        return load_config, (to_dict(self),)
+
+    @property
+    def context(self) -> Context:
+        return Context(**{one.name: getattr(self, one.name) for one in fields(Context)})
+
+    def section(self, name: str) -> Any:
+        """The settings of a source or a stage; None of one that has none."""
+        return getattr(self, name, None)
+
+
+def schema() -> type[DataConfig]:
+    """`DataConfig` with a section for each source and stage that is registered now, in alphabetical order."""
+    for package, names in _OURS.items():  # each module registers its part
+        for name in names:
+            importlib.import_module(f"data_gen.{package}.{name}")
+    taken = {one.name for one in fields(DataConfig)}
+    sections = []
+    for registry in (SOURCES, STAGES):
+        for name in registry:
+            if name in taken:
+                raise ValueError(f"{registry.kind} {name!r}: the configuration has a key of that name already")
+            taken.add(name)
+            part: type[Part] = registry.get(name)
+            if (kind := part.section()) is not None:
+                sections.append((name, kind, field(default_factory=kind)))
+    return make_dataclass("DataConfig", sections, bases=(DataConfig,))
+
+
+def schema_of(settings: str | Path | Mapping[str, Any] | None, overrides: Sequence[str] = ()) -> type[DataConfig]:
+    """The schema that these settings are written for: their extensions are imported first."""
+    names = given_values(settings, overrides).get("extensions")
+    if isinstance(names, list):  # all else the schema refuses
+        import_extensions([name for name in names if isinstance(name, str)])
+    return schema()
+
+
+def load_config(settings: str | Path | Mapping[str, Any] | None, overrides: Sequence[str] = ()) -> DataConfig:
+    """The configuration of a YAML file (or of these values) and overrides. Raises ConfigError as `jedi.io.config.load`
+    does, and where an extension is not there."""
+    return load(schema_of(settings, overrides), settings, overrides)
 
 
 def content(config: DataConfig) -> dict[str, Any]:
     """The settings that decide the data's bytes: a section counts when its source or stage is named."""
-    reads_prompts = config.source in SOURCES and getattr(SOURCES.get(config.source), "reads_prompts", False)
+    reads_prompts = config.source in SOURCES and SOURCES.get(config.source).reads_prompts
     named = {config.source, *config.stages, "finish", *(("prompts",) if reads_prompts else ())}
-    settings = {}
-    for name, value in to_dict(config).items():
-        section = getattr(config, name)
-        if is_dataclass(section) and name in named:
-            settings[name] = without_later(section, value)
-        elif not is_dataclass(section) and name not in FREE_KEYS:
-            settings[name] = value
+    settings = {
+        name: value
+        for name, value in to_dict(config).items()
+        if (name in named if is_dataclass(getattr(config, name)) else name not in FREE_KEYS)
+    }
     return {"generation": GENERATION, **settings}
 
 

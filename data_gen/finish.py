@@ -1,8 +1,7 @@
 """The ordered pass at the end: near-duplicates across sets go, and what is left is packed in shards.
 
 Which set comes into which shard follows from the units' manifests alone, so the pass can be interrupted anywhere
-and goes on. Units' tars are cleared away when all is packed; if a shard is lost later, the units that it needs
-are made again.
+and goes on.
 """
 
 from __future__ import annotations
@@ -13,35 +12,20 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from data_gen.checks import check_number
+from data_gen.config import DataConfig, config_hash
+from data_gen.plan import Plan, Unit
 from data_gen.samples import SPLITS
 from data_gen.shards import Record, thumbnail, write_json, write_shard
 from jedi.io.config import ConfigError
-from jedi.io.files import file_sha256, remove_leftovers
+from jedi.io.files import file_sha256
 from jedi.io.images import load_image
-
-if TYPE_CHECKING:
-    from data_gen.config import DataConfig
-    from data_gen.plan import Plan, Unit
 
 RESULT = "finish.json"
 EXAMPLES = "finish.dropped.tar"
 PAIRS = 8  # near-duplicates whose images are kept for the report
 _ROW = ("key", "n", "width", "height")  # what readers of a shard want of the units' rows
-
-
-@dataclass
-class FinishConfig:
-    """`duplicate_distance`: bits (of 64, data_gen.hashes) by which an image may differ from one of an earlier
-    set to count as the same, so that the later set is dropped; null: sets are not compared."""
-
-    duplicate_distance: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.duplicate_distance is not None:
-            check_number("finish.duplicate_distance", self.duplicate_distance, 0, 16)
 
 
 @dataclass(frozen=True)
@@ -89,9 +73,9 @@ def layout(config: DataConfig, plan: Plan) -> tuple[list[Shard], list[dict[str, 
     return shards, duplicates
 
 
-def missing_shards(config: DataConfig, plan: Plan) -> list[Shard]:
-    """The shards that are still to be packed."""
-    return [shard for shard in layout(config, plan)[0] if not is_packed(shard.path, plan)]
+def missing_shards(plan: Plan, shards: Sequence[Shard]) -> list[Shard]:
+    """Those that are still to be packed."""
+    return [shard for shard in shards if not is_packed(shard.path, plan)]
 
 
 def units_of(plan: Plan, shards: Sequence[Shard]) -> list[Unit]:
@@ -108,29 +92,16 @@ def is_packed(path: Path, plan: Plan) -> bool:
     return False
 
 
-def finish(config: DataConfig, plan: Plan) -> None:
-    """Packs the shards that are missing, then writes `finish.json` and the report, and clears the units' tars
-    away unless `keep_units`. Raises ConfigError where units are not done, or a tar is gone or damaged."""
-    from data_gen.config import config_hash
-    from data_gen.report import forget, is_reported, write_report
-
-    shards, duplicates = layout(config, plan)
-    for name in ("", *SPLITS, "units", "report", "logs"):
-        remove_leftovers(plan.out / name)
-    missing = [shard for shard in shards if not is_packed(shard.path, plan)]
-    if missing:
-        forget(config)
+def pack(config: DataConfig, plan: Plan, shards: Sequence[Shard], duplicates: Sequence[dict[str, Any]]) -> None:
+    """Packs what is missing of the `layout`, then writes `finish.json`. Raises ConfigError where a unit's tar is gone
+    or damaged."""
+    missing = missing_shards(plan, shards)
     _check_whole(plan, units_of(plan, missing))
     for shard in missing:
         header = {"split": shard.split, "config_hash": config_hash(config), "plan": plan.hash}
         write_shard(shard.path, _records(plan, shard), header)
-    if missing or not is_reported(config):
-        _write_examples(plan, duplicates)
-        write_json(plan.out / RESULT, {"plan": plan.hash, "shards": len(shards), "duplicates": duplicates})
-        write_report(config, plan)
-    if not config.keep_units:
-        for unit in plan.units:
-            plan.tar(unit).unlink(missing_ok=True)
+    _write_examples(plan, duplicates)
+    write_json(plan.out / RESULT, {"plan": plan.hash, "shards": len(shards), "duplicates": duplicates})
 
 
 def _write_examples(plan: Plan, duplicates: Sequence[dict[str, Any]]) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from data_gen.context import Context
+from jedi.errors import first_line
 from jedi.io.config import ConfigError
 from jedi.loading import is_hub_name
 
@@ -12,17 +14,15 @@ if TYPE_CHECKING:
     import torch
     from diffusers import DiffusionPipeline
 
-    from data_gen.config import DataConfig
-
 _TASKS = {"text2image": "text-to-image", "inpaint": "inpainting"}
 _PICKLED = (".bin", ".ckpt", ".pt", ".pth")
 
 
-def device_of(config: DataConfig) -> str:
-    """The device that `config.device` means: "auto" is CUDA's where there is one. ConfigError if it is not there."""
+def device_of(context: Context) -> str:
+    """The device that `context.device` means: "auto" is CUDA's where there is one. ConfigError if it is not there."""
     import torch
 
-    wish = config.device
+    wish = context.device
     if wish == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -36,12 +36,10 @@ def device_of(config: DataConfig) -> str:
     return wish
 
 
-def load_pipeline(
-    key: str, source: str, kind: Literal["text2image", "inpaint"], config: DataConfig
-) -> DiffusionPipeline:
+def load_pipeline(key: str, source: str, kind: Literal["text2image", "inpaint"], context: Context) -> DiffusionPipeline:
     """The pipeline of a diffusers folder or, where there is no such folder, of a model hub's OWNER/NAME.
 
-    It comes in the configuration's dtype, on its device, without progress bars. Weights are read as safetensors only:
+    It comes in the dtype of the context, on its device, without progress bars. Weights are read as safetensors only:
     a pickle can run code. `key` is the configuration's key that names `source`; errors speak of it.
 
     Raises:
@@ -55,7 +53,7 @@ def load_pipeline(
 
     _check_source(key, source)
     auto = {"text2image": AutoPipelineForText2Image, "inpaint": AutoPipelineForInpainting}[kind]
-    device, dtype = device_of(config), getattr(torch, config.dtype)
+    device, dtype = device_of(context), getattr(torch, context.dtype)
     with quiet():
         name, index = _index(auto, key, source)
         try:
@@ -96,7 +94,7 @@ def _index(auto: type, key: str, source: str) -> tuple[str, dict[str, Any]]:
         return str(index["_class_name"]), index
     except OSError as error:  # no network, no such repository, a gated one: all are OSErrors here
         raise ConfigError(
-            f"{key}={source}: no such folder, and the model hub does not give it ({_line(error)})"
+            f"{key}={source}: no such folder, and the model hub does not give it ({first_line(error)})"
         ) from error
     except (KeyError, ValueError):
         raise ConfigError(f"{key}={source}: its model_index.json names no pipeline class") from None
@@ -129,7 +127,7 @@ def _parts(folder: Path, index: dict[str, Any], dtype: torch.dtype) -> dict[str,
 
 
 def _why(key: str, source: str, kind: str, name: str, error: Exception) -> str:
-    reason = _line(error)
+    reason = first_line(error)
     if isinstance(error, ValueError) and "AutoPipeline" in reason:
         return f"{key}={source} is a {name}, and a {_TASKS[kind]} pipeline is wanted"
     if "safetensors" in reason:
@@ -148,7 +146,3 @@ def _check_channels(key: str, source: str, kind: str, pipe: Any) -> None:
             f"{key}={source}: its unet takes {found} channels for latents of {latents}; "
             "a text-to-image model is wanted, not one for inpainting or editing"
         )
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

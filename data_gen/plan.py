@@ -8,29 +8,26 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from data_gen.config import DataConfig, config_hash, content
+from data_gen.config import GENERATION, DataConfig, config_hash, content
+from data_gen.parts import Part
 from data_gen.samples import SPLITS, Item
 from data_gen.shards import NO_SPACE, write_json
 from data_gen.sources import SOURCES, Source
 from data_gen.stages import STAGES, Stage
 from jedi.errors import InputError
-from jedi.io.config import ConfigError, import_extensions
+from jedi.io.config import ConfigError
 from jedi.io.registry import Registry
 
 FORMAT = 2
-_SOURCES = ("collage", "folder", "shared_attention", "subjects200k", "syncd")
-_STAGES = ("augment", "caption", "compose", "filter", "segment", "split", "square")
 _ALWAYS = ("numpy", "pillow")  # they decide bytes, whatever the source
-_MODELS = ("diffusers", "torch", "transformers")
 
 
 @dataclass(frozen=True)
@@ -88,43 +85,38 @@ class Parts:
     stages: tuple[tuple[str, Stage], ...]
 
     @property
-    def all(self) -> tuple[Any, ...]:
+    def all(self) -> tuple[Part, ...]:
         return (self.source, *(stage for _, stage in self.stages))
 
     def inputs(self) -> dict[str, str]:
         """sha256 of everything outside of the configuration that decides the sets, by name."""
-        return {name: digest for part in self.all if hasattr(part, "inputs") for name, digest in part.inputs().items()}
+        return {name: digest for part in self.all for name, digest in part.inputs().items()}
 
     def left_out(self) -> dict[str, int]:
         """Files among what is read that are not used, by reason."""
-        counts = (part.left_out() for part in self.all if hasattr(part, "left_out"))
-        return dict(sum(map(Counter, counts), Counter()))
+        return dict(sum((Counter(part.left_out()) for part in self.all), Counter()))
 
     @property
     def use_models(self) -> bool:
-        """Whether a device is of use: what does not say that it has no model, has one."""
-        return any(getattr(part, "uses_model", True) for part in self.all)
+        """Whether a device is of use."""
+        return any(part.uses_model for part in self.all)
 
 
-def source_factory(config: DataConfig) -> Callable[[DataConfig], Source]:
+def source_class(config: DataConfig) -> type[Source]:
     """The configured source's class. Raises ConfigError for an unknown name."""
-    import_extensions(config)
-    importlib.import_module("jedi_toy.emoji")
-    return _find(SOURCES, "sources", _SOURCES, config.source, "source")
+    return _find(SOURCES, config.source, "source")
 
 
 def make_parts(config: DataConfig) -> Parts:
     """The source and the stages. Raises ConfigError for an unknown name and for stages that do not fit."""
-    source = source_factory(config)(config)
-    factories = [_find(STAGES, "stages", _STAGES, name, "stages") for name in config.stages]
-    stages = tuple((name, factory(config)) for name, factory in zip(config.stages, factories, strict=True))
+    source = source_class(config)(config.section(config.source), config.context)
+    kinds = [(name, _find(STAGES, name, "stages")) for name in config.stages]
+    stages = tuple((name, kind(config.section(name), config.context)) for name, kind in kinds)
     _check_fit(config.source, source, stages)
     return Parts(source, stages)
 
 
-def _find(registry: Registry, package: str, known: Sequence[str], name: str, key: str) -> Any:
-    for module in known:  # each registers itself
-        importlib.import_module(f"data_gen.{package}.{module}")
+def _find(registry: Registry[type[Part]], name: str, key: str) -> Any:
     try:
         return registry.get(name)
     except InputError as error:
@@ -157,7 +149,6 @@ def units(sizes: Mapping[str, int], sets_per_unit: int) -> tuple[Unit, ...]:
 
 def read_plan(config: DataConfig) -> Plan | None:
     """The plan in the output folder, None if there is none. ConfigError where it is another configuration's."""
-    import_extensions(config)  # what they register decides what of the configuration counts
     path = Path(config.out) / "plan.json"
     if not path.is_file():
         return None
@@ -175,16 +166,18 @@ def read_plan(config: DataConfig) -> Plan | None:
     return result
 
 
-def frozen_settings(config: DataConfig) -> dict[str, Any] | None:
+def frozen_settings(out: str | Path) -> dict[str, Any] | None:
     """What the plan in the output folder was made with, as the settings that a file has; None if there is no plan."""
-    path = Path(config.out) / "plan.json"
+    path = Path(out) / "plan.json"
     if not path.is_file():
         return None
     try:
         frozen = json.loads(path.read_text(encoding="utf-8"))["config"]
-        return {name: value for name, value in frozen.items() if name != "generation"}
+        if frozen.pop("generation") == GENERATION:
+            return frozen
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise _no_plan(path) from None
+        pass
+    raise _no_plan(path)
 
 
 def _no_plan(path: Path) -> ConfigError:
@@ -246,7 +239,7 @@ def _versions(parts: Parts) -> dict[str, str]:
     """Of the packages that decide bytes, those that are installed."""
     names = set(_ALWAYS)
     for part in parts.all:
-        names.update(getattr(part, "packages", _MODELS if getattr(part, "uses_model", True) else ()))
+        names.update(part.needed_packages)
     found = {}
     for name in sorted(names):
         with contextlib.suppress(PackageNotFoundError):

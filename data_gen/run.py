@@ -24,9 +24,10 @@ from typing import Any
 from tqdm import tqdm
 
 from data_gen.config import DataConfig
-from data_gen.finish import finish, missing_shards, units_of
-from data_gen.plan import Parts, Plan, Unit, check_versions, first_writes, freeze, make_parts, read_plan, source_factory
-from data_gen.samples import Dropped, SubjectSet
+from data_gen.finish import layout, missing_shards, pack, units_of
+from data_gen.plan import Parts, Plan, Unit, check_versions, first_writes, freeze, make_parts, read_plan, source_class
+from data_gen.report import forget, is_reported, write_report
+from data_gen.samples import SPLITS, Dropped, SubjectSet
 from data_gen.shards import NO_SPACE, Record, encode, thumbnail, write_json, write_shard
 from jedi.errors import InputError, one_line
 from jedi.io.config import ConfigError
@@ -45,7 +46,7 @@ class RunError(InputError):
 
 def prompts(config: DataConfig) -> Iterator[str]:
     """Writes the prompt book and yields what came of it. Raises ConfigError where the source reads none."""
-    if not getattr(source_factory(config), "reads_prompts", False):
+    if not source_class(config).reads_prompts:
         raise ConfigError(f"source {config.source!r} reads no prompts")
     from data_gen.prompts import write_prompts
 
@@ -57,7 +58,7 @@ def prompts(config: DataConfig) -> Iterator[str]:
 
 def prepare(config: DataConfig) -> Plan:
     """The plan, frozen if it is not yet; the prompts before it, where the source reads prompts."""
-    if getattr(source_factory(config), "reads_prompts", False) and read_plan(config) is None:
+    if source_class(config).reads_prompts and read_plan(config) is None:
         list(prompts(config))
     with clear_errors(config):
         return freeze(config)
@@ -80,10 +81,26 @@ def run(config: DataConfig) -> None:
     plan = prepare(config)
     with locked(config.out), clear_errors(config):
         make_units(config, plan, [unit for unit in plan.units if plan.manifest(unit) is None])
-        if lost := missing_shards(config, plan):  # of these, units whose tars were cleared away are made again
-            again = [unit for unit in units_of(plan, lost) if not plan.tar(unit).is_file()]
-            make_units(config, plan, again, again=True)
+        # Of lost shards, the units whose tars were cleared away are made again.
+        lost = missing_shards(plan, layout(config, plan)[0])
+        again = [unit for unit in units_of(plan, lost) if not plan.tar(unit).is_file()]
+        make_units(config, plan, again, again=True)
         finish(config, plan)
+
+
+def finish(config: DataConfig, plan: Plan) -> None:
+    """Packs what is missing and reports on it, then clears the units' tars away unless `keep_units`. Raises ConfigError
+    where units are not done, or a tar is gone or damaged."""
+    shards, duplicates = layout(config, plan)
+    for name in ("", *SPLITS, "units", "report", "logs"):
+        remove_leftovers(plan.out / name)
+    if missing_shards(plan, shards) or not is_reported(config):
+        forget(config)
+        pack(config, plan, shards, duplicates)
+        write_report(config, plan)
+    if not config.keep_units:
+        for unit in plan.units:
+            plan.tar(unit).unlink(missing_ok=True)
 
 
 def run_part(config: DataConfig, index: int, count: int) -> int:

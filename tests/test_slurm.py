@@ -112,7 +112,7 @@ def test_a_task_of_a_data_array_begins_at_its_part(root, cluster, first, last, t
 
 def test_a_data_task_starts_no_more_processes_than_it_asked_for_cores(monkeypatch):
     """Not all clusters bind a task to its cores."""
-    config, drawn = DataConfig(out="x"), Parts(SimpleNamespace(uses_model=False), ())
+    config, drawn = DataConfig(out="x", source="folder"), Parts(SimpleNamespace(uses_model=False), ())
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
     monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
     assert run._devices(config, drawn, units=100) == ["cpu"] * 8

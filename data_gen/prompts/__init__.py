@@ -3,13 +3,13 @@
 `write_prompts` asks, journals every answer in `prompts.jsonl` and writes `prompts.json`; `read_prompts` reads
 it. What is in `prompts.json` is a pure function of (configuration, seed, answers).
 
-Reading order: config.py, book.py, asking.py (what is asked), answers.py (what is accepted), journal.py,
+Reading order: config.py, book.py, templates.py (what is asked), parsing.py (what is accepted), response_cache.py,
 writer.py (the loop), backends.py and the three back ends: grammar.py, local.py, endpoint.py.
 """
 
 from data_gen.prompts.backends import PROMPT_BACKENDS, Answer, Backend
 from data_gen.prompts.book import PromptBook, Subject, read_prompts
-from data_gen.prompts.config import PromptsConfig
+from data_gen.prompts.config import PromptsSettings
 from data_gen.prompts.templates import Request
 from data_gen.prompts.writer import write_prompts
 
@@ -18,7 +18,7 @@ __all__ = [
     "Answer",
     "Backend",
     "PromptBook",
-    "PromptsConfig",
+    "PromptsSettings",
     "Request",
     "Subject",
     "read_prompts",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from jedi.io.registry import Registry
 
 if TYPE_CHECKING:
-    from data_gen.prompts.config import PromptsConfig
+    from data_gen.prompts.config import PromptsSettings
     from data_gen.prompts.templates import Request
 
 
@@ -42,4 +42,4 @@ class Backend(Protocol):
         ...
 
 
-PROMPT_BACKENDS: Registry[Callable[[PromptsConfig], Backend]] = Registry("prompt back end")
+PROMPT_BACKENDS: Registry[Callable[[PromptsSettings], Backend]] = Registry("prompt back end")

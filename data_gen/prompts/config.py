@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
-from data_gen.checks import check_number
 from jedi.io.config import ConfigError
+from jedi.io.ranges import Range
 
 CATEGORIES = (
     "animal",
@@ -26,7 +27,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 @dataclass
-class PromptsConfig:
+class PromptsSettings:
     """Who writes the prompts, and how many.
 
     `backend` is "template" (a grammar; needs nothing), "transformers" (a causal LM in this process), "openai"
@@ -41,20 +42,26 @@ class PromptsConfig:
     endpoint: str = ""  # openai: http://127.0.0.1:8000/v1
     api_key_variable: str = ""  # openai: the environment variable that holds the key; keys never stand in a file
     categories: list[str] = field(default_factory=lambda: list(CATEGORIES))
-    subjects: int = 240  # over all categories, which differ by one at most
-    scenes_per_subject: int = 4  # at least images_per_set, or a set shows one scene twice
+    subjects: Annotated[int, Range(1, 10**7)] = 240  # over all categories, which differ by one at most
+    scenes_per_subject: Annotated[int, Range(1, 64)] = 4  # at least images_per_set, or a set shows one scene twice
     # How a collage is asked for. {look} is the answer to "how does it look": "a red fox with a white tail tip".
     collage_prompt: str = (
         "a collage of four photos of one and the same subject, {look}, each photo in another place, "
         "2 x 2 grid, white borders between the photos"
     )
     adjectives: bool = True  # names say how the subject looks ("old brass trumpet"): more of them; False: kinds only
-    subjects_per_request: int = 10  # more is cheaper, fewer is easier for a small LLM
-    temperature: float = 0.8  # 0: always the likeliest word; then a request that failed fails again
-    max_tokens: int = 600  # of an answer; 10 subjects, or a look and 4 scenes, take about 150
-    attempts: int = 5  # requests in a row that may bring nothing, for a subject or a category
-    timeout: float = 120.0  # seconds for an answer of the endpoint; long, since a first request may load the model
-    concurrency: int = 8  # requests that an endpoint gets at once; changes no prompt
+    subjects_per_request: Annotated[int, Range(1, 100)] = 10  # more is cheaper, fewer is easier for a small LLM
+    temperature: Annotated[float, Range(0, 2)] = (
+        0.8  # 0: always the likeliest word; then a request that failed fails again
+    )
+    max_tokens: Annotated[int, Range(16, 100_000)] = (
+        600  # of an answer; 10 subjects, or a look and 4 scenes, take about 150
+    )
+    attempts: Annotated[int, Range(1, 100)] = 5  # requests in a row that may bring nothing, for a subject or a category
+    timeout: Annotated[float, Range(0.1, 86_400)] = (
+        120.0  # seconds for an answer of the endpoint; long, since a first request may load the model
+    )
+    concurrency: Annotated[int, Range(1, 1024)] = 8  # requests that an endpoint gets at once; changes no prompt
     device: str = "auto"  # transformers: auto (a GPU where there is one), cpu, cuda, cuda:N
     dtype: str = "auto"  # transformers: auto (float32 on a CPU, else what the weights are stored in), or its name
 
@@ -64,14 +71,6 @@ class PromptsConfig:
             raise ConfigError("prompts.categories is empty or holds an empty name; name at least one category")
         if twice := [name for name in names if names.count(name) > 1]:
             raise ConfigError(f"prompts.categories names {twice[0]!r} twice")
-        check_number("prompts.subjects", self.subjects, 1, 10**7)
-        check_number("prompts.scenes_per_subject", self.scenes_per_subject, 1, 64)
-        check_number("prompts.subjects_per_request", self.subjects_per_request, 1, 100)
-        check_number("prompts.temperature", self.temperature, 0.0, 2.0)
-        check_number("prompts.max_tokens", self.max_tokens, 16, 100_000)
-        check_number("prompts.attempts", self.attempts, 1, 100)
-        check_number("prompts.timeout", self.timeout, 0.1, 86_400)
-        check_number("prompts.concurrency", self.concurrency, 1, 1024)
         if "{look}" not in self.collage_prompt:
             raise ConfigError(f"prompts.collage_prompt is {self.collage_prompt!r}; it must hold {{look}}")
         if self.device not in DEVICES and not self.device.removeprefix("cuda:").isdigit():

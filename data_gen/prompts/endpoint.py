@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from data_gen.prompts.backends import PROMPT_BACKENDS, THINK, Answer
-from data_gen.prompts.config import PromptsConfig
+from data_gen.prompts.config import PromptsSettings
 from data_gen.prompts.templates import Request
 from jedi.io.config import ConfigError
 
@@ -44,7 +44,7 @@ class OpenAi:
     """A client. Connections that fail and answers of 408, 409, 429 and 5xx are tried again by the openai package,
     `attempts` times in all, with growing pauses."""
 
-    def __init__(self, config: PromptsConfig) -> None:
+    def __init__(self, config: PromptsSettings) -> None:
         for key, example in (("endpoint", "http://127.0.0.1:8000/v1"), ("model", "the name the server lists")):
             if not getattr(config, key):
                 raise ConfigError(f"prompts.{key} is empty; prompts.backend=openai needs it ({example})")

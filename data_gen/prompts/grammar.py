@@ -11,7 +11,7 @@ import random
 
 from data_gen.english import with_article
 from data_gen.prompts.backends import PROMPT_BACKENDS, Answer
-from data_gen.prompts.config import PromptsConfig
+from data_gen.prompts.config import PromptsSettings
 from data_gen.prompts.templates import Request
 from data_gen.prompts.vocabulary import CATEGORY, LIGHTS
 from jedi.io.config import ConfigError
@@ -23,7 +23,7 @@ class Template:
 
     concurrency = 1
 
-    def __init__(self, config: PromptsConfig) -> None:
+    def __init__(self, config: PromptsSettings) -> None:
         for name in config.categories:
             if name not in CATEGORY:
                 known = ", ".join(CATEGORY)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data_gen.prompts.backends import PROMPT_BACKENDS, Answer
-from data_gen.prompts.config import PromptsConfig
+from data_gen.prompts.config import PromptsSettings
 from data_gen.prompts.templates import Request
 from jedi.io.config import ConfigError
 
@@ -26,7 +26,7 @@ class Transformers:
 
     concurrency = 1
 
-    def __init__(self, config: PromptsConfig) -> None:
+    def __init__(self, config: PromptsSettings) -> None:
         if not config.model:
             raise ConfigError("prompts.model is empty; prompts.backend=transformers needs a folder or a hub name")
         _need("llguidance")
@@ -46,7 +46,7 @@ class Transformers:
 
 
 class _Model:
-    def __init__(self, config: PromptsConfig) -> None:
+    def __init__(self, config: PromptsSettings) -> None:
         import llguidance.hf
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import Any
 
 from data_gen.english import with_article
-from data_gen.prompts.config import PromptsConfig
+from data_gen.prompts.config import PromptsSettings
 from data_gen.prompts.vocabulary import CATEGORY, COLOURS, LOOKS, PLACES
 
 AVOIDED = 20
@@ -72,7 +72,7 @@ class Request:
     seed: int  # the configuration's
     messages: tuple[dict[str, str], ...]  # roles and contents, as chat templates and endpoints take them
     schema: dict[str, Any]  # JSON schema of the answer
-    identity: tuple[tuple[str, str], ...]  # PromptsConfig.identity
+    identity: tuple[tuple[str, str], ...]  # PromptsSettings.identity
     temperature: float
     max_tokens: int
     subject: str = ""
@@ -98,7 +98,7 @@ class Request:
 
 
 def ask_subjects(
-    config: PromptsConfig, seed: int, category: str, round_: int, known: Sequence[str], refused: str = ""
+    config: PromptsSettings, seed: int, category: str, round_: int, known: Sequence[str], refused: str = ""
 ) -> Request:
     """For names of a category. `known` are the names there are already, `refused` says what was wrong before."""
     count = config.subjects_per_request
@@ -120,7 +120,15 @@ def ask_subjects(
 
 
 def ask_portrait(
-    config: PromptsConfig, seed: int, category: str, subject: str, round_: int, *, look: bool, scenes: int, refused: str
+    config: PromptsSettings,
+    seed: int,
+    category: str,
+    subject: str,
+    round_: int,
+    *,
+    look: bool,
+    scenes: int,
+    refused: str,
 ) -> Request:
     """For what a subject lacks: its look (if `look`), and so many scenes."""
     chance = random.Random(f"{seed}/{subject}/{round_}/places")
@@ -186,6 +194,6 @@ def _object(properties: dict[str, Any]) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
 
 
-def _of(config: PromptsConfig) -> dict[str, Any]:
+def _of(config: PromptsSettings) -> dict[str, Any]:
     identity = tuple(sorted(config.identity().items()))
     return {"identity": identity, "temperature": config.temperature, "max_tokens": config.max_tokens}

@@ -18,7 +18,7 @@ import data_gen.prompts.grammar
 import data_gen.prompts.local  # noqa: F401
 from data_gen.prompts.backends import PROMPT_BACKENDS, Answer, Backend
 from data_gen.prompts.book import PromptBook, Subject, save
-from data_gen.prompts.config import PromptsConfig
+from data_gen.prompts.config import PromptsSettings
 from data_gen.prompts.parsing import Refused, check_look, check_name, check_scene, parse
 from data_gen.prompts.response_cache import Journal
 from data_gen.prompts.templates import Request, ask_portrait, ask_subjects
@@ -41,7 +41,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def write_prompts(config: PromptsConfig, out: str | Path, seed: int, *, progress: bool = True) -> PromptBook:
+def write_prompts(config: PromptsSettings, out: str | Path, seed: int, *, progress: bool = True) -> PromptBook:
     """Writes `out/prompts.json` and returns what is in it.
 
     Every answer is first appended to the journal `out/prompts.jsonl`; the same command again, after a kill or
@@ -103,7 +103,7 @@ class _Writer:
     """One run. Work of a round may go on in threads; what came of it is taken in the order of the categories and
     names, so the book does not depend on who was first."""
 
-    def __init__(self, config: PromptsConfig, seed: int, backend: Backend, journal: Journal, bar: Any) -> None:
+    def __init__(self, config: PromptsSettings, seed: int, backend: Backend, journal: Journal, bar: Any) -> None:
         self.config, self.seed, self.backend, self.journal, self.bar = config, seed, backend, journal, bar
         share, rest = divmod(config.subjects, len(config.categories))
         self.categories = [_Category(name, share + (i < rest)) for i, name in enumerate(config.categories)]

@@ -18,18 +18,12 @@ from jedi.io.config import to_dict
 if TYPE_CHECKING:
     from data_gen.config import DataConfig
 
-OPENMOJI = (
-    "The drawings are OpenMoji's: all emojis designed by OpenMoji, the open-source emoji and icon project "
-    "(openmoji.org), licence CC BY-SA 4.0. Images made from them are under the same licence."
-)
-_PROMPTED = ("collage", "shared_attention")
-_FOUND = ("folder", "syncd", "subjects200k")
 _MODEL_KEYS = ("encoder", "model", "head")
 
 
 def overrides(config: DataConfig) -> list[str]:
     """`key=value` for all settings that decide the data and are not their default."""
-    usual = {**to_dict(type(config)(out="FOLDER")), "generation": None}
+    usual = {**to_dict(type(config)(out="FOLDER", source="")), "generation": None}
     return list(_changed(content(config), usual))
 
 
@@ -57,23 +51,7 @@ def command(config: DataConfig) -> str:
 
 def heldout_rule(config: DataConfig) -> str:
     """How it is decided which subjects are kept out of training."""
-    if config.source == "emoji":
-        return (
-            "A drawing is held out, with all its recolourings and its skin and gender variants, when the sha256 of its "
-            "base code point (upper-case hexadecimal), as a whole number, is divisible by 10: 1 in 10, everywhere and "
-            "for ever (jedi_toy.drawings.is_held_out)."
-        )
-    if config.source not in (*_PROMPTED, *_FOUND):
-        return f"The source {config.source!r}, an extension, decides which subjects are held out."
-    fraction = getattr(getattr(config, config.source), "heldout_fraction", 0.1)
-    plain = " (small letters, no spaces, hyphens or underscores)"
-    of = {"syncd": "its object's name", "subjects200k": f"its item's name{plain}"}
-    of["folder"] = f"its folder's name{plain}"
-    return (
-        f"A subject is held out when the first 64 bits of the sha256 of {of.get(config.source, 'its id')}, as a share "
-        f"of 2**64, lie below {fraction:g}: the same subjects in every data set, on every machine "
-        "(data_gen.sources.subjects.is_held_out)."
-    )
+    return SOURCES.get(config.source).heldout_rule(config.section(config.source))
 
 
 def models(config: DataConfig, statistics: Mapping[str, Any]) -> dict[str, str]:
@@ -88,7 +66,7 @@ def models(config: DataConfig, statistics: Mapping[str, Any]) -> dict[str, str]:
         used.append(f"had a part in {count:,} sets (their provenance says which)")
     if "filter" in config.stages:
         for name in _filters(config):
-            settings = getattr(config.filter, name, None)
+            settings = getattr(config.section("filter"), name, None)
             for key in _MODEL_KEYS:
                 if value := getattr(settings, key, ""):
                     found.setdefault(value, []).append(f"filter.{name}.{key}")
@@ -102,12 +80,14 @@ def _filters(config: DataConfig) -> list[str]:
     """Those that are on and use a model."""
     from data_gen.stages.filter import FilterSets
 
-    return [name for name, one in FilterSets(config).filters.items() if one.uses_model]
+    return [
+        name for name, one in FilterSets(config.section("filter"), config.context).filters.items() if one.uses_model
+    ]
 
 
 def prompts(config: DataConfig) -> dict[str, Any] | None:
     """`prompts.json` without its texts: who answered, what was counted, subjects by category. None if there is none."""
-    if not getattr(SOURCES.get(config.source), "reads_prompts", False):
+    if not SOURCES.get(config.source).reads_prompts:
         return None
     from data_gen.prompts import read_prompts
     from data_gen.prompts.book import NAME
@@ -123,13 +103,8 @@ def prompts(config: DataConfig) -> dict[str, Any] | None:
 
 def limits(config: DataConfig, statistics: Mapping[str, Any]) -> list[str]:
     """What nobody should expect of the data, as far as the configuration tells."""
-    said, on = [], []
-    if config.source == "emoji":
-        said.append("Drawings of a picture book: what a model learns here says little about photographs.")
-    if config.source in _PROMPTED:
-        said.append("Every image was made by a model: its habits, its biases and its licence are the data set's.")
-    if config.source in _FOUND:
-        said.append("The images were taken as they were found: nobody looked into who made them and what they show.")
+    source = SOURCES.get(config.source)
+    said, on = list(source.limits), []
     if "filter" in config.stages:
         on = _filters(config)
         judged = "identity" in on
@@ -138,17 +113,17 @@ def limits(config: DataConfig, statistics: Mapping[str, Any]) -> list[str]:
             if judged
             else "No filter judged whether the images of a set show one subject."
         )
-    elif config.source != "emoji":  # its subjects are right by construction
+    elif not source.exact:
         said.append("No filter judged the sets: nothing but the source vouches for identity, sharpness and captions.")
     unseen = {"people": "people", "nsfw": "what a safety checker would black out"}
-    if config.source != "emoji" and (missing := [words for name, words in unseen.items() if name not in on]):
+    if not source.exact and (missing := [words for name, words in unseen.items() if name not in on]):
         said.append(f"Nothing looked for {' or '.join(missing)} in the images.")
-    if config.finish.duplicate_distance is None and config.source != "emoji":
+    if config.finish.duplicate_distance is None and not source.exact:
         said.append("Sets were not compared with one another: near-duplicates across sets are possible.")
     if shared := statistics["subjects_in_both_splits"]:
         said.append(f"{len(shared)} subjects are in both splits ({shared[0]}, ...): the split is no fair test.")
-    if "caption" in config.stages and config.caption.method == "captioner":
+    if "caption" in config.stages and config.section("caption").method == "captioner":
         said.append("Captions come from a captioner: they name what it saw, which may be wrong.")
-    elif config.source in _PROMPTED:
+    elif source.reads_prompts:
         said.append("A caption is the prompt of its image: it says what was asked for, not what came.")
     return said

@@ -13,6 +13,7 @@ from data_gen.report.page import how_far
 from data_gen.report.stored import Stored
 from data_gen.report.survey import Survey
 from data_gen.samples import SPLITS
+from data_gen.sources import SOURCES
 
 if TYPE_CHECKING:
     from data_gen.config import DataConfig
@@ -26,7 +27,7 @@ def data_card(config: DataConfig, stored: Stored, found: Survey, statistics: Map
         ["## Subjects", about.heldout_rule(config), _subjects(statistics)],
         ["## What was dropped", *_drops(statistics, stored)],
         ["## Scores", *_scores(statistics)],
-        ["## Licences", *_licences(statistics)],
+        ["## Licences", *_licences(config, statistics)],
         ["## Models", _models(config, statistics)],
         *([["## Prompts", *_prompts(answered)]] if (answered := about.prompts(config)) else []),
         ["## Known limits", _list(about.limits(config, statistics)) or "None are known."],
@@ -94,12 +95,12 @@ def _scores(statistics: Mapping[str, Any]) -> Iterable[str]:
     yield "Quantiles are over kept and dropped together. Each set's JSON holds its scores."
 
 
-def _licences(statistics: Mapping[str, Any]) -> Iterable[str]:
+def _licences(config: DataConfig, statistics: Mapping[str, Any]) -> Iterable[str]:
     names = statistics["licences"]
     parts = [statistics["splits"][split]["licences"] for split in SPLITS]
     yield _table(["licence", "sets"], [[name, f"{sum(part.get(name, 0) for part in parts):,}"] for name in names])
-    if any("OpenMoji" in name for name in names):
-        yield about.OPENMOJI
+    if said := SOURCES.get(config.source).attribution:
+        yield said
     yield "Each set's JSON names its licence."
 
 

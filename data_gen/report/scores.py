@@ -41,19 +41,18 @@ class Threshold:
 def thresholds(config: DataConfig) -> dict[str, tuple[Threshold, ...]]:
     """The thresholds of each score, as the source, the stages and the filters tell them (`thresholds`). Those that the
     configuration leaves out (null) are left out."""
-    from data_gen.plan import source_factory
-    from data_gen.stages.filter import ORDER
+    from data_gen.stages.filter import filter_names
 
     settings = to_dict(config)
-    source_factory(config)  # imports all that registers itself
-    parts: list[Any] = [SOURCES.get(config.source)]
+    parts = {config.source: SOURCES.get(config.source)}
     for name in config.stages:
-        parts.append(STAGES.get(name))
+        parts[name] = STAGES.get(name)
         if name == "filter":
-            parts += [FILTERS.get(one) for one in (*ORDER, *config.filter.extra)]
+            parts |= {f"filter.{one}": FILTERS.get(one) for one in filter_names()}
     found: dict[str, tuple[Threshold, ...]] = {}
-    for part in parts:
-        for score, key in getattr(part, "thresholds", ()):
+    for section, part in parts.items():
+        for score, last in part.thresholds:
+            key = f"{section}.{last}"
             found[score] = found.get(score, ()) + tuple(_thresholds(key, _setting(settings, key)))
     return {score: those for score, those in found.items() if those}
 

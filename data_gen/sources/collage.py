@@ -9,59 +9,50 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Annotated
 
-from data_gen.checks import check_number
+from data_gen.context import Context
 from data_gen.samples import Dropped, Item, SubjectSet
 from data_gen.sources import SOURCES
-from data_gen.sources.prompted import GenerationConfig, Generator, PromptedSubjects
+from data_gen.sources.prompted import GenerationSettings, Generator, PromptedSource
 from data_gen.sources.subjects import NAMES, check_template, names
-
-if TYPE_CHECKING:
-    from data_gen.config import DataConfig
+from jedi.io.ranges import Range
 
 _PLACEHOLDERS = ("collage", "panels", "look", *NAMES)
 
 
 @dataclass
-class CollageConfig(GenerationConfig):
+class CollageSettings(GenerationSettings):
     """Collages of the `collage` source."""
 
     # 1024 pixels a side leave 512 for each of four panels; its weights are open, and it runs in 10 GB.
     model: str = "stabilityai/stable-diffusion-xl-base-1.0"
     prompt: str = "{collage}"  # around the prompt book's; also {look}, {name}, {a_name}, {class}, {a_class}, {panels}
-    panels: int | None = None  # wanted in a collage, for {panels} and the record; None: images_per_set
-    batch_size: int = 4  # collages a call: what 24 GB hold with SDXL; another number may make a GPU's bits differ
+    panels: Annotated[int, Range(2, 64)] | None = (
+        None  # wanted in a collage, for {panels} and the record; None: images_per_set
+    )
+    batch_size: Annotated[int, Range(1, 1024)] = (
+        4  # collages a call: what 24 GB hold with SDXL; another number may make a GPU's bits differ
+    )
 
     def __post_init__(self) -> None:
         self.check("collage")
         check_template("collage.prompt", self.prompt, _PLACEHOLDERS)
-        check_number("collage.batch_size", self.batch_size, 1, 1024)
-        if self.panels is not None:
-            check_number("collage.panels", self.panels, 2, 64)
 
 
 @SOURCES.register("collage")
-class Collage:
+class Collage(PromptedSource):
     """One collage an item, still whole: `images` and `captions` hold the collage and its prompt alone.
 
     `provenance` holds all that made it, `panel_caption` (what every panel shows) and `panel_captions` (the scenes).
     """
 
-    gives = frozenset({"collage"})
-    reads_prompts = True
+    Settings, gives = CollageSettings, frozenset({"collage"})
 
-    def __init__(self, config: DataConfig) -> None:
-        self.config, self.settings = config, config.collage
-        self.prompted = PromptedSubjects(config)
-        self.generator = Generator("collage", config.collage, config)
-        self.panels = config.collage.panels or config.images_per_set
-
-    def sizes(self) -> dict[str, int]:
-        return self.prompted.sizes()
-
-    def inputs(self) -> dict[str, str]:
-        return self.prompted.inputs()
+    def __init__(self, settings: CollageSettings, context: Context) -> None:
+        super().__init__(settings, context)
+        self.generator = Generator("collage", settings, context)
+        self.panels = settings.panels or context.images_per_set
 
     def make(self, items: Sequence[Item]) -> Iterator[SubjectSet | Dropped]:
         """Each collage from noise of its own seed. Raises ConfigError where the model cannot be had or used."""
@@ -73,13 +64,13 @@ class Collage:
 
         prompts = [self._prompt(item) for item in items]
         images, unsafe = self.generator(
-            prompts, [keyed_generator(self.config.seed, item.key, "collage") for item in items]
+            prompts, [keyed_generator(self.context.seed, item.key, "collage") for item in items]
         )
         for item, prompt, image, is_unsafe in zip(items, prompts, images, unsafe, strict=True):
             if is_unsafe:
                 yield Dropped(item.key, "unsafe")
                 continue
-            subject = self.prompted.subject(item)
+            subject = self.subject(item)
             yield SubjectSet(
                 key=item.key,
                 subject={"id": subject.id, "name": subject.name, "class": subject.category},
@@ -91,7 +82,7 @@ class Collage:
                 provenance={
                     **self.settings.recorded(self.generator.pipe),
                     "prompt": prompt,
-                    "seed": keyed_seed(self.config.seed, item.key, "collage"),
+                    "seed": keyed_seed(self.context.seed, item.key, "collage"),
                     "panels": self.panels,
                     "panel_caption": f"a photo of {names(subject.name, subject.category)['a_name']}",
                     "panel_captions": list(subject.scenes),
@@ -99,6 +90,6 @@ class Collage:
             )
 
     def _prompt(self, item: Item) -> str:
-        subject = self.prompted.subject(item)
+        subject = self.subject(item)
         about = names(subject.name, subject.category)
         return self.settings.prompt.format(collage=subject.collage, panels=self.panels, look=subject.look, **about)

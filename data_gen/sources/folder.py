@@ -19,16 +19,19 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
-from data_gen.checks import check_number
+from data_gen.context import Context
 from data_gen.samples import Dropped, Item, SubjectSet
-from data_gen.sources import SOURCES
+from data_gen.sources import SOURCES, Source
 from data_gen.sources.subjects import (
+    FOUND_LIMITS,
     NAMES,
+    PLAIN,
     check_template,
     composed,
     given_folder,
+    heldout_rule,
     inside,
     is_system,
     names,
@@ -44,10 +47,8 @@ from data_gen.sources.subjects import (
 from jedi.io.config import ConfigError
 from jedi.io.files import file_sha256
 from jedi.io.images import SUFFIXES, ImageError, load_image, load_mask
+from jedi.io.ranges import Range, Share
 from jedi.io.texts import is_text, read_json, read_text
-
-if TYPE_CHECKING:
-    from data_gen.config import DataConfig
 
 MASK = ".mask"
 """Ends the name of a mask, before its suffix."""
@@ -57,22 +58,21 @@ _FILMS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 
 
 @dataclass
-class FolderConfig:
+class FolderSettings:
     """The `folder` source."""
 
     path: str = ""
     caption: str = "a photo of {a_name}"  # of photos without a text; also {name}, {class}, {a_class}
     licence: str = "unknown"  # of the photos, as the data card says it
-    every_nth: int = 1  # of a subject's images, in the order of their names
-    min_images: int = 2  # a set with less is dropped: one image cannot be both reference and target
+    every_nth: Annotated[int, Range(1, 100_000)] = 1  # of a subject's images, in the order of their names
+    min_images: Annotated[int, Range(1, 64)] = (
+        2  # a set with less is dropped: one image cannot be both reference and target
+    )
     unreadable: str = "error"  # a broken image: error, or drop (its set goes on without it, and says so)
-    heldout_fraction: float = 0.1  # of the subjects, by the sha256 of their names; 0: none
+    heldout_fraction: Share = 0.1  # of the subjects, by the sha256 of their names; 0: none
 
     def __post_init__(self) -> None:
         check_template("folder.caption", self.caption, NAMES)
-        check_number("folder.every_nth", self.every_nth, 1, 100_000)
-        check_number("folder.min_images", self.min_images, 1, 64)
-        check_number("folder.heldout_fraction", self.heldout_fraction, 0.0, 1.0)
         if self.unreadable not in ("error", "drop"):
             raise ConfigError(f"folder.unreadable is {self.unreadable!r}; expected error or drop")
 
@@ -101,14 +101,18 @@ class Subject:
 
 
 @SOURCES.register("folder")
-class Folder:
+class Folder(Source):
     """Sets of photos that are there. The folder is read when it is first needed; all mistakes are ConfigErrors."""
 
-    uses_model = False
+    Settings, uses_model, limits = FolderSettings, False, FOUND_LIMITS
 
-    def __init__(self, config: DataConfig) -> None:
-        self.config, self.settings = config, config.folder
-        self.root = given_folder(config, "folder.path", config.folder.path)
+    def __init__(self, settings: FolderSettings, context: Context) -> None:
+        super().__init__(settings, context)
+        self.root = given_folder(context, "folder.path", settings.path)
+
+    @classmethod
+    def heldout_rule(cls, settings: FolderSettings) -> str:
+        return heldout_rule(f"its folder's name{PLAIN}", settings.heldout_fraction)
 
     @functools.cached_property
     def subjects(self) -> list[Subject]:
@@ -120,7 +124,7 @@ class Folder:
         sets: dict[str, list[tuple[Subject, list[Photo]]]] = {"train": [], "heldout": []}
         for subject in self.subjects:
             split = split_of(same_name(subject.folder.name), self.settings.heldout_fraction)
-            for photos in share_out(subject.photos, self.config.images_per_set):
+            for photos in share_out(subject.photos, self.context.images_per_set):
                 sets[split].append((subject, photos))
         return sets
 
@@ -132,7 +136,7 @@ class Folder:
 
     def sizes(self) -> dict[str, int]:
         """As many sets as there are, `sets` and `heldout_sets` at most."""
-        return wanted(self.config, {split: len(sets) for split, sets in self.sets.items()})
+        return wanted(self.context, {split: len(sets) for split, sets in self.sets.items()})
 
     def inputs(self) -> dict[str, str]:
         """One digest over the names and contents of all files that are used: this reads them all."""
@@ -189,7 +193,7 @@ def _without(broken: list[str]) -> dict[str, Any]:
     return {"unreadable": broken, "left_out": {"source": {"unreadable image": len(broken)}}}
 
 
-def read_subjects(root: Path, settings: FolderConfig) -> list[Subject]:
+def read_subjects(root: Path, settings: FolderSettings) -> list[Subject]:
     """The subjects of a folder, by name. Raises ConfigError for what cannot be meant: no subjects, a subject twice, a
     subject without images, images or films where they are not looked for, links that lead elsewhere, names that
     are not UTF-8."""
@@ -226,7 +230,7 @@ def load_photo(photo: Photo) -> tuple[Any, Any]:
     return image, found.point(lambda value: 255 * (value >= 128))
 
 
-def _subject(root: Path, folder: Path, told: dict[str, str], settings: FolderConfig) -> Subject:
+def _subject(root: Path, folder: Path, told: dict[str, str], settings: FolderSettings) -> Subject:
     left_out: Counter[str] = Counter()
     stems: dict[str, Path] = {}
     masks: dict[str, Path] = {}

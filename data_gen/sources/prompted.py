@@ -6,16 +6,17 @@ import functools
 import inspect
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
+from data_gen.context import Context
 from data_gen.samples import SPLITS, Item
-from data_gen.sources.subjects import split_of
+from data_gen.sources import Source
+from data_gen.sources.subjects import heldout_rule, split_of
 from jedi.io.config import ConfigError
 from jedi.io.files import file_sha256
 from jedi.io.ranges import Range
 
 if TYPE_CHECKING:
-    from data_gen.config import DataConfig
     from data_gen.prompts import PromptBook, Subject
 
 _SETTINGS = ("width", "height", "num_inference_steps", "guidance_scale")
@@ -23,7 +24,7 @@ _OURS = (*_SETTINGS, "negative_prompt", "prompt", "generator", "output_type", "r
 
 
 @dataclass
-class GenerationConfig:
+class GenerationSettings:
     """A text-to-image model and its call. What is None is as the pipeline's own call has it: the steps, guidance and
     size that suit a model differ, from SD 1.5 (50, 7.5, 512) to FLUX-schnell (few, none, 1024)."""
 
@@ -60,8 +61,8 @@ class Generator:
     """A pipeline, loaded when it is first called, behind the arguments that a section sets. `kind` is "text2image"
     or "inpaint"."""
 
-    def __init__(self, section: str, settings: GenerationConfig, config: DataConfig, kind: str = "text2image") -> None:
-        self.section, self.settings, self.config, self.kind = section, settings, config, kind
+    def __init__(self, section: str, settings: GenerationSettings, context: Context, kind: str = "text2image") -> None:
+        self.section, self.settings, self.context, self.kind = section, settings, context, kind
 
     @functools.cached_property
     def pipe(self) -> Any:
@@ -71,7 +72,7 @@ class Generator:
         """
         from data_gen.models import load_pipeline
 
-        pipe = load_pipeline(f"{self.section}.model", self.settings.model, self.kind, self.config)
+        pipe = load_pipeline(f"{self.section}.model", self.settings.model, self.kind, self.context)
         known = inspect.signature(pipe.__call__).parameters
         wanted = [*self.settings.arguments(), *(["negative_prompt"] if self.settings.negative_prompt else [])]
         for name in wanted:
@@ -97,18 +98,22 @@ class Generator:
         return [image.convert("RGB") for image in output.images], list(unsafe)
 
 
-class PromptedSubjects:
+class PromptedSource(Source):
     """Set number i of a split shows its subject number i, beginning again after the last; subjects are split by the
     sha256 of their ids (data_gen.sources.subjects). The book is read when it is first needed."""
 
-    def __init__(self, config: DataConfig) -> None:
-        self.config = config
+    reads_prompts: ClassVar[bool] = True
+    limits = ("Every image was made by a model: its habits, its biases and its licence are the data set's.",)
+
+    @classmethod
+    def heldout_rule(cls, settings: Any) -> str:
+        return heldout_rule("its id")
 
     @functools.cached_property
     def book(self) -> PromptBook:
         from data_gen.prompts import read_prompts
 
-        return read_prompts(Path(self.config.out))
+        return read_prompts(Path(self.context.out))
 
     @functools.cached_property
     def subjects(self) -> dict[str, list[Subject]]:
@@ -121,16 +126,16 @@ class PromptedSubjects:
 
     def sizes(self) -> dict[str, int]:
         """As many sets as the configuration wants. ConfigError where a split wants sets and has no subject."""
-        sizes = {"train": self.config.sets, "heldout": self.config.heldout_sets}
+        sizes = {"train": self.context.sets, "heldout": self.context.heldout_sets}
         for split, size in sizes.items():
             if size and not self.subjects[split]:
                 key = {"train": "sets", "heldout": "heldout_sets"}[split]
                 raise ConfigError(
-                    f"none of the {len(self.book.subjects)} subjects in {self.config.out}/prompts.json is a {split} "
+                    f"none of the {len(self.book.subjects)} subjects in {self.context.out}/prompts.json is a {split} "
                     f"subject (one in ten is held out, by the sha256 of its id): ask for more subjects, or set {key}=0"
                 )
         return sizes
 
     def inputs(self) -> dict[str, str]:
         _ = self.book  # an error of its own where there is none
-        return {"prompts.json": file_sha256(Path(self.config.out) / "prompts.json")}
+        return {"prompts.json": file_sha256(Path(self.context.out) / "prompts.json")}

@@ -14,70 +14,65 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
-from data_gen.checks import check_number, check_range
+from data_gen.context import Context
 from data_gen.samples import Dropped, Item, SubjectSet
 from data_gen.sources import SOURCES
-from data_gen.sources.prompted import GenerationConfig, Generator, PromptedSubjects
+from data_gen.sources.prompted import GenerationSettings, Generator, PromptedSource
 from data_gen.sources.subjects import NAMES, check_template, names
 from jedi.errors import InputError
 from jedi.io.config import ConfigError
-
-if TYPE_CHECKING:
-    from data_gen.config import DataConfig
+from jedi.io.ranges import Interval, Range
 
 _PLACEHOLDERS = ("scene", "look", *NAMES)
 _CALL = ("cross_attention_kwargs", "callback_on_step_end")
 
 
 @dataclass
-class SharedAttentionConfig(GenerationConfig):
+class SharedAttentionSettings(GenerationSettings):
     """Sets of the `shared_attention` source."""
 
     # As for collages. Any model with a UNet of plain attention layers will do: SD 1.x, SD 2.x, SDXL.
     model: str = "stabilityai/stable-diffusion-xl-base-1.0"
     prompt: str = "{scene}"  # around a scene of the prompt book; also {look}, {name}, {a_name}, {class}, {a_class}
     masked: bool = True  # attend to the other images only where their subject is
-    coupled: list[float] = field(default_factory=lambda: [0.0, 1.0])  # from, to: share of the steps; SynCD: all
-    sets_per_batch: int = 1  # a set's images are one batch already; another number may make a GPU's bits differ
+    coupled: Annotated[list[float], Interval(0, 1)] = field(
+        default_factory=lambda: [0.0, 1.0]
+    )  # from, to: share of the steps; SynCD: all
+    sets_per_batch: Annotated[int, Range(1, 256)] = (
+        1  # a set's images are one batch already; another number may make a GPU's bits differ
+    )
 
     def __post_init__(self) -> None:
         self.check("shared_attention")
         check_template("shared_attention.prompt", self.prompt, _PLACEHOLDERS)
-        check_range("shared_attention.coupled", self.coupled, 0.0, 1.0)
-        check_number("shared_attention.sets_per_batch", self.sets_per_batch, 1, 256)
         if ours := sorted(set(_CALL).intersection(self.call)):
             raise ConfigError(f"shared_attention.call: {ours[0]!r} is not for this key: the source sets it itself")
 
 
 @SOURCES.register("shared_attention")
-class SharedAttention:
+class SharedAttention(PromptedSource):
     """n images of one subject in n scenes; `captions` are the scenes. Sets whose scenes don't name their subject in
     the words that the model reads have no mask, and are dropped where one is wanted."""
 
-    gives = frozenset({"images"})
-    reads_prompts = True
+    Settings = SharedAttentionSettings
+    _ready = False
 
-    def __init__(self, config: DataConfig) -> None:
-        self.config, self.settings = config, config.shared_attention
-        self.prompted = PromptedSubjects(config)
-        self.generator = Generator("shared_attention", config.shared_attention, config)
-        self._ready = False
+    def __init__(self, settings: SharedAttentionSettings, context: Context) -> None:
+        super().__init__(settings, context)
+        self.generator = Generator("shared_attention", settings, context)
 
     def sizes(self) -> dict[str, int]:
-        sizes, n = self.prompted.sizes(), self.config.images_per_set
+        sizes, n = super().sizes(), self.context.images_per_set
         for split, size in sizes.items():
-            for subject in self.prompted.subjects[split][:size]:
+            for subject in self.subjects[split][:size]:
                 if (found := len(subject.scenes)) < n:
                     raise ConfigError(
-                        f"{self.config.out}/prompts.json has {found} scenes of {subject.id!r}, and each image of a "
+                        f"{self.context.out}/prompts.json has {found} scenes of {subject.id!r}, and each image of a "
                         f"set shows another: ask for more scenes, or set images_per_set={found}"
                     )
         return sizes
-
-    def inputs(self) -> dict[str, str]:
-        return self.prompted.inputs()
 
     def make(self, items: Sequence[Item]) -> Iterator[SubjectSet | Dropped]:
         """Each image from noise of its own seed. Raises ConfigError where the model cannot be had or used."""
@@ -102,7 +97,7 @@ class SharedAttention:
         from data_gen.sources.masked_shared_attention import SetContext
         from jedi.rng import keyed_generator
 
-        n, pipe, masked = self.config.images_per_set, self.generator.pipe, self.settings.masked
+        n, pipe, masked = self.context.images_per_set, self.generator.pipe, self.settings.masked
         first, last = self.settings.coupled
         context = SetContext(
             num_images=n,
@@ -119,7 +114,7 @@ class SharedAttention:
 
         images, unsafe = self.generator(
             [prompt for item in batch for prompt in prompts[item]],
-            [keyed_generator(self.config.seed, item.key, i) for item in batch for i in range(n)],
+            [keyed_generator(self.context.seed, item.key, i) for item in batch for i in range(n)],
             cross_attention_kwargs={"joint": context},
             callback_on_step_end=after_step,
         )
@@ -132,7 +127,7 @@ class SharedAttention:
 
         if images is None:
             return Dropped(item.key, "unsafe")
-        subject, n = self.prompted.subject(item), len(images)
+        subject, n = self.subject(item), len(images)
         return SubjectSet(
             key=item.key,
             subject={"id": subject.id, "name": subject.name, "class": subject.category},
@@ -144,25 +139,25 @@ class SharedAttention:
             provenance={
                 **self.settings.recorded(self.generator.pipe),
                 "prompts": prompts,
-                "seeds": [keyed_seed(self.config.seed, item.key, i) for i in range(n)],
+                "seeds": [keyed_seed(self.context.seed, item.key, i) for i in range(n)],
                 "coupled": list(self.settings.coupled),
                 "masked": self.settings.masked,
             },
         )
 
     def _scenes(self, item: Item) -> list[str]:
-        chance = random.Random(f"{self.config.seed}/{item.key}/scenes")
-        return chance.sample(list(self.prompted.subject(item).scenes), self.config.images_per_set)
+        chance = random.Random(f"{self.context.seed}/{item.key}/scenes")
+        return chance.sample(list(self.subject(item).scenes), self.context.images_per_set)
 
     def _prompt(self, item: Item, scene: str) -> str:
-        subject = self.prompted.subject(item)
+        subject = self.subject(item)
         return self.settings.prompt.format(scene=scene, look=subject.look, **names(subject.name, subject.category))
 
     def _words(self, item: Item, prompts: list[str]) -> list[list[bool]] | None:
         """For each prompt, which tokens name the subject; None if one does not, and masks are wanted."""
         if not self.settings.masked:
             return []
-        subject = self.prompted.subject(item)
+        subject = self.subject(item)
         tokenizer = self.generator.pipe.tokenizer
         found = [find_words(tokenizer, prompt, (subject.name, subject.category)) for prompt in prompts]
         return found if all(any(row) for row in found) else None
@@ -203,7 +198,7 @@ def find_words(tokenizer: Any, prompt: str, wanted: Sequence[str]) -> list[bool]
     return [False] * len(tokens)
 
 
-def _latent_size(pipe: Any, settings: SharedAttentionConfig) -> tuple[int, int]:
+def _latent_size(pipe: Any, settings: SharedAttentionSettings) -> tuple[int, int]:
     """Height and width of the latents."""
     usual = pipe.unet.config.sample_size
     usual = (usual, usual) if isinstance(usual, int) else usual

@@ -7,14 +7,12 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
+from data_gen.context import Context
 from data_gen.english import with_article
 from jedi.io.config import ConfigError
 from jedi.io.texts import is_text
-
-if TYPE_CHECKING:
-    from data_gen.config import DataConfig
 
 T = TypeVar("T")
 _SYSTEM = ("__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found")
@@ -32,6 +30,18 @@ def is_held_out(identity: str, fraction: float = 0.1) -> bool:
 
 def split_of(identity: str, fraction: float = 0.1) -> str:
     return "heldout" if is_held_out(identity, fraction) else "train"
+
+
+def heldout_rule(identity: str, fraction: float = 0.1) -> str:
+    """What the report says of :func:`is_held_out`."""
+    return (
+        f"A subject is held out when the first 64 bits of the sha256 of {identity}, as a share of 2**64, lie below "
+        f"{fraction:g}: the same subjects in every data set, on every machine (data_gen.sources.subjects.is_held_out)."
+    )
+
+
+FOUND_LIMITS = ("The images were taken as they were found: nobody looked into who made them and what they show.",)
+PLAIN = " (small letters, no spaces, hyphens or underscores)"  # what `same_name` makes of a name
 
 
 def composed(name: str) -> str:
@@ -69,11 +79,11 @@ def share_out(images: Sequence[T], most: int) -> list[list[T]]:
     return [list(images[i::sets]) for i in range(sets)]
 
 
-def wanted(config: DataConfig, found: dict[str, int]) -> dict[str, int]:
+def wanted(context: Context, found: dict[str, int]) -> dict[str, int]:
     """How many of the sets that were found the configuration takes: the first `sets` and `heldout_sets`."""
     return {
-        "train": min(config.sets, found.get("train", 0)),
-        "heldout": min(config.heldout_sets, found.get("heldout", 0)),
+        "train": min(context.sets, found.get("train", 0)),
+        "heldout": min(context.heldout_sets, found.get("heldout", 0)),
     }
 
 
@@ -103,20 +113,20 @@ def check_template(key: str, template: str, known: Sequence[str]) -> None:
         ) from None
 
 
-def given_folder(config: DataConfig, key: str, path: str) -> Path:
+def given_folder(context: Context, key: str, path: str) -> Path:
     """The folder that a configuration names. Raises ConfigError where there is none, and where `out` lies in it."""
     if not path:
         raise ConfigError(f"{key} is empty: name the folder to read, for instance {key}=/data/photos")
     if not Path(path).is_dir():
         raise ConfigError(f"{key}={path}: no such folder")
-    check_apart(config, key, path)
+    check_apart(context, key, path)
     return Path(path)
 
 
-def check_apart(config: DataConfig, key: str, path: str) -> None:
+def check_apart(context: Context, key: str, path: str) -> None:
     """Raises ConfigError where `out` is a folder that is read, or lies in it: what is written would be read as well."""
-    if Path(config.out).resolve().is_relative_to(Path(path).resolve()):
-        raise ConfigError(f"out={config.out} lies in {key}={path}, which is only read; give another folder, beside it")
+    if Path(context.out).resolve().is_relative_to(Path(path).resolve()):
+        raise ConfigError(f"out={context.out} lies in {key}={path}, which is only read; give another folder, beside it")
 
 
 def is_system(name: str) -> bool:

@@ -23,19 +23,29 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
 from PIL import Image
 
-from data_gen.checks import check_number
+from data_gen.context import Context
 from data_gen.samples import Dropped, Item, SubjectSet
-from data_gen.sources import SOURCES
-from data_gen.sources.subjects import given_folder, inside, same_name, shown, slug, split_of, unusable, wanted
+from data_gen.sources import SOURCES, Source
+from data_gen.sources.subjects import (
+    FOUND_LIMITS,
+    PLAIN,
+    given_folder,
+    heldout_rule,
+    inside,
+    same_name,
+    shown,
+    slug,
+    split_of,
+    unusable,
+    wanted,
+)
 from jedi.io.config import ConfigError
 from jedi.io.images import ImageError, load_image
-
-if TYPE_CHECKING:
-    from data_gen.config import DataConfig
+from jedi.io.ranges import Range, Share
 
 QUALITIES = ("compositeStructure", "objectConsistency", "imageQuality")
 _COLUMNS = {"image": ("bytes",), "description": ("item", "description_0", "description_1"), "quality_assessment": ()}
@@ -43,20 +53,16 @@ _LIGHT = ["quality_assessment", "description.item"]  # what the division into se
 
 
 @dataclass
-class Subjects200kConfig:
+class Subjects200kSettings:
     """The `subjects200k` importer."""
 
     path: str = ""  # the folder with the parquet files, at any depth
-    min_quality: int | None = 5  # of each quality, as its authors recommend; pairs without are dropped; null: all pairs
-    trim: int = 8  # pixels cut off on every side of both halves
+    min_quality: Annotated[int, Range(0, 5)] | None = (
+        5  # of each quality, as its authors recommend; pairs without are dropped; null: all pairs
+    )
+    trim: Annotated[int, Range(0, 256)] = 8  # pixels cut off on every side of both halves
     licence: str = "Apache-2.0"  # as its page on the hub says; of the images, made with FLUX.1
-    heldout_fraction: float = 0.1  # of the items, by the sha256 of their names
-
-    def __post_init__(self) -> None:
-        check_number("subjects200k.trim", self.trim, 0, 256)
-        check_number("subjects200k.heldout_fraction", self.heldout_fraction, 0.0, 1.0)
-        if self.min_quality is not None:
-            check_number("subjects200k.min_quality", self.min_quality, 0, 5)
+    heldout_fraction: Share = 0.1  # of the items, by the sha256 of their names
 
 
 @dataclass(frozen=True)
@@ -71,18 +77,22 @@ class Row:
 
 
 @SOURCES.register("subjects200k")
-class Subjects200k:
+class Subjects200k(Source):
     """Its pairs, in the order of the files; all pairs of an item (by name) are in one split."""
 
-    gives, uses_model = frozenset({"images"}), False
-    thresholds = tuple((f"subjects200k_{name}", "subjects200k.min_quality") for name in QUALITIES)
+    Settings, uses_model, limits = Subjects200kSettings, False, FOUND_LIMITS
+    thresholds = tuple((f"subjects200k_{name}", "min_quality") for name in QUALITIES)
 
-    def __init__(self, config: DataConfig) -> None:
-        self.config, self.settings = config, config.subjects200k
-        self.root = given_folder(config, "subjects200k.path", config.subjects200k.path)
-        if config.images_per_set < 2:
+    def __init__(self, settings: Subjects200kSettings, context: Context) -> None:
+        super().__init__(settings, context)
+        self.root = given_folder(context, "subjects200k.path", settings.path)
+        if context.images_per_set < 2:
             raise ConfigError("images_per_set=1, and each set of Subjects200K is a pair: set images_per_set=2 or more")
         self._last: tuple[Any, list[dict[str, Any]]] = (None, [])  # the row group that was read last
+
+    @classmethod
+    def heldout_rule(cls, settings: Subjects200kSettings) -> str:
+        return heldout_rule(f"its item's name{PLAIN}", settings.heldout_fraction)
 
     @functools.cached_property
     def files(self) -> list[Path]:
@@ -111,7 +121,7 @@ class Subjects200k:
 
     def sizes(self) -> dict[str, int]:
         """As many pairs as there are, `sets` and `heldout_sets` at most."""
-        return wanted(self.config, {split: len(rows) for split, rows in self.pairs.items()})
+        return wanted(self.context, {split: len(rows) for split, rows in self.pairs.items()})
 
     def inputs(self) -> dict[str, str]:
         """Digests of the files' footers, which hold the sizes, places and ranges of all columns: whole files are too

@@ -23,21 +23,30 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
 from PIL import Image
 
-from data_gen.checks import check_number
+from data_gen.context import Context
 from data_gen.samples import Dropped, Item, SubjectSet
-from data_gen.sources import SOURCES
-from data_gen.sources.subjects import given_folder, inside, share_out, shown, slug, split_of, unusable, wanted
+from data_gen.sources import SOURCES, Source
+from data_gen.sources.subjects import (
+    FOUND_LIMITS,
+    given_folder,
+    heldout_rule,
+    inside,
+    share_out,
+    shown,
+    slug,
+    split_of,
+    unusable,
+    wanted,
+)
 from jedi.io.config import ConfigError
 from jedi.io.files import file_sha256
 from jedi.io.images import ImageError, MaskError, load_image, load_mask
+from jedi.io.ranges import Range, Share
 from jedi.io.texts import read_json
-
-if TYPE_CHECKING:
-    from data_gen.config import DataConfig
 
 _SCORED = "_with_scores"
 # NAME_DESCRIPTION_PROMPTS_RANK_IMAGE.jpg, as gen_deformable.py names its files
@@ -45,22 +54,20 @@ _DEFORMABLE = re.compile(r"(?P<subject>(?P<name>.+)_\d+)_\d+_\d+_\d+$")
 
 
 @dataclass
-class SyncdConfig:
+class SyncdSettings:
     """The `syncd` importer."""
 
     path: str = ""  # the folder with metadata*.json
     masks: bool = True  # false: the images alone; else a set whose mask is missing is dropped
-    min_identity: float | None = None  # of the mean of a set's dino_scores, [-1, 1]; the paper keeps from 0.7
-    min_aesthetic: float | None = None  # of each image's aesthetics_scores, [0, 10]; the paper keeps from 6
+    min_identity: Annotated[float, Range(-1, 1)] | None = (
+        None  # of the mean of a set's dino_scores, [-1, 1]; the paper keeps from 0.7
+    )
+    min_aesthetic: Annotated[float, Range(0, 10)] | None = (
+        None  # of each image's aesthetics_scores, [0, 10]; the paper keeps from 6
+    )
     # The page names no licence of the data; the code is MIT, the images were made with FLUX.1-dev.
     licence: str = "not stated (huggingface.co/datasets/nupurkmr9/syncd; made with FLUX.1-dev)"
-    heldout_fraction: float = 0.1  # of the subjects, by sha256
-
-    def __post_init__(self) -> None:
-        check_number("syncd.heldout_fraction", self.heldout_fraction, 0.0, 1.0)
-        for name, low, high in (("min_identity", -1.0, 1.0), ("min_aesthetic", 0.0, 10.0)):
-            if getattr(self, name) is not None:
-                check_number(f"syncd.{name}", getattr(self, name), low, high)
+    heldout_fraction: Share = 0.1  # of the subjects, by sha256
 
 
 @dataclass(frozen=True)
@@ -77,16 +84,20 @@ class Entry:
 
 
 @SOURCES.register("syncd")
-class Syncd:
+class Syncd(Source):
     """SynCD's sets, in the order of its metadata. Raises ConfigError for a folder or an entry of another layout."""
 
-    uses_model = False
-    thresholds = (("syncd_identity", "syncd.min_identity"), ("syncd_aesthetic", "syncd.min_aesthetic"))
+    Settings, uses_model, limits = SyncdSettings, False, FOUND_LIMITS
+    thresholds = (("syncd_identity", "min_identity"), ("syncd_aesthetic", "min_aesthetic"))
 
-    def __init__(self, config: DataConfig) -> None:
-        self.config, self.settings = config, config.syncd
-        self.root = given_folder(config, "syncd.path", config.syncd.path)
-        self.gives = frozenset({"images", "masks"} if config.syncd.masks else {"images"})
+    def __init__(self, settings: SyncdSettings, context: Context) -> None:
+        super().__init__(settings, context)
+        self.root = given_folder(context, "syncd.path", settings.path)
+        self.gives = frozenset({"images", "masks"} if settings.masks else {"images"})
+
+    @classmethod
+    def heldout_rule(cls, settings: SyncdSettings) -> str:
+        return heldout_rule("its object's name", settings.heldout_fraction)
 
     @functools.cached_property
     def files(self) -> list[Path]:
@@ -104,13 +115,13 @@ class Syncd:
     def sets(self) -> dict[str, list[Entry]]:
         sets: dict[str, list[Entry]] = {"train": [], "heldout": []}
         for file in self.files:
-            for entry in read_entries(self.root, file, self.config.images_per_set):
+            for entry in read_entries(self.root, file, self.context.images_per_set):
                 sets[split_of(entry.identity, self.settings.heldout_fraction)].append(entry)
         return sets
 
     def sizes(self) -> dict[str, int]:
         """As many sets as there are, `sets` and `heldout_sets` at most."""
-        return wanted(self.config, {split: len(sets) for split, sets in self.sets.items()})
+        return wanted(self.context, {split: len(sets) for split, sets in self.sets.items()})
 
     def inputs(self) -> dict[str, str]:
         """The metadata files; images are published under names that do not change, and are too many to be read here."""

@@ -10,18 +10,18 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from PIL import Image
 
-from data_gen.checks import check_range
+from data_gen.context import Context
 from data_gen.samples import SubjectSet
-from data_gen.sources.prompted import GenerationConfig, Generator
+from data_gen.sources.prompted import GenerationSettings, Generator
 from data_gen.sources.subjects import check_template
-from data_gen.stages import STAGES
-from data_gen.stages.backgrounds import Backdrops, BackdropsConfig, check_places
+from data_gen.stages import STAGES, Stage
+from data_gen.stages.backgrounds import Backdrops, BackdropsSettings, check_places
 from data_gen.stages.compositing import (
-    EdgesConfig,
+    EdgesSettings,
     Pixels,
     area,
     box_and_centre,
@@ -35,10 +35,7 @@ from data_gen.stages.compositing import (
 )
 from data_gen.stages.phrases import PLACEHOLDERS, PLACES, fill, place_of, subjects_in, words_for
 from jedi.io.config import ConfigError
-from jedi.io.ranges import Range, Share
-
-if TYPE_CHECKING:
-    from data_gen.config import DataConfig
+from jedi.io.ranges import Interval, Range, Share
 
 STEP = 16  # diffusion models want sides that are multiples of 8, FLUX of 16
 METHODS = ("inpaint", "composite")
@@ -49,7 +46,7 @@ _MOVED = ("place", "size", "size_fraction", "centre", "box", "mask_share")  # wh
 
 
 @dataclass
-class InpaintConfig(GenerationConfig):
+class InpaintSettings(GenerationSettings):
     """The inpainting pipeline, and what it is told. Images keep their size: `width` and `height` are not for it."""
 
     model: str = ""  # a diffusers folder, or OWNER/NAME on the model hub
@@ -72,7 +69,7 @@ class InpaintConfig(GenerationConfig):
 
 
 @dataclass
-class AugmentConfig:
+class AugmentSettings:
     """`method`: "inpaint" (an inpainting pipeline repaints all but the subject) or "composite" (the subject is cut
     out and pasted on `backdrops`).
 
@@ -82,22 +79,20 @@ class AugmentConfig:
 
     method: str = "inpaint"
     share: Share = 0.5  # of a set's images, on average; at least one of each set is left as it is
-    area: list[Share] = field(default_factory=lambda: [0.01, 0.8])
-    edges: EdgesConfig = field(default_factory=EdgesConfig)
+    area: Annotated[list[float], Interval(0, 1)] = field(default_factory=lambda: [0.01, 0.8])
+    edges: EdgesSettings = field(default_factory=EdgesSettings)
     # Of an image with a new background: {name} "red fox", {a_name}, {class}, {a_class}, {background} "in the snow".
     caption: str = "{a_name}, {background}"
-    inpaint: InpaintConfig = field(default_factory=InpaintConfig)
-    backdrops: BackdropsConfig = field(default_factory=BackdropsConfig)
+    inpaint: InpaintSettings = field(default_factory=InpaintSettings)
+    backdrops: BackdropsSettings = field(default_factory=BackdropsSettings)
     # composite: the subject's new size, drawn between these
-    scale: list[Annotated[float, Range(0.25, 1.5)]] = field(default_factory=lambda: [1.0, 1.0])
+    scale: Annotated[list[float], Interval(0.25, 1.5)] = field(default_factory=lambda: [1.0, 1.0])
     # composite: at most so far (a share of the side) the subject moves, inside of the image
     shift: Annotated[float, Range(0, 0.5)] = 0.0
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise ConfigError(f"augment.method is {self.method!r}; expected one of {', '.join(METHODS)}")
-        check_range("augment.area", self.area, 0, 1)
-        check_range("augment.scale", self.scale, 0.25, 1.5)
         check_template("augment.caption", self.caption, _WORDS)
         self.backdrops.check("augment.backdrops")
         if self.inpaint.model:
@@ -124,22 +119,23 @@ class Result(NamedTuple):
 
 
 @STAGES.register("augment")
-class Augment:
+class Augment(Stage):
     """New backgrounds. Which images, which backgrounds and all noise are drawn by the seed and the set's key."""
 
-    needs, gives = frozenset({"images", "masks"}), frozenset()
+    Settings = AugmentSettings
+    needs = frozenset({"images", "masks"})
 
-    def __init__(self, config: DataConfig) -> None:
-        self.config, self.settings = config, config.augment
+    def __init__(self, settings: AugmentSettings, context: Context) -> None:
+        super().__init__(settings, context)
         self.backdrops = None
         if self.settings.method == "composite":
-            self.backdrops = Backdrops("augment", self.settings.backdrops, config)
+            self.backdrops = Backdrops("augment", self.settings.backdrops, context)
         elif not self.settings.inpaint.model:
             raise ConfigError(
                 "augment.inpaint.model is empty: name an inpainting pipeline (a diffusers folder, or OWNER/NAME on the "
                 "model hub), or set augment.method=composite"
             )
-        self.generator = Generator("augment.inpaint", self.settings.inpaint, config, "inpaint")
+        self.generator = Generator("augment.inpaint", self.settings.inpaint, context, "inpaint")
 
     @property
     def uses_model(self) -> bool:
@@ -176,7 +172,7 @@ class Augment:
 
     def _choose(self, number: int, one: SubjectSet) -> tuple[list[Job], dict[int, str]]:
         """The jobs of one set, and why images that cannot be changed are not."""
-        chance = random.Random(f"{self.config.seed}/{one.key}/augment")
+        chance = random.Random(f"{self.context.seed}/{one.key}/augment")
         n, left = len(one.images), {}
         for i, mask in enumerate(one.masks):
             if mask is None:
@@ -215,7 +211,7 @@ class Augment:
             image, mask = one.images[job.image], one.masks[job.image]
             backdrop = self.backdrops.get(job.backdrop, image.size)
             made_by = {"backdrop": job.backdrop, **backdrop.origin}
-            chance = random.Random(f"{self.config.seed}/{one.key}/{job.image}/place")
+            chance = random.Random(f"{self.context.seed}/{one.key}/{job.image}/place")
             # Where several subjects stand, their places are recorded one by one: they stay.
             placed = None if len(subjects_in(one, job.image)) > 1 else self._placed(image, mask, backdrop.image, chance)
             if placed is None:
@@ -276,7 +272,7 @@ class Augment:
         alphas = [self.settings.edges.alpha(mask) for mask in masks]
         holes = [self._hole(alpha).resize(size, Image.Resampling.BOX) for alpha in alphas]
         prompts = [self._words(self.settings.inpaint.prompt, sets[job.owner], job.image, job.phrase) for job in jobs]
-        seeds = [keyed_seed(self.config.seed, sets[job.owner].key, job.image, "inpaint") for job in jobs]
+        seeds = [keyed_seed(self.context.seed, sets[job.owner].key, job.image, "inpaint") for job in jobs]
         painted, unsafe = self.generator(
             prompts,
             [seeded_generator(seed) for seed in seeds],

@@ -10,45 +10,44 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from PIL import Image, ImageOps
 
-from data_gen.checks import check_number
-from data_gen.sources.prompted import GenerationConfig, Generator
+from data_gen.context import Context
+from data_gen.sources.prompted import GenerationSettings, Generator
 from data_gen.sources.subjects import check_apart, check_template
 from data_gen.stages.phrases import PLACES
 from jedi.io.config import ConfigError
 from jedi.io.files import file_sha256
 from jedi.io.images import ImageError, find_images, load_image
+from jedi.io.ranges import Range
 from jedi.io.texts import read_text
 from jedi.rng import seeded_generator
 
 if TYPE_CHECKING:
     from random import Random
 
-    from data_gen.config import DataConfig
-
 
 @dataclass
-class BackdropsConfig:
+class BackdropsSettings:
     """Exactly one of `folder` (images; what a caption may say of X.jpg stands in X.txt beside it, for instance "on
     a sandy beach"), `generate.model` (any text-to-image pipeline of diffusers) and `painted` (the procedural scenes
     of the emoji source; needs nothing)."""
 
     folder: str = ""
     painted: bool = False
-    generate: GenerationConfig = field(default_factory=lambda: GenerationConfig(model=""))
-    count: int = 64  # different backdrops, generated or painted; 64 of 512 px take 48 MiB in each process
+    generate: GenerationSettings = field(default_factory=lambda: GenerationSettings(model=""))
+    count: Annotated[int, Range(1, 100_000)] = (
+        64  # different backdrops, generated or painted; 64 of 512 px take 48 MiB in each process
+    )
     prompts: list[str] = field(default_factory=lambda: list(PLACES))  # where, for the model; said in captions, too
     template: str = "a photo of an empty scene {background}, nobody there"  # the model's prompt
-    batch_size: int = 4  # with another number a GPU's bits differ
+    batch_size: Annotated[int, Range(1, 1024)] = 4  # with another number a GPU's bits differ
     licence: str = ""  # of the folder's images
 
     def check(self, key: str) -> None:
         """Raises ConfigError that names the values as parts of `key`."""
-        check_number(f"{key}.count", self.count, 1, 100_000)
-        check_number(f"{key}.batch_size", self.batch_size, 1, 1024)
         check_template(f"{key}.template", self.template, ("background",))
         check_places(f"{key}.prompts", self.prompts)
         if self.generate.model:
@@ -75,15 +74,15 @@ class Backdrop(NamedTuple):
 class Backdrops:
     """The backdrops of one section `key` of the configuration. Raises ConfigError for a folder without images."""
 
-    def __init__(self, key: str, settings: BackdropsConfig, config: DataConfig) -> None:
+    def __init__(self, key: str, settings: BackdropsSettings, context: Context) -> None:
         settings.check_chosen(f"{key}.backdrops")
-        self.key, self.settings, self.config = f"{key}.backdrops", settings, config
-        self._generator = Generator(f"{self.key}.generate", settings.generate, config)
+        self.key, self.settings, self.context = f"{key}.backdrops", settings, context
+        self._generator = Generator(f"{self.key}.generate", settings.generate, context)
         self.blocks: dict[int, list[Image.Image]] = {}
         self.files: list[Path] = []
         self.ignored: list[Path] = []
         if settings.folder:
-            check_apart(config, f"{self.key}.folder", settings.folder)
+            check_apart(context, f"{self.key}.folder", settings.folder)
             try:
                 self.files, self.ignored = find_images([settings.folder])
             except ImageError as error:
@@ -167,7 +166,7 @@ class Backdrops:
     def _seed(self, number: int) -> int:
         from jedi.rng import keyed_seed
 
-        return keyed_seed(self.config.seed, self.key, number)
+        return keyed_seed(self.context.seed, self.key, number)
 
 
 def check_places(key: str, prompts: list[str]) -> None:

@@ -13,21 +13,19 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Annotated, Any, Protocol
 
 from PIL import Image
 
-from data_gen.checks import check_number
+from data_gen.context import Context
 from data_gen.samples import SubjectSet
 from data_gen.sources.subjects import check_template
-from data_gen.stages import STAGES
+from data_gen.stages import STAGES, Stage
 from data_gen.stages.phrases import PLACEHOLDERS, begins_with_determiner, noun_of, subjects_in, words_for
 from jedi.errors import InputError
 from jedi.io.config import ConfigError
+from jedi.io.ranges import Range
 from jedi.io.registry import Registry
-
-if TYPE_CHECKING:
-    from data_gen.config import DataConfig
 
 METHODS = ("keep", "captioner")
 NOUNS = ("", "class", "name")
@@ -49,7 +47,7 @@ _ENDS_BADLY = {
 
 
 @dataclass
-class CaptionConfig:
+class CaptionSettings:
     """`method`: "keep" (each image's prompt, or what `augment` made of it) or "captioner" (what `captioner` says of
     the image). `captioner` is KIND:SOURCE, the source a folder or a hub name:
     blip:Salesforce/blip-image-captioning-base.
@@ -64,11 +62,11 @@ class CaptionConfig:
     noun: str = ""
     # One is drawn for each caption that begins with its subject, in place of what it begins with; "" is none.
     openings: list[str] = field(default_factory=lambda: ["", "", "a photo of", "an image of"])
-    max_words: int = 40  # CLIP reads 77 tokens, about 50 words; what is longer is cut
+    max_words: Annotated[int, Range(3, 300)] = 40  # CLIP reads 77 tokens, about 50 words; what is longer is cut
     lowercase: bool = False
-    beams: int = 3  # 1: greedy
-    max_new_tokens: int = 30
-    batch_size: int = 16  # with another number a GPU's bits differ
+    beams: Annotated[int, Range(1, 32)] = 3  # 1: greedy
+    max_new_tokens: Annotated[int, Range(1, 512)] = 30
+    batch_size: Annotated[int, Range(1, 4096)] = 16  # with another number a GPU's bits differ
 
     def __post_init__(self) -> None:
         for name, known in (("method", METHODS), ("noun", NOUNS)):
@@ -79,14 +77,11 @@ class CaptionConfig:
         if not self.openings:
             raise ConfigError("caption.openings is empty: name at least one, '' for none")
         check_template("caption.begin", self.begin, PLACEHOLDERS)
-        check_number("caption.max_words", self.max_words, 3, 300)
-        check_number("caption.beams", self.beams, 1, 32)
-        check_number("caption.max_new_tokens", self.max_new_tokens, 1, 512)
-        check_number("caption.batch_size", self.batch_size, 1, 4096)
 
 
 class Captioner(Protocol):
-    """Made once in each process when it is first needed, as `factory(source, config)` with the whole `DataConfig`."""
+    """Made once in each process when it is first needed, as `factory(source, settings, context)`: what stands after the
+    colon, and the settings of the section `caption`."""
 
     def describe(self, images: Sequence[Image.Image], beginnings: Sequence[str]) -> Sequence[str]:
         """A caption for each RGB image (of any size), beginning with its text where that is not empty. The same
@@ -94,7 +89,7 @@ class Captioner(Protocol):
         ...
 
 
-CAPTIONERS: Registry[Callable[[str, Any], Captioner]] = Registry("captioner")
+CAPTIONERS: Registry[Callable[[str, CaptionSettings, Context], Captioner]] = Registry("captioner")
 
 
 @CAPTIONERS.register("blip")
@@ -102,17 +97,17 @@ class BlipCaptioner:
     """`BlipForConditionalGeneration` of transformers, safetensors only, by beam search. *Li et al. 2022, arXiv
     2201.12086.*"""
 
-    def __init__(self, source: str, config: DataConfig) -> None:
+    def __init__(self, source: str, settings: CaptionSettings, context: Context) -> None:
         import torch
         from transformers import BlipForConditionalGeneration, BlipImageProcessor
 
         from data_gen.models import device_of
         from jedi.encoders import load_model, load_processor, load_tokenizer
 
-        self.settings = config.caption
-        device = torch.device(device_of(config))
+        self.settings = settings
+        device = torch.device(device_of(context))
         model = load_model(BlipForConditionalGeneration, source, ("blip",), device)
-        self.model = model.to(getattr(torch, config.dtype))
+        self.model = model.to(getattr(torch, context.dtype))
         side = self.model.config.vision_config.image_size
         self.preprocess = load_processor(source, BlipImageProcessor(size={"height": side, "width": side}), side)
         self.tokenizer, self.context = load_tokenizer(source, self.model.config.text_config)
@@ -151,14 +146,14 @@ class BlipCaptioner:
 
 
 @STAGES.register("caption")
-class Caption:
+class Caption(Stage):
     """New captions. `caption_from` in each image's attributes says whose words they are: "prompt" or "captioner", or
     "name" where both say nothing."""
 
-    needs, gives = frozenset({"images"}), frozenset()
+    Settings = CaptionSettings
 
-    def __init__(self, config: DataConfig) -> None:
-        self.config, self.settings = config, config.caption
+    def __init__(self, settings: CaptionSettings, context: Context) -> None:
+        super().__init__(settings, context)
         if self.settings.method == "keep":
             return
         self.kind, _, self.source = self.settings.captioner.partition(":")
@@ -183,7 +178,7 @@ class Caption:
     @functools.cached_property
     def captioner(self) -> Captioner:
         try:
-            return CAPTIONERS.get(self.kind)(self.source, self.config)
+            return CAPTIONERS.get(self.kind)(self.source, self.settings, self.context)
         except ConfigError:
             raise
         except InputError as error:  # jedi.encoders.EncoderError: no such model, or one of another kind
@@ -198,7 +193,7 @@ class Caption:
         return [[next(captions) for _ in one.images] for one in sets]
 
     def _captioned(self, one: SubjectSet, said: Sequence[str] | None) -> SubjectSet:
-        chance = random.Random(f"{self.config.seed}/{one.key}/caption")
+        chance = random.Random(f"{self.context.seed}/{one.key}/caption")
         captions, attributes, troubles = [], [], Counter()
         seen: set[str] = set()
         for i, prompt in enumerate(one.captions):

@@ -16,15 +16,54 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Annotated
 
 import numpy as np
 from PIL import Image
 
+from jedi.io.config import ConfigError
 from jedi.io.images import Box
+from jedi.io.ranges import Range
 
-if TYPE_CHECKING:
-    from data_gen.stages.split import SplitConfig
+Evidence = Annotated[float, Range(-10, 10)]
+CHOICES = ("first", "random")
+
+
+@dataclass
+class SplitSettings:
+    """How collages are taken apart. Sets hold at most `images_per_set` images: of more panels, `choose` takes the
+    first in reading order, or some at random (left in that order). A set with fewer than `min_panels` is dropped.
+
+    Every panel gets the source's caption for panels (`provenance["panel_caption"]`), or the collage's where there is
+    none. With `panel_captions` the panels, in reading order, get a caption each of `provenance["panel_captions"]`, if
+    there are enough: right only where the collage was asked for with these scenes in this order."""
+
+    min_panels: Annotated[int, Range(1, 64)] = 2  # training needs a reference and a target
+    choose: str = "first"
+    panel_captions: bool = False
+    trim: Annotated[int, Range(0, 64)] = (
+        2  # pixels cut off at each side of a panel, so that nothing of a blurred seam is left
+    )
+    min_side: Annotated[int, Range(8, 4096)] = 64  # pixels; a smaller panel is left out: enlarged, it would teach blur
+    least: Annotated[float, Range(0.02, 0.5)] = (
+        0.1  # nothing is cut to less than this fraction of the collage's width or height
+    )
+    widest_gutter: Annotated[float, Range(0, 0.2)] = (
+        0.06  # as a fraction of the collage's shorter side; borders may be twice as wide
+    )
+    # Evidence is explained in data_gen/stages/collage_split.py; a lower threshold finds more, also where nothing is.
+    gutter_evidence: Evidence = 0.6  # of at most 1.5 (and a little for parts of usual size)
+    border_evidence: Evidence = 0.6  # of at most 1.5
+    seam_evidence: Evidence = 0.0
+    first_seam_evidence: Evidence = 1.0  # of the strongest seam of a collage without gutters; photos hold weak ones
+    search_size: Annotated[int, Range(256, 8192)] = (
+        1024  # pixels of the longer side at which larger collages are searched
+    )
+
+    def __post_init__(self) -> None:
+        if self.choose not in CHOICES:
+            raise ConfigError(f"split.choose is {self.choose!r}; expected one of {', '.join(CHOICES)}")
+
 
 BLOCK = 8
 """Pixels along a line that are judged together."""
@@ -180,7 +219,7 @@ class _View:
         return float(np.where(hidden, _OPEN, self.steps[lines, blocks].max(0)).mean())
 
 
-def find_panels(image: Image.Image, config: SplitConfig) -> list[Box] | None:
+def find_panels(image: Image.Image, config: SplitSettings) -> list[Box] | None:
     """The panels of a collage in reading order, without gutters and borders; None if it is no collage."""
     scale = min(1.0, config.search_size / max(image.size))
     size = [round(side * scale) for side in image.size]
@@ -199,7 +238,7 @@ def find_panels(image: Image.Image, config: SplitConfig) -> list[Box] | None:
 class _Search:
     """The search of one image, uint8 `[H W 3]`. Boxes and lines are in its pixels."""
 
-    def __init__(self, pixels: np.ndarray, config: SplitConfig) -> None:
+    def __init__(self, pixels: np.ndarray, config: SplitSettings) -> None:
         self.config = config
         self.views = _View(pixels), _View(pixels.transpose(1, 0, 2))
         height, width = pixels.shape[:2]

@@ -10,17 +10,17 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from PIL import Image
 
-from data_gen.checks import check_range
+from data_gen.context import Context
 from data_gen.samples import Dropped, SubjectSet
 from data_gen.sources.subjects import names
-from data_gen.stages import STAGES
-from data_gen.stages.backgrounds import Backdrops, BackdropsConfig
+from data_gen.stages import STAGES, Stage
+from data_gen.stages.backgrounds import Backdrops, BackdropsSettings
 from data_gen.stages.compositing import (
-    EdgesConfig,
+    EdgesSettings,
     area,
     box_and_centre,
     cut,
@@ -32,17 +32,14 @@ from data_gen.stages.compositing import (
 )
 from data_gen.stages.phrases import noun_of
 from jedi.io.config import ConfigError
-from jedi.io.ranges import Range, Share
-
-if TYPE_CHECKING:
-    from data_gen.config import DataConfig
+from jedi.io.ranges import Interval, Range, Share
 
 _PLACES = ("left", "right")
 _GAP = 0.02  # of the image's side, that stays free around each subject
 
 
 @dataclass
-class ComposeConfig:
+class ComposeSettings:
     """Sets of two subjects of different classes, of `images_per_set` images: `references` of each subject alone, the
     rest of both together. They come on top of the sets that are there: with share=1, half as many again.
 
@@ -53,20 +50,20 @@ class ComposeConfig:
     share: Share = 0.5  # of the pairs that neighbouring sets make
     references: Annotated[int, Range(1, 31)] = 1  # images of each subject alone
     # Longer side / the image's; a half bounds widths.
-    size: list[Annotated[float, Range(0.1, 0.9)]] = field(default_factory=lambda: [0.35, 0.6])
-    area: list[Share] = field(default_factory=lambda: [0.01, 0.8])  # subject's share of the image it is cut from
+    size: Annotated[list[float], Interval(0.1, 0.9)] = field(default_factory=lambda: [0.35, 0.6])
+    area: Annotated[list[float], Interval(0, 1)] = field(
+        default_factory=lambda: [0.01, 0.8]
+    )  # subject's share of the image it is cut from
     min_area: Share = 0.01  # and of the new image, at least; below, there is nothing to learn from it
     enlarge: Annotated[float, Range(0.1, 4)] = 1.5
     jitter: Annotated[float, Range(0, 0.3)] = 0.05  # of the height at which the two stand, as a share of the side
     name_probability: Share = 1.0  # of saying "a red fox", not "an animal"
     place_probability: Share = 0.7  # of saying who stands on the left
     openings: list[str] = field(default_factory=lambda: ["", "", "an image of", "a photo of"])
-    edges: EdgesConfig = field(default_factory=EdgesConfig)
-    backdrops: BackdropsConfig = field(default_factory=BackdropsConfig)
+    edges: EdgesSettings = field(default_factory=EdgesSettings)
+    backdrops: BackdropsSettings = field(default_factory=BackdropsSettings)
 
     def __post_init__(self) -> None:
-        check_range("compose.size", self.size, 0.1, 0.9)
-        check_range("compose.area", self.area, 0, 1)
         if not self.openings:
             raise ConfigError("compose.openings is empty: name at least one, '' for none")
         self.backdrops.check("compose.backdrops")
@@ -81,21 +78,22 @@ class Figure(NamedTuple):
 
 
 @STAGES.register("compose")
-class Compose:
+class Compose(Stage):
     """New sets of two subjects, after the sets that it was given. A pair whose images do not allow it is dropped,
     and counted, under the new set's key."""
 
-    needs, gives = frozenset({"images", "masks"}), frozenset()
+    Settings = ComposeSettings
+    needs = frozenset({"images", "masks"})
 
-    def __init__(self, config: DataConfig) -> None:
-        self.config, self.settings = config, config.compose
+    def __init__(self, settings: ComposeSettings, context: Context) -> None:
+        super().__init__(settings, context)
         least = 2 * self.settings.references + 1
-        if config.images_per_set < least:
+        if context.images_per_set < least:
             raise ConfigError(
-                f"images_per_set={config.images_per_set} leaves compose no image of both subjects beside "
+                f"images_per_set={context.images_per_set} leaves compose no image of both subjects beside "
                 f"{self.settings.references} of each alone (compose.references): set images_per_set={least} or more"
             )
-        self.backdrops = Backdrops("compose", self.settings.backdrops, config)
+        self.backdrops = Backdrops("compose", self.settings.backdrops, context)
 
     @property
     def uses_model(self) -> bool:
@@ -113,13 +111,13 @@ class Compose:
         """All sets as they are, then the new ones in the order of their first halves."""
         new = []
         for a, b in pairs(sets):
-            if random.Random(f"{self.config.seed}/{a.key}/compose").random() < self.settings.share:
+            if random.Random(f"{self.context.seed}/{a.key}/compose").random() < self.settings.share:
                 new.append(self._together(a, b))
         return [*sets, *new]
 
     def _together(self, a: SubjectSet, b: SubjectSet) -> SubjectSet | Dropped:
         key = f"{a.key}-with-{b.key.partition('-')[2]}"
-        chance = random.Random(f"{self.config.seed}/{key}")
+        chance = random.Random(f"{self.context.seed}/{key}")
         count = self.settings.references
         alone, figures = [], []
         for one in (a, b):
@@ -139,12 +137,12 @@ class Compose:
             images += [one.images[i] for i in chosen]
             masks += [one.masks[i] for i in chosen]
             attributes += [{**one.attributes[i], "subjects": [j]} for i in chosen]
-        targets = self.config.images_per_set - 2 * count
+        targets = self.context.images_per_set - 2 * count
         # All images of a subject are used before one is used again.
         rows = zip(*(_dealt(chance, given, targets) for given in figures), strict=True)
         made_by = []
         for row, number in zip(rows, self.backdrops.draw(chance, targets), strict=True):
-            backdrop = self.backdrops.get(number, (self.config.resolution,) * 2)
+            backdrop = self.backdrops.get(number, (self.context.resolution,) * 2)
             order = chance.sample((0, 1), 2)  # who stands on the left
             image, parts = self._image(row, order, backdrop.image, chance)
             captions.append(self._caption((a, b), order, backdrop.phrase, chance))
@@ -185,7 +183,7 @@ class Compose:
             if cutout is None or sides - {"bottom"}:
                 continue
             size = self._fitted(cutout.size, self.settings.size[1])
-            share = area(cutout.getchannel("A")) * size[0] * size[1] / self.config.resolution**2
+            share = area(cutout.getchannel("A")) * size[0] * size[1] / self.context.resolution**2
             if share >= self.settings.min_area:
                 figures.append(Figure(i, cutout, "bottom" in sides))
         return figures
@@ -193,7 +191,7 @@ class Compose:
     def _fitted(self, size: tuple[int, int], fraction: float) -> tuple[int, int]:
         """A cut-out's size where its longer side is to be a fraction of the new image's; its width stays within a
         half, and it is enlarged no more than allowed."""
-        side = self.config.resolution
+        side = self.context.resolution
         widest = side // 2 - 2 * max(1, round(_GAP * side))
         scale = min(fraction * side / max(size), widest / size[0], self.settings.enlarge)
         return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
@@ -202,7 +200,7 @@ class Compose:
         self, row: Sequence[Figure], order: Sequence[int], behind: Image.Image, chance: random.Random
     ) -> tuple[Image.Image, list[Image.Image]]:
         """Both subjects on the background, `order[0]` in its left half, and the mask of each."""
-        side, gap = self.config.resolution, max(1, round(_GAP * self.config.resolution))
+        side, gap = self.context.resolution, max(1, round(_GAP * self.context.resolution))
         sizes = [self._large_enough(figure, chance.uniform(*self.settings.size)) for figure in row]
         ground = chance.uniform(0.7, 0.95)  # both stand on one ground
         corners = []
@@ -217,7 +215,7 @@ class Compose:
 
     def _large_enough(self, figure: Figure, fraction: float) -> tuple[int, int]:
         """The size of that fraction, or the least above it that leaves the subject its `min_area`."""
-        share = area(figure.cutout.getchannel("A")) / self.config.resolution**2
+        share = area(figure.cutout.getchannel("A")) / self.context.resolution**2
         for larger in (fraction, (fraction + self.settings.size[1]) / 2):
             width, height = self._fitted(figure.cutout.size, larger)
             if share * width * height >= self.settings.min_area:

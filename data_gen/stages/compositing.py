@@ -29,7 +29,7 @@ Pixels = Annotated[float, Range(0, 64)]
 
 
 @dataclass
-class EdgesConfig:
+class EdgesSettings:
     """Edges of cut-outs, in pixels of an image whose shorter side has 512; in others in proportion.
 
     One pixel of erosion removes what antialiasing mixes; with masks of a coarse segmenter take 2 to 3. A feather of
@@ -126,7 +126,7 @@ def is_hidden(attributes: Mapping[str, Any]) -> bool:
     return any(subject.get("visible", 1.0) < 0.99 for subject in each)
 
 
-def cut(image: Image.Image, mask: Image.Image, edges: EdgesConfig) -> Image.Image | None:
+def cut(image: Image.Image, mask: Image.Image, edges: EdgesSettings) -> Image.Image | None:
     """The subject as RGBA, cropped to its box; None where the mask leaves nothing of it."""
     alpha = edges.alpha(mask)
     box = alpha.getbbox()

@@ -3,48 +3,69 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, make_dataclass, replace
+from typing import Annotated, Any
 
 import data_gen.stages.filters.content
 import data_gen.stages.filters.likeness
 import data_gen.stages.filters.quality  # noqa: F401  (each module's filters register themselves)
+from data_gen.context import Context
 from data_gen.samples import Dropped, SubjectSet
-from data_gen.stages import STAGES
+from data_gen.stages import STAGES, Stage
 from data_gen.stages.filters import FILTERS, Encoders, Filter, Images, Verdict, rounded
-from data_gen.stages.filters.settings import FilterConfig
 from data_gen.stages.members import without
 from jedi.errors import InputError
 from jedi.io.config import ConfigError
-
-if TYPE_CHECKING:
-    from data_gen.config import DataConfig
-
-__all__ = ["ORDER", "FilterConfig", "FilterSets"]
+from jedi.io.ranges import Range
 
 ORDER = ("identity", "text", "aesthetic", "sharpness", "duplicates", "people", "nsfw")
-"""The first of these that fails is the reason for which a set is dropped; filters of extensions follow."""
+"""The first of these that fails is the reason for which a set is dropped; filters of extensions follow by name."""
+
+
+@dataclass
+class FilterSettings:
+    """What sets must pass: a section for each filter, and these. All scores are computed for all sets and written into
+    them."""
+
+    drop_images: bool = False
+    """Leave out a failing image alone, not its set, where `min_images` remain."""
+    min_images: Annotated[int, Range(1, 64)] = 2
+
+
+def filter_names() -> tuple[str, ...]:
+    """All registered filters, in their order."""
+    return (*ORDER, *(name for name in FILTERS if name not in ORDER))
 
 
 @STAGES.register("filter")
-class FilterSets:
+class FilterSets(Stage):
     """Every filter that is on scores every set; then each set stays, loses images, or is dropped."""
 
-    gives = frozenset()
+    @classmethod
+    def section(cls) -> type:
+        """`FilterSettings`, with a section for each registered filter that has settings."""
+        parts = {name: FILTERS.get(name).section() for name in filter_names()}
+        fields = [(name, kind, field(default_factory=kind)) for name, kind in parts.items() if kind is not None]
+        return make_dataclass("FilterSettings", fields, bases=(FilterSettings,))
 
-    def __init__(self, config: DataConfig) -> None:
-        self.settings = config.filter
-        self.filters = _make(config)
-        self.needs = frozenset({"images"}).union(*(one.needs for one in self.filters.values()))
-        self.packages = tuple(sorted({name for one in self.filters.values() for name in one.packages}))
-        self.uses_model = any(one.uses_model for one in self.filters.values())
-        self._encoders = Encoders(config)
+    def __init__(self, settings: Any, context: Context) -> None:
+        super().__init__(settings, context)
+        made = {name: FILTERS.get(name)(getattr(settings, name, None), context) for name in filter_names()}
+        self.filters: dict[str, Filter] = {name: part for name, part in made.items() if part.on}
+        if not self.filters:
+            raise ConfigError(
+                "filter: all thresholds are null, nothing would be judged; set one, or take filter out of stages"
+            )
+        self.needs = frozenset({"images"}).union(*(part.needs for part in self.filters.values()))
+        self.packages = tuple(sorted({name for part in self.filters.values() for name in part.needed_packages}))
+        self.uses_model = any(part.uses_model for part in self.filters.values())
+        self._encoders = Encoders(context)
 
     def process(self, sets: Sequence[SubjectSet]) -> list[SubjectSet | Dropped]:
         if not sets:
             return []
         images = Images(sets, self._encoders)
-        verdicts = {name: one.judge(images) for name, one in self.filters.items()}
+        verdicts = {name: part.judge(images) for name, part in self.filters.items()}
         return [
             self._decide(one, {name: of_sets[n] for name, of_sets in verdicts.items()}) for n, one in enumerate(sets)
         ]
@@ -64,28 +85,9 @@ class FilterSets:
             bad = {**verdict.images, **bad}
         kept = without(one, bad, "filter", self.settings.min_images if self.settings.drop_images else None)
         # Where leaving images out is no way, the first filter that complains of anything names the reason.
-        hopeless = isinstance(kept, Dropped)
+        is_dropped = isinstance(kept, Dropped)
         for verdict in verdicts.values():
-            reason = verdict.reason or (verdict.images[min(verdict.images)] if hopeless and verdict.images else None)
+            reason = verdict.reason or (verdict.images[min(verdict.images)] if is_dropped and verdict.images else None)
             if reason:
                 return Dropped(one.key, reason, scores, one)
         return kept
-
-
-def _make(config: DataConfig) -> dict[str, Filter]:
-    """The filters that are on, in their order. ConfigError: an unknown one, or none."""
-    made = {}
-    for name in (*ORDER, *config.filter.extra):
-        if name in made:
-            raise ConfigError(f"filter.extra: {name!r} is named already, or is one of ours ({', '.join(ORDER)})")
-        try:
-            made[name] = FILTERS.get(name)(config)
-        except ConfigError:
-            raise
-        except InputError as error:
-            raise ConfigError(f"filter.extra: {error}") from None
-    if not any(one.on for one in made.values()):
-        raise ConfigError(
-            "filter: all thresholds are null, nothing would be judged; set one, or take filter out of stages"
-        )
-    return {name: one for name, one in made.items() if one.on}

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import Annotated
 
 import numpy as np
 from PIL import Image
 
-from data_gen.checks import check_number, check_range
+from data_gen.context import Context
 from data_gen.samples import Dropped, SubjectSet
-from data_gen.stages import STAGES
+from data_gen.stages import STAGES, Stage
 from data_gen.stages.members import without
 from data_gen.stages.segmenters import make_segmenter
 from jedi.io.config import ConfigError
-
-if TYPE_CHECKING:
-    from data_gen.config import DataConfig
+from jedi.io.ranges import Interval, Range, Share
 
 PROMPTS = ("point", "box")
 
 
 @dataclass
-class SegmentConfig:
+class SegmentSettings:
     """Which model finds the subject, and when a mask is no subject.
 
     `model` is KIND:SOURCE, a kind of data_gen/stages/segmenters.py:
@@ -38,41 +36,34 @@ class SegmentConfig:
     null: any. A mask on most of the edge is usually the background."""
 
     model: str = "rembg:isnet-general-use"
-    threshold: float = 0.5  # from which value of a mask on a pixel is the subject's
-    min_part: float = 0.1
-    share: list[float] = field(default_factory=lambda: [0.02, 0.9])
-    max_border: float | None = 0.6
+    threshold: Annotated[float, Range(0.01, 1)] = 0.5  # from which value of a mask on a pixel is the subject's
+    min_part: Share = 0.1
+    share: Annotated[list[float], Interval(0, 1)] = field(default_factory=lambda: [0.02, 0.9])
+    max_border: Share | None = 0.6
     prompt: str = "point"  # of sam: point (the image's middle) or box (its middle 80 %)
-    batch: int = 8  # images in one forward pass
+    batch: Annotated[int, Range(1, 1024)] = 8  # images in one forward pass
     replace: bool = False  # also the masks that sets have already
     drop_images: bool = False  # leave out the image alone, not its set, where `min_images` remain
-    min_images: int = 2
+    min_images: Annotated[int, Range(1, 64)] = 2
 
     def __post_init__(self) -> None:
         if not self.model:
             raise ConfigError("segment.model is empty; expected KIND:SOURCE, for instance rembg:isnet-general-use")
-        check_number("segment.threshold", self.threshold, 0.01, 1.0)
-        check_number("segment.min_part", self.min_part, 0.0, 1.0)
-        check_range("segment.share", self.share, 0.0, 1.0)
-        if self.max_border is not None:
-            check_number("segment.max_border", self.max_border, 0.0, 1.0)
         if self.prompt not in PROMPTS:
             raise ConfigError(f"segment.prompt is {self.prompt!r}; expected one of {', '.join(PROMPTS)}")
-        check_number("segment.batch", self.batch, 1, 1024)
-        check_number("segment.min_images", self.min_images, 1, 64)
 
 
 @STAGES.register("segment")
-class Segment:
+class Segment(Stage):
     """Gives each image its mask, and writes into its attributes `box` ([left, top, right, bottom] in pixels) and
     `mask_share` (of the image). Scores `mask_share` and `mask_border` (of the edge), one for each image."""
 
-    needs, gives = frozenset({"images"}), frozenset({"masks"})
-    thresholds = (("mask_share", "segment.share"), ("mask_border", "segment.max_border"))
+    Settings, gives = SegmentSettings, frozenset({"masks"})
+    thresholds = (("mask_share", "share"), ("mask_border", "max_border"))
 
-    def __init__(self, config: DataConfig) -> None:
-        self.settings = config.segment
-        self.segmenter = make_segmenter(config)
+    def __init__(self, settings: SegmentSettings, context: Context) -> None:
+        super().__init__(settings, context)
+        self.segmenter = make_segmenter(settings, context)
         self.uses_model = self.segmenter.uses_model
         self.packages = ("scipy", *self.segmenter.packages)
 

@@ -12,24 +12,22 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
 
-from jedi.errors import InputError
+from data_gen.context import Context
+from jedi.errors import InputError, first_line
 from jedi.io.config import ConfigError
 from jedi.io.registry import Registry
-
-if TYPE_CHECKING:
-    from data_gen.config import DataConfig
 
 log = logging.getLogger(__name__)
 
 
 class Segmenter(Protocol):
-    """Made as `factory(source, config)` with what stands after the colon and the whole `DataConfig`. The model is
-    loaded at the first `find`."""
+    """Made as `factory(source, settings, context)`: what stands after the colon, and the settings of the section
+    `segment`. The model is loaded at the first `find`."""
 
     uses_model: bool
     """Whether it wants a GPU, or all cores of a process."""
@@ -41,16 +39,16 @@ class Segmenter(Protocol):
         ...
 
 
-SEGMENTERS: Registry[Callable[[str, Any], Segmenter]] = Registry("segmenter")
+SEGMENTERS: Registry[Callable[[str, Any, Context], Segmenter]] = Registry("segmenter")
 
 
-def make_segmenter(config: DataConfig) -> Segmenter:
+def make_segmenter(settings: Any, context: Context) -> Segmenter:
     """The configured one. ConfigError: an unknown kind, a source that cannot be right."""
-    kind, _, source = config.segment.model.partition(":")
+    kind, _, source = settings.model.partition(":")
     try:
-        return SEGMENTERS.get(kind)(source, config)
+        return SEGMENTERS.get(kind)(source, settings, context)
     except InputError as error:
-        raise ConfigError(f"segment.model={config.segment.model}: {error}") from None
+        raise ConfigError(f"segment.model={settings.model}: {error}") from None
 
 
 @SEGMENTERS.register("border")
@@ -66,7 +64,7 @@ class Border:
     uses_model, packages = False, ("scipy",)
     side, rim, colours, distance = 256, 0.02, 4, 36.0
 
-    def __init__(self, source: str, config: DataConfig) -> None:
+    def __init__(self, source: str, settings: Any, context: Context) -> None:
         if source:
             raise InputError("border has no models to choose from; write segment.model=border")
         _need("scipy", "data")
@@ -109,7 +107,7 @@ class Rembg:
 
     uses_model, packages = True, ("rembg", "onnxruntime")
 
-    def __init__(self, source: str, config: DataConfig) -> None:
+    def __init__(self, source: str, settings: Any, context: Context) -> None:
         for package in ("rembg", "onnxruntime"):
             _need(package, "rembg")
         name, _, file = source.rpartition("=")
@@ -119,7 +117,7 @@ class Rembg:
             name, file = source, ""
         if not name or (file and not Path(file).is_file()):
             raise InputError(f"{file}: no such file" if file else "write rembg:SESSION, as rembg:isnet-general-use")
-        self.name, self.file, self.config = name, file, config
+        self.name, self.file, self.settings, self.context = name, file, settings, context
 
     def find(self, images: Sequence[Image.Image], names: Sequence[str]) -> list[Image.Image]:
         # A prediction without any contrast is divided by zero and comes out as an empty mask: no subject.
@@ -135,7 +133,7 @@ class Rembg:
         from rembg.sessions import sessions
 
         torch.set_num_threads(threads)  # rembg's numba has set OpenMP's number, which is torch's, to all cores
-        key = f"segment.model={self.config.segment.model}"
+        key = f"segment.model={self.settings.model}"
         if self.name not in sessions:
             raise ConfigError(f"{key}: rembg has no session {self.name!r}; it has {', '.join(sorted(sessions))}")
         if not sessions[self.name].is_local():
@@ -146,8 +144,8 @@ class Rembg:
             return self._from_file(sessions[self.name])
         except Exception as error:  # pooch, requests, onnxruntime: each raises its own kinds
             raise ConfigError(
-                f"{key}: rembg cannot load it ({_line(error)}); without a network, name the file of a model that is "
-                f"there: segment.model=rembg:{self.name}=/path/model.onnx"
+                f"{key}: rembg cannot load it ({first_line(error)}); without a network, name the file of a model that "
+                f"is there: segment.model=rembg:{self.name}=/path/model.onnx"
             ) from error
 
     def _from_file(self, session: type) -> Any:
@@ -168,7 +166,7 @@ class Rembg:
 
         from data_gen.models import device_of
 
-        device, _, index = device_of(self.config).partition(":")
+        device, _, index = device_of(self.context).partition(":")
         if device == "cuda" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
             gpu = ("CUDAExecutionProvider", {"device_id": index}) if index else "CUDAExecutionProvider"
             return [gpu, "CPUExecutionProvider"]
@@ -184,10 +182,10 @@ class ClipSeg:
 
     uses_model, packages = True, ("torch", "transformers")
 
-    def __init__(self, source: str, config: DataConfig) -> None:
+    def __init__(self, source: str, settings: Any, context: Context) -> None:
         if not source:
             raise InputError("write clipseg:FOLDER_OR_HUB_NAME")
-        self.source, self.config = source, config
+        self.source, self.settings, self.context = source, settings, context
 
     def find(self, images: Sequence[Image.Image], names: Sequence[str]) -> list[Image.Image]:
         import torch
@@ -209,7 +207,7 @@ class ClipSeg:
 
         from jedi.encoders import load_processor, load_tokenizer
 
-        model = _load(CLIPSegForImageSegmentation, self.source, "clipseg", self.config)
+        model = _load(CLIPSegForImageSegmentation, self.source, "clipseg", self.settings, self.context)
         side = model.config.vision_config.image_size
         imagenet = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
         default = ViTImageProcessorPil(size={"height": side, "width": side}, **imagenet)
@@ -223,10 +221,10 @@ class Sam:
 
     uses_model, packages = True, ("torch", "transformers")
 
-    def __init__(self, source: str, config: DataConfig) -> None:
+    def __init__(self, source: str, settings: Any, context: Context) -> None:
         if not source:
             raise InputError("write sam:FOLDER_OR_HUB_NAME")
-        self.source, self.config = source, config
+        self.source, self.settings, self.context = source, settings, context
 
     def find(self, images: Sequence[Image.Image], names: Sequence[str]) -> list[Image.Image]:
         import torch
@@ -245,7 +243,7 @@ class Sam:
         ]
 
     def _prompt(self, images: Sequence[Image.Image]) -> dict[str, list]:
-        if self.config.segment.prompt == "point":
+        if self.settings.prompt == "point":
             return {"input_points": [[[image.width / 2, image.height / 2]] for image in images]}
         return {"input_boxes": [[[a * side for a in (0.1, 0.9) for side in image.size]] for image in images]}
 
@@ -253,7 +251,7 @@ class Sam:
     def _parts(self) -> tuple[Any, Any]:
         from transformers import SamImageProcessorPil, SamModel, SamProcessor
 
-        model = _load(SamModel, self.source, "sam", self.config)
+        model = _load(SamModel, self.source, "sam", self.settings, self.context)
         side = model.config.vision_config.image_size
         sizes = {"size": {"longest_edge": side}, "pad_size": {"height": side, "width": side}}
         try:
@@ -262,22 +260,18 @@ class Sam:
             return model, SamProcessor(SamImageProcessorPil(**sizes))
 
 
-def _load(cls: type, source: str, kind: str, config: DataConfig) -> Any:
+def _load(cls: type, source: str, kind: str, settings: Any, context: Context) -> Any:
     import torch
 
     from data_gen.models import device_of
     from jedi.encoders import EncoderError, load_model
 
     try:
-        return load_model(cls, source, (kind,), torch.device(device_of(config)))
+        return load_model(cls, source, (kind,), torch.device(device_of(context)))
     except EncoderError as error:
-        raise ConfigError(f"segment.model={config.segment.model}: {error}") from None
+        raise ConfigError(f"segment.model={settings.model}: {error}") from None
 
 
 def _need(package: str, extra: str) -> None:
     if find_spec(package) is None:
         raise InputError(f"{package} is not installed; pip install jedi-diffusion[{extra}]")
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

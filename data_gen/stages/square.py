@@ -4,48 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
 from PIL import Image
 
-from data_gen.checks import check_number
+from data_gen.context import Context
 from data_gen.samples import Dropped, SubjectSet
-from data_gen.stages import STAGES
+from data_gen.stages import STAGES, Stage
 from jedi.io.config import ConfigError
 from jedi.io.images import Box
-
-if TYPE_CHECKING:
-    from data_gen.config import DataConfig
+from jedi.io.ranges import Range
 
 _CENTRES = ("image", "subject")
 
 
 @dataclass
-class SquareConfig:
+class SquareSettings:
     """`centre`: around what the largest square is cut, the image's middle or (where there is a mask) the
     subject's. `min_side`: a set with an image of a shorter side is dropped, since enlarging invents
     nothing; null: half of `resolution`."""
 
     centre: str = "subject"
-    min_side: int | None = None
+    min_side: Annotated[int, Range(1, 10_000)] | None = None
 
     def __post_init__(self) -> None:
         if self.centre not in _CENTRES:
             raise ConfigError(f"square.centre is {self.centre!r}; expected one of {', '.join(_CENTRES)}")
-        if self.min_side is not None:
-            check_number("square.min_side", self.min_side, 1, 10_000)
 
 
 @STAGES.register("square")
-class Square:
+class Square(Stage):
     """Cuts the largest square out of each image and its mask and resizes it to `resolution`. Boxes of
     subjects in the attributes move along."""
 
-    needs, gives, uses_model = frozenset({"images"}), frozenset(), False
+    Settings, uses_model = SquareSettings, False
 
-    def __init__(self, config: DataConfig) -> None:
-        self.settings, self.resolution = config.square, config.resolution
-        self.min_side = self.settings.min_side or max(1, self.resolution // 2)
+    def __init__(self, settings: SquareSettings, context: Context) -> None:
+        super().__init__(settings, context)
+        self.min_side = settings.min_side or max(1, context.resolution // 2)
 
     def process(self, sets: Sequence[SubjectSet]) -> list[SubjectSet | Dropped]:
         return [self._square(one) for one in sets]
@@ -56,7 +52,7 @@ class Square:
         images, masks, attributes = [], [], []
         for image, mask, described in zip(one.images, one.masks, one.attributes, strict=True):
             box = square_box(image.size, self._centre(mask))
-            size = (self.resolution, self.resolution)
+            size = (self.context.resolution,) * 2
             images.append(image.resize(size, Image.Resampling.LANCZOS, box))
             masks.append(None if mask is None else _half(mask.resize(size, Image.Resampling.BOX, box)))
             if masks[-1] is not None:

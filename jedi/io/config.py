@@ -25,7 +25,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from jedi.errors import InputError, given
 from jedi.io.files import write_text
-from jedi.io.ranges import Range
+from jedi.io.ranges import Interval, Range
 from jedi.io.texts import read_text
 
 T = TypeVar("T")
@@ -72,19 +72,31 @@ def load(schema: type[T], path: str | Path | Mapping[str, Any] | None, overrides
         raise ConfigError(str(error)) from None
 
 
-def _merged(schema: type, path: str | Path | Mapping[str, Any] | None, overrides: Sequence[str]) -> Any:
-    layers: list[tuple[str, Any]] = []
+def given_values(path: str | Path | Mapping[str, Any] | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What a YAML file (or these values) and the overrides set, by top-level key, before any schema has looked at it.
+
+    Of a section that several of them set, the last one's part.
+    """
+    return {str(key): value for _, values in _layers(path, overrides) for key, value in values.items()}
+
+
+def _layers(path: str | Path | Mapping[str, Any] | None, overrides: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """Where values come from, and the values; later ones win."""
     if path is not None:
-        layers = [("settings", path)] if isinstance(path, Mapping) else [(str(path), _read_yaml(Path(path)))]
+        yield ("settings", path) if isinstance(path, Mapping) else (str(path), _read_yaml(Path(path)))
     for override in overrides:
         key, equals, _ = override.partition("=")
         if not equals or not all(part.strip() and not set("[]") & set(part) for part in key.split(".")):
             raise ConfigError(f"override {override!r}: expected key=value, for instance seed=1")
         origin = f"override {_short(override)}"
         with _readable(origin):
-            layers.append((origin, OmegaConf.to_container(OmegaConf.from_dotlist([override]))))
+            values = OmegaConf.to_container(OmegaConf.from_dotlist([override]))
+        yield origin, values
+
+
+def _merged(schema: type, path: str | Path | Mapping[str, Any] | None, overrides: Sequence[str]) -> Any:
     config = OmegaConf.structured(schema)
-    for origin, values in layers:
+    for origin, values in _layers(path, overrides):
         _check_keys(schema, values, origin)
         try:
             config = OmegaConf.merge(config, values)
@@ -101,8 +113,11 @@ def build(schema: type[T], values: Mapping[str, Any], origin: str) -> T:
         checked: Any = OmegaConf.to_container(merged, resolve=False)
     except (OmegaConfBaseException, OverflowError) as error:
         raise ConfigError(f"{origin}: {_describe(error)}") from None
-    _check_values(schema, checked, "")
-    return schema(**checked)
+    try:
+        _check_values(schema, checked, "")
+        return schema(**checked)
+    except InputError as error:
+        raise ConfigError(f"{origin}: {error}") from None
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -115,9 +130,9 @@ def save(config: Any, path: str | Path) -> None:
     write_text(path, yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True))
 
 
-def import_extensions(config: Any) -> list[types.ModuleType]:
-    """Imports the modules named in `config.extensions`; what they register can then be chosen by name."""
-    return [_import(name) for name in config.extensions]
+def import_extensions(names: Sequence[str]) -> list[types.ModuleType]:
+    """Imports the modules of these names; what they register can then be chosen by name."""
+    return [_import(name) for name in names]
 
 
 def _import(name: str) -> types.ModuleType:
@@ -158,6 +173,12 @@ def _check_values(kind: Any, value: Any, key: str) -> None:
     if typing.get_origin(kind) is Annotated:
         kind, *notes = typing.get_args(kind)
         within = next((note for note in notes if isinstance(note, Range)), within)
+        interval = next((note for note in notes if isinstance(note, Interval)), None)
+        if interval is not None:
+            _check_values(kind, value, key)
+            if value not in interval:
+                raise ConfigError(f"{key} is {_short(value)}; it must be {interval}")
+            return
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         for name, of_field in _fields(kind, ranges=True).items():
             _check_values(of_field, value[name], f"{key}.{name}" if key else name)

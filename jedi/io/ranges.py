@@ -29,6 +29,20 @@ class Range:
         return f"{'above ' if self.above else ''}{self.low} to {'below ' if self.below else ''}{self.high}"
 
 
+@dataclass(frozen=True)
+class Interval:
+    """Of a list: two numbers, the least and the most, between ``low`` and ``high``."""
+
+    low: float
+    high: float
+
+    def __contains__(self, value: list[float]) -> bool:
+        return len(value) == 2 and self.low <= value[0] <= value[1] <= self.high
+
+    def __str__(self) -> str:
+        return f"[least, most] between {self.low} and {self.high}"
+
+
 Count = Annotated[int, Range(1)]
 Whole = Annotated[int, Range(0)]
 Share = Annotated[float, Range(0, 1)]

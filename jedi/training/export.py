@@ -57,7 +57,7 @@ def load_run(run: str | Path, checkpoint: str = "last") -> JediPipeline:
         InputError: not a run, or one without that checkpoint; it is damaged, or not finite.
     """
     config, state, path = _read(run, checkpoint)
-    configs.import_extensions(config)  # a mode of the run's may be one that they register
+    configs.import_extensions(config.extensions)  # a mode of the run's may be one that they register
     base = load_base(base_of(run, config))
     return JediPipeline(
         vae=base.vae,

@@ -4,17 +4,31 @@ import io
 import json
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from data_gen import run
-from data_gen.config import DataConfig
+from data_gen.config import DataConfig, load_config, schema_of
+
+
+def config_of(out, *extensions: str, **settings) -> DataConfig:
+    """A configuration with sections as objects, of the schema that these extensions make."""
+    schema = schema_of({"extensions": list(extensions)})
+    return schema(out=str(out), extensions=list(extensions), **settings)
+
+
+def section(name: str, *extensions: str, **values) -> Any:
+    """A section of the configuration, checked as a YAML file is."""
+    settings = {"out": "unused", "source": "folder", "extensions": list(extensions), name: values}
+    return getattr(load_config(settings), name)
 
 
 def small_config(out, **changes) -> DataConfig:
-    settings = {"sets": 90, "heldout_sets": 30, "sets_per_unit": 24, "sets_per_shard": 40}
-    return DataConfig(out=str(out), **{**settings, "workers": 1, "contact_sheet_rows": 6, **changes})
+    settings = {"source": "emoji", "sets": 90, "heldout_sets": 30, "sets_per_unit": 24, "sets_per_shard": 40}
+    settings |= {"workers": 1, "contact_sheet_rows": 6}
+    return config_of(out, "jedi_toy.emoji", **{**settings, **changes})
 
 
 def read_sets(folder: Path) -> list[dict]:

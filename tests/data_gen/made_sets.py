@@ -1,11 +1,11 @@
 """Sets with exact masks for the tests of stages: coloured shapes on backgrounds of noise, and a plain configuration."""
 
 import copy
-from types import SimpleNamespace
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from data_gen.context import Context
 from data_gen.samples import SubjectSet
 
 SIDE = 48
@@ -56,10 +56,9 @@ def make_unit() -> list[SubjectSet]:
     ]
 
 
-def config(**sections) -> SimpleNamespace:
-    """What a stage reads of the configuration."""
-    plain = {"out": "data", "seed": 0, "resolution": SIDE, "images_per_set": 4, "device": "cpu", "dtype": "float32"}
-    return SimpleNamespace(**{**plain, **sections})
+def context(**changes) -> Context:
+    """What a stage reads of the configuration, its own section aside."""
+    return Context("data", **{"resolution": SIDE, "device": "cpu", **changes})
 
 
 def pixels(image: Image.Image) -> np.ndarray:

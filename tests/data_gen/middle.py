@@ -9,7 +9,7 @@ from data_gen.stages.segmenters import SEGMENTERS
 class Middle:
     uses_model, packages = False, ()
 
-    def __init__(self, source, config):
+    def __init__(self, source, settings, context):
         pass
 
     def find(self, images, names):

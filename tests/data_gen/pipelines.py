@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 from diffusers import (
@@ -15,6 +14,7 @@ from diffusers import (
 )
 from transformers import CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
 
+from data_gen.context import Context
 from data_gen.prompts import PromptBook, Subject
 from data_gen.prompts.book import save
 from tests import tiny
@@ -23,13 +23,10 @@ SUBJECTS = ("red cat", "blue bird", "dog", "cup", "red fox", "teapot", "robot", 
 PLACES = ("on the grass", "on the beach", "in a cup", "with a bird", "and a dog", "in the red", "on the blue")
 
 
-def settings(out: Path | str = "unused", **changes) -> SimpleNamespace:
-    """What a source reads of a DataConfig, its own section aside."""
-    common = {
-        "out": str(out), "seed": 0, "sets": 6, "heldout_sets": 2, "images_per_set": 2, "resolution": 32,
-        "device": "cpu", "dtype": "float32", "options": {},
-    }  # fmt: skip
-    return SimpleNamespace(**{**common, **changes})
+def context(out: Path | str = "unused", **changes) -> Context:
+    """What a source reads of the configuration, its own section aside."""
+    common = {"sets": 6, "heldout_sets": 2, "images_per_set": 2, "resolution": 32, "device": "cpu"}
+    return Context(str(out), **{**common, **changes})
 
 
 def save_flux(folder: Path) -> Path:

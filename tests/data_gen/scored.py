@@ -1,16 +1,16 @@
 """A data set with scores, drops and near-duplicates, made in a second: shapes, a filter of ours and `sharpness`."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from data_gen.config import DataConfig
-from data_gen.finish import FinishConfig
+from data_gen.config import DataConfig, FinishSettings, schema
 from data_gen.samples import Dropped
-from data_gen.sources import SOURCES
-from data_gen.stages.filters import FILTERS, Verdict
-from data_gen.stages.filters.settings import DuplicatesConfig, FilterConfig, IdentityConfig, SharpnessConfig
+from data_gen.sources import SOURCES, Source
+from data_gen.stages.filter import FilterSets
+from data_gen.stages.filters import FILTERS, Filter, Verdict
+from data_gen.stages.filters.settings import DuplicatesSettings, IdentitySettings, SharpnessSettings
 from tests.data_gen.made_sets import SIDE, make_set
 
 HOSTILE = "a cup | <script>top.hit=1</script> {{ 7*7 }}"
@@ -19,16 +19,13 @@ COPY, ORIGINAL = "train-00000007", "train-00000003"
 RED = 0.4  # the threshold of `redness`
 
 
-class Shapes:
+class Shapes(Source):
     """Set 5 is dropped by the source, set 7 shows the images of set 3; every third set has three images."""
 
     gives, uses_model = frozenset({"images", "masks"}), False
 
-    def __init__(self, config):
-        self.config = config
-
     def sizes(self):
-        return {"train": self.config.sets, "heldout": self.config.heldout_sets}
+        return {"train": self.context.sets, "heldout": self.context.heldout_sets}
 
     def inputs(self):
         return {"shapes": "0" * 64}
@@ -49,34 +46,50 @@ class Shapes:
             yield replace(one, attributes=attributes, captions=captions, provenance=record)
 
 
-class Redness:
+@dataclass
+class RednessSettings:
+    min_share: float | None = None
+
+
+class Redness(Filter):
     """Score: how red the subject is over the set, in [0, 1]."""
 
-    on, needs, uses_model, packages = True, frozenset({"masks"}), False, ()
-    thresholds = (("redness.mean", "options.redness.min_share"),)
+    Settings, needs, uses_model = RednessSettings, frozenset({"masks"}), False
+    thresholds = (("redness.mean", "min_share"),)
 
-    def __init__(self, config):
-        self.least = config.options["redness"]["min_share"]
+    @property
+    def on(self):
+        return self.settings.min_share is not None
 
     def judge(self, images):
         return [self._judge(zip(one.images, one.masks, strict=True)) for one in images.sets]
 
     def _judge(self, pairs):
         red = float(np.mean([np.asarray(image)[np.asarray(mask) > 0, 0].mean() for image, mask in pairs]) / 255)
-        return Verdict({"mean": red}, f"redness below {self.least:g}" if red < self.least else None)
+        least = self.settings.min_share
+        return Verdict({"mean": red}, f"redness below {least:g}" if red < least else None)
 
 
-class Reds(Redness):
+@dataclass
+class RedsSettings:
+    max_share: float | None = None
+
+
+class Reds(Filter):
     """Scores: how red each image is, in [0, 1]."""
 
-    thresholds = (("reds", "options.reds.max_share"),)
+    Settings, needs, uses_model = RedsSettings, frozenset({"masks"}), False
+    thresholds = (("reds", "max_share"),)
 
-    def __init__(self, config):
-        self.most = config.options["reds"]["max_share"]
+    @property
+    def on(self):
+        return self.settings.max_share is not None
 
     def judge(self, images):
         reds = [[float(np.asarray(image)[..., 0].mean() / 255) for image in one.images] for one in images.sets]
-        return [Verdict(x, images={i: "too red" for i, red in enumerate(x) if red > self.most}) for x in reds]
+        return [
+            Verdict(x, images={i: "too red" for i, red in enumerate(x) if red > self.settings.max_share}) for x in reds
+        ]
 
 
 PARTS = ((SOURCES, "shapes", Shapes), (FILTERS, "redness", Redness), (FILTERS, "reds", Reds))
@@ -90,16 +103,16 @@ def register():
 
 
 def scored_config(out: Path | str, **changes) -> DataConfig:
-    judged = FilterConfig(
-        identity=IdentityConfig(min_mean=None),
-        duplicates=DuplicatesConfig(max_copy=None),
-        sharpness=SharpnessConfig(min_score=0.0),
-        extra=["redness", "reds"],
+    judged = FilterSets.section()(
+        identity=IdentitySettings(min_mean=None),
+        duplicates=DuplicatesSettings(max_copy=None),
+        sharpness=SharpnessSettings(min_score=0.0),
+        redness=RednessSettings(RED),
+        reds=RedsSettings(0.3),
     )
     settings = {
         "source": "shapes", "stages": ["filter"], "filter": judged, "resolution": SIDE, "sets": 40, "heldout_sets": 10,
         "sets_per_unit": 8, "sets_per_shard": 16, "workers": 1, "contact_sheet_rows": 6,
-        "options": {"redness": {"min_share": RED}, "reds": {"max_share": 0.3}},
-        "finish": FinishConfig(duplicate_distance=2),
+        "finish": FinishSettings(duplicate_distance=2),
     }  # fmt: skip
-    return DataConfig(out=str(out), **{**settings, **changes})
+    return schema()(out=str(out), **{**settings, **changes})

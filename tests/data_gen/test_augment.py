@@ -7,22 +7,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_gen.sources.prompted import GenerationConfig
+from data_gen.sources.prompted import GenerationSettings
 from data_gen.stages import STAGES
-from data_gen.stages.augment import Augment, AugmentConfig, InpaintConfig
-from data_gen.stages.backgrounds import Backdrop, Backdrops, BackdropsConfig
-from data_gen.stages.compositing import EdgesConfig, _depth, cut, cut_sides, grown, paste
+from data_gen.stages.augment import Augment, AugmentSettings, InpaintSettings
+from data_gen.stages.backgrounds import Backdrop, Backdrops, BackdropsSettings
+from data_gen.stages.compositing import EdgesSettings, _depth, cut, cut_sides, grown, paste
 from data_gen.stages.phrases import PLACES, fill, place_of
 from jedi.io.config import ConfigError, load
 from jedi.rng import seeded_generator
-from tests.data_gen.made_sets import SIDE, config, copied, make_set, make_unit, photo, pixels, same
+from tests.data_gen.made_sets import SIDE, context, copied, make_set, make_unit, photo, pixels, same
 from tests.data_gen.pipelines import save_inpainting
 
-PAINTED = {"method": "composite", "backdrops": BackdropsConfig(painted=True, count=40)}
+PAINTED = {"method": "composite", "backdrops": BackdropsSettings(painted=True, count=40)}
 
 
 def augment(**changes) -> Augment:
-    return Augment(config(augment=AugmentConfig(**{**PAINTED, **changes})))
+    return Augment(AugmentSettings(**{**PAINTED, **changes}), context())
 
 
 def changed(one) -> list[int]:
@@ -36,7 +36,7 @@ def inpainting_base(tmp_path_factory):
 
 def inpaint(base, **changes) -> Augment:
     settings = {"model": str(base), "num_inference_steps": 2, "batch_size": 3, **changes}
-    return Augment(config(augment=AugmentConfig(share=0.75, inpaint=InpaintConfig(**settings))))
+    return Augment(AugmentSettings(share=0.75, inpaint=InpaintSettings(**settings)), context())
 
 
 # --- edges
@@ -45,7 +45,7 @@ def inpaint(base, **changes) -> Augment:
 def test_alpha_is_whole_inside_nothing_outside_and_rises_between():
     mask = Image.new("L", (512, 512))
     mask.paste(255, (100, 100, 400, 400))
-    alpha = np.asarray(EdgesConfig(erode=2.0, feather=4.0).alpha(mask)).astype(int)
+    alpha = np.asarray(EdgesSettings(erode=2.0, feather=4.0).alpha(mask)).astype(int)
     row = alpha[250, 98:110]  # depths of pixel centres from the outline at 100: 0.5, 1.5, ...
     assert row.tolist() == [0, 0, 0, 0, 32, 96, 159, 223, 255, 255, 255, 255]
     assert (alpha[106:394, 106:394] == 255).all()
@@ -73,7 +73,7 @@ def test_edges_scale_with_the_image_and_never_get_hard():
     small, large = (Image.new("L", (side, side)) for side in (64, 1024))
     for mask in (small, large):
         mask.paste(255, (mask.width // 4,) * 2 + (3 * mask.width // 4,) * 2)
-    edges = EdgesConfig(erode=1.0, feather=2.5)
+    edges = EdgesSettings(erode=1.0, feather=2.5)
     partly = [(np.asarray(edges.alpha(mask))[mask.width // 2, : mask.width // 2]) for mask in (small, large)]
     counts = [int(((row > 0) & (row < 255)).sum()) for row in partly]
     assert counts[0] == 1 and counts[1] == 5
@@ -84,19 +84,19 @@ def test_the_middle_of_thin_parts_stays():
     mask.paste(255, (100, 100, 400, 300))
     mask.paste(255, (200, 300, 204, 450))  # a leg of 4 pixels
     mask.paste(255, (300, 300, 301, 450))  # a sliver of 1
-    alpha = np.asarray(EdgesConfig(erode=1.0, feather=2.5).alpha(mask))
+    alpha = np.asarray(EdgesSettings(erode=1.0, feather=2.5).alpha(mask))
     assert alpha[400, 201:203].tolist() == [255, 255] and alpha[400, 200] < 40
     assert alpha[400, 300] < 60
     assert alpha[200, 100:104].tolist() == [0, 51, 153, 255]  # the body's edge is as wide as it was
     small = Image.new("L", (64, 64))
     small.paste(255, (20, 10, 22, 50))
-    assert np.asarray(EdgesConfig().alpha(small))[30, 20:22].min() == 255
+    assert np.asarray(EdgesSettings().alpha(small))[30, 20:22].min() == 255
 
 
 def test_a_border_that_cuts_the_subject_is_no_outline():
     mask = Image.new("L", (512, 512))
     mask.paste(255, (100, 300, 400, 512))
-    alpha = np.asarray(EdgesConfig(erode=2.0, feather=4.0).alpha(mask))
+    alpha = np.asarray(EdgesSettings(erode=2.0, feather=4.0).alpha(mask))
     assert alpha[511, 250] == 255 and alpha[511, 101] == 0
     assert cut_sides(mask) == {"bottom"}
     assert cut_sides(Image.new("L", (8, 8), 255)) == {"left", "top", "right", "bottom"}
@@ -118,14 +118,14 @@ def test_grown_reaches_so_many_pixels():
 def test_pasting_keeps_opaque_pixels_and_the_image_behind():
     image, mask = photo((200, 40, 40), 1, size=(96, 96))
     behind = Image.new("RGB", (96, 96), (10, 20, 30))
-    cutout = cut(image, mask, EdgesConfig())
-    box = EdgesConfig().alpha(mask).getbbox()
+    cutout = cut(image, mask, EdgesSettings())
+    box = EdgesSettings().alpha(mask).getbbox()
     result, (placed,) = paste(behind, [cutout], [box[:2]])
-    alpha = np.asarray(EdgesConfig().alpha(mask))
+    alpha = np.asarray(EdgesSettings().alpha(mask))
     assert (pixels(result)[alpha == 255] == pixels(image)[alpha == 255]).all()
     assert (pixels(result)[alpha == 0] == (10, 20, 30)).all()
     assert (pixels(behind) == (10, 20, 30)).all() and set(np.unique(placed)) == {0, 255}
-    assert cut(image, Image.new("L", (96, 96)), EdgesConfig()) is None
+    assert cut(image, Image.new("L", (96, 96)), EdgesSettings()) is None
 
 
 # --- composite
@@ -139,7 +139,7 @@ def test_the_subject_stays_to_the_pixel_and_the_rest_is_new():
     assert [len(changed(one)) for one in made] == [3, 3, 3, 3]
     for one, before in zip(made, given, strict=True):
         for i in changed(one):
-            alpha = np.asarray(EdgesConfig().alpha(before.masks[i]))
+            alpha = np.asarray(EdgesSettings().alpha(before.masks[i]))
             assert (alpha == 255).sum() > 0.7 * (np.asarray(before.masks[i]) == 255).sum()
             new, old = pixels(one.images[i]), pixels(before.images[i])
             assert (new[alpha == 255] == old[alpha == 255]).all()
@@ -192,7 +192,7 @@ def test_the_seed_decides_and_the_grouping_does_not():
     assert all(same(a, b) for a, b in zip(once, again, strict=True))
     alone = [augment().process([one])[0] for one in make_unit()]
     assert all(same(a, b) for a, b in zip(once, alone, strict=True))
-    other = Augment(config(seed=1, augment=AugmentConfig(**PAINTED))).process(make_unit())
+    other = Augment(AugmentSettings(**PAINTED), context(seed=1)).process(make_unit())
     assert not any(same(a, b) for a, b in zip(once, other, strict=True))
 
 
@@ -258,7 +258,7 @@ def test_given_images_with_their_words(tmp_path):
     for name, colour in (("a.png", (250, 0, 250)), ("b.png", (0, 250, 250))):
         Image.new("RGB", (100, 60), colour).save(tmp_path / name)
     (tmp_path / "a.txt").write_text("in a pink\n room \n")
-    given = BackdropsConfig(folder=str(tmp_path), licence="CC-BY-4.0")
+    given = BackdropsSettings(folder=str(tmp_path), licence="CC-BY-4.0")
     stage = augment(backdrops=given, share=0.75)
     before = stage.inputs()
     made = stage.process(make_unit())
@@ -277,11 +277,11 @@ def test_given_images_with_their_words(tmp_path):
 
 
 def test_a_generated_backdrop_depends_on_its_number_alone(tiny_base):
-    generate = GenerationConfig(model=str(tiny_base), num_inference_steps=2)
-    settings = BackdropsConfig(generate=generate, count=5, batch_size=2, prompts=["on the grass", "on a beach"])
+    generate = GenerationSettings(model=str(tiny_base), num_inference_steps=2)
+    settings = BackdropsSettings(generate=generate, count=5, batch_size=2, prompts=["on the grass", "on a beach"])
 
     def backdrops():
-        return Backdrops("augment", settings, config(resolution=32))
+        return Backdrops("augment", settings, context(resolution=32))
 
     forwards, backwards = backdrops(), backdrops()
     first = [forwards.get(j, (32, 32)) for j in range(5)]
@@ -313,7 +313,7 @@ def test_inpainting_keeps_the_subject_and_repaints_the_rest(inpainting_base):
     for one, before in zip(made, given, strict=True):
         assert len(changed(one)) == 3
         for i in changed(one):
-            alpha = np.asarray(EdgesConfig().alpha(before.masks[i]))
+            alpha = np.asarray(EdgesSettings().alpha(before.masks[i]))
             new, old = pixels(one.images[i]), pixels(before.images[i])
             assert (new[alpha == 255] == old[alpha == 255]).all() and (alpha == 255).sum() > 200
             assert (new[alpha == 0] != old[alpha == 0]).any(-1).mean() > 0.95
@@ -331,7 +331,7 @@ def test_inpainting_is_the_pipelines_own(inpainting_base):
     made = stage.process([given])[0]
     i = changed(made)[0]
     record = made.provenance["augment"]["images"][str(i)]
-    alpha = EdgesConfig().alpha(given.masks[i])
+    alpha = EdgesSettings().alpha(given.masks[i])
     hole = stage._hole(alpha)
     bare = stage.generator.pipe(
         prompt=[record["prompt"]], image=[given.images[i]], mask_image=[hole], width=SIDE, height=SIDE,
@@ -367,7 +367,7 @@ def test_a_plain_text_to_image_model_inpaints_too(tiny_base):
     given = make_set(0, "cup", "thing", (1, 2, 200))
     made = inpaint(tiny_base).process([given])[0]
     for i in changed(made):
-        alpha = np.asarray(EdgesConfig().alpha(given.masks[i]))
+        alpha = np.asarray(EdgesSettings().alpha(given.masks[i]))
         new, old = pixels(made.images[i]), pixels(given.images[i])
         assert (new[alpha == 255] == old[alpha == 255]).all()
         assert (new[alpha == 0] != old[alpha == 0]).any(-1).mean() > 0.95
@@ -386,7 +386,7 @@ def test_the_side_at_which_the_model_works(inpainting_base):
     given = make_set(0, "cup", "thing", (1, 2, 200))
     made = stage.process([given])[0]
     for i in changed(made):
-        alpha = np.asarray(EdgesConfig().alpha(given.masks[i]))
+        alpha = np.asarray(EdgesSettings().alpha(given.masks[i]))
         assert made.images[i].size == (SIDE, SIDE)
         assert (pixels(made.images[i])[alpha == 255] == pixels(given.images[i])[alpha == 255]).all()
 
@@ -416,7 +416,7 @@ def test_places_from_the_sets_own_captions():
     one = make_set(0, "cup", "thing", (1, 2, 200))
     captions = ["a cup on a beach", "a cup in a tent", "a running cup", "a cup in a tent"]
     one = replace(one, captions=captions)
-    stage = Augment(config(augment=AugmentConfig(inpaint=InpaintConfig(model="x/y", scenes=True, prompts=["at home"]))))
+    stage = Augment(AugmentSettings(inpaint=InpaintSettings(model="x/y", scenes=True, prompts=["at home"])), context())
     for trial in range(5):
         phrases = stage._phrases(one, [0, 1, 2], random.Random(trial))
         assert phrases[0] == "in a tent" and phrases[1] == "on a beach" and phrases[2] in ("on a beach", "in a tent")
@@ -443,13 +443,13 @@ def test_registered_and_light():
         ({"method": "blur"}, r"augment\.method is 'blur'.*inpaint, composite"),
         ({"caption": "{subject}"}, r"augment\.caption.*subject.*known are \{name\}"),
         ({"method": "inpaint", "shift": 0.1}, r"augment\.shift.*composite"),
-        ({"backdrops": BackdropsConfig()}, r"augment\.backdrops: none is set.*folder=DIR.*generate\.model.*painted"),
-        ({"backdrops": BackdropsConfig(painted=True, folder="x")}, r"folder and augment\.backdrops\.painted are set"),
-        ({"backdrops": BackdropsConfig(folder="/nowhere")}, r"augment\.backdrops\.folder: /nowhere: no such"),
-        ({"backdrops": BackdropsConfig(prompts=[""])}, r"augment\.backdrops\.prompts is \[''\]"),
+        ({"backdrops": BackdropsSettings()}, r"augment\.backdrops: none is set.*folder=DIR.*generate\.model.*painted"),
+        ({"backdrops": BackdropsSettings(painted=True, folder="x")}, r"folder and augment\.backdrops\.painted are set"),
+        ({"backdrops": BackdropsSettings(folder="/nowhere")}, r"augment\.backdrops\.folder: /nowhere: no such"),
+        ({"backdrops": BackdropsSettings(prompts=[""])}, r"augment\.backdrops\.prompts is \[''\]"),
         ({"method": "inpaint"}, r"augment\.inpaint\.model is empty.*method=composite"),
-        ({"method": "inpaint", "inpaint": InpaintConfig(model="a/b", width=64)}, r"inpaint\.width.*inpaint\.side"),
-        ({"method": "inpaint", "inpaint": InpaintConfig(model="a/b", prompt="{x}")}, r"augment\.inpaint\.prompt"),
+        ({"method": "inpaint", "inpaint": InpaintSettings(model="a/b", width=64)}, r"inpaint\.width.*inpaint\.side"),
+        ({"method": "inpaint", "inpaint": InpaintSettings(model="a/b", prompt="{x}")}, r"augment\.inpaint\.prompt"),
     ],
 )
 def test_mistakes_are_named(changes, message):
@@ -459,19 +459,19 @@ def test_mistakes_are_named(changes, message):
 
 @dataclass
 class Sections:
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
 
 
 def test_the_section_is_set_from_the_command_line(tmp_path):
     file = tmp_path / "config.yaml"
     file.write_text("augment:\n  method: composite\n  backdrops: {painted: true}\n  edges: {feather: 3}\n")
     loaded = load(Sections, file, ["augment.share=0.25", "augment.inpaint.side=512", "augment.inpaint.call={eta: 0}"])
-    assert loaded.augment == AugmentConfig(
+    assert loaded.augment == AugmentSettings(
         method="composite",
         share=0.25,
-        edges=EdgesConfig(feather=3.0),
-        inpaint=InpaintConfig(side=512, call={"eta": 0}),
-        backdrops=BackdropsConfig(painted=True),
+        edges=EdgesSettings(feather=3.0),
+        inpaint=InpaintSettings(side=512, call={"eta": 0}),
+        backdrops=BackdropsSettings(painted=True),
     )
     with pytest.raises(ConfigError, match=r"augment\.backdrops\.count is 0"):
         load(Sections, file, ["augment.backdrops.count=0"])
@@ -480,6 +480,6 @@ def test_the_section_is_set_from_the_command_line(tmp_path):
 def test_a_model_that_cannot_be_had(tmp_path):
     with pytest.raises(ConfigError, match=r"augment\.inpaint\.model"):
         inpaint(tmp_path / "nowhere").process(make_unit())
-    stage = augment(backdrops=BackdropsConfig(generate=GenerationConfig(model=str(tmp_path / "nowhere"))))
+    stage = augment(backdrops=BackdropsSettings(generate=GenerationSettings(model=str(tmp_path / "nowhere"))))
     with pytest.raises(ConfigError, match=r"augment\.backdrops\.generate\.model"):
         stage.process(make_unit())

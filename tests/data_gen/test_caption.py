@@ -14,9 +14,10 @@ from transformers import (
 )
 
 from data_gen.stages import STAGES
-from data_gen.stages.caption import CAPTIONERS, BlipCaptioner, Caption, CaptionConfig
+from data_gen.stages.caption import CAPTIONERS, BlipCaptioner, Caption, CaptionSettings
 from jedi.io.config import ConfigError
-from tests.data_gen.made_sets import config, copied, make_set, make_unit, same
+from tests.data_gen.conftest import section
+from tests.data_gen.made_sets import context, copied, make_set, make_unit, same
 from tests.encoders import CAPTION_WORDS, save_captioner
 
 
@@ -26,7 +27,7 @@ def blip(tmp_path_factory):
 
 
 def caption(seed: int = 0, **changes) -> Caption:
-    return Caption(config(seed=seed, caption=CaptionConfig(**changes)))
+    return Caption(section("caption", **changes), context(seed=seed))
 
 
 class Says:
@@ -171,8 +172,8 @@ def test_blip_says_the_same_alone_and_in_company(blip):
     unit = make_unit()
     images = [image for one in unit for image in one.images]
     beginnings = ["a photo of a dog", "", "a photo of the red cat", "a"] * 4
-    settings = CaptionConfig(method="captioner", captioner=f"blip:{blip}", max_new_tokens=8, batch_size=3)
-    captioner = BlipCaptioner(str(blip), config(caption=settings))
+    settings = CaptionSettings(method="captioner", captioner=f"blip:{blip}", max_new_tokens=8, batch_size=3)
+    captioner = BlipCaptioner(str(blip), settings, context())
     together = captioner.describe(images, beginnings)
     assert captioner.describe(images, beginnings) == together
     alone = [captioner.describe([image], [text])[0] for image, text in zip(images, beginnings, strict=True)]
@@ -185,8 +186,8 @@ def test_blip_says_the_same_alone_and_in_company(blip):
 def test_blip_is_the_models_own_generate(blip):
     """The same as the model's documented call, with its processor's parts by hand."""
     (image, *_), text = make_unit()[0].images, "a photo of"
-    settings = CaptionConfig(method="captioner", captioner=f"blip:{blip}", max_new_tokens=6, beams=2)
-    said = BlipCaptioner(str(blip), config(caption=settings)).describe([image, image], [text, ""])
+    settings = CaptionSettings(method="captioner", captioner=f"blip:{blip}", max_new_tokens=6, beams=2)
+    said = BlipCaptioner(str(blip), settings, context()).describe([image, image], [text, ""])
     model = BlipForConditionalGeneration.from_pretrained(blip).eval()
     tokenizer = BertTokenizer.from_pretrained(blip)
     seen = BlipImageProcessor.from_pretrained(blip)(image, return_tensors="pt")["pixel_values"]
@@ -215,7 +216,7 @@ def test_the_stage_with_blip(blip):
 def test_an_extension_brings_its_own_captioner():
     @CAPTIONERS.register("test-size")
     class Sizes:
-        def __init__(self, source, config):
+        def __init__(self, source, settings, context):
             self.source = source
 
         def describe(self, images, beginnings):

@@ -10,20 +10,21 @@ from PIL import Image
 
 from data_gen.samples import Dropped
 from data_gen.stages import STAGES
-from data_gen.stages.backgrounds import BackdropsConfig
-from data_gen.stages.compose import Compose, ComposeConfig, pairs
-from data_gen.stages.compositing import EdgesConfig
+from data_gen.stages.backgrounds import BackdropsSettings
+from data_gen.stages.compose import Compose, ComposeSettings, pairs
+from data_gen.stages.compositing import EdgesSettings
 from jedi.data import Draw, SetDataset, SetIndex
 from jedi.io.config import ConfigError
 from tests.conftest import _add
-from tests.data_gen.made_sets import SIDE, config, copied, make_set, make_unit, pixels, same
+from tests.data_gen.conftest import section
+from tests.data_gen.made_sets import SIDE, context, copied, make_set, make_unit, pixels, same
 
-PAINTED = BackdropsConfig(painted=True, count=40)
+PAINTED = BackdropsSettings(painted=True, count=40)
 
 
 def compose(images_per_set: int = 5, seed: int = 0, resolution: int = SIDE, **changes) -> Compose:
-    settings = ComposeConfig(**{"share": 1.0, "backdrops": PAINTED, **changes})
-    return Compose(config(images_per_set=images_per_set, seed=seed, resolution=resolution, compose=settings))
+    settings = ComposeSettings(**{"share": 1.0, "backdrops": PAINTED, **changes})
+    return Compose(settings, context(images_per_set=images_per_set, seed=seed, resolution=resolution))
 
 
 def new_sets(sets, **changes):
@@ -101,7 +102,7 @@ def test_a_subject_that_keeps_its_size_keeps_its_pixels():
     (one,) = new_sets(unit, resolution=96, size=[0.9, 0.9], enlarge=1.0)
     for i, made in zip((2, 3, 4), one.provenance["compose"]["together"], strict=True):
         for j, number in enumerate(made["images"]):
-            alpha = EdgesConfig().alpha(unit[j].masks[number])
+            alpha = EdgesSettings().alpha(unit[j].masks[number])
             x0, y0, x1, y1 = alpha.getbbox()
             solid = np.asarray(alpha)[y0:y1, x0:x1] == 255
             x, y = one.attributes[i]["standing"][j]["box"][:2]
@@ -244,15 +245,19 @@ def test_registered_and_light():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"size": [0.5, 0.2]}, r"compose\.size is \[0\.5, 0\.2\]"),
         ({"images_per_set": 4, "references": 2}, r"images_per_set=4.*set images_per_set=5 or more"),
         ({"openings": []}, r"compose\.openings is empty"),
-        ({"backdrops": BackdropsConfig()}, r"compose\.backdrops: none is set"),
+        ({"backdrops": BackdropsSettings()}, r"compose\.backdrops: none is set"),
     ],
 )
 def test_mistakes_are_named(changes, message):
     with pytest.raises(ConfigError, match=message):
         compose(**changes)
+
+
+def test_sizes_are_least_and_most():
+    with pytest.raises(ConfigError, match=r"compose\.size is \[0\.5, 0\.2\]"):
+        section("compose", size=[0.5, 0.2])
 
 
 def test_images_of_any_size_come_together():

@@ -11,7 +11,7 @@ from threading import Thread
 
 import pytest
 
-from data_gen.prompts import PromptsConfig, write_prompts
+from data_gen.prompts import PromptsSettings, write_prompts
 from data_gen.prompts.endpoint import EndpointError
 from data_gen.prompts.templates import ask_subjects
 from jedi.io.config import ConfigError
@@ -63,7 +63,7 @@ def error(status, message):
 
 def endpoint_config(url, **settings):
     given = {"categories": ["animal"], "subjects": 2, "scenes_per_subject": 1, "attempts": 2, "timeout": 5.0}
-    return PromptsConfig(backend="openai", model="m", endpoint=url, **{**given, **settings})
+    return PromptsSettings(backend="openai", model="m", endpoint=url, **{**given, **settings})
 
 
 def written(config, out, seed=0):

@@ -13,7 +13,7 @@ import pytest
 
 from data_gen import run
 from data_gen.__main__ import main
-from data_gen.config import DataConfig
+from data_gen.config import DataConfig, load_config
 from data_gen.plan import read_plan
 from data_gen.sources.shared_attention import SharedAttention
 from data_gen.stages.augment import Augment
@@ -21,7 +21,7 @@ from data_gen.stages.caption import Caption
 from data_gen.stages.filters.quality import Sharpness
 from data_gen.status import status
 from jedi.data import SetDataset, SetIndex
-from jedi.io.config import ConfigError, load
+from jedi.io.config import ConfigError
 from tests.data_gen.conftest import all_bytes, read_sets
 from tests.data_gen.kills import killed_at
 from tests.data_gen.pipelines import save_flux, save_inpainting
@@ -63,7 +63,7 @@ def settings(models) -> list[str]:
 
 
 def configured(settings: list[str], out: Path, *changes: str) -> DataConfig:
-    return load(DataConfig, None, [f"out={out}", *settings, *changes])
+    return load_config(None, [f"out={out}", *settings, *changes])
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,20 +9,20 @@ import torch
 from PIL import Image, ImageFilter, ImageOps
 from safetensors.torch import save_file
 
+from data_gen.context import Context
 from data_gen.samples import Dropped, SubjectSet
 from data_gen.stages import STAGES
 from data_gen.stages.filter import ORDER, FilterSets
-from data_gen.stages.filters import FILTERS, Verdict, rounded
+from data_gen.stages.filters import FILTERS, Filter, Verdict, rounded
 from data_gen.stages.filters.quality import sharpness
 from data_gen.stages.filters.settings import (
-    AestheticConfig,
-    DuplicatesConfig,
-    FilterConfig,
-    IdentityConfig,
-    NsfwConfig,
-    PeopleConfig,
-    SharpnessConfig,
-    TextConfig,
+    AestheticSettings,
+    DuplicatesSettings,
+    IdentitySettings,
+    NsfwSettings,
+    PeopleSettings,
+    SharpnessSettings,
+    TextSettings,
 )
 from jedi import encoders
 from jedi.encoders import load_encoder
@@ -33,20 +32,19 @@ from tests.data_gen.made_sets import make_set, make_unit
 from tests.encoders import LAYERS, fill, save_clip, save_dinov2
 
 OFF = {
-    "identity": IdentityConfig(min_mean=None),
-    "sharpness": SharpnessConfig(min_score=None),
-    "duplicates": DuplicatesConfig(max_copy=None),
+    "identity": IdentitySettings(min_mean=None),
+    "sharpness": SharpnessSettings(min_score=None),
+    "duplicates": DuplicatesSettings(max_copy=None),
 }
 
 
 def configured(resolution=48, **settings):
-    """A configuration with these filters only."""
-    section = FilterConfig(**{**OFF, **settings})
-    return SimpleNamespace(seed=0, resolution=resolution, device="cpu", dtype="float32", filter=section, options={})
+    """Settings with these filters only, and a context."""
+    return FilterSets.section()(**{**OFF, **settings}), Context("data", resolution=resolution, device="cpu")
 
 
 def judged(sets, **settings):
-    return FilterSets(configured(**settings)).process(sets)
+    return FilterSets(*configured(**settings)).process(sets)
 
 
 def reasons(sets):
@@ -73,7 +71,7 @@ def unit():
 
 @pytest.mark.parametrize("masked", [True, False])
 def test_identity_is_the_cosine_of_all_pairs(unit, dinov2, masked):
-    sets = judged(unit, identity=IdentityConfig(min_mean=-1, encoder=dinov2, masked=masked))
+    sets = judged(unit, identity=IdentitySettings(min_mean=-1, encoder=dinov2, masked=masked))
     encoder = load_encoder(dinov2)
     for one, before in zip(sets, unit, strict=True):
         images = before.images
@@ -92,7 +90,7 @@ def test_identity_is_the_cosine_of_all_pairs(unit, dinov2, masked):
 def test_a_stranger_is_seen_by_the_pair_sooner_than_by_the_mean(unit, dinov2):
     fox, cup = unit[:2]
     stranger = replace(fox, images=[*fox.images[:3], cup.images[3]], masks=[*fox.masks[:3], cup.masks[3]])
-    settings = IdentityConfig(min_mean=-1, encoder=dinov2)
+    settings = IdentitySettings(min_mean=-1, encoder=dinov2)
     good, bad = (one.scores["identity"] for one in judged([fox, stranger], identity=settings))
     assert bad["mean"] < good["mean"]
     assert good["min"] - bad["min"] > good["mean"] - bad["mean"]
@@ -106,18 +104,18 @@ def test_a_stranger_is_seen_by_the_pair_sooner_than_by_the_mean(unit, dinov2):
 
 
 def test_identity_of_one_image_is_not_judged(dinov2):
-    settings = IdentityConfig(min_mean=1, encoder=dinov2)
+    settings = IdentitySettings(min_mean=1, encoder=dinov2)
     (one,) = judged([make_set(0, "cup", "thing", (40, 40, 220), n=1)], identity=settings)
     assert one.scores["identity"] is None
 
 
 def test_identity_needs_masks_and_one_subject(unit, dinov2):
-    stage = FilterSets(configured(identity=IdentityConfig(encoder=dinov2)))
+    stage = FilterSets(*configured(identity=IdentitySettings(encoder=dinov2)))
     assert stage.needs == {"images", "masks"}
     bare = replace(unit[1], masks=[*unit[1].masks[:2], None, unit[1].masks[3]])
     with pytest.raises(ConfigError, match=r"image 2 of set train-00000001 has no mask; .*identity.masked=false"):
         stage.process([unit[0], bare])
-    whole = FilterSets(configured(identity=IdentityConfig(min_mean=-1, encoder=dinov2, masked=False)))
+    whole = FilterSets(*configured(identity=IdentitySettings(min_mean=-1, encoder=dinov2, masked=False)))
     assert whole.needs == {"images"}
     assert whole.process([bare])[0].scores["identity"]["min"] <= 1
     several = replace(unit[0], subject={**unit[0].subject, "subjects": [{"name": "fox"}, {"name": "cup"}]})
@@ -129,13 +127,13 @@ def test_identity_needs_masks_and_one_subject(unit, dinov2):
 
 
 def test_text_is_the_cosine_with_the_own_caption(unit, clip):
-    sets = judged(unit, text=TextConfig(min_score=-1, encoder=clip))
+    sets = judged(unit, text=TextSettings(min_score=-1, encoder=clip))
     encoder = load_encoder(clip)
     for one in sets:
         rows = encoder.embed_images(one.images) * encoder.embed_texts(one.captions)
         assert one.scores["text"] == pytest.approx(rows.sum(-1).tolist(), abs=1e-4)
     least = sorted(sets[0].scores["text"])[1] - 1e-3
-    settings = {"text": TextConfig(min_score=least, encoder=clip)}
+    settings = {"text": TextSettings(min_score=least, encoder=clip)}
     assert reasons(judged(unit[:1], **settings)) == [f"text below {least:g}"]
     (kept,) = judged(unit[:1], drop_images=True, **settings)
     assert len(kept.images) == 3
@@ -145,7 +143,7 @@ def test_text_is_the_cosine_with_the_own_caption(unit, clip):
 def test_the_aesthetic_head_is_put_on_clip(unit, clip, tmp_path):
     weight, bias = torch.randn(1, 16), torch.tensor([5.0])
     save_file({"weight": weight, "bias": bias}, tmp_path / "head.safetensors")
-    settings = AestheticConfig(min_mean=-100, encoder=clip, head=str(tmp_path / "head.safetensors"))
+    settings = AestheticSettings(min_mean=-100, encoder=clip, head=str(tmp_path / "head.safetensors"))
     sets = judged(unit, aesthetic=settings)
     for one in sets:
         theirs = load_encoder(clip).embed_images(one.images) @ weight[0] + bias
@@ -172,12 +170,12 @@ def test_an_encoder_is_loaded_once_and_asked_once(unit, clip, dinov2, tmp_path, 
 
     monkeypatch.setattr(encoders, "load_encoder", counting)
     settings = configured(
-        identity=IdentityConfig(min_mean=-1, encoder=dinov2),
-        text=TextConfig(min_score=-1, encoder=clip),
-        aesthetic=AestheticConfig(min_mean=-100, encoder=clip, head=str(tmp_path / "head.safetensors")),
-        duplicates=DuplicatesConfig(max_copy=None, max_cosine=1, encoder=dinov2),
+        identity=IdentitySettings(min_mean=-1, encoder=dinov2),
+        text=TextSettings(min_score=-1, encoder=clip),
+        aesthetic=AestheticSettings(min_mean=-100, encoder=clip, head=str(tmp_path / "head.safetensors")),
+        duplicates=DuplicatesSettings(max_copy=None, max_cosine=1, encoder=dinov2),
     )
-    stage = FilterSets(settings)
+    stage = FilterSets(*settings)
     assert loaded == []
     stage.process(unit)
     # DINOv2 sees cut-outs for identity and whole images for duplicates, CLIP whole images once for both.
@@ -222,7 +220,7 @@ def test_sharpness_hardly_depends_on_the_size_where_amplitudes_fall_as_in_nature
 def test_a_blurred_image_can_go_alone(unit):
     one = unit[0]
     blurred = replace(one, images=[*one.images[:2], one.images[2].filter(ImageFilter.GaussianBlur(3)), one.images[3]])
-    settings = {"sharpness": SharpnessConfig(min_score=200)}
+    settings = {"sharpness": SharpnessSettings(min_score=200)}
     dropped, good = judged([blurred, one], **settings)
     assert (dropped.reason, dropped.scores["sharpness"][2] < 200) == ("sharpness below 200", True)
     assert min(good.scores["sharpness"]) > 200
@@ -247,7 +245,7 @@ def test_copies_within_a_set_are_found(dinov2):
     one = make_set(0, "red fox", "animal", (200, 40, 40), size=(64, 64))
     copies = [one.images[0], one.images[1], ImageOps.mirror(one.images[0]), one.images[3]]
     copied = replace(one, images=copies)
-    settings = {"duplicates": DuplicatesConfig(max_cosine=0.9999, encoder=dinov2)}
+    settings = {"duplicates": DuplicatesSettings(max_cosine=0.9999, encoder=dinov2)}
     good, bad = judged([one, copied], **settings)
     assert bad.reason == "duplicates (copy) above 0.75"
     assert bad.scores["duplicates"]["copy"] == pytest.approx(1, abs=1e-3)
@@ -258,7 +256,7 @@ def test_copies_within_a_set_are_found(dinov2):
     assert good.scores["duplicates"]["cosine"] == pytest.approx(highest, abs=1e-4)
     (kept,) = judged([copied], drop_images=True, **settings)
     assert kept.images == [copies[0], copies[1], copies[3]]
-    by_cosine = DuplicatesConfig(max_copy=None, max_cosine=highest - 1e-3, encoder=dinov2)
+    by_cosine = DuplicatesSettings(max_copy=None, max_cosine=highest - 1e-3, encoder=dinov2)
     assert reasons(judged([one], duplicates=by_cosine)) == [f"duplicates (cosine) above {highest - 1e-3:g}"]
     single = make_set(0, "cup", "thing", (40, 40, 220), n=1)
     assert judged([single], **settings)[0].scores["duplicates"] == {"copy": None, "cosine": None}
@@ -286,7 +284,7 @@ def test_people_are_the_detector_s(unit, detector):
     from transformers import AutoImageProcessor, YolosForObjectDetection
 
     model, processor = YolosForObjectDetection.from_pretrained(detector), AutoImageProcessor.from_pretrained(detector)
-    sets = judged(unit, people=PeopleConfig(max_score=1, model=str(detector)))
+    sets = judged(unit, people=PeopleSettings(max_score=1, model=str(detector)))
     for one in sets:
         with torch.no_grad():
             chances = model(**processor(images=one.images, return_tensors="pt")).logits.softmax(-1)[..., :-1]
@@ -297,10 +295,10 @@ def test_people_are_the_detector_s(unit, detector):
     most = sorted(x for x in found)[8]
     expected = [any(x > most for x in one.scores["people"]) for one in sets]
     assert any(expected)
-    got = reasons(judged(unit, people=PeopleConfig(max_score=most, model=str(detector))))
+    got = reasons(judged(unit, people=PeopleSettings(max_score=most, model=str(detector))))
     assert got == [f"people above {most:g}" if bad else None for bad in expected]
     with pytest.raises(ConfigError, match=r"filter\.people\.label is 'dog'.*chair, person, cup"):
-        judged(unit, people=PeopleConfig(max_score=1, model=str(detector), label="dog"))
+        judged(unit, people=PeopleSettings(max_score=1, model=str(detector), label="dog"))
 
 
 @pytest.fixture(scope="module")
@@ -333,7 +331,7 @@ def test_nsfw_is_what_the_safety_checker_would_blacken(checker):
         pixels = CLIPImageProcessorPil(**size)(one.images, return_tensors="pt").pixel_values
         flags += model(clip_input=pixels, images=[np.ones((2, 2, 3)) for _ in one.images])[1]
     assert 3 < sum(flags) < len(flags) - 3
-    done = judged(sets, nsfw=NsfwConfig(max_score=0, model=str(checker)))
+    done = judged(sets, nsfw=NsfwSettings(max_score=0, model=str(checker)))
     scores = [x for one in done for x in one.scores["nsfw"]]
     assert [x > 0 for x in scores] == flags
     assert {one.reason for one in done if isinstance(one, Dropped)} == {"nsfw above 0"}
@@ -341,16 +339,16 @@ def test_nsfw_is_what_the_safety_checker_would_blacken(checker):
 
 @pytest.mark.parametrize("name", ["people", "nsfw"])
 def test_a_model_that_cannot_be_had_is_named(unit, tmp_path, name):
-    settings = {"people": PeopleConfig, "nsfw": NsfwConfig}[name](max_score=1, model=str(tmp_path))
+    settings = {"people": PeopleSettings, "nsfw": NsfwSettings}[name](max_score=1, model=str(tmp_path))
     with pytest.raises(ConfigError, match=rf"filter\.{name}\.model"):
         judged(unit, **{name: settings})
 
 
 def test_an_encoder_that_cannot_be_had_is_named(unit, tmp_path, dinov2):
     with pytest.raises(ConfigError, match=r"filter\.identity\.encoder"):
-        judged(unit, identity=IdentityConfig(encoder=f"dinov2:{tmp_path}"))
+        judged(unit, identity=IdentitySettings(encoder=f"dinov2:{tmp_path}"))
     with pytest.raises(ConfigError, match=r"filter\.text\.encoder=dinov2.*clip:X"):
-        judged(unit, text=TextConfig(min_score=0, encoder=dinov2))
+        judged(unit, text=TextSettings(min_score=0, encoder=dinov2))
 
 
 # the stage
@@ -361,11 +359,8 @@ def told(monkeypatch):
     """A filter of an extension that answers what it is told."""
 
     def telling(name, *answers):
-        class Told:
-            on, needs, uses_model, packages = True, frozenset(), False, ()
-
-            def __init__(self, config):
-                pass
+        class Told(Filter):
+            uses_model = False
 
             def judge(self, images):
                 return answers
@@ -379,16 +374,15 @@ def test_the_first_filter_that_fails_is_the_reason_and_all_scores_are_there(unit
     told("mine", *(Verdict({"x": float(i)}, "mine failed") for i in range(4)))
     sets = judged(
         unit,
-        extra=["mine"],
-        identity=IdentityConfig(min_mean=-1, encoder=dinov2),
-        sharpness=SharpnessConfig(min_score=1e5),
+        identity=IdentitySettings(min_mean=-1, encoder=dinov2),
+        sharpness=SharpnessSettings(min_score=1e5),
     )
     assert reasons(sets) == ["sharpness below 100000"] * 4
     for i, one in enumerate(sets):
         assert list(one.scores) == ["identity", "sharpness", "mine"]
         assert one.scores["mine"] == {"x": i}
         assert json.loads(json.dumps(one.scores)) == one.scores
-    assert reasons(judged(unit, extra=["mine"])) == ["mine failed"] * 4
+    assert reasons(judged(unit)) == ["mine failed"] * 4
 
 
 def test_left_out_images_and_failing_sets_together(unit, told):
@@ -396,8 +390,8 @@ def test_left_out_images_and_failing_sets_together(unit, told):
     good, some, whole = Verdict(1.0), Verdict([1.0] * 4, images={1: "some", 2: "some"}), Verdict(0.5, "whole")
     told("a", good, some, some, some)
     told("b", good, good, whole, Verdict(0.0, images={3: "more"}))
-    assert reasons(judged(unit, extra=["a", "b"])) == [None, "some", "some", "some"]
-    sets = judged(unit, extra=["a", "b"], drop_images=True)
+    assert reasons(judged(unit)) == [None, "some", "some", "some"]
+    sets = judged(unit, drop_images=True)
     assert reasons(sets) == [None, None, "whole", "some"]
     assert len(sets[1].images) == 2
     assert sets[1].provenance["left_out"] == {"filter": {"some": 2}}
@@ -405,7 +399,7 @@ def test_left_out_images_and_failing_sets_together(unit, told):
 
 
 def test_earlier_scores_stay(unit):
-    (one,) = judged([replace(unit[0], scores={"panels": 4})], sharpness=SharpnessConfig(min_score=0))
+    (one,) = judged([replace(unit[0], scores={"panels": 4})], sharpness=SharpnessSettings(min_score=0))
     assert one.scores["panels"] == 4
     assert len(one.scores["sharpness"]) == 4
 
@@ -413,16 +407,16 @@ def test_earlier_scores_stay(unit):
 def test_a_score_that_is_no_number_stops_the_run(unit, told):
     told("mine", *[Verdict({"x": [0.5, float("nan")]})] * 4)
     with pytest.raises(ValueError, match=r"filter\.mine: the score is nan for set train-00000000"):
-        judged(unit, extra=["mine"])
+        judged(unit)
     assert rounded({"a": [0.123456, None], "b": 2}) == {"a": [0.1235, None], "b": 2}
 
 
 def test_what_the_stage_says_of_itself(clip):
-    light = STAGES.get("filter")(configured(sharpness=SharpnessConfig()))
+    light = STAGES.get("filter")(*configured(sharpness=SharpnessSettings()))
     assert (light.needs, light.gives, light.uses_model, light.packages) == ({"images"}, set(), False, ())
-    copies = FilterSets(configured(duplicates=DuplicatesConfig()))
+    copies = FilterSets(*configured(duplicates=DuplicatesSettings()))
     assert (copies.uses_model, copies.packages) == (False, ("torch",))
-    heavy = FilterSets(configured(text=TextConfig(min_score=0, encoder=clip)))
+    heavy = FilterSets(*configured(text=TextSettings(min_score=0, encoder=clip)))
     assert heavy.uses_model
     assert heavy.packages == ("timm", "torch", "transformers")
     assert heavy.process([]) == []
@@ -430,24 +424,21 @@ def test_what_the_stage_says_of_itself(clip):
 
 
 def test_how_units_are_cut_does_not_matter(unit, dinov2, clip):
-    settings = configured(identity=IdentityConfig(encoder=dinov2), text=TextConfig(min_score=-1, encoder=clip))
-    stage = FilterSets(settings)
+    settings = configured(identity=IdentitySettings(encoder=dinov2), text=TextSettings(min_score=-1, encoder=clip))
+    stage = FilterSets(*settings)
     together, alone = stage.process(unit), [stage.process([one])[0] for one in unit]
     for a, b in zip(together, alone, strict=True):
         assert type(a) is type(b)
         assert a.scores["text"] == pytest.approx(b.scores["text"], abs=2e-4)
 
 
-def test_a_stage_without_a_filter_and_unknown_filters_are_refused(told):
+def test_a_stage_without_a_filter_and_unknown_filters_are_refused():
     with pytest.raises(ConfigError, match="all thresholds are null"):
-        FilterSets(configured())
-    with pytest.raises(ConfigError, match=r"filter\.extra: unknown filter 'sharpnes': did you mean 'sharpness'"):
-        FilterSets(configured(extra=["sharpnes"]))
-    with pytest.raises(ConfigError, match="named already"):
-        FilterSets(configured(extra=["text"]))
-    told("mine")
-    with pytest.raises(ConfigError, match="named already"):
-        FilterSets(configured(extra=["mine", "mine"]))
+        FilterSets(*configured())
+    with pytest.raises(ConfigError, match=r"unknown key 'sharpnes'; did you mean 'sharpness'"):
+        load(FilterSets.section(), {"sharpnes": {"min_score": 1.0}})
+    with pytest.raises(ValueError, match="'text' is registered already"):
+        FILTERS.register("text")(Filter)
 
 
 @pytest.mark.parametrize(
@@ -468,12 +459,12 @@ def test_a_stage_without_a_filter_and_unknown_filters_are_refused(told):
 )
 def test_wrong_settings_are_refused(override, words):
     with pytest.raises(ConfigError) as caught:
-        load(FilterConfig, None, [override])
+        load(FilterSets.section(), None, [override])
     assert words in str(caught.value)
 
 
 def test_the_settings_can_be_switched_off():
-    settings = load(FilterConfig, None, ["identity.min_mean=null", "duplicates.max_copy=null"])
-    stage = FilterSets(SimpleNamespace(filter=settings, resolution=64))
+    settings = load(FilterSets.section(), None, ["identity.min_mean=null", "duplicates.max_copy=null"])
+    stage = FilterSets(settings, Context("data"))
     assert list(stage.filters) == ["sharpness"]
     assert isinstance(make_unit()[0], SubjectSet)

@@ -93,7 +93,7 @@ def test_scores_are_of_the_sets_photos(photos):
 def test_rows_with_masks_that_are_kept(photos, tmp_path, monkeypatch):
     sets = with_masks(read_sets(photos), "border", tmp_path / "masks")
     assert len(list((tmp_path / "masks").rglob("*.png"))) == 24
-    monkeypatch.setattr("benchmarks.filter.Segment", lambda config: SimpleNamespace())
+    monkeypatch.setattr("benchmarks.filter.Segment", lambda settings, context: SimpleNamespace())
     again = with_masks(read_sets(photos), "border", tmp_path / "masks")
     assert [x.tobytes() for x in again[0].masks] == [x.tobytes() for x in sets[0].masks]
     rows = identity(sets, f"dinov2:{save_dinov2(tmp_path / 'dino')}", 0)

@@ -14,9 +14,9 @@ import pytest
 from data_gen import models, run
 from data_gen.__main__ import main
 from data_gen.config import DataConfig
-from data_gen.prompts.config import PromptsConfig
+from data_gen.prompts.config import PromptsSettings
 from data_gen.prompts.response_cache import NAME as JOURNAL
-from data_gen.sources.shared_attention import SharedAttentionConfig
+from data_gen.sources.shared_attention import SharedAttentionSettings
 from tests.data_gen.conftest import all_bytes, small_config
 from tests.data_gen.pipelines import save_plain_jedi
 
@@ -108,8 +108,8 @@ def test_the_emoji_source_on_a_disk_that_grows(tmp_path, disk):
 @pytest.mark.slow
 def test_prompts_and_a_pipeline_on_a_disk_that_grows(tmp_path, root, disk, monkeypatch):
     model = save_plain_jedi(root, tmp_path / "model")
-    source = SharedAttentionConfig(model=str(model), num_inference_steps=1)
-    prompts = PromptsConfig(subjects=24, scenes_per_subject=2)
+    source = SharedAttentionSettings(model=str(model), num_inference_steps=1)
+    prompts = PromptsSettings(subjects=24, scenes_per_subject=2)
     settings = {"source": "shared_attention", "shared_attention": source, "prompts": prompts, "device": "cpu"}
     settings |= {"sets": 2, "heldout_sets": 0, "images_per_set": 2, "sets_per_unit": 1, "sets_per_shard": 2}
     easy, hard = small_config(tmp_path / "easy", **settings), small_config(tmp_path / "disk" / "hard", **settings)

@@ -9,11 +9,11 @@ import torch
 from data_gen.models import device_of, load_pipeline
 from jedi.io.config import ConfigError
 from tests import tiny
-from tests.data_gen.pipelines import save_flux, settings
+from tests.data_gen.pipelines import context, save_flux
 
 
 def test_a_folder_loads_in_the_dtype_and_without_bars(tiny_base, capfd):
-    pipe = load_pipeline("collage.model", str(tiny_base), "text2image", settings(dtype="bfloat16"))
+    pipe = load_pipeline("collage.model", str(tiny_base), "text2image", context(dtype="bfloat16"))
     assert type(pipe).__name__ == "StableDiffusionPipeline"
     assert {pipe.unet.dtype, pipe.vae.dtype, pipe.text_encoder.dtype} == {torch.bfloat16}
     pipe("a red cat", height=32, width=32, num_inference_steps=2)
@@ -21,9 +21,9 @@ def test_a_folder_loads_in_the_dtype_and_without_bars(tiny_base, capfd):
 
 
 def test_kinds_are_told_apart(tiny_base, tmp_path):
-    inpaint = load_pipeline("augment.model", str(tiny_base), "inpaint", settings())
+    inpaint = load_pipeline("augment.model", str(tiny_base), "inpaint", context())
     assert type(inpaint).__name__ == "StableDiffusionInpaintPipeline"
-    flux = load_pipeline("collage.model", str(save_flux(tmp_path / "flux")), "text2image", settings())
+    flux = load_pipeline("collage.model", str(save_flux(tmp_path / "flux")), "text2image", context())
     assert type(flux).__name__ == "FluxPipeline"
 
 
@@ -38,28 +38,28 @@ def test_kinds_are_told_apart(tiny_base, tmp_path):
 )
 def test_a_model_that_cannot_be_had(source, said):
     with pytest.raises(ConfigError, match=said) as error:
-        load_pipeline("collage.model", source, "text2image", settings())
+        load_pipeline("collage.model", source, "text2image", context())
     assert str(error.value).startswith("collage.model")
 
 
 def test_a_folder_that_is_no_pipeline(tmp_path):
     with pytest.raises(ConfigError, match="no diffusers folder.*model_index.json"):
-        load_pipeline("collage.model", str(tmp_path), "text2image", settings())
+        load_pipeline("collage.model", str(tmp_path), "text2image", context())
     (tmp_path / "model_index.json").write_text("{}")
     with pytest.raises(ConfigError, match="names no pipeline class"):
-        load_pipeline("collage.model", str(tmp_path), "text2image", settings())
+        load_pipeline("collage.model", str(tmp_path), "text2image", context())
     (tmp_path / "model.ckpt").write_text("")
     with pytest.raises(ConfigError, match="is a file"):
-        load_pipeline("collage.model", str(tmp_path / "model.ckpt"), "text2image", settings())
+        load_pipeline("collage.model", str(tmp_path / "model.ckpt"), "text2image", context())
 
 
 def test_a_pipeline_of_another_kind(root, tmp_path):
     with pytest.raises(ConfigError, match="is a JediPipeline, and a text-to-image pipeline is wanted"):
-        load_pipeline("collage.model", str(root / "models" / "jedi-tiny"), "text2image", settings())
+        load_pipeline("collage.model", str(root / "models" / "jedi-tiny"), "text2image", context())
     folder = tiny.save_base(tiny.components(in_channels=9), tmp_path)
     with pytest.raises(ConfigError, match="takes 9 channels for latents of 4"):
-        load_pipeline("collage.model", str(folder), "text2image", settings())
-    assert load_pipeline("augment.model", str(folder), "inpaint", settings()).unet.config.in_channels == 9
+        load_pipeline("collage.model", str(folder), "text2image", context())
+    assert load_pipeline("augment.model", str(folder), "inpaint", context()).unet.config.in_channels == 9
 
 
 @pytest.mark.parametrize("part", ["unet", "text_encoder"])
@@ -69,10 +69,10 @@ def test_pickles_are_not_read(tiny_base, tmp_path, part):
     torch.save({}, weights.with_suffix(".bin"))
     weights.unlink()
     with pytest.raises(ConfigError, match=f"the weights of {part} are a pickle"):
-        load_pipeline("collage.model", str(folder), "text2image", settings())
+        load_pipeline("collage.model", str(folder), "text2image", context())
     weights.with_suffix(".bin").unlink()
     with pytest.raises(ConfigError, match="safetensors"):
-        load_pipeline("collage.model", str(folder), "text2image", settings())
+        load_pipeline("collage.model", str(folder), "text2image", context())
 
 
 def test_a_part_that_does_not_load(tiny_base, tmp_path):
@@ -80,14 +80,14 @@ def test_a_part_that_does_not_load(tiny_base, tmp_path):
     index = json.loads((folder / "model_index.json").read_text())
     (folder / "model_index.json").write_text(json.dumps(index | {"unet": ["diffusers", "NoSuchClass"]}))
     with pytest.raises(ConfigError, match="StableDiffusionPipeline does not load: .*NoSuchClass"):
-        load_pipeline("collage.model", str(folder), "text2image", settings())
+        load_pipeline("collage.model", str(folder), "text2image", context())
 
 
 def test_devices():
-    assert device_of(settings(device="cpu")) == "cpu"
-    assert device_of(settings(device="auto")) == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert device_of(context(device="cpu")) == "cpu"
+    assert device_of(context(device="auto")) == ("cuda" if torch.cuda.is_available() else "cpu")
     for wish in ("tpu", "cuda:x", "meta"):
         with pytest.raises(ConfigError, match="expected auto, cpu, cuda or cuda:N"):
-            device_of(settings(device=wish))
+            device_of(context(device=wish))
     with pytest.raises(ConfigError, match="CUDA devices"):
-        device_of(settings(device=f"cuda:{torch.cuda.device_count()}"))
+        device_of(context(device=f"cuda:{torch.cuda.device_count()}"))

@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 
 from data_gen.english import with_article
-from data_gen.prompts import PROMPT_BACKENDS, Answer, PromptsConfig, read_prompts, write_prompts
+from data_gen.prompts import PROMPT_BACKENDS, Answer, PromptsSettings, read_prompts, write_prompts
 from data_gen.prompts.parsing import Refused, alike, check_look, check_name, check_scene, parse
 from data_gen.prompts.response_cache import Journal
 from data_gen.prompts.templates import ask_portrait, ask_subjects
@@ -20,6 +20,7 @@ from data_gen.prompts.vocabulary import CATEGORY, LIGHTS, PLACES
 from data_gen.prompts.words import head_noun, singular, slug, subject_key
 from jedi.io.config import ConfigError, load
 from jedi.io.files import FolderInUse
+from tests.data_gen.conftest import section
 
 SCRIPTS = {}
 """What the back end `scripted` says, by the name of its model: a function of the request."""
@@ -48,7 +49,7 @@ def scripted(request):
             "concurrency": 1,
             "attempts": 3,
         }
-        return PromptsConfig(backend="scripted", model=request.node.name, **{**given, **settings})
+        return PromptsSettings(backend="scripted", model=request.node.name, **{**given, **settings})
 
     return make
 
@@ -78,7 +79,7 @@ def journal_rows(out):
 
 
 def test_the_grammar_fills_every_category_with_different_subjects(tmp_path):
-    config = PromptsConfig(subjects=250)
+    config = PromptsSettings(subjects=250)
     book = written(config, tmp_path)
     assert len(book.subjects) == 250
     shares = Counter(subject.category for subject in book.subjects)
@@ -98,7 +99,7 @@ def test_the_grammar_fills_every_category_with_different_subjects(tmp_path):
 
 
 def test_the_grammar_depends_on_the_seed_and_on_nothing_else(tmp_path):
-    config = PromptsConfig(subjects=60)
+    config = PromptsSettings(subjects=60)
     written(config, tmp_path / "a")
     random.seed(5)
     written(config, tmp_path / "b")
@@ -126,13 +127,13 @@ def test_the_grammar_has_thousands_of_subjects_and_its_words_fit():
 
 def test_the_grammar_says_which_categories_it_knows(tmp_path):
     with pytest.raises(ConfigError, match=r"prompts\.categories: .*no words for 'castle', only for animal"):
-        written(PromptsConfig(categories=["castle"]), tmp_path)
+        written(PromptsSettings(categories=["castle"]), tmp_path)
 
 
 def test_a_grammar_that_is_exhausted_is_counted_and_warned_of(tmp_path, monkeypatch, caplog):
     kind, nouns = CATEGORY["bag"]
     monkeypatch.setitem(CATEGORY, "bag", (replace(kind, looks=kind.looks[:3]), nouns[:4]))
-    config = PromptsConfig(categories=["bag"], subjects=15, scenes_per_subject=1, subjects_per_request=5)
+    config = PromptsSettings(categories=["bag"], subjects=15, scenes_per_subject=1, subjects_per_request=5)
     book = written(config, tmp_path)
     assert len({x.name for x in book.subjects}) == 3 * 4
     assert {x.name.split(" ", 1)[1] for x in book.subjects[:4]} == set(nouns[:4])  # all nouns once, before any again
@@ -254,7 +255,7 @@ def test_words():
     ],
 )
 def test_answers_are_parsed_strictly(text, reason):
-    request = ask_subjects(PromptsConfig(), 0, "animal", 0, [])
+    request = ask_subjects(PromptsSettings(), 0, "animal", 0, [])
     if reason is None:
         assert parse(Answer(text), request) == {"subjects": ["a"]}
         thinking = text.startswith("<think>") and "</think>" not in text
@@ -272,7 +273,7 @@ def test_answers_are_parsed_strictly(text, reason):
 def test_the_worked_examples_would_be_accepted_as_answers():
     """They fit the schemas that are sent, and the filters; so they show an LLM what is wanted."""
     for adjectives in (True, False):
-        config = PromptsConfig(adjectives=adjectives, scenes_per_subject=3)
+        config = PromptsSettings(adjectives=adjectives, scenes_per_subject=3)
         for category, other in (("toy", "musical instrument"), ("musical instrument", "animal")):
             request = ask_subjects(config, 0, category, 0, [])
             shown = json.loads(request.messages[2]["content"])["subjects"]
@@ -289,7 +290,7 @@ def test_the_worked_examples_would_be_accepted_as_answers():
 
 
 def test_a_request_is_known_by_all_that_decides_its_answer():
-    config = PromptsConfig(backend="openai", endpoint="http://a/v1", model="m")
+    config = PromptsSettings(backend="openai", endpoint="http://a/v1", model="m")
     key = ask_subjects(config, 0, "animal", 0, []).key
     assert key == ask_subjects(replace(config, endpoint="http://b/v1", timeout=3, subjects=7), 0, "animal", 0, []).key
     others = [
@@ -525,7 +526,7 @@ def test_an_interrupted_run_goes_on_from_the_journal(tmp_path, scripted):
 
 
 def test_a_journal_cut_anywhere_in_its_last_line_loses_that_answer_only(tmp_path):
-    config = PromptsConfig(subjects=3, categories=["animal", "toy"], scenes_per_subject=1)
+    config = PromptsSettings(subjects=3, categories=["animal", "toy"], scenes_per_subject=1)
     written(config, tmp_path)
     journal, book = tmp_path / "prompts.jsonl", tmp_path / "prompts.json"
     data, expected = journal.read_bytes(), book.read_bytes()
@@ -548,7 +549,7 @@ def test_a_journal_cut_anywhere_in_its_last_line_loses_that_answer_only(tmp_path
      '{"key": "a", "text": "", "finished": "no"}', "[]", "\0\0\0\0", '{"key": "a", "about": "b", "te'],
 )  # fmt: skip
 def test_a_broken_line_in_a_journal_is_an_error(tmp_path, line):
-    config = PromptsConfig(subjects=2, categories=["animal"], scenes_per_subject=1)
+    config = PromptsSettings(subjects=2, categories=["animal"], scenes_per_subject=1)
     written(config, tmp_path)
     journal = tmp_path / "prompts.jsonl"
     lines = journal.read_text().splitlines()
@@ -563,7 +564,7 @@ def test_a_broken_line_in_a_journal_is_an_error(tmp_path, line):
 
 
 def test_a_full_disk_leaves_a_good_journal(tmp_path, monkeypatch):
-    config = PromptsConfig(subjects=4, categories=["animal"], scenes_per_subject=1)
+    config = PromptsSettings(subjects=4, categories=["animal"], scenes_per_subject=1)
     expected = written(config, tmp_path / "whole")
     real, budget = os.write, [700]
 
@@ -586,13 +587,13 @@ def test_a_full_disk_leaves_a_good_journal(tmp_path, monkeypatch):
 
 def test_one_writer_at_a_time(tmp_path):
     with Journal(tmp_path), pytest.raises(FolderInUse, match="another run is at work in"):
-        written(PromptsConfig(subjects=1), tmp_path)
-    assert len(written(PromptsConfig(subjects=1), tmp_path).subjects) == 1
+        written(PromptsSettings(subjects=1), tmp_path)
+    assert len(written(PromptsSettings(subjects=1), tmp_path).subjects) == 1
 
 
 KILLED = """
 import os, signal, sys
-from data_gen.prompts import PromptsConfig, write_prompts
+from data_gen.prompts import PromptsSettings, write_prompts
 place, count, part = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
 real, calls = getattr(os, place), [0]
 def deadly(*arguments):
@@ -603,7 +604,7 @@ def deadly(*arguments):
         real(arguments[0], arguments[1][: round(part * len(arguments[1]))])
     os.kill(os.getpid(), signal.SIGKILL)
 setattr(os, place, deadly)
-config = PromptsConfig(subjects=5, categories=["animal", "toy"], scenes_per_subject=2)
+config = PromptsSettings(subjects=5, categories=["animal", "toy"], scenes_per_subject=2)
 write_prompts(config, sys.argv[4], 3, progress=False)
 """
 
@@ -611,7 +612,7 @@ write_prompts(config, sys.argv[4], 3, progress=False)
 @pytest.mark.slow
 def test_kill_9_at_any_moment_changes_nothing(tmp_path, python, environment):
     """In mid-write of the journal, between write and fsync, in mid-write of prompts.json."""
-    config = PromptsConfig(subjects=5, categories=["animal", "toy"], scenes_per_subject=2)
+    config = PromptsSettings(subjects=5, categories=["animal", "toy"], scenes_per_subject=2)
     written(config, tmp_path / "whole", seed=3)
     expected = {name: (tmp_path / "whole" / name).read_bytes() for name in ("prompts.json", "prompts.jsonl")}
     answers = expected["prompts.jsonl"].count(b"\n")
@@ -681,17 +682,17 @@ def test_a_book_of_another_format_is_refused(tmp_path):
 )  # fmt: skip
 def test_mistakes_in_the_configuration(tmp_path, settings, message):
     with pytest.raises(ConfigError, match=message):
-        written(PromptsConfig(**settings), tmp_path / "out")
+        written(section("prompts", **settings), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_the_section_loads_like_any_other():
-    config = load(PromptsConfig, None, ["subjects=7", "categories=[animal]", "device=cuda:1"])
+    config = load(PromptsSettings, None, ["subjects=7", "categories=[animal]", "device=cuda:1"])
     assert (config.subjects, config.categories, config.device) == (7, ["animal"], "cuda:1")
 
 
 def test_progress_is_shown_on_stderr(tmp_path, capsys):
-    write_prompts(PromptsConfig(subjects=3), tmp_path, 0)
+    write_prompts(PromptsSettings(subjects=3), tmp_path, 0)
     captured = capsys.readouterr()
     assert "prompts: 100%" in captured.err and "3/3" in captured.err and not captured.out
 
@@ -699,7 +700,7 @@ def test_progress_is_shown_on_stderr(tmp_path, capsys):
 def test_the_grammar_needs_no_heavy_library(tmp_path, python, environment):
     code = (
         "import sys, data_gen.prompts as p\n"
-        f"p.write_prompts(p.PromptsConfig(subjects=2), {str(tmp_path)!r}, 0, progress=False)\n"
+        f"p.write_prompts(p.PromptsSettings(subjects=2), {str(tmp_path)!r}, 0, progress=False)\n"
         "print(*{'torch', 'transformers', 'openai', 'numpy', 'llguidance'} & set(sys.modules))"
     )
     done = subprocess.run([python, "-c", code], env=environment, capture_output=True, text=True, check=True)

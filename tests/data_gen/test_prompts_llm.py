@@ -22,7 +22,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from data_gen.prompts import PromptsConfig, local, read_prompts
+from data_gen.prompts import PromptsSettings, local, read_prompts
 from data_gen.prompts.endpoint import OpenAi
 from data_gen.prompts.templates import ask_portrait, ask_subjects
 from data_gen.prompts.words import head_noun, subject_key, words
@@ -53,7 +53,7 @@ def tiny_llm(tmp_path_factory) -> Path:
 
 
 def local_config(folder, **settings):
-    return PromptsConfig(backend="transformers", model=str(folder), device="cpu", **settings)
+    return PromptsSettings(backend="transformers", model=str(folder), device="cpu", **settings)
 
 
 @pytest.mark.slow
@@ -146,7 +146,7 @@ def smollm2() -> Path:
 @pytest.fixture(scope="module")
 def loaded(smollm2) -> local._Model:
     """The model of that file as our backend loads it; that takes a minute, so once for both ways to ask it."""
-    return local._Model(PromptsConfig(backend="transformers", model=str(smollm2), gguf_file=GGUF))
+    return local._Model(PromptsSettings(backend="transformers", model=str(smollm2), gguf_file=GGUF))
 
 
 def check_book(config, out):
@@ -173,7 +173,7 @@ def test_smollm2_writes_prompts_through_transformers(smollm2, loaded, tmp_path, 
     """From the GGUF file, in this process; and what it wrote is not asked again."""
     monkeypatch.chdir(smollm2.parent)  # the model's name decides the seeds: the same on every machine
     monkeypatch.setattr(local, "_Model", lambda config: loaded)
-    config = PromptsConfig(
+    config = PromptsSettings(
         backend="transformers", model=smollm2.name, gguf_file=GGUF, categories=["animal", "vehicle"], subjects=2, **WEAK
     )
     start = time.perf_counter()
@@ -226,7 +226,7 @@ def test_smollm2_writes_prompts_through_a_real_endpoint(loaded, tmp_path, enviro
     loaded.tokenizer.save_pretrained(folder)
     out = tmp_path / "out"
     with transformers_serve(folder, environment, tmp_path / "serve.log") as url:
-        config = PromptsConfig(
+        config = PromptsSettings(
             backend="openai", model=folder.name, endpoint=url, categories=["animal"], subjects=1, **WEAK,
             temperature=0.7, concurrency=1,
         )  # fmt: skip

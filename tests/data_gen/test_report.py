@@ -12,18 +12,18 @@ import pytest
 
 from data_gen import finish, report, run
 from data_gen.__main__ import main
-from data_gen.config import DataConfig, config_hash
+from data_gen.config import DataConfig, config_hash, load_config
 from data_gen.plan import read_plan
 from data_gen.report import about
 from data_gen.report.scores import BINS, Nearest, Spread, Threshold, even_edges, numbers, quantiles, thresholds
 from data_gen.report.stored import Stored, read_rejected
 from data_gen.report.survey import EXAMPLES, take_survey
-from data_gen.sources.collage import CollageConfig
-from data_gen.stages.filters.settings import FilterConfig, IdentityConfig, SharpnessConfig
-from data_gen.stages.segment import SegmentConfig
-from jedi.io.config import load
+from data_gen.sources.collage import CollageSettings
+from data_gen.stages.filter import FilterSets
+from data_gen.stages.filters.settings import IdentitySettings, SharpnessSettings
+from data_gen.stages.segment import SegmentSettings
 from tests.data_gen import scored
-from tests.data_gen.conftest import all_bytes, read_sets, small_config
+from tests.data_gen.conftest import all_bytes, config_of, read_sets, small_config
 from tests.data_gen.pipelines import write_book
 from tests.data_gen.scored import COPY, HOSTILE, ORIGINAL, RED, scored_config
 
@@ -114,7 +114,7 @@ def test_scores_are_told_by_quantiles_and_thresholds(made):
     assert score["quantiles"]["median"] == float(np.quantile(values, 0.5, method="inverted_cdf"))
     assert (score["quantiles"]["least"], score["quantiles"]["most"]) == (min(values), max(values))
     failing = sum(value < RED for value in values)
-    assert score["thresholds"] == [{"key": "options.redness.min_share", "value": RED, "failing": failing}]
+    assert score["thresholds"] == [{"key": "filter.redness.min_share", "value": RED, "failing": failing}]
     assert found["reds"]["of"] == "images"
     assert found["reds"]["kept"] == sum(row["n"] for row, dropped in unit_rows(made) if not dropped)
 
@@ -154,8 +154,8 @@ def test_examples_are_the_nearest_on_both_sides(made):
 def test_images_left_out_alone_are_in_the_histogram_too(tmp_path, made):
     reds = sorted(next(row["scores"]["reds"] for row, _ in unit_rows(made) if row["key"] == "train-00000006"))
     most = (reds[-2] + reds[-1]) / 2  # one image of this set fails
-    options = {**made.options, "reds": {"max_share": most}}
-    config = scored_config(tmp_path, sets=40, heldout_sets=0, options=options)
+    config = scored_config(tmp_path, sets=40, heldout_sets=0)
+    config.filter.reds.max_share = most
     config.filter.drop_images = True
     run.run(config)
     sets, score = samples(config, "train"), counted(config)["scores"]["reds"]
@@ -225,11 +225,15 @@ def test_scores_of_all_shapes_become_numbers():
 
 
 def test_thresholds_are_those_of_the_parts_that_are_named():
-    plain = DataConfig(out="x")
+    plain = config_of("x", source="folder")
     assert thresholds(plain) == {}
-    judged = FilterConfig(identity=IdentityConfig(min_mean=0.6), sharpness=SharpnessConfig(min_score=70.0))
-    stages = DataConfig(
-        out="x", stages=["segment", "filter"], filter=judged, segment=SegmentConfig(model="border", max_border=None)
+    judged = FilterSets.section()(identity=IdentitySettings(min_mean=0.6), sharpness=SharpnessSettings(min_score=70.0))
+    stages = config_of(
+        "x",
+        source="folder",
+        stages=["segment", "filter"],
+        filter=judged,
+        segment=SegmentSettings(model="border", max_border=None),
     )
     found = {name: [(x.key, x.value, x.least) for x in limits] for name, limits in thresholds(stages).items()}
     assert found == {
@@ -294,7 +298,7 @@ def test_the_card_tells_counts_licences_models_and_hashes(made):
     assert f"| CC0-1.0 | {train['sets'] + heldout['sets']} |" in card
     assert "- `the/painter`: had a part in" in card
     assert f"| filter | redness below {RED} | train |" in card and "| source | dull | train | 1 |" in card
-    assert f"`options.redness.min_share={RED}`" in card
+    assert f"`filter.redness.min_share={RED}`" in card
     assert "pots \\| pans" in card  # the end of no cell
     assert config_hash(made) in card and read_plan(made).hash in card and "0" * 64 in card
     assert str(made.out) not in card
@@ -309,22 +313,22 @@ def test_the_card_s_command_makes_the_same_data_set(made, small):
         assert command in read(config, "DATA_CARD.md")
         words = shlex.split(command)
         assert words[:5] == ["python", "-m", "data_gen", "run", "out=FOLDER"]
-        again = load(DataConfig, None, words[4:])
+        again = load_config(None, words[4:])
         assert config_hash(again) == config_hash(config)
 
 
 def test_settings_of_all_kinds_are_written_as_they_are_read():
-    from data_gen.sources.folder import FolderConfig
-    from jedi_toy.emoji_config import EmojiConfig
+    from data_gen.sources.folder import FolderSettings
+    from jedi_toy.emoji_config import EmojiSettings
 
-    folder = FolderConfig(path="/a b/ü", licence="yes", caption='it\'s {a_name}: "so" # 1', heldout_fraction=1e-05)
-    emoji = EmojiConfig(poses=["tilted left"], tilt=[1.0, 2.5], vary=[], mixture=[{"share": 2, "poses": ["upright"]}])
-    more = {"stages": ["square"], "heldout_sets": 0, "options": {"a": {"b": None}, "c": "d: [e"}}
+    folder = FolderSettings(path="/a b/ü", licence="yes", caption='it\'s {a_name}: "so" # 1', heldout_fraction=1e-05)
+    emoji = EmojiSettings(poses=["tilted left"], tilt=[1.0, 2.5], vary=[], mixture=[{"share": 2, "poses": ["upright"]}])
+    more = {"stages": ["square"], "heldout_sets": 0}
     for config in (
-        DataConfig(out="x", source="folder", folder=folder, **more),
-        DataConfig(out="x", emoji=emoji, seed=2**40),
+        config_of("x", source="folder", folder=folder, **more),
+        config_of("x", "jedi_toy.emoji", source="emoji", emoji=emoji, seed=2**40),
     ):
-        again = load(DataConfig, None, shlex.split(about.command(config))[4:])
+        again = load_config(None, shlex.split(about.command(config))[4:])
         assert config_hash(again) == config_hash(config)
 
 
@@ -339,9 +343,9 @@ def test_prompts_and_models_of_a_prompted_data_set(tmp_path):
     book = json.loads((tmp_path / "prompts.json").read_text())
     book |= {"counts": {"answers": 7, "refused subjects: twice": 3}, "backend": {"backend": "openai", "model": "llm"}}
     (tmp_path / "prompts.json").write_text(json.dumps(book))
-    judged = FilterConfig(identity=IdentityConfig(encoder="dinov2:here"))
-    config = DataConfig(out=str(tmp_path), source="collage", stages=["split", "filter"], filter=judged)
-    config.collage = CollageConfig(model="a/b")
+    judged = FilterSets.section()(identity=IdentitySettings(encoder="dinov2:here"))
+    config = config_of(tmp_path, source="collage", stages=["split", "filter"], filter=judged)
+    config.collage = CollageSettings(model="a/b")
     statistics = {"splits": {"train": {"made_by": {"a/b": 5}}, "heldout": {"made_by": {"a/b": 2}}}}
     statistics |= {"subjects_in_both_splits": ["dog"]}
     found = about.models(config, statistics)
@@ -421,10 +425,10 @@ def test_a_report_on_the_way_is_not_taken_for_the_last_one(tmp_path, monkeypatch
     plan = run.prepare(config)
     report.write_report(config, plan)
     with monkeypatch.context() as patch:
-        patch.setattr(report, "write_report", killed)
+        patch.setattr(run, "write_report", killed)
         with pytest.raises(KeyboardInterrupt):
             run.run(config)
-    assert not finish.missing_shards(config, plan) and not report.is_reported(config)
+    assert not finish.missing_shards(plan, finish.layout(config, plan)[0]) and not report.is_reported(config)
     run.run(config)
     assert all_bytes(tmp_path / "early") == little
 
@@ -457,7 +461,15 @@ def test_a_lost_file_of_the_report_is_written_again(tmp_path, little, name):
 
 
 def test_the_verb_writes_the_same_again_and_names_the_page(tmp_path, capsys):
-    arguments = [f"out={tmp_path}", "sets=6", "heldout_sets=2", "workers=1", "sets_per_unit=3"]
+    arguments = [
+        f"out={tmp_path}",
+        "extensions=[jedi_toy.emoji]",
+        "source=emoji",
+        "sets=6",
+        "heldout_sets=2",
+        "workers=1",
+        "sets_per_unit=3",
+    ]
     assert main(["run", *arguments]) == 0
     whole = all_bytes(tmp_path)
     capsys.readouterr()
@@ -484,9 +496,11 @@ def test_a_report_takes_only_a_few_images(monkeypatch, made):
 
 
 def test_sets_of_several_subjects_are_counted_by_each_of_them(tmp_path):
-    from jedi_toy.emoji_config import EmojiConfig
+    from jedi_toy.emoji_config import EmojiSettings
 
-    config = small_config(tmp_path, sets=6, heldout_sets=0, emoji=EmojiConfig(mixture=[{"share": 1, "subjects": [2]}]))
+    config = small_config(
+        tmp_path, sets=6, heldout_sets=0, emoji=EmojiSettings(mixture=[{"share": 1, "subjects": [2]}])
+    )
     run.run(config)
     part = counted(config)["splits"]["train"]
     ids = {one["id"] for sample in samples(config, "train") for one in sample["subject"]["subjects"]}

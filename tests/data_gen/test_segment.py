@@ -3,7 +3,6 @@
 import subprocess
 import sys
 from dataclasses import replace
-from types import SimpleNamespace
 from unittest.mock import patch
 
 import numpy as np
@@ -11,20 +10,22 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
+from data_gen.context import Context
 from data_gen.samples import Dropped, SubjectSet
 from data_gen.stages import STAGES
-from data_gen.stages.segment import Segment, SegmentConfig, clean
+from data_gen.stages.segment import Segment, SegmentSettings, clean
 from data_gen.stages.segmenters import SEGMENTERS, make_segmenter
 from jedi.io.config import ConfigError
 from tests import tiny
+from tests.data_gen.conftest import section
 from tests.encoders import LAYERS, fill
 
 GREEN, RED = (40, 160, 70), (210, 40, 40)
 
 
 def configured(model="border", **settings):
-    section = SegmentConfig(model=model, **settings)
-    return SimpleNamespace(seed=0, resolution=64, images_per_set=4, device="cpu", dtype="float32", segment=section)
+    """Settings and context."""
+    return SegmentSettings(model=model, **settings), Context("data", device="cpu")
 
 
 def disc(box=(30, 20, 70, 60), size=(120, 80), speck=None) -> Image.Image:
@@ -59,7 +60,7 @@ def fixed(monkeypatch):
         class Fixed:
             uses_model, packages = False, ()
 
-            def __init__(self, source, config):
+            def __init__(self, source, settings, context):
                 pass
 
             def find(self, images, names):
@@ -90,7 +91,7 @@ def test_rembg_leaves_the_number_of_threads_alone(tmp_path, monkeypatch):
     (tmp_path / "rembg" / "session_factory.py").write_text("new_session = None\n")
     (tmp_path / "rembg" / "sessions.py").write_text("sessions = {}\n")
     monkeypatch.syspath_prepend(tmp_path)
-    threads, stage = torch.get_num_threads(), Segment(configured("rembg:no-such-session"))
+    threads, stage = torch.get_num_threads(), Segment(*configured("rembg:no-such-session"))
     with patch.dict(sys.modules):
         for name in [name for name in sys.modules if name.partition(".")[0] == "rembg"]:
             del sys.modules[name]
@@ -107,7 +108,7 @@ def test_a_plain_background_gives_the_disc():
     image = disc(speck=(100, 5, 102, 7))
     ImageDraw.Draw(image).rectangle((0, 50, 29, 79), fill=(60, 60, 200))
     ImageDraw.Draw(image).ellipse((45, 35, 55, 45), fill=GREEN)
-    (one,) = Segment(configured()).process([made([image, disc()])])
+    (one,) = Segment(*configured()).process([made([image, disc()])])
     for mask, described in zip(one.masks, one.attributes, strict=True):
         drawn = Image.new("L", image.size)
         ImageDraw.Draw(drawn).ellipse((30, 20, 70, 60), fill=255)
@@ -124,26 +125,26 @@ def test_masks_that_are_there_stay_unless_they_are_to_be_replaced(fixed):
     other = rectangle((0, 0, 30, 30))
     asked = fixed(other, other, other)
     given = made([PHOTO] * 2, masks=[GOOD, None])
-    (one,) = Segment(configured("fixed")).process([given])
+    (one,) = Segment(*configured("fixed")).process([given])
     assert asked == [(1, ["cup"])]
     assert one.masks[0] is GOOD
     assert one.attributes[0]["box"] == [20, 30, 60, 80]
     assert one.attributes[1]["box"] == [0, 0, 30, 30]
-    (one,) = Segment(configured("fixed", replace=True)).process([given])
+    (one,) = Segment(*configured("fixed", replace=True)).process([given])
     assert [x["box"] for x in one.attributes] == [[0, 0, 30, 30]] * 2
     assert given.masks == [GOOD, None]
     assert given.attributes == [{"member": 0}, {"member": 1}]
-    (one,) = Segment(configured("fixed")).process([replace(given, masks=[GOOD, GOOD])])
+    (one,) = Segment(*configured("fixed")).process([replace(given, masks=[GOOD, GOOD])])
     assert one.provenance == {}
 
 
 def test_images_of_all_sets_share_batches(fixed):
     asked = fixed(*[GOOD] * 7)
     sets = [made([PHOTO] * n, f"train-{n:08d}") for n in (3, 4)]
-    done = Segment(configured("fixed", batch=5)).process(sets)
+    done = Segment(*configured("fixed", batch=5)).process(sets)
     assert [n for n, _ in asked] == [5, 2]
     assert [one.key for one in done] == ["train-00000003", "train-00000004"]
-    assert Segment(configured("fixed")).process([]) == []
+    assert Segment(*configured("fixed")).process([]) == []
 
 
 @pytest.mark.parametrize(
@@ -161,7 +162,7 @@ def test_images_of_all_sets_share_batches(fixed):
 )
 def test_what_is_no_subject_drops_its_set(fixed, mask, settings, reason):
     fixed(GOOD, mask)
-    (one,) = Segment(configured("fixed", **settings)).process([made([PHOTO] * 2)])
+    (one,) = Segment(*configured("fixed", **settings)).process([made([PHOTO] * 2)])
     if reason is None:
         assert isinstance(one, SubjectSet)
     else:
@@ -182,7 +183,7 @@ def test_a_image_alone_can_be_left_out(fixed):
         ((GOOD, empty, GOOD), {}, {"references": [1]}, None),
     ]:
         fixed(*masks)
-        stage = Segment(configured("fixed", drop_images=True, **settings))
+        stage = Segment(*configured("fixed", drop_images=True, **settings))
         scores = {"text": [0.1, 0.2, 0.3], "identity": {"mean": 0.9}}
         (one,) = stage.process([made([PHOTO] * 3, scores=scores, **changes)])
         if left is None:
@@ -218,9 +219,9 @@ def test_specks_go_and_soft_edges_stay():
 
 
 def test_the_stage_says_what_it_needs():
-    stage = STAGES.get("segment")(configured())
+    stage = STAGES.get("segment")(*configured())
     assert (stage.needs, stage.gives, stage.uses_model) == ({"images"}, {"masks"}, False)
-    assert STAGES.get("segment")(configured("sam:somewhere")).uses_model
+    assert STAGES.get("segment")(*configured("sam:somewhere")).uses_model
 
 
 @pytest.mark.parametrize(
@@ -237,7 +238,7 @@ def test_the_stage_says_what_it_needs():
 )
 def test_a_wrong_model_is_refused_when_the_stage_is_made(model, words):
     with pytest.raises(ConfigError, match="segment.model") as caught:
-        Segment(configured(model))
+        Segment(*configured(model))
     assert words in str(caught.value)
 
 
@@ -257,14 +258,14 @@ def test_a_wrong_model_is_refused_when_the_stage_is_made(model, words):
 )
 def test_wrong_settings_are_refused(settings, words):
     with pytest.raises(ConfigError, match=words):
-        SegmentConfig(**settings)
+        section("segment", **settings)
 
 
 def test_a_package_that_is_missing_is_named(monkeypatch):
     monkeypatch.setattr("data_gen.stages.segmenters.find_spec", lambda name: None)
     for model, extra in (("rembg:u2net", "rembg"), ("border", "data")):
         with pytest.raises(ConfigError, match=rf"pip install jedi-diffusion\[{extra}\]"):
-            Segment(configured(model))
+            Segment(*configured(model))
 
 
 def test_the_settings_load_no_torch(environment, root):
@@ -337,7 +338,7 @@ def test_clipseg_is_asked_for_the_name(clipseg):
     from transformers import CLIPSegForImageSegmentation, CLIPTokenizer, ViTImageProcessorPil
 
     names = ["a cup", "the red dog", "a cat"]
-    segmenter = make_segmenter(configured(f"clipseg:{clipseg}"))
+    segmenter = make_segmenter(*configured(f"clipseg:{clipseg}"))
     ours = segmenter.find(IMAGES, names)
     model = CLIPSegForImageSegmentation.from_pretrained(clipseg)
     imagenet = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
@@ -361,7 +362,7 @@ def test_sam_is_asked_for_the_middle_and_gives_the_mask_it_trusts_most(sam, prom
     import torch
     from transformers import SamImageProcessorPil, SamModel, SamProcessor
 
-    ours = make_segmenter(configured(f"sam:{sam}", prompt=prompt)).find(IMAGES, ["a cup"] * 3)
+    ours = make_segmenter(*configured(f"sam:{sam}", prompt=prompt)).find(IMAGES, ["a cup"] * 3)
     model = SamModel.from_pretrained(sam)
     processor = SamProcessor(SamImageProcessorPil(size={"longest_edge": 64}, pad_size={"height": 64, "width": 64}))
     theirs, chosen = [], []
@@ -383,7 +384,7 @@ def test_sam_is_asked_for_the_middle_and_gives_the_mask_it_trusts_most(sam, prom
 @pytest.mark.parametrize("kind", ["clipseg", "sam"])
 def test_a_model_that_cannot_be_had_is_named(kind, tmp_path, clipseg, sam):
     for folder in (tmp_path, {"clipseg": sam, "sam": clipseg}[kind]):
-        stage = Segment(configured(f"{kind}:{folder}"))
+        stage = Segment(*configured(f"{kind}:{folder}"))
         with pytest.raises(ConfigError, match=f"segment.model={kind}:{folder}"):
             stage.process([made([disc()])])
 
@@ -412,7 +413,7 @@ def onnx_model(tmp_path_factory):
 def test_rembg_runs_a_file_of_ours(onnx_model):
     pytest.importorskip("rembg")
     for source in (f"{onnx_model(1024)}", f"u2net={onnx_model(320)}"):
-        stage = Segment(configured(f"rembg:{source}"))
+        stage = Segment(*configured(f"rembg:{source}"))
         plain = Image.new("RGB", (50, 50), GREEN)
         one, none = stage.process([made([disc(), disc((60, 10, 110, 60))]), made([plain, disc()], "train-00000002")])
         assert np.abs(np.array(one.attributes[0]["box"]) - (30, 20, 71, 61)).max() <= 1
@@ -438,5 +439,5 @@ def test_rembg_sessions_that_cannot_be_had_are_refused(tmp_path, monkeypatch):
         (str(tmp_path / "broken.onnx"), "cannot load"),
     ]:
         with pytest.raises(ConfigError, match="segment.model") as caught:
-            Segment(configured(f"rembg:{source}")).process([made([disc()])])
+            Segment(*configured(f"rembg:{source}")).process([made([disc()])])
         assert words in str(caught.value)

@@ -7,11 +7,12 @@ import pytest
 
 from data_gen.samples import Dropped, Item
 from data_gen.sources import SOURCES
-from data_gen.sources.collage import Collage, CollageConfig
+from data_gen.sources.collage import Collage, CollageSettings
 from data_gen.sources.subjects import split_of
 from jedi.io.config import ConfigError
 from jedi.rng import keyed_seed
-from tests.data_gen.pipelines import save_flux, settings, write_book
+from tests.data_gen.conftest import section
+from tests.data_gen.pipelines import context, save_flux, write_book
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ def book(tmp_path_factory):
 
 def source(book, model, changes=None, **section) -> Collage:
     section = {"width": 32, "height": 32, "num_inference_steps": 2, "batch_size": 2, **section}
-    return Collage(settings(book, collage=CollageConfig(model=str(model), **section), **(changes or {})))
+    return Collage(CollageSettings(model=str(model), **section), context(book, **(changes or {})))
 
 
 def pixels(sets) -> np.ndarray:
@@ -41,7 +42,7 @@ def test_a_collage_and_all_that_made_it(book, tiny_base):
         book, tiny_base, prompt="{collage}, {panels} photos of {a_name}", negative_prompt="text", guidance_scale=3.0
     )
     (made,) = one.make([Item("train", 1)])
-    subject = one.prompted.subject(Item("train", 1))
+    subject = one.subject(Item("train", 1))
     assert made.key == "train-00000001" and made.subject["id"] == subject.id
     assert made.captions == [f"{subject.collage}, 2 photos of a {subject.name}"]
     assert [image.size for image in made.images] == [(32, 32)] and made.masks == [None]
@@ -82,11 +83,11 @@ def test_subjects_go_round_and_stay_in_their_split(book, tiny_base):
     one = source(book, tiny_base)
     assert one.sizes() == {"train": 6, "heldout": 2}
     for split in ("train", "heldout"):
-        known = [subject.id for subject in one.prompted.subjects[split]]
+        known = [subject.id for subject in one.subjects[split]]
         assert known and all(split_of(name) == split for name in known)
-        ids = [one.prompted.subject(Item(split, index)).id for index in range(2 * len(known))]
+        ids = [one.subject(Item(split, index)).id for index in range(2 * len(known))]
         assert ids == 2 * known
-    first, second = one.make([Item("heldout", 0), Item("heldout", len(one.prompted.subjects["heldout"]))])
+    first, second = one.make([Item("heldout", 0), Item("heldout", len(one.subjects["heldout"]))])
     assert first.subject == second.subject
     assert np.abs(pixels([first]) - pixels([second])).max() > 20
 
@@ -153,7 +154,7 @@ def test_what_the_safety_checker_blackens_is_dropped(book, tiny_base, monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("section", "said"),
+    ("settings", "said"),
     [
         ({"model": ""}, "collage.model is empty"),
         ({"prompt": "{collge}"}, "'collge' is no placeholder"),
@@ -163,6 +164,6 @@ def test_what_the_safety_checker_blackens_is_dropped(book, tiny_base, monkeypatc
         ({"call": {"generator": 1}}, "'generator' is not for this key"),
     ],
 )
-def test_impossible_settings(section, said):
+def test_impossible_settings(settings, said):
     with pytest.raises(ConfigError, match=said):
-        CollageConfig(**section)
+        section("collage", **settings)

@@ -15,11 +15,12 @@ from PIL import Image
 from data_gen.__main__ import main
 from data_gen.samples import Dropped, Item
 from data_gen.sources import SOURCES
-from data_gen.sources.folder import Folder, FolderConfig
+from data_gen.sources.folder import Folder, FolderSettings
 from data_gen.sources.subjects import is_held_out, same_name, share_out, slug, split_of
 from jedi.errors import InputError
 from jedi.io.config import ConfigError
-from tests.data_gen.pipelines import settings
+from tests.data_gen.conftest import section
+from tests.data_gen.pipelines import context
 
 
 def photo(path: Path, colour: int = 0, size: tuple[int, int] = (24, 16)) -> Path:
@@ -49,7 +50,7 @@ def photos(tmp_path) -> Path:
 def source(path: Path, changes=None, **section) -> Folder:
     section = {"heldout_fraction": 0.0, **section}
     common = {"images_per_set": 4, "sets": 100, "heldout_sets": 100, **(changes or {})}
-    return Folder(settings(folder=FolderConfig(path=str(path), **section), **common))
+    return Folder(FolderSettings(path=str(path), **section), context(**common))
 
 
 def made(one: Folder, split: str = "train") -> list:
@@ -307,7 +308,7 @@ def test_one_subject_leaves_none_to_hold_out(photos, capsys):
 
 def test_no_folder(tmp_path):
     with pytest.raises(ConfigError, match="folder.path is empty"):
-        Folder(settings(folder=FolderConfig()))
+        Folder(FolderSettings(), context())
     with pytest.raises(ConfigError, match="nowhere: no such folder"):
         source(tmp_path / "nowhere")
     with pytest.raises(ConfigError, match="holds no folder"):
@@ -315,7 +316,7 @@ def test_no_folder(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("section", "said"),
+    ("settings", "said"),
     [
         ({"caption": "{nme}"}, "'nme' is no placeholder"),
         ({"every_nth": 0}, "folder.every_nth is 0"),
@@ -324,9 +325,9 @@ def test_no_folder(tmp_path):
         ({"heldout_fraction": 2.0}, "folder.heldout_fraction"),
     ],
 )
-def test_impossible_settings(section, said):
+def test_impossible_settings(settings, said):
     with pytest.raises(ConfigError, match=said):
-        FolderConfig(**section)
+        section("folder", **settings)
 
 
 def test_dreambooth(root):

@@ -19,12 +19,13 @@ from data_gen.sources.masked_shared_attention import (
     grow,
     install_set_attention,
 )
-from data_gen.sources.shared_attention import SharedAttention, SharedAttentionConfig, find_words
+from data_gen.sources.shared_attention import SharedAttention, SharedAttentionSettings, find_words
 from jedi.attention import JointContext, install_joint_attention, sdpa
 from jedi.io.config import ConfigError
 from jedi.rng import keyed_seed, seeded_generator
 from tests import tiny
-from tests.data_gen.pipelines import save_flux, save_plain_jedi, settings, write_book
+from tests.data_gen.conftest import section
+from tests.data_gen.pipelines import context, save_flux, save_plain_jedi, write_book
 
 ITEMS = [Item("train", index) for index in range(3)]
 
@@ -36,9 +37,7 @@ def book(tmp_path_factory):
 
 def source(book, model, changes=None, **section) -> SharedAttention:
     section = {"num_inference_steps": 3, **section}
-    return SharedAttention(
-        settings(book, shared_attention=SharedAttentionConfig(model=str(model), **section), **(changes or {}))
-    )
+    return SharedAttention(SharedAttentionSettings(model=str(model), **section), context(book, **(changes or {})))
 
 
 def pixels(sets) -> np.ndarray:
@@ -220,13 +219,13 @@ def test_coupling_makes_the_images_of_a_set_alike(root, tmp_path):
     prompt = "a large {name} on a white background"
     common = {"prompt": prompt, "num_inference_steps": 6, "guidance_scale": 2.0}
     found = {}
-    for name, section in {
+    for name, changes in {
         "uncoupled": {"coupled": [0.0, 0.0]},
         "coupled": {"masked": False},
         "within masks": {"masked": True},
         "first half": {"coupled": [0.0, 0.5], "masked": False},
     }.items():
-        found[name] = spread(pixels(source(book, model, {"images_per_set": 3}, **common, **section).make(ITEMS)))
+        found[name] = spread(pixels(source(book, model, {"images_per_set": 3}, **common, **changes).make(ITEMS)))
     print(found)
     assert found["coupled"] < 0.8 * found["uncoupled"]
     assert found["within masks"] < 0.85 * found["uncoupled"]
@@ -267,7 +266,7 @@ def test_equal_seeds_equal_bytes_whatever_the_grouping(book, tiny_base, masked):
 def test_a_set_and_all_that_made_it(book, tiny_base):
     one = source(book, tiny_base, prompt="{scene}, {look}", coupled=[0.0, 0.5])
     (made,) = one.make([Item("heldout", 1)])
-    subject = one.prompted.subject(Item("heldout", 1))
+    subject = one.subject(Item("heldout", 1))
     assert made.subject == {"id": "robot", "name": "robot", "class": "thing"}
     assert len(set(made.captions)) == 2 and set(made.captions) <= set(subject.scenes)
     assert [image.mode for image in made.images] == ["RGB"] * 2 and made.masks == [None, None]
@@ -354,7 +353,7 @@ def test_too_few_scenes(tmp_path, tiny_base):
 
 
 @pytest.mark.parametrize(
-    ("section", "said"),
+    ("settings", "said"),
     [
         ({"model": ""}, "shared_attention.model is empty"),
         ({"prompt": "{collage}"}, "'collage' is no placeholder"),
@@ -364,6 +363,6 @@ def test_too_few_scenes(tmp_path, tiny_base):
         ({"call": {"cross_attention_kwargs": {}}}, "'cross_attention_kwargs' is not for this key"),
     ],
 )
-def test_impossible_settings(section, said):
+def test_impossible_settings(settings, said):
     with pytest.raises(ConfigError, match=said):
-        SharedAttentionConfig(**section)
+        section("shared_attention", **settings)

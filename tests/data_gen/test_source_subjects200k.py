@@ -12,9 +12,10 @@ from PIL import Image, ImageDraw
 
 from data_gen.samples import Dropped, Item
 from data_gen.sources import SOURCES
-from data_gen.sources.subjects200k import Subjects200k, Subjects200kConfig
+from data_gen.sources.subjects200k import Subjects200k, Subjects200kSettings
 from jedi.io.config import ConfigError
-from tests.data_gen.pipelines import settings
+from tests.data_gen.conftest import section
+from tests.data_gen.pipelines import context
 
 QUALITY = {"compositeStructure": 5, "objectConsistency": 5, "imageQuality": 5}
 
@@ -65,7 +66,7 @@ def folder(tmp_path) -> Path:
 def source(folder: Path, changes=None, **section) -> Subjects200k:
     section = {"heldout_fraction": 0.0, **section}
     common = {"images_per_set": 4, "sets": 100, "heldout_sets": 100, **(changes or {})}
-    return Subjects200k(settings(subjects200k=Subjects200kConfig(path=str(folder), **section), **common))
+    return Subjects200k(Subjects200kSettings(path=str(folder), **section), context(**common))
 
 
 def made(one: Subjects200k, split: str = "train") -> list:
@@ -168,15 +169,15 @@ def test_other_files(folder, tmp_path):
     with pytest.raises(ConfigError, match="no .parquet file there"):
         source(tmp_path / "empty").sizes()
     with pytest.raises(ConfigError, match="subjects200k.path is empty"):
-        Subjects200k(settings(subjects200k=Subjects200kConfig()))
+        Subjects200k(Subjects200kSettings(), context())
     with pytest.raises(ConfigError, match="each set of Subjects200K is a pair"):
         source(folder, {"images_per_set": 1})
 
 
-@pytest.mark.parametrize("section", [{"min_quality": 6}, {"trim": -1}, {"heldout_fraction": 1.5}])
-def test_impossible_settings(section):
-    with pytest.raises(ConfigError, match=f"subjects200k.{next(iter(section))}"):
-        Subjects200kConfig(**section)
+@pytest.mark.parametrize("settings", [{"min_quality": 6}, {"trim": -1}, {"heldout_fraction": 1.5}])
+def test_impossible_settings(settings):
+    with pytest.raises(ConfigError, match=f"subjects200k.{next(iter(settings))}"):
+        section("subjects200k", **settings)
 
 
 def test_pipes_are_refused_not_waited_for(folder):

@@ -9,10 +9,11 @@ from PIL import Image
 
 from data_gen.samples import Dropped, Item
 from data_gen.sources import SOURCES
-from data_gen.sources.syncd import Syncd, SyncdConfig
+from data_gen.sources.syncd import Syncd, SyncdSettings
 from jedi.errors import InputError
 from jedi.io.config import ConfigError
-from tests.data_gen.pipelines import settings
+from tests.data_gen.conftest import section
+from tests.data_gen.pipelines import context
 
 RIGID = "000074a334c541878360457c672b6c2e"
 
@@ -57,7 +58,7 @@ def folder(tmp_path) -> Path:
 def source(folder: Path, changes=None, **section) -> Syncd:
     section = {"heldout_fraction": 0.0, **section}
     common = {"images_per_set": 4, "sets": 100, "heldout_sets": 100, **(changes or {})}
-    return Syncd(settings(syncd=SyncdConfig(path=str(folder), **section), **common))
+    return Syncd(SyncdSettings(path=str(folder), **section), context(**common))
 
 
 def made(one: Syncd, split: str = "train") -> list:
@@ -161,15 +162,15 @@ def test_other_layouts(folder, content, said):
 
 def test_no_such_folder(tmp_path):
     with pytest.raises(ConfigError, match="syncd.path is empty"):
-        Syncd(settings(syncd=SyncdConfig()))
+        Syncd(SyncdSettings(), context())
     with pytest.raises(ConfigError, match="no \\*metadata\\*.json there"):
         source(tmp_path).sizes()
 
 
-@pytest.mark.parametrize("section", [{"min_identity": 2.0}, {"min_aesthetic": -1.0}, {"heldout_fraction": 1.5}])
-def test_impossible_settings(section):
-    with pytest.raises(ConfigError, match=f"syncd.{next(iter(section))}"):
-        SyncdConfig(**section)
+@pytest.mark.parametrize("settings", [{"min_identity": 2.0}, {"min_aesthetic": -1.0}, {"heldout_fraction": 1.5}])
+def test_impossible_settings(settings):
+    with pytest.raises(ConfigError, match=f"syncd.{next(iter(settings))}"):
+        section("syncd", **settings)
 
 
 def test_a_mask_that_may_mean_this_or_that_drops_its_set(folder):

@@ -2,18 +2,19 @@
 
 import io
 import random
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
 from benchmarks.split import all_right, make_collage, overlap, read_photos
+from data_gen.context import Context
 from data_gen.samples import Dropped, SubjectSet
 from data_gen.stages import STAGES
 from data_gen.stages.collage_split import _reading_order, find_panels
-from data_gen.stages.split import Split, SplitConfig
+from data_gen.stages.split import Split, SplitSettings
 from jedi.io.config import ConfigError
+from tests.data_gen.conftest import section
 
 WHITE, BLUE = (255, 255, 255), (40, 70, 150)
 
@@ -63,7 +64,7 @@ def collage(image, captions=None, caption="a photo of a red fox", key="train-000
 
 
 def stage(images_per_set=4, seed=0, **settings) -> Split:
-    return Split(SimpleNamespace(split=SplitConfig(**settings), images_per_set=images_per_set, seed=seed))
+    return Split(SplitSettings(**settings), Context("data", images_per_set=images_per_set, seed=seed))
 
 
 def split(image_or_set, **settings) -> SubjectSet | Dropped:
@@ -82,7 +83,7 @@ def six() -> Image.Image:
 @pytest.mark.parametrize("colour", [WHITE, (0, 0, 0), BLUE], ids=["white", "black", "blue"])
 def test_grids(gutter, colour):
     size, boxes = grid(3, 2, gutter=gutter, border=gutter)
-    found = find_panels(paste(size, boxes, colour), SplitConfig())
+    found = find_panels(paste(size, boxes, colour), SplitSettings())
     assert found is not None and len(found) == 6
     assert all(overlap(a, b) > 0.97 for a, b in zip(found, boxes, strict=True))  # in reading order, too
 
@@ -91,7 +92,7 @@ def test_unequal_rows_jpeg_and_panels_out_of_place():
     boxes = [(10, 12, 300, 190), (312, 10, 592, 188), (11, 202, 190, 390), (204, 200, 400, 392), (412, 202, 590, 390)]
     packed = io.BytesIO()
     paste((600, 400), boxes).save(packed, "JPEG", quality=60)
-    found = find_panels(Image.open(packed), SplitConfig())
+    found = find_panels(Image.open(packed), SplitSettings())
     assert found is not None and len(found) == 5
     assert all(overlap(a, b) > 0.95 for a, b in zip(found, boxes, strict=True))
 
@@ -101,7 +102,7 @@ def shares(photos: dict[str, list[Image.Image]], name: str, count: int) -> tuple
     right = {True: [], False: []}
     for number in range(count):
         made = make_collage(photos, f"{name}/{number}")
-        right[made.gutter > 0].append(all_right(find_panels(made.image, SplitConfig()), made.panels))
+        right[made.gutter > 0].append(all_right(find_panels(made.image, SplitSettings()), made.panels))
     for gutters, good in right.items():
         print(f"{'with' if gutters else 'without'} gutters: {sum(good)} of {len(good)}")
     return sum(right[True]) / len(right[True]), sum(right[False]) / len(right[False])
@@ -126,7 +127,7 @@ def test_collages_of_real_photos(root):
         pytest.skip("../shared/dreambooth is not there")
     gutters, seams = shares(read_photos(folder, "report", without=["red_cartoon"]), "test", 120)
     singles = [x for images in read_photos(folder).values() for x in images]
-    refused = sum(find_panels(photo, SplitConfig()) is None for photo in singles)
+    refused = sum(find_panels(photo, SplitSettings()) is None for photo in singles)
     print(f"refused {refused} of {len(singles)} single photos")
     assert gutters >= 0.97
     assert seams >= 0.85
@@ -135,18 +136,18 @@ def test_collages_of_real_photos(root):
 
 def test_large_collages_are_searched_small():
     size, boxes = grid(2, 2, side=700, gutter=20, border=20)
-    found = find_panels(paste(size, boxes), SplitConfig())
+    found = find_panels(paste(size, boxes), SplitSettings())
     assert found is not None and all(overlap(a, b) > 0.97 for a, b in zip(found, boxes, strict=True))
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_one_scene_is_no_collage(seed):
-    assert find_panels(scene(seed, (400, 300)), SplitConfig()) is None
+    assert find_panels(scene(seed, (400, 300)), SplitSettings()) is None
 
 
 @pytest.mark.parametrize("colour", [WHITE, (0, 0, 0), BLUE])
 def test_a_framed_photo_is_no_collage(colour):
-    assert find_panels(paste((420, 320), [(15, 15, 405, 305)], colour), SplitConfig()) is None
+    assert find_panels(paste((420, 320), [(15, 15, 405, 305)], colour), SplitSettings()) is None
 
 
 def test_objects_on_white_are_no_collage():
@@ -154,14 +155,14 @@ def test_objects_on_white_are_no_collage():
     draw = ImageDraw.Draw(image)
     draw.ellipse((40, 80, 220, 330), fill=(200, 60, 40))
     draw.ellipse((280, 60, 460, 340), fill=(40, 60, 200))
-    assert find_panels(image, SplitConfig()) is None
+    assert find_panels(image, SplitSettings()) is None
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 900), (900, 1), (23, 23), (5000, 4), (40, 40), (64, 30)])
 @pytest.mark.parametrize("colour", [WHITE, None])
 def test_tiny_and_plain_images(size, colour):
     image = Image.new("RGB", size, colour) if colour else Image.effect_noise(size, 90).convert("RGB")
-    assert find_panels(image, SplitConfig()) is None
+    assert find_panels(image, SplitSettings()) is None
 
 
 def test_frames_within_frames():
@@ -171,13 +172,13 @@ def test_frames_within_frames():
         for width, colour in ((0.1, "blue"), (0.2, "white"), (0.3, "black"), (0.4, "green")):
             edge = round(width * side)
             image.paste(Image.new("RGB", (side - 2 * edge,) * 2, colour), (edge, edge))
-        assert find_panels(image, SplitConfig()) is None
-        find_panels(image, SplitConfig(widest_gutter=0.2))  # whatever it says: frames may pass for gutters this wide
+        assert find_panels(image, SplitSettings()) is None
+        find_panels(image, SplitSettings(widest_gutter=0.2))  # whatever it says: frames may pass for gutters this wide
 
 
 def test_places_left_empty_are_no_panels():
     size, boxes = grid(2, 2)
-    found = find_panels(paste(size, boxes[:3]), SplitConfig())
+    found = find_panels(paste(size, boxes[:3]), SplitSettings())
     assert found is not None and len(found) == 3
 
 
@@ -253,13 +254,13 @@ def test_small_panels_are_left_out():
 
 
 def test_the_stage_is_registered():
-    one = STAGES.get("split")(SimpleNamespace(split=SplitConfig(), images_per_set=4, seed=0))
+    one = STAGES.get("split")(SplitSettings(), Context("data"))
     assert (one.needs, one.gives, one.uses_model) == ({"collage"}, {"images"}, False)
     assert one.process([]) == []
 
 
 @pytest.mark.parametrize(
-    ("section", "said"),
+    ("settings", "said"),
     [
         ({"choose": "best"}, "split.choose is 'best'; expected one of first, random"),
         ({"min_panels": 0}, "split.min_panels is 0"),
@@ -271,9 +272,9 @@ def test_the_stage_is_registered():
         ({"search_size": 100}, "split.search_size is 100"),
     ],
 )
-def test_impossible_settings(section, said):
+def test_impossible_settings(settings, said):
     with pytest.raises(ConfigError, match=said):
-        SplitConfig(**section)
+        section("split", **settings)
 
 
 def test_sets_that_cannot_hold_the_panels_wanted():

@@ -13,10 +13,9 @@ from data_gen.samples import Dropped, Item, SubjectSet
 from jedi.io.config import ConfigError
 from jedi_toy.drawings import catalogue, is_held_out, sprite
 from jedi_toy.emoji import EmojiSource
-from jedi_toy.emoji_config import EmojiConfig
 from jedi_toy.scenes import Scene, compose
 from jedi_toy.wording import NOUNS
-from tests.data_gen.conftest import read_sets, small_config
+from tests.data_gen.conftest import read_sets, section, small_config
 
 # Written out here on purpose: a word that slips out of the module's own list must not slip past the test.
 _COLOURS = """
@@ -38,7 +37,7 @@ def paint(scene: Scene, figure, size: int):
 
 
 def source(**changes) -> EmojiSource:
-    return EmojiSource(small_config("unused", emoji=EmojiConfig(**changes)))
+    return EmojiSource(section("emoji", "jedi_toy.emoji", **changes), small_config("unused").context)
 
 
 def make(source: EmojiSource, split: str, index: int) -> SubjectSet | Dropped:
@@ -262,11 +261,11 @@ def test_a_hidden_subject_drops_the_set():
     [
         ({"poses": ["standing"]}, "emoji.poses: unknown 'standing'; known are upright"),
         ({"classes": []}, "emoji.classes is empty"),
-        ({"large": [0.9, 0.2]}, "emoji.large is [0.9, 0.2]; expected [least, most]"),
+        ({"large": [0.9, 0.2]}, "emoji.large is [0.9, 0.2]; it must be [least, most]"),
         ({"companions": []}, "set emoji.companion_probability=0"),
-        ({"name_probability": 1.5}, "emoji.name_probability is 1.5; it must lie between 0.0 and 1.0"),
+        ({"name_probability": 1.5}, "emoji.name_probability is 1.5; it must be 0 to 1"),
         ({"backgrounds": ["beech"]}, "did you mean 'beach'?"),
-        ({"subjects": [4]}, "emoji.subjects is [4]; expected numbers from 1 to 3"),
+        ({"subjects": [4]}, "emoji.subjects[0] is 4; it must be 1 to 3"),
         ({"subjects": [2], "classes": ["animal"]}, "wants as many classes"),
         ({"mixture": [{"subject": [2]}]}, "emoji.mixture: unknown key 'subject'"),
         ({"mixture": [{"share": 0}]}, "share is a number above 0, got 0"),

@@ -2,13 +2,11 @@
 
 import random
 import re
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from data_gen.config import content
 from data_gen.drawn_backgrounds import BACKGROUNDS, background, usual_backgrounds
 from data_gen.samples import Item, SubjectSet
 from jedi.io.config import ConfigError
@@ -16,12 +14,12 @@ from jedi_toy import made_up
 from jedi_toy.drawings import is_held_out, sprite
 from jedi_toy.effects import ACTIONS, WEATHER, add_action, add_weather
 from jedi_toy.emoji import EmojiSource
-from jedi_toy.emoji_config import EmojiConfig
+from jedi_toy.emoji_config import EmojiSettings
 from jedi_toy.solids import draw_solid, solid
 from jedi_toy.styles import OUTLINES, PLAIN, TEXTURES, Style, as_photo, cast_shadow, draw_style, lit, styled
 from jedi_toy.wording import NOUNS, VOCABULARIES, WIDE
 from jedi_toy.wording import PLAIN as PLAIN_WORDS
-from tests.data_gen.conftest import small_config
+from tests.data_gen.conftest import section, small_config
 from tests.jedi_toy.test_emoji import COLOURS
 
 EVERYTHING = {
@@ -41,7 +39,7 @@ EVERYTHING = {
 
 
 def make(count: int, split: str = "train", **changes) -> list[SubjectSet]:
-    source = EmojiSource(small_config("unused", emoji=EmojiConfig(**changes)))
+    source = EmojiSource(section("emoji", "jedi_toy.emoji", **changes), small_config("unused").context)
     made = source.make([Item(split, index) for index in range(count)])
     return [one for one in made if isinstance(one, SubjectSet)]
 
@@ -56,15 +54,7 @@ def test_nothing_of_it_is_drawn_by_default():
         for image in one.attributes:
             assert not {"light", "shadow", "weather", "action", "photo"} & set(image)
             assert image["background"] in usual_backgrounds()
-
-
-def test_a_folder_begun_before_it_existed_can_be_gone_on_with():
-    """Settings that came later count where they are used only; so the names of old plans stay."""
-    plain = content(small_config("unused", emoji=EmojiConfig()))["emoji"]
-    assert not {"made_up", "solids", "styles", "weather", "wording"} & set(plain) and "recolourings" in plain
-    used = content(small_config("unused", emoji=EmojiConfig(made_up=0.5, weather=["rain"])))["emoji"]
-    assert {key: used[key] for key in set(used) - set(plain)} == {"made_up": 0.5, "weather": ["rain"]}
-    assert EmojiConfig().weather is not EmojiConfig().weather
+    assert EmojiSettings().weather is not EmojiSettings().weather
 
 
 def test_with_all_of_it_captions_and_masks_stay_exact():
@@ -245,7 +235,7 @@ def test_corners_are_places():
 @pytest.mark.parametrize(
     ("changes", "part"),
     [
-        ({"made_up": 1.5}, "emoji.made_up is 1.5; it must lie between 0.0 and 1.0"),
+        ({"made_up": 1.5}, "emoji.made_up is 1.5; it must be 0 to 1"),
         ({"styles": -1}, "emoji.styles is -1"),
         ({"wording": "rich"}, "emoji.wording is 'rich'; known are plain, wide"),
         ({"weather": ["hail"]}, "emoji.weather: unknown 'hail'; known are rain"),
@@ -255,5 +245,5 @@ def test_corners_are_places():
 )
 def test_senseless_settings_are_refused(changes, part):
     with pytest.raises(ConfigError) as error:
-        EmojiSource(small_config("unused", emoji=replace(EmojiConfig(), **changes)))
+        EmojiSource(section("emoji", "jedi_toy.emoji", **changes), small_config("unused").context)
     assert part in str(error.value)

@@ -4,11 +4,10 @@ from pathlib import Path
 
 import torch
 
-from data_gen.config import DataConfig
+from data_gen.config import load_config
 from data_gen.plan import make_parts
 from data_gen.samples import Item
 from data_gen.shards import encode, write_shard
-from jedi.io.config import load
 from jedi_toy.encoder.config import EncoderConfig, VisionTowerConfig
 from jedi_toy.encoder.network import Probes, save
 from jedi_toy.encoder.training import make_model
@@ -22,7 +21,7 @@ WORDS = {"background": ["beach", "city", "night", "snow"]}
 
 def write_world(folder: Path, train: int = 0, heldout: int = 24, *overrides: str) -> Path:
     """Shards as ``python -m data_gen run --config configs/data_gen/benchmark.yaml`` writes them, with fewer sets."""
-    config = load(DataConfig, CONFIG, [f"out={folder}", f"sets={max(1, train)}", f"heldout_sets={heldout}", *overrides])
+    config = load_config(CONFIG, [f"out={folder}", f"sets={max(1, train)}", f"heldout_sets={heldout}", *overrides])
     source = make_parts(config).source
     for split, count in (("train", train), ("heldout", heldout)):
         if count:

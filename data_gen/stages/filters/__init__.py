@@ -1,18 +1,21 @@
 """By what sets are judged. Each filter scores every set of a unit and says which sets, or images, will not do.
 
-To add one: write a class like `Filter`, decorate it with `@FILTERS.register("name")`, name its module under
-`extensions:` and its name under `filter.extra` in the configuration (docs/extending.md).
+To add one: write a subclass of `Filter`, decorate it with `@FILTERS.register("name")`, and name its module under
+`extensions:` in the configuration, whose section `filter.NAME` then holds its settings (docs/extending.md).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from data_gen.context import Context
+from data_gen.parts import Part
 from data_gen.samples import SubjectSet
 from jedi.errors import InputError
 from jedi.io.config import ConfigError
@@ -20,8 +23,6 @@ from jedi.io.registry import Registry
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from data_gen.config import DataConfig
 
 
 @dataclass(frozen=True)
@@ -36,38 +37,31 @@ class Verdict:
     """Why single images, by position, will not do: the set goes, or they alone (`filter.drop_images`)."""
 
 
-class Filter(Protocol):
-    """Made once in each process, as `factory(config)` with the whole `DataConfig`. Models are loaded when the first
-    set is judged, not before."""
+class Filter(Part, ABC):
+    """Its section is `filter.NAME`. Models are loaded when the first set is judged, not before."""
 
-    on: bool
-    """Whether the configuration asks for it."""
-    needs: frozenset[str]
+    needs: frozenset[str] = frozenset()
     """"masks", or nothing."""
-    uses_model: bool
-    """Whether it wants a GPU, or all cores of a process."""
-    thresholds: tuple[tuple[str, str], ...]
-    """For the report, if the class has such an attribute: scores and the configuration's keys of their thresholds,
-    `(("redness", "options.redness.max_share"),)`. A key's last part begins with min or max, or its value is the least
-    and the most. "NAME.PART" is a part of a score that is a dict; "NAME.mean" the mean of a list, where that is
-    compared and not each image's."""
-    packages: tuple[str, ...]
-    """What must stay at one version for equal scores, besides numpy and Pillow."""
 
+    @property
+    def on(self) -> bool:
+        """Whether the settings ask for it."""
+        return True
+
+    @abstractmethod
     def judge(self, images: Images) -> Sequence[Verdict]:
         """One for each set, in order, whatever other filters say of it."""
-        ...
 
 
-FILTERS: Registry[Callable[[Any], Filter]] = Registry("filter")
-MODELS = ("torch", "transformers", "timm")
+FILTERS: Registry[type[Filter]] = Registry("filter")
+ENCODER_PACKAGES = ("torch", "transformers", "timm")
 
 
 class Encoders:
     """Encoders of one process, each loaded when it is first asked for."""
 
-    def __init__(self, config: DataConfig) -> None:
-        self.config = config
+    def __init__(self, context: Context) -> None:
+        self.context = context
         self._loaded: dict[str, Any] = {}
 
     def get(self, key: str, spec: str, kind: str = "embed_images") -> Any:
@@ -81,7 +75,7 @@ class Encoders:
 
         if spec not in self._loaded:
             try:
-                self._loaded[spec] = load_encoder(spec, device_of(self.config))
+                self._loaded[spec] = load_encoder(spec, device_of(self.context))
             except EncoderError as error:
                 raise ConfigError(f"{key}: {error}") from None
         if not hasattr(self._loaded[spec], kind):

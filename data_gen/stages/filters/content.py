@@ -8,28 +8,28 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from data_gen.stages.filters import FILTERS, Images, Verdict, too_high
+from data_gen.context import Context
+from data_gen.stages.filters import FILTERS, Filter, Images, Verdict, too_high
+from data_gen.stages.filters.settings import NsfwSettings, PeopleSettings
 from jedi.io.config import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from data_gen.config import DataConfig
 
 BATCH = 8
 """Images in one forward pass."""
 
 
 @FILTERS.register("people")
-class People:
+class People(Filter):
     """Score: of each image the highest probability of a detection with the label; 0 to 1."""
 
-    needs, uses_model, packages = frozenset(), True, ("torch", "transformers")
-    thresholds = (("people", "filter.people.max_score"),)
+    Settings, packages = PeopleSettings, ("torch", "transformers")
+    thresholds = (("people", "max_score"),)
 
-    def __init__(self, config: DataConfig) -> None:
-        self.settings, self.config = config.filter.people, config
-        self.on = self.settings.max_score is not None
+    @property
+    def on(self) -> bool:
+        return self.settings.max_score is not None
 
     def judge(self, images: Images) -> list[Verdict]:
         found = [score for images in _batches(images.images) for score in self._detect(images)]
@@ -55,7 +55,7 @@ class People:
 
         key, source = "filter.people.model", self.settings.model
         model = _load(
-            AutoModelForObjectDetection, key, source, tuple(MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES), self.config
+            AutoModelForObjectDetection, key, source, tuple(MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES), self.context
         )
         labels = {name: number for number, name in model.config.id2label.items()}
         if self.settings.label not in labels:
@@ -70,19 +70,19 @@ class People:
 
 
 @FILTERS.register("nsfw")
-class Nsfw:
+class Nsfw(Filter):
     """Score: of each image by how much it is over the threshold of the checker's nearest concept; over 0 is flagged.
 
     The decision is that of diffusers' `StableDiffusionSafetyChecker`, which says yes or no and blackens images;
     here its cosines are read, to have a number and the images as they are.
     """
 
-    needs, uses_model, packages = frozenset(), True, ("diffusers", "torch", "transformers")
-    thresholds = (("nsfw", "filter.nsfw.max_score"),)
+    Settings = NsfwSettings
+    thresholds = (("nsfw", "max_score"),)
 
-    def __init__(self, config: DataConfig) -> None:
-        self.settings, self.config = config.filter.nsfw, config
-        self.on = self.settings.max_score is not None
+    @property
+    def on(self) -> bool:
+        return self.settings.max_score is not None
 
     def judge(self, images: Images) -> list[Verdict]:
         import torch
@@ -104,7 +104,7 @@ class Nsfw:
         from jedi.encoders import load_processor
 
         source = self.settings.model
-        model = _load(StableDiffusionSafetyChecker, "filter.nsfw.model", source, ("clip",), self.config)
+        model = _load(StableDiffusionSafetyChecker, "filter.nsfw.model", source, ("clip",), self.context)
         side = model.config.vision_config.image_size
         default = CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
         return model, load_processor(source, default, side)
@@ -134,13 +134,13 @@ def _batches(images: list[Image.Image]) -> Iterator[list[Image.Image]]:
     return (images[start : start + BATCH] for start in range(0, len(images), BATCH))
 
 
-def _load(cls: type, key: str, source: str, kinds: tuple[str, ...], config: DataConfig) -> Any:
+def _load(cls: type, key: str, source: str, kinds: tuple[str, ...], context: Context) -> Any:
     import torch
 
     from data_gen.models import device_of
     from jedi.encoders import EncoderError, load_model
 
     try:
-        return load_model(cls, source, kinds, torch.device(device_of(config)))
+        return load_model(cls, source, kinds, torch.device(device_of(context)))
     except EncoderError as error:
         raise ConfigError(f"{key}: {error}") from None

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from data_gen.samples import SubjectSet
-from data_gen.stages.filters import FILTERS, MODELS, Images, Verdict, too_high
+from data_gen.stages.filters import ENCODER_PACKAGES, FILTERS, Filter, Images, Verdict, too_high
+from data_gen.stages.filters.settings import DuplicatesSettings, IdentitySettings
 from jedi.io.config import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from data_gen.config import DataConfig
 
 
 def pair_cosines(embeddings: Tensor) -> Tensor:
@@ -23,16 +22,19 @@ def pair_cosines(embeddings: Tensor) -> Tensor:
 
 
 @FILTERS.register("identity")
-class Identity:
+class Identity(Filter):
     """Score: `mean` and `min` of the pairs' cosines; None for a single image, which has nothing to differ from."""
 
-    uses_model, packages = True, MODELS
-    thresholds = (("identity.mean", "filter.identity.min_mean"), ("identity.min", "filter.identity.min_pair"))
+    Settings, packages = IdentitySettings, ENCODER_PACKAGES
+    thresholds = (("identity.mean", "min_mean"), ("identity.min", "min_pair"))
 
-    def __init__(self, config: DataConfig) -> None:
-        self.settings = config.filter.identity
-        self.on = self.settings.min_mean is not None or self.settings.min_pair is not None
-        self.needs = frozenset({"masks"} if self.settings.masked else ())
+    @property
+    def on(self) -> bool:
+        return self.settings.min_mean is not None or self.settings.min_pair is not None
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"masks"} if self.settings.masked else ())
 
     def judge(self, images: Images) -> list[Verdict]:
         for one in images.sets:
@@ -58,21 +60,24 @@ class Identity:
 
 
 @FILTERS.register("duplicates")
-class Duplicates:
+class Duplicates(Filter):
     """Score: of the two most alike images `copy` and `cosine`, as far as they are asked for. Of copies the first
     may stay."""
 
-    needs = frozenset()
-    thresholds = (
-        ("duplicates.copy", "filter.duplicates.max_copy"),
-        ("duplicates.cosine", "filter.duplicates.max_cosine"),
-    )
+    Settings = DuplicatesSettings
+    thresholds = (("duplicates.copy", "max_copy"), ("duplicates.cosine", "max_cosine"))
 
-    def __init__(self, config: DataConfig) -> None:
-        self.settings = config.filter.duplicates
-        self.on = self.settings.max_copy is not None or self.settings.max_cosine is not None
-        self.uses_model = self.settings.max_cosine is not None
-        self.packages = MODELS if self.uses_model else ("torch",)
+    @property
+    def on(self) -> bool:
+        return self.settings.max_copy is not None or self.uses_model
+
+    @property
+    def uses_model(self) -> bool:
+        return self.settings.max_cosine is not None
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        return ENCODER_PACKAGES if self.uses_model else ("torch",)
 
     def judge(self, images: Images) -> list[Verdict]:
         likeness: dict[str, list[list[float]]] = {}

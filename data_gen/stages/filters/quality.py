@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from data_gen.stages.filters import FILTERS, MODELS, Images, Verdict, too_low
+from data_gen.stages.filters import ENCODER_PACKAGES, FILTERS, Filter, Images, Verdict, too_low
+from data_gen.stages.filters.settings import AestheticSettings, SharpnessSettings, TextSettings
 from jedi.io.config import ConfigError
-
-if TYPE_CHECKING:
-    from data_gen.config import DataConfig
 
 
 @FILTERS.register("text")
-class Text:
+class Text(Filter):
     """Score: of each image the cosine with its caption."""
 
-    needs, uses_model, packages = frozenset(), True, MODELS
-    thresholds = (("text", "filter.text.min_score"),)
+    Settings, packages = TextSettings, ENCODER_PACKAGES
+    thresholds = (("text", "min_score"),)
 
-    def __init__(self, config: DataConfig) -> None:
-        self.settings = config.filter.text
-        self.on = self.settings.min_score is not None
+    @property
+    def on(self) -> bool:
+        return self.settings.min_score is not None
 
     def judge(self, images: Images) -> list[Verdict]:
         from jedi.metrics import clip_t
@@ -37,16 +35,16 @@ class Text:
 
 
 @FILTERS.register("aesthetic")
-class Aesthetic:
+class Aesthetic(Filter):
     """Score: LAION's aesthetic score of each image; the set's mean decides."""
 
-    needs, uses_model, packages = frozenset(), True, MODELS
-    thresholds = (("aesthetic.mean", "filter.aesthetic.min_mean"),)
+    Settings, packages = AestheticSettings, ENCODER_PACKAGES
+    thresholds = (("aesthetic.mean", "min_mean"),)
+    _head: Any = None
 
-    def __init__(self, config: DataConfig) -> None:
-        self.settings = config.filter.aesthetic
-        self.on = self.settings.min_mean is not None
-        self._head: Any = None
+    @property
+    def on(self) -> bool:
+        return self.settings.min_mean is not None
 
     def judge(self, images: Images) -> list[Verdict]:
         from jedi.metrics import aesthetic
@@ -70,18 +68,18 @@ class Aesthetic:
 
 
 @FILTERS.register("sharpness")
-class Sharpness:
+class Sharpness(Filter):
     """Score: `sharpness` of each image."""
 
-    needs, uses_model, packages = frozenset(), False, ()
-    thresholds = (("sharpness", "filter.sharpness.min_score"),)
+    Settings, uses_model = SharpnessSettings, False
+    thresholds = (("sharpness", "min_score"),)
 
-    def __init__(self, config: DataConfig) -> None:
-        self.settings, self.resolution = config.filter.sharpness, config.resolution
-        self.on = self.settings.min_score is not None
+    @property
+    def on(self) -> bool:
+        return self.settings.min_score is not None
 
     def judge(self, images: Images) -> list[Verdict]:
-        scores = images.by_set([sharpness(image, self.resolution) for image in images.images])
+        scores = images.by_set([sharpness(image, self.context.resolution) for image in images.images])
         return [Verdict(x, images=too_low("sharpness", x, self.settings.min_score)) for x in scores]
 
 

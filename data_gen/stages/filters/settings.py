@@ -1,9 +1,9 @@
-"""The section `filter` of the configuration. A filter is off while its thresholds are null; one that nothing can
+"""The sections `filter.NAME` of our filters. A filter is off while its thresholds are null; one that nothing can
 miss (-1, or 0 where no score is negative) measures without dropping, for the report's histograms."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated
 
 from jedi.io.config import ConfigError
@@ -15,7 +15,7 @@ Cosine = Annotated[float, Range(-1, 1)]
 
 
 @dataclass
-class IdentityConfig:
+class IdentitySettings:
     """Do all images show one subject? The cosines of the embeddings of all pairs: `min_mean` for their mean,
     `min_pair` for the least of them, which one stranger among many images cannot hide from. `masked`:
     compared are cut-outs, cropped to the subject, on white (it needs masks); else whole images, whose
@@ -29,7 +29,7 @@ class IdentityConfig:
 
 
 @dataclass
-class TextConfig:
+class TextSettings:
     """Does each image fit its caption? The cosine of CLIP's embeddings. Real photographs with their captions
     get about 0.3, other captions about 0.15 to 0.2."""
 
@@ -38,7 +38,7 @@ class TextConfig:
 
 
 @dataclass
-class AestheticConfig:
+class AestheticSettings:
     """LAION's predictor over CLIP ViT-L/14, the mean over the set, about 1 to 10; SynCD drops sets under 6.
     `head` is the file of its weights (sac+logos+ava1-l14-linearMSE or the linear one; .safetensors or .pth)."""
 
@@ -46,9 +46,16 @@ class AestheticConfig:
     encoder: str = "clip:openai/clip-vit-large-patch14"
     head: str = ""
 
+    def __post_init__(self) -> None:
+        if self.min_mean is not None and not self.head:
+            raise ConfigError(
+                "filter.aesthetic.head is empty; name the file of LAION's aesthetic predictor, for instance "
+                "filter.aesthetic.head=/models/sac+logos+ava1-l14-linearMSE.pth, or set filter.aesthetic.min_mean=null"
+            )
+
 
 @dataclass
-class SharpnessConfig:
+class SharpnessSettings:
     """The variance of the Laplacian (4 x[i, j] less its four neighbours) of the grey image in 0 to 255, its
     shorter side first brought to `resolution`: so it says how sharp the image will be in the shard, and is
     low for one that was enlarged. At 512 pixels all of DreamBench's photographs get more than 53, and none
@@ -58,7 +65,7 @@ class SharpnessConfig:
 
 
 @dataclass
-class DuplicatesConfig:
+class DuplicatesSettings:
     """Is an image nearly a copy of an earlier one of its set? Such a set teaches copying. `max_copy`: the copy
     score (jedi.metrics.copy_score, no model: the same pixels, shifted or mirrored); over 0.75 is a
     near-duplicate. `max_cosine`: of whole images' embeddings by `encoder`."""
@@ -69,7 +76,7 @@ class DuplicatesConfig:
 
 
 @dataclass
-class PeopleConfig:
+class PeopleSettings:
     """Are there people in the image? The highest probability of a detection called `label`; `model` is a folder
     or hub name of an object detector of transformers. Not for subjects that are people."""
 
@@ -79,34 +86,10 @@ class PeopleConfig:
 
 
 @dataclass
-class NsfwConfig:
+class NsfwSettings:
     """Stable Diffusion's safety checker: by how much the nearest of its 17 concepts is over that concept's own
     threshold, so over 0 is what it would black out. `model` is a folder (safety_checker of a diffusers
     pipeline) or a hub name, with safetensors."""
 
     max_score: Annotated[float, Range(-2, 2)] | None = None
     model: str = "CompVis/stable-diffusion-safety-checker"
-
-
-@dataclass
-class FilterConfig:
-    """What sets must pass, in this order: the first that fails is the reason for which a set is dropped. All
-    scores are computed for all sets and written into them."""
-
-    identity: IdentityConfig = field(default_factory=IdentityConfig)
-    text: TextConfig = field(default_factory=TextConfig)
-    aesthetic: AestheticConfig = field(default_factory=AestheticConfig)
-    sharpness: SharpnessConfig = field(default_factory=SharpnessConfig)
-    duplicates: DuplicatesConfig = field(default_factory=DuplicatesConfig)
-    people: PeopleConfig = field(default_factory=PeopleConfig)
-    nsfw: NsfwConfig = field(default_factory=NsfwConfig)
-    extra: list[str] = field(default_factory=list)  # filters of extensions, after these; their settings: options
-    drop_images: bool = False  # leave out a failing image alone, not its set, where `min_images` remain
-    min_images: Annotated[int, Range(1, 64)] = 2
-
-    def __post_init__(self) -> None:
-        if self.aesthetic.min_mean is not None and not self.aesthetic.head:
-            raise ConfigError(
-                "filter.aesthetic.head is empty; name the file of LAION's aesthetic predictor, for instance "
-                "filter.aesthetic.head=/models/sac+logos+ava1-l14-linearMSE.pth, or set filter.aesthetic.min_mean=null"
-            )

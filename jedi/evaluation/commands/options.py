@@ -45,6 +45,6 @@ def sampling_of(arguments: argparse.Namespace) -> Sampling:
     """How to sample. Raises ``InputError`` for what makes no sense."""
     check_options(arguments, check_count, "steps", "batch_size")
     check_options(arguments, check_scale, "guidance_scale", "image_guidance_scale")
-    import_extensions(arguments)
+    import_extensions(arguments.extensions)
     keys = ("steps", "guidance", "guidance_scale", "image_guidance_scale", "mode")
     return Sampling(**{key: getattr(arguments, key) for key in keys})

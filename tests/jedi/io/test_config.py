@@ -92,11 +92,11 @@ def test_extensions_are_imported(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "jedi_test_good.py").write_text("here = 1\n")
     (tmp_path / "jedi_test_bad.py").write_text("import jedi_test_absent\n")
-    assert configs.import_extensions(Outer("x", extensions=["jedi_test_good"]))[0].here == 1
+    assert configs.import_extensions(["jedi_test_good"])[0].here == 1
     with pytest.raises(ConfigError, match=r"no module .jedi_test_none."):
-        configs.import_extensions(Outer("x", extensions=["jedi_test_none"]))
+        configs.import_extensions(["jedi_test_none"])
     with pytest.raises(ModuleNotFoundError, match="jedi_test_absent"):  # the extension is there: its own error
-        configs.import_extensions(Outer("x", extensions=["jedi_test_bad"]))
+        configs.import_extensions(["jedi_test_bad"])
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from jedi.io.config import ConfigError
 from jedi.io.parts import known_class, load_part
 from jedi.pipeline import JediPipeline
 from tests import tiny
-from tests.data_gen.pipelines import settings
+from tests.data_gen.pipelines import context
 
 KINDS = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
 
@@ -136,7 +136,7 @@ def test_every_way_to_a_model_refuses_a_part_that_lacks_weights(base, model, tmp
     with pytest.raises(InputError, match=r"model/vae: .* missing"):
         JediPipeline.from_pretrained(model)
     with pytest.raises(ConfigError, match=r"collage.model=.*base/text_encoder: .* missing"):
-        load_pipeline("collage.model", str(base), "text2image", settings())
+        load_pipeline("collage.model", str(base), "text2image", context())
     with pytest.raises(InputError, match=r"model/unet: .* missing"):
         load_unet(with_weights(model, "unet", without_two), "v_prediction")
     recipe = tmp_path / "recipe.yaml"
@@ -224,7 +224,7 @@ def test_a_tokenizer_that_does_not_know_its_length(base):
     assert caption_length(loaded.tokenizer, loaded.text_encoder) == tiny.TEXT_LENGTH
     captions = encode_captions(loaded.tokenizer, loaded.text_encoder, ["a cat", "a " * 99])
     assert captions.shape == (2, tiny.TEXT_LENGTH, tiny.TEXT_WIDTH)
-    pipe = load_pipeline("collage.model", str(base), "text2image", settings())
+    pipe = load_pipeline("collage.model", str(base), "text2image", context())
     assert pipe.tokenizer.model_max_length == tiny.TEXT_LENGTH
 
 
@@ -252,7 +252,7 @@ def test_nor_for_the_data_engine(base, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     with_json(base, "model_index.json", safety_checker=["payload", "Payload"])
     with pytest.raises(ConfigError, match="'payload', 'Payload' is no class of diffusers or transformers"):
-        load_pipeline("collage.model", str(base), "text2image", settings())
+        load_pipeline("collage.model", str(base), "text2image", context())
 
 
 def test_parts_of_other_classes_than_ours_are_refused(base):

@@ -9,7 +9,7 @@ import yaml
 
 import train
 from data_gen import __main__ as data_gen
-from data_gen.config import DataConfig
+from data_gen.config import load_config, schema
 from jedi.errors import InputError
 from jedi.io.config import ConfigError, _fields, load
 from jedi.io.ranges import Range
@@ -19,7 +19,7 @@ from jedi_toy.encoder.config import EncoderConfig
 from jedi_toy.tiny_base import __main__ as tiny_base
 from jedi_toy.tiny_base.config import TinyBaseConfig
 
-SCHEMAS = (TrainConfig, TinyBaseConfig, EncoderConfig, DataConfig)
+SCHEMAS = (TrainConfig, TinyBaseConfig, EncoderConfig, schema())
 LONG = ["9" * 300, "-" + "9" * 300, "9" * 5000, "1" + "0" * 400]
 NEVER = [*LONG, ".nan", "nan", ".inf", "-.inf", "[.nan]"]
 NEVER += ["[1", "{a: 1}", "text", "[={}", "{", "'", "\x00", "&a [*a]", "="]
@@ -38,7 +38,7 @@ def levels(schema) -> list[type]:
             fields.append((field.name, kind, field))
     if not found:
         return [schema]
-    names = {name: getattr(schema, name) for name in ("__post_init__",) if schema is DataConfig}
+    names = {name: getattr(schema, name) for name in ("__post_init__",) if schema is SCHEMAS[-1]}
     return [dataclasses.make_dataclass(schema.__name__, fields, namespace=names), *found]
 
 
@@ -129,7 +129,7 @@ def test_a_number_in_a_section_is_named_by_its_whole_key(setting, said):
 )
 def test_a_number_of_a_part_of_the_data_engine_is_named_by_its_whole_key(setting, said):
     with pytest.raises(ConfigError) as error:
-        load(DataConfig, None, ["out=x", setting])
+        load_config(None, ["out=x", "source=folder", setting])
     assert said in str(error.value)
 
 
@@ -164,10 +164,10 @@ COMMANDS = {train.main: [], tiny_base.main: [], encoder.main: [], data_gen.main:
 def test_a_command_prints_its_settings(main, capsys):
     assert main([*COMMANDS[main], "--print-config", "out=here", "seed=7"]) == 0
     printed = yaml.safe_load(capsys.readouterr().out)
-    schema = {"train": TrainConfig, "data_gen.__main__": DataConfig}.get(main.__module__)
+    kind = {"train": TrainConfig, "data_gen.__main__": schema()}.get(main.__module__)
     assert (printed["out"], printed["seed"]) == ("here", 7)
-    if schema:
-        assert printed.keys() == _fields(schema).keys()
+    if kind:
+        assert printed.keys() == _fields(kind).keys()
     if main is train.main:
         assert printed["data"]["path"] == "???" and printed["optimizer"]["lr"] == 1e-5
 
