@@ -326,7 +326,7 @@ def sample(
 
 def sheet(settings: Settings, given: list[tuple[Image.Image, str]], results: list[Image.Image]) -> Image.Image:
     """Results in rows (a prompt or a story each), to the right of what was given."""
-    from jedi.io.images import contact_sheet
+    from jedi.io.contact_sheet import contact_sheet
 
     cells = list(zip(results, settings.captions, strict=True))
     width = len(settings.prompts) if settings.joint else settings.num_images_per_prompt

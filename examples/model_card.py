@@ -14,7 +14,8 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from jedi.io.images import contact_sheet, load_image, place_in_row
+from jedi.io.contact_sheet import contact_sheet
+from jedi.io.images import load_image, place_in_row
 from jedi.loading import load_pipeline
 from jedi.pipeline import JediPipeline, image_generators
 from jedi_toy.benchmark.cases import read_cases

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from jedi.io import images
+from jedi.vae import encode_pixels
 
 
 @dataclass
@@ -34,7 +35,7 @@ class Inpainting:
         image, mask = images.to_rgb(image), images.to_mask(mask)
         square, box = images.fit_square(image, size)
         left, top, right, bottom = box
-        latents = images.encode_pixels(vae, images.to_tensor([square]).to(device)).float()
+        latents = encode_pixels(vae, images.to_tensor([square]).to(device)).float()
         alpha = (images.to_tensor([mask]).to(device) + 1) / 2
         # A latent pixel is generated if the mask touches any pixel of it; the margins of the square are
         # given.

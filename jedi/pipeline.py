@@ -42,6 +42,7 @@ from jedi.io.model_files import DEFAULTS, PIPELINE, check_values, read_json
 from jedi.rng import check_seed, seeded_generator
 from jedi.sampling import SAMPLING_DEFAULTS, check_defaults, sampling_settings
 from jedi.unet import JointUNet
+from jedi.vae import decode_latents, encode_pixels
 
 logger = logging.get_logger(__name__)
 
@@ -393,7 +394,7 @@ class JediPipeline(DiffusionPipeline):
             latents = edit.hold(latents, edit.latents.expand_as(latents))
         result = latents
         if output_type != "latent":
-            pixels = images.decode_latents(self.vae, latents).float().clamp(-1, 1)
+            pixels = decode_latents(self.vae, latents).float().clamp(-1, 1)
             pixels = pixels if edit is None else edit.paste(pixels)
             result = self.image_processor.postprocess(pixels, output_type=output_type)
         self.maybe_free_model_hooks()
@@ -473,7 +474,7 @@ class JediPipeline(DiffusionPipeline):
         pixels = images.to_tensor(squares).to(self._execution_device)
         prompts = prompts or ""
         captions = [prompts] * len(squares) if isinstance(prompts, str) else prompts
-        return images.encode_pixels(self.vae, pixels).float(), self.encode_prompt(captions)
+        return encode_pixels(self.vae, pixels).float(), self.encode_prompt(captions)
 
     def _encode_references(self, references: Any, prompts: Any, masks: Any, mode: str) -> ReferenceCache:
         latents, text = self._reference_inputs(references, prompts, masks)

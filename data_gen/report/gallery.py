@@ -12,7 +12,7 @@ from data_gen.finish import EXAMPLES, PAIRS, is_packed
 from data_gen.report.stored import Stored, read_manifest, read_rejected, read_set
 from data_gen.report.survey import Place, Survey
 from data_gen.samples import SPLITS
-from jedi.io import images
+from jedi.io import contact_sheet as sheets
 from jedi.report.document import Gallery, GalleryImage
 
 TITLES = {"train": "Training sets", "heldout": "Held-out sets"}
@@ -34,7 +34,7 @@ def contact_sheet(stored: Stored, count: int) -> Image.Image:
         for path, key in stored.spread(split, wanted):
             sample, members = read_set(path, key)
             rows.append([(None, f"{label(sample)} / {split}"), *zip(members, sample["captions"], strict=True)])
-    return images.contact_sheet(rows or [[(None, "no sets")]], tile=128)
+    return sheets.contact_sheet(rows or [[(None, "no sets")]], tile=128)
 
 
 def sets(stored: Stored, split: str, count: int) -> list[Gallery]:

@@ -1,4 +1,4 @@
-"""Images: opening them safely, masks, squares, tensors, latents, contact sheets.
+"""Images: opening them safely, masks, squares, tensors.
 
 `open_image` is the one place of the project where an encoded image is decoded: no other module calls PIL's open.
 Only PIL and numpy are imported here; torch is loaded by the functions that make tensors.
@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageOps
 
 from jedi.errors import InputError
 from jedi.io.files import atomic
-from jedi.io.lettering import Typesetter
 from jedi.io.texts import is_text
 
 if TYPE_CHECKING:
@@ -230,65 +229,6 @@ def save_png(image: Image.Image, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as temporary:
         image.save(temporary, "PNG")
-
-
-def encode_pixels(vae: Any, pixels: Tensor) -> Tensor:
-    """``[n 3 H W]`` in [-1, 1] -> scaled latents ``[n c h w]``: the posterior's mode, nothing random."""
-    import torch
-
-    batches = _ready_for(vae, pixels).split(encode_batch_size(pixels.shape[-1], pixels.shape[-2]))
-    latents = torch.cat([vae.encode(batch).latent_dist.mode() for batch in batches])
-    return (latents - (vae.config.shift_factor or 0)) * vae.config.scaling_factor
-
-
-def encode_batch_size(width: int, height: int) -> int:
-    """How many images of this size are encoded at once: 64 of up to 128 x 128 pixels, 4 of 512 x 512, 1 of
-    1024 x 1024. With Stable Diffusion's VAE that takes up to 2.6 GB: 0.65 GB for each image of 512 x 512.
-    """
-    return max(1, min(64, 2**20 // (width * height)))
-
-
-def decode_latents(vae: Any, latents: Tensor) -> Tensor:
-    """Scaled latents ``[n c h w]`` -> ``[n 3 H W]``, about [-1, 1]."""
-    latents = latents / vae.config.scaling_factor + (vae.config.shift_factor or 0)
-    return vae.decode(_ready_for(vae, latents)).sample
-
-
-def _ready_for(vae: Any, x: Tensor) -> Tensor:
-    from diffusers.utils.torch_utils import get_module_execution_device
-
-    return x.to(get_module_execution_device(vae), vae.dtype)  # with offloading its weights may lie elsewhere
-
-
-def contact_sheet(
-    rows: Sequence[Sequence[tuple[Image.Image | None, str]]], tile: int = 160, gap: int = 8, lines: int = 4
-) -> Image.Image:
-    """Rows of images with captions under them, on white.
-
-    Each cell is ``(image, caption)``; ``None`` leaves its place empty. Images are fitted into ``tile``
-    pixels, captions wrapped to at most ``lines`` lines; letters that no font of this machine has are shown by their
-    numbers, with a warning. Raises ``InputError`` if there is no cell.
-    """
-    if not any(rows):
-        raise InputError("a contact sheet needs at least one image")
-    letters = Typesetter()
-    captions = [[letters.lines(caption, tile, lines) for _, caption in row] for row in rows]
-    heights = [tile + letters.line_height * max((len(text) for text in row), default=0) + gap for row in captions]
-    columns = max(map(len, rows))
-    sheet = Image.new("RGB", (gap + columns * (tile + gap), gap + sum(heights)), "white")
-    draw = ImageDraw.Draw(sheet)
-    top = gap
-    for row, texts, height in zip(rows, captions, heights, strict=True):
-        for column, ((image, _), text) in enumerate(zip(row, texts, strict=True)):
-            left = gap + column * (tile + gap)
-            if image is not None:
-                fitted = ImageOps.contain(to_rgb(image), (tile, tile))
-                sheet.paste(fitted, (left + (tile - fitted.width) // 2, top + (tile - fitted.height) // 2))
-            for i, line in enumerate(text):
-                letters.draw(draw, (left, top + tile + i * letters.line_height), line)
-        top += height
-    letters.say_what_lacks()
-    return sheet
 
 
 def _open(source: str | Path | bytes, name: str, convert: Any, size: tuple[int, int] | None = None) -> Any:

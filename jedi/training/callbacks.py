@@ -23,8 +23,8 @@ from tqdm.auto import tqdm
 
 from jedi.data import JointBatch, SetDataset, SetIndex
 from jedi.errors import InputError
+from jedi.io.contact_sheet import contact_sheet
 from jedi.io.files import atomic, write_json
-from jedi.io.images import contact_sheet
 from jedi.pipeline import JediPipeline, image_generators
 from jedi.training import checkpoints
 from jedi.training.config import TrainConfig

@@ -34,8 +34,9 @@ from torch import Tensor
 from jedi.data import DataError, SetDataset, SetIndex, SetRecord
 from jedi.errors import out_of_memory
 from jedi.io.files import FolderInUse, atomic, locked
-from jedi.io.images import encode_batch_size, encode_pixels, to_tensor
+from jedi.io.images import to_tensor
 from jedi.training.config import TrainConfig
+from jedi.vae import encode_batch_size, encode_pixels
 
 if TYPE_CHECKING:
     from jedi.io.base import Base

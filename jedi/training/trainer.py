@@ -36,7 +36,6 @@ from jedi.diffusion import LOSS_WEIGHTINGS, NoiseSchedule
 from jedi.errors import InputError
 from jedi.io import config as configs
 from jedi.io.base import Base, check_unet, load_unet
-from jedi.io.images import encode_pixels
 from jedi.loss import joint_loss
 from jedi.pipeline import JediPipeline
 from jedi.rng import keyed_seed, seed_global
@@ -55,6 +54,7 @@ from jedi.training.export import is_run, load_run_unet
 from jedi.training.latents import LatentCache, encode_all
 from jedi.training.run import identity, make_logger, open_run, write_run  # noqa: F401 (train.py has them from here)
 from jedi.unet import JointUNet
+from jedi.vae import encode_pixels
 
 log = logging.getLogger(__name__)
 

@@ -20,9 +20,10 @@ from tqdm import tqdm
 
 from jedi.evaluation.generate import ImageRequest, Sampling, missing, seed_of, write_plan
 from jedi.inpainting import Inpainting
-from jedi.io.images import Box, decode_latents, encode_pixels, fit_square, load_image, save_png, to_pil, to_tensor
+from jedi.io.images import Box, fit_square, load_image, save_png, to_pil, to_tensor
 from jedi.pipeline import JediPipeline
 from jedi.rng import seeded_generator
+from jedi.vae import decode_latents, encode_pixels
 from jedi_toy.benchmark.cases import ToyCase, ToyCases
 from jedi_toy.benchmark.judge import Judge, Scores, cut_out, psnr
 

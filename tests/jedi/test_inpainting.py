@@ -10,6 +10,7 @@ from jedi.errors import InputError
 from jedi.inpainting import Inpainting
 from jedi.io import images
 from jedi.pipeline import image_generators
+from jedi.vae import encode_pixels
 from tests.jedi.sampling import REFERENCES, SHAPE, STEPS, box_mask, close, latents, random_image, record_calls
 
 
@@ -37,7 +38,7 @@ def test_the_network_is_told_what_is_given(pipe, monkeypatch):
     c = SHAPE[0]
     wanted = torch.zeros(SHAPE[1:])
     wanted[2:4, 2:5] = 1  # latent pixels (4 x 4 pixels) that the mask touches
-    clean = images.encode_pixels(pipe.vae, images.to_tensor([image])).detach()
+    clean = encode_pixels(pipe.vae, images.to_tensor([image])).detach()
     noise = torch.randn(1, *SHAPE, generator=image_generators(0, 1)[0])
     pipe.scheduler.set_timesteps(STEPS)
     for x, t in zip(inputs, pipe.scheduler.timesteps, strict=True):

@@ -19,6 +19,7 @@ from jedi.guidance import GUIDANCE
 from jedi.io import images
 from jedi.pipeline import JediPipeline, image_generators
 from jedi.unet import JointUNet
+from jedi.vae import decode_latents, encode_pixels
 from tests import tiny
 from tests.jedi.sampling import REFERENCES, SHAPE, STEPS, box_mask, close, latents, random_image
 
@@ -28,7 +29,7 @@ def by_hand(pipe, prompt, mode, rule, text_scale, image_guidance_scale, seed=0):
     """One image: every branch its own uncached call of the network, DDIM's formulas written out."""
     unet, c = JointUNet(pipe.unet), SHAPE[0]
     squares = [images.fit_square(x, tiny.PIXELS)[0] for x in REFERENCES]
-    given = images.encode_pixels(pipe.vae, images.to_tensor(squares))[None]  # 1 k c h w
+    given = encode_pixels(pipe.vae, images.to_tensor(squares))[None]  # 1 k c h w
     k = given.shape[1]
     words = lambda text: encode_captions(pipe.tokenizer, pipe.text_encoder, [text])[None]
     empty, full = words(""), words(prompt)
@@ -360,7 +361,7 @@ def test_output_types_agree(pipe):
     np.testing.assert_allclose(array, tensor.permute(0, 2, 3, 1).numpy())
     np.testing.assert_array_equal(np.asarray(pil[1]), (array[1] * 255).round().astype(np.uint8))
     with torch.no_grad():
-        decoded = images.decode_latents(pipe.vae, latent).clamp(-1, 1) / 2 + 0.5
+        decoded = decode_latents(pipe.vae, latent).clamp(-1, 1) / 2 + 0.5
     assert close(decoded, tensor, 1e-5)
     output = pipe("a cat", num_inference_steps=1, return_dict=False)
     assert isinstance(output, tuple) and isinstance(output[0][0], Image.Image)

@@ -16,6 +16,8 @@ import torch
 from PIL import Image
 
 from jedi.io import images
+from jedi.io.contact_sheet import contact_sheet
+from jedi.vae import decode_latents, encode_pixels
 from tests import icc
 from tests.paths import DREAMBOOTH, needs_dreambooth
 
@@ -484,15 +486,15 @@ def test_latents_have_scale_and_shift_undone(tiny_components):
     vae.register_to_config(scaling_factor=0.25, shift_factor=0.5)
     pixels = torch.rand(2, 3, 32, 32) * 2 - 1
     with torch.no_grad():
-        latents = images.encode_pixels(vae, pixels)
+        latents = encode_pixels(vae, pixels)
         expected = vae.encode(pixels).latent_dist.mode()
         torch.testing.assert_close(latents, (expected - 0.5) * 0.25)
-        torch.testing.assert_close(images.decode_latents(vae, latents), vae.decode(expected).sample)
+        torch.testing.assert_close(decode_latents(vae, latents), vae.decode(expected).sample)
 
 
 def test_contact_sheet_places_images_and_captions():
     blue, red = Image.new("RGB", (10, 10), "blue"), Image.new("RGB", (20, 10), "red")
-    sheet = images.contact_sheet([[(None, ""), (blue, "blue " * 40)], [(red, "")]], tile=50, gap=4)
+    sheet = contact_sheet([[(None, ""), (blue, "blue " * 40)], [(red, "")]], tile=50, gap=4)
     assert sheet.width == 4 + 2 * 54
     pixels = np.asarray(sheet)
     assert (pixels[4:54, 4:54] == 255).all()  # the empty place
@@ -500,7 +502,7 @@ def test_contact_sheet_places_images_and_captions():
     assert (pixels[54:110, 58:] == 0).all(-1).any()  # the caption, black
     assert (pixels[:, 108:] == 255).all()  # and nothing runs over the edge
     with pytest.raises(ValueError, match="at least one"):
-        images.contact_sheet([[]])
+        contact_sheet([[]])
 
 
 @needs_dreambooth

@@ -11,8 +11,8 @@ import torch
 from jedi.captions import encode_captions
 from jedi.errors import InputError, one_line
 from jedi.io.base import FILES, INDEX, PARTS, check_parts, load_base, load_parts
-from jedi.io.images import decode_latents, encode_pixels
 from jedi.pipeline import JediPipeline, image_generators
+from jedi.vae import decode_latents, encode_pixels
 
 TRIALS = 60
 """Of each JSON file."""

