@@ -232,8 +232,9 @@ def check(settings: Settings) -> None:
 def run(settings: Settings) -> None:
     """From settings to the finished folder."""
     from jedi.io.files import ResultFolder
+    from jedi.io.hub import find_model
     from jedi.io.images import RECORD, load_image, load_mask
-    from jedi.loading import find_model, load_pipeline
+    from jedi.loading import load_pipeline
 
     references = read_references(settings)
     image = None if settings.image is None else load_image(settings.image)

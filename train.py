@@ -36,35 +36,38 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """From the recipe to the end of the run; returns the exit code."""
+    """From the configuration to the end of the run; returns the exit code."""
     from jedi.io import config as configs
     from jedi.training.config import TrainConfig
 
     if (config := configs.of_command(TrainConfig, arguments)) is None:
         return 0
     configs.import_extensions(config.extensions)
-    from transformers.utils.logging import disable_progress_bar
-
     from jedi.io.base import load_base
-    from jedi.training import trainer as training
+    from jedi.io.quiet import quiet
+    from jedi.training.data_module import JointData
+    from jedi.training.module import JointTraining
+    from jedi.training.run import identity, open_run, write_run
+    from jedi.training.signals import StopOnSignal
+    from jedi.training.trainer import make_trainer
 
-    quiet()
-    disable_progress_bar()
+    quiet_lightning()
+    quiet(logging.WARNING)
     base = load_base(config.base)
-    data = training.JointData(config, base)
-    stop = training.StopOnSignal(config)
-    trainer = training.make_trainer(config, data, stop)
-    identity = training.identity(config, data, base)
-    with training.open_run(config, identity, trainer) as standing:
-        if standing.finished is not None:
-            print(f"{config.run} is complete at step {standing.finished}; raise max_steps to go on")
+    data = JointData(config, base)
+    stop = StopOnSignal()
+    trainer = make_trainer(config, data, stop)
+    values = identity(config, data, base)
+    with open_run(config, values, trainer) as state:
+        if state.finished is not None:
+            print(f"{config.run} is complete at step {state.finished}; raise max_steps to go on")
             return 0
-        model = training.JointTraining(config, base, standing.begun)
-        training.write_run(config, identity, trainer)
+        model = JointTraining(config, base, state.resume_from)
+        write_run(config, values, trainer)
         if trainer.is_global_zero:
             print(f"{config.run}: {data.summary()}", file=sys.stderr)
         with stop:
-            trainer.fit(model, data, ckpt_path=standing.begun, weights_only=True)
+            trainer.fit(model, data, ckpt_path=state.resume_from, weights_only=True)
     if not stop.ended_early:
         return 0
     if trainer.is_global_zero:
@@ -73,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     return STOPPED.get(stop.told.value, 0)
 
 
-def quiet() -> None:
+def quiet_lightning() -> None:
     """Silences what libraries say that nobody can act on."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # data workers fork after their first use
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)

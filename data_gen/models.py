@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from data_gen.context import Context
 from jedi.errors import first_line
 from jedi.io.config import ConfigError
-from jedi.loading import is_hub_name
+from jedi.io.hub import is_hub_name
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +49,7 @@ def load_pipeline(key: str, source: str, kind: Literal["text2image", "inpaint"],
     import torch
     from diffusers import AutoPipelineForInpainting, AutoPipelineForText2Image, DiffusionPipeline
 
-    from jedi.io.parts import quiet
+    from jedi.io.quiet import quiet
 
     _check_source(key, source)
     auto = {"text2image": AutoPipelineForText2Image, "inpaint": AutoPipelineForInpainting}[kind]

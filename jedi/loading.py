@@ -6,11 +6,13 @@ Every failure is an ``InputError`` of one line that names the option, ``--model`
 from __future__ import annotations
 
 import hashlib
-import re
-from pathlib import Path
+import logging
 from typing import TYPE_CHECKING
 
 from jedi.errors import InputError
+from jedi.io.devices import find_device
+from jedi.io.hub import find_model
+from jedi.io.quiet import quiet
 
 if TYPE_CHECKING:
     import torch
@@ -19,51 +21,6 @@ if TYPE_CHECKING:
 
 PARTS = ("unet", "vae", "text_encoder")
 """The parts of a model that have weights."""
-
-
-_OURS = {"runs", "models", "data", "out", "checkpoints", "configs", "photos", "assets"}
-"""Folders that the project's own commands write to or read from."""
-
-
-def is_hub_name(name: str) -> bool:
-    """Whether a model of that name may be asked of the hub: OWNER/NAME, and nothing of a path.
-
-    ``runs/tiny-base`` is meant as a folder also where there is none yet: on the hub, a stranger could own the name.
-    """
-    owner = name.partition("/")[0]
-    return bool(re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name)) and owner not in _OURS and not Path(owner).is_dir()
-
-
-def find_model(name: str) -> str:
-    """Where the model is: "folder", "run" (of train.py) or "hub". Raises ``InputError`` if nowhere."""
-    path = Path(name)
-    if path.is_dir():
-        return "folder" if (path / "model_index.json").is_file() else "run"
-    if is_hub_name(name):
-        return "hub"
-    raise InputError(f"--model {name}: no such folder (a model, a training run, or OWNER/NAME on the hub)")
-
-
-def find_device(name: str | None) -> str:
-    """``name``, by default a GPU if there is one. Raises ``InputError`` if it cannot be used here."""
-    import torch
-
-    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {name}: {str(error).splitlines()[0]}") from error
-    return name
-
-
-def silence() -> None:
-    """Only errors of diffusers and transformers, and no progress bars of theirs. Loads both."""
-    import diffusers
-    import transformers
-
-    for library in (diffusers, transformers):
-        library.utils.logging.set_verbosity_error()
-        library.utils.logging.disable_progress_bar()
 
 
 def load_pipeline(name: str, device: str | None = None, dtype: str = "float32") -> tuple[JediPipeline, dict[str, str]]:
@@ -76,7 +33,7 @@ def load_pipeline(name: str, device: str | None = None, dtype: str = "float32") 
 
     from jedi.pipeline import JediPipeline
 
-    silence()
+    quiet(logging.ERROR)
     device = find_device(device)
     try:
         if origin == "run":

@@ -40,7 +40,7 @@ from jedi.io import images
 from jedi.io.base import INDEX, PARTS, check_parts, find_folder, load_parts
 from jedi.io.model_files import DEFAULTS, PIPELINE, check_values, read_json
 from jedi.rng import check_seed, seeded_generator
-from jedi.sampling import SAMPLING_DEFAULTS, check_defaults, sampling_settings
+from jedi.sampling import SAMPLING_DEFAULTS, check_defaults, check_modes, sampling_settings
 from jedi.unet import JointUNet
 from jedi.vae import decode_latents, encode_pixels
 
@@ -115,8 +115,7 @@ class JediPipeline(DiffusionPipeline):
             )
         parts = {"vae": vae, "text_encoder": text_encoder, "tokenizer": tokenizer, "unet": unet, "scheduler": scheduler}
         check_parts(parts, "the model")
-        if not trained_modes or set(trained_modes) - set(ATTENTION_MODES):
-            raise InputError(f"trained_modes {list(trained_modes)}: take some of {', '.join(ATTENTION_MODES)}")
+        check_modes("trained_modes", trained_modes)
         check_defaults(sampling_defaults)
         self.register_modules(**parts)
         self.register_to_config(

@@ -1,10 +1,11 @@
-"""The settings of sampling: what the caller asks for, then the model's defaults, then these."""
+"""The settings of sampling: what the caller asks for, else the model's defaults, else ``SAMPLING_DEFAULTS``."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jedi.attention import ATTENTION_MODES
 from jedi.checks import check_count, check_scale
 from jedi.errors import InputError
 from jedi.guidance import GUIDANCE
@@ -16,6 +17,12 @@ SAMPLING_DEFAULTS: dict[str, Any] = {
     "image_guidance_scale": 1.5,
 }
 """For what neither the caller nor the model (``sampling_defaults`` in its config) sets."""
+
+
+def check_modes(name: str, modes: Sequence[str]) -> None:
+    """Raises ``InputError`` unless these are one or more of ``jedi.attention.ATTENTION_MODES``."""
+    if not modes or set(modes) - set(ATTENTION_MODES):
+        raise InputError(f"{name} {list(modes)}: take some of {', '.join(ATTENTION_MODES)}")
 
 
 def check_defaults(defaults: Mapping[str, Any] | None) -> None:

@@ -13,6 +13,7 @@ from tests.paths import ROOT
 
 STDLIB = sys.stdlib_module_names
 CORE = ("attention", "diffusion", "conditioning", "guidance", "loss", "rng", "io.registry", "errors", "io.ranges")
+LIGHTNING = ("module", "data_module", "trainer", "callbacks", "signals", "checkpoint_io", "run")
 # IPython's completion library shares our import name: a module of ours of such a name would hide its own.
 OTHER_LIBRARY = {
     "api", "cache", "common", "debug", "file_io", "inference", "parser_utils", "plugins", "settings",
@@ -122,7 +123,7 @@ def test_the_core_imports_torch_and_einops_only(module):
 @pytest.mark.parametrize(
     ("library", "allowed"),
     [
-        ("lightning", {"jedi/training/trainer", "jedi/training/callbacks", "jedi/training/run", "train"}),
+        ("lightning", {f"jedi/training/{x}" for x in LIGHTNING} | {"train"}),
         ("pytorch_lightning", set()),
         ("webdataset", {"data_gen/shards", "jedi/data"}),
         ("omegaconf", {"jedi/io/config"}),

@@ -19,7 +19,8 @@ from jedi.conditioning import CONDITIONING_POLICIES
 from jedi.io.base import load_base
 from jedi.io.config import load
 from jedi.training.config import TrainConfig
-from jedi.training.trainer import JointTraining, choose_precision
+from jedi.training.module import JointTraining
+from jedi.training.trainer import choose_precision
 from jedi_toy.encoder.config import EncoderConfig
 from jedi_toy.tiny_base.config import TinyBaseConfig
 from tests.paths import ROOT

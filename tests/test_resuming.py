@@ -17,7 +17,7 @@ from diffusers import UNet2DConditionModel
 import train
 from jedi.errors import InputError
 from jedi.training import callbacks, checkpoints, export
-from jedi.training import trainer as training
+from jedi.training import module as training
 from tests import extensions, tiny
 from tests.conftest import write_shard
 
@@ -364,6 +364,22 @@ def test_a_best_that_is_damaged_does_not_count(recipe, tmp_path, capsys):
     assert launch(recipe, tmp_path, *VALIDATION, "max_steps=4") == 0
     assert checkpoints.check(checkpoints.find(tmp_path, "best"))["step"] == 4
     assert "best-00000002.ckpt is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("step", [2, 3])
+def test_a_best_that_is_made_up_for_at_a_launch_has_the_optimiser_too(recipe, tmp_path, monkeypatch, step):
+    """Lightning restores the optimiser after the callbacks have begun: its state was saved empty."""
+    losses, gain = iter([0.5, 0.6]), callbacks.reference_gain
+    monkeypatch.setattr(callbacks, "reference_gain", lambda *args: gain(*args) | {"heldout/loss": next(losses)})
+    monkeypatch.setenv(extensions.STEP, str(step - 1))
+    monkeypatch.setenv(extensions.SIGNAL, "SIGTERM")
+    options = [*VALIDATION, "max_steps=3", f"validation.every_steps={step}", "checkpoints.weights_only=false"]
+    assert launch(recipe, tmp_path, *options) == 143
+    stopped = saved(tmp_path)["optimizer_states"][0]["state"]
+    assert launch(recipe, tmp_path, *options) == 0
+    best = checkpoints.load(checkpoints.find(tmp_path, f"best-0000000{step}"))["optimizer_states"][0]["state"]
+    assert best.keys() == stopped.keys() and len(best) > 10
+    assert all(torch.equal(best[i][name], stopped[i][name]) for i in best for name in best[i])
 
 
 @pytest.mark.parametrize("step", [2, 3])

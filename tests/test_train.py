@@ -19,9 +19,10 @@ import train
 from jedi.conditioning import CONDITIONING_POLICIES
 from jedi.diffusion import LOSS_WEIGHTINGS
 from jedi.io.files import locked
-from jedi.training import callbacks, checkpoints, latents
+from jedi.training import callbacks, checkpoints, latents, signals
+from jedi.training.data_module import JointData
 from jedi.training.latents import LatentCache
-from jedi.training.trainer import JointData, JointTraining
+from jedi.training.module import JointTraining
 from tests import extensions, forked, tiny
 from tests.conftest import write_shard
 
@@ -144,7 +145,7 @@ def test_a_signal_saves_and_stops_and_the_same_command_goes_on(recipe, whole, tm
 @pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGUSR1", 0)])
 def test_a_signal_before_the_first_step_ends_the_start(recipe, tmp_path, monkeypatch, name, status):
     requeued, dataloader = [], JointData.train_dataloader
-    monkeypatch.setattr(callbacks, "requeue", lambda environment: requeued.append(name))
+    monkeypatch.setattr(signals, "requeue", lambda environment: requeued.append(name))
     monkeypatch.setattr(
         JointData, "train_dataloader", lambda self: os.kill(os.getpid(), signal.Signals[name]) or dataloader(self)
     )
@@ -173,7 +174,7 @@ def interrupting(monkeypatch, name: str, batch: int) -> list[int]:
 @pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGUSR1", 0)])
 def test_a_signal_while_latents_are_encoded_keeps_the_parts(recipe, tmp_path, monkeypatch, name, status):
     requeued, command = [], ["--config", str(recipe), "data.cache_latents=true", "max_steps=1"]
-    monkeypatch.setattr(callbacks, "requeue", lambda environment: requeued.append(name))
+    monkeypatch.setattr(signals, "requeue", lambda environment: requeued.append(name))
     with monkeypatch.context() as patch:
         encoded = interrupting(patch, name, batch=3)
         with pytest.raises(SystemExit) as stopped:
@@ -190,7 +191,7 @@ def test_a_signal_while_latents_are_encoded_keeps_the_parts(recipe, tmp_path, mo
 def test_a_job_that_encoded_no_part_is_not_put_back_into_the_queue(recipe, tmp_path, monkeypatch):
     """Else it would do so for ever. A launch that finds parts of earlier ones has to finish one more."""
     requeued, command = [], ["--config", str(recipe), "data.cache_latents=true", "max_steps=1"]
-    monkeypatch.setattr(callbacks, "requeue", lambda environment: requeued.append(1))
+    monkeypatch.setattr(signals, "requeue", lambda environment: requeued.append(1))
     for batch in (0, 2, 0):
         with monkeypatch.context() as patch:
             interrupting(patch, "SIGUSR1", batch)
@@ -442,9 +443,10 @@ def test_a_job_that_cannot_be_put_back_says_so(recipe, tmp_path, monkeypatch, ca
         (["micro_batch_size=3"], "cannot be cut into micro batches of 3"),
         (["validation.every_steps=1", "validation.references=4"], "too few for 4 references and 1 more"),
         (["samples.every_steps=1", "samples.prompts=4"], "too few for 1 references and 4 more"),
+        (["samples.steps=1001", "samples.every_steps=1"], "num_inference_steps=1001 is too many"),
         (["samples.steps=0"], "samples.steps is 0; it must be 1 or more"),
         (["sampling_defaults.guidance_sale=2"], "sampling_defaults has ['guidance_sale']"),
-        (["conditioning.modes=[thrid]"], "trained_modes ['thrid']"),
+        (["conditioning.modes=[thrid]"], "conditioning.modes ['thrid']"),
         (["hardware.accelerator=mps"], "hardware.accelerator=mps: this machine has none"),
         (["hardware.accelerator=cppu"], "hardware.accelerator is 'cppu'; known are auto, cpu,"),
         (["optimizer.lr=nan"], "optimizer.lr is nan; it must be 0 or more"),

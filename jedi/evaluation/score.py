@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -94,10 +95,11 @@ def load_encoders(specs: Sequence[str], device: str = "cpu") -> list[Encoder]:
     Raises:
         EncoderError: as there. InputError: two encoders whose scores would have one name.
     """
-    from jedi.loading import silence, weights_sha256
+    from jedi.io.quiet import quiet
+    from jedi.loading import weights_sha256
     from jedi.metrics import load_encoder
 
-    silence()
+    quiet(logging.ERROR)
     encoders: list[Encoder] = []
     seen: set[str] = set()
     for spec in specs:

@@ -13,9 +13,9 @@ from transformers import CLIPTextModel, CLIPTokenizer, CLIPTokenizerFast
 
 from jedi.diffusion import NoiseSchedule
 from jedi.errors import InputError
+from jedi.io.hub import is_hub_name
 from jedi.io.model_files import SCHEDULER, TEXT_ENCODER, TOKENIZER, UNET, VAE, Rule, check_values, read_json
 from jedi.io.parts import known_class, load_part
-from jedi.loading import is_hub_name
 
 INDEX = "model_index.json"
 KINDS = {
@@ -102,7 +102,7 @@ def load_unet(name: str | Path, prediction_type: str) -> UNet2DConditionModel:
     scheduler = folder / "scheduler" / FILES["scheduler"][0]
     if scheduler.exists():
         found = read_json(scheduler).get("prediction_type", "epsilon")
-        check_prediction_type(found, prediction_type, folder)
+        check_init_from(found, prediction_type, folder)
     return load_parts(folder, ("unet",))["unet"]
 
 
@@ -165,7 +165,7 @@ def check_unet(unet: UNet2DConditionModel, vae: Any, text_encoder: Any, source: 
             )
 
 
-def check_prediction_type(found: str, wanted: str, source: str | Path) -> None:
+def check_init_from(found: str, wanted: str, source: str | Path) -> None:
     """Raises ``InputError`` when weights that predict one thing would be trained to predict another."""
     if found != wanted:
         raise InputError(

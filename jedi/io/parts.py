@@ -7,10 +7,8 @@ to `--dtype` after it has been loaded.
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-from collections.abc import Callable, Iterable, Iterator
-from logging import CRITICAL
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +16,7 @@ import torch
 from torch import nn
 
 from jedi.errors import InputError, first_line
+from jedi.io.quiet import quiet
 
 T = TypeVar("T")
 
@@ -103,26 +102,6 @@ def check_finite(network: nn.Module, source: str | Path) -> None:
     """Raises ``InputError`` that names the weights which hold NaN or infinity."""
     if names := [name for name, value in network.state_dict().items() if not _finite(value)]:
         raise InputError(f"{source}: weights that are not finite (NaN or infinity): {_named(names)}; get another copy")
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """No bars and no reports of diffusers and transformers: what is wrong, our errors say."""
-    from diffusers.utils import logging as of_diffusers
-    from transformers.utils import logging as of_transformers
-
-    libraries = (of_diffusers, of_transformers)
-    before = [(x, x.get_verbosity(), x.is_progress_bar_enabled()) for x in libraries]
-    for library in libraries:
-        library.set_verbosity(CRITICAL)  # diffusers logs a missing file as an error, and then raises one
-        library.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for library, verbosity, bar in before:
-            library.set_verbosity(verbosity)
-            if bar:
-                library.enable_progress_bar()
 
 
 def _finite(value: torch.Tensor) -> bool:

@@ -1,23 +1,16 @@
-"""What happens between steps: progress, held-out validation, samples, checkpoints, stopping on a signal."""
+"""What happens between steps: progress, held-out validation, samples, checkpoints."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
-from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
-from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 from tqdm.auto import tqdm
 
@@ -27,12 +20,11 @@ from jedi.io.contact_sheet import contact_sheet
 from jedi.io.files import atomic, write_json
 from jedi.pipeline import JediPipeline, image_generators
 from jedi.training import checkpoints
+from jedi.training.checkpoint_io import save_checkpoint
 from jedi.training.config import TrainConfig
+from jedi.training.module import JointTraining
+from jedi.training.signals import StopOnSignal
 from jedi.training.validation import HeldOutSets, choose_sets, reference_gain, reference_losses, wrong_partners
-
-if TYPE_CHECKING:
-    from jedi.training.latents import LatentCache
-    from jedi.training.trainer import JointTraining
 
 
 class StepCallback(L.Callback):
@@ -112,6 +104,9 @@ class Recurring(StepCallback):
 
     def __init__(self, config: TrainConfig, every_steps: int, stop: StopOnSignal) -> None:
         self.config, self.every_steps, self.stop, self.done = config, every_steps, stop, 0
+
+    def on_fit_start(self, trainer, module) -> None:
+        self.catch_up(trainer, module)  # what a signal cut short at the step where this launch begins
 
     def on_step(self, trainer, module, batch) -> None:
         self.catch_up(trainer, module)
@@ -280,150 +275,6 @@ class Checkpoints(StepCallback):
     def on_fit_end(self, trainer, module) -> None:
         if trainer.is_global_zero and self.complete(trainer.global_step):
             write_json(self.config.run / "done", {"step": trainer.global_step})
-
-
-class StopOnSignal(L.Callback):
-    """SIGINT, SIGTERM, SIGUSR1: save after the step that is running, and stop; the same command goes on.
-
-    Validation and sampling are put off, or given up in the middle: they may take longer than the warning leaves.
-    SIGUSR1 under Slurm (``#SBATCH --signal=USR1@90``, pre-emption) also puts the job back into the queue. Not
-    SIGTERM: a job that somebody cancelled would come back to life. The handler only sets a flag, all ranks
-    agree on it after the step, and no data worker has it: saving inside a handler hangs, or saves twice.
-
-    Before the first step there is nothing to save: ``SystemExit`` ends the start (0 for SIGUSR1, else 128 + signal).
-    While latents are encoded, a job comes back only if a part of them was finished: else it might do so for ever.
-    Where Lightning forks the ranks, the process that they come from hands the signal on and waits for them.
-
-    A context manager: signals are handled like this from ``with stop:`` to the end of the block.
-    """
-
-    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-
-    def __init__(self, config: TrainConfig) -> None:
-        self.config, self.received = config, 0
-        self.latents: LatentCache | None = None
-        self.launcher: Any = None
-        # Seen by the process that forks the ranks too: the signal, whether steps are made, whether they end early.
-        self.told, self.stepping, self._early = (multiprocessing.RawValue("i", 0) for _ in range(3))
-
-    @property
-    def ended_early(self) -> bool:
-        """Whether a signal ended the training before its last step."""
-        return bool(self._early.value)
-
-    def __enter__(self) -> StopOnSignal:
-        self._before = {number: signal.getsignal(number) for number in self.SIGNALS}
-        self._install()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def on_train_start(self, trainer, module) -> None:
-        self._install()  # Lightning has meanwhile put a handler of its own on SIGTERM
-
-    def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None:
-        self.stepping.value = True
-
-    def _install(self) -> None:
-        for number in self.SIGNALS:
-            signal.signal(number, self._handle)
-
-    def _handle(self, number: int, frame: Any) -> None:
-        if number == signal.SIGINT == self.received:
-            raise KeyboardInterrupt
-        self.told.value = self.told.value or number
-        ranks = [process for process in getattr(self.launcher, "procs", []) if process.is_alive()]
-        for process in ranks:  # a terminal tells them of Ctrl-C too, and a second one would end them
-            os.kill(process.pid, signal.SIGTERM if number == signal.SIGINT else number)
-        if not self.stepping.value:
-            if number == signal.SIGUSR1 and rank_zero_only.rank == 0 and not ranks:
-                if self.latents is not None and self.latents.stalled:
-                    raise SystemExit(
-                        "train.py: told to stop before one part of the latents was encoded, so the job is not put back "
-                        "into the queue: give it more time, or let several processes run "
-                        "python -m jedi.training.latents first"
-                    )
-                requeue(os.environ)
-            raise SystemExit(0 if number == signal.SIGUSR1 else 128 + number)
-        self.received = number
-        if number == signal.SIGINT:
-            os.write(2, b"\nsaving after this step; Ctrl-C again stops at once\n")
-
-    def agreed(self, trainer: L.Trainer) -> int:
-        """The signal that any rank has received, 0 for none. All ranks call this, at the same place."""
-        if trainer.world_size == 1:
-            return self.received
-        flag = torch.tensor(self.received, device=trainer.strategy.root_device)
-        if agreed := int(trainer.strategy.reduce(flag, reduce_op="max")):
-            self.received = agreed  # not where it is 0: one may have come meanwhile
-            self.told.value = self.told.value or agreed
-        return agreed
-
-    def teardown(self, trainer, module, stage) -> None:
-        self._early.value = trainer.should_stop
-
-    def put_back(self) -> None:
-        """After the training, in its first process: the job goes back into the queue where Slurm asked it to stop."""
-        if self.ended_early and self.told.value == signal.SIGUSR1:
-            requeue(os.environ)
-
-
-def requeue(environment: Mapping[str, str]) -> None:
-    """Puts our Slurm job (or our task of an array) back into the queue; without Slurm, nothing.
-
-    Raises:
-        InputError: Slurm's command is not there (in a container), or refuses.
-    """
-    job = environment.get("SLURM_JOB_ID")
-    if job is None:
-        return
-    if "SLURM_ARRAY_JOB_ID" in environment:
-        job = f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
-    try:
-        subprocess.run(["scontrol", "requeue", job], check=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise InputError(
-            f"job {job} could not be put back into the queue ({error}): submit it again, it goes on from what is saved"
-        ) from None
-
-
-def save_checkpoint(
-    trainer: L.Trainer, config: TrainConfig, kind: str, keep: int | None = None, record: Mapping[str, Any] | None = None
-) -> None:
-    """Saves ``checkpoints/KIND-N.ckpt`` and removes older ones of its kind but ``keep``. All ranks call this.
-
-    Raises:
-        InputError: the weights are not finite; nothing is saved or removed.
-    """
-    step = trainer.global_step
-    path = checkpoints.place(config.run, kind, step)
-    weights = list(trainer.lightning_module.unet.parameters())
-    if not bool(torch.stack(torch._foreach_norm(weights)).isfinite().all()):
-        raise InputError(f"the weights are not finite at step {step}, no {path} is made: lower optimizer.lr")
-    averaged_only = kind != "step" and config.checkpoints.weights_only
-    trainer.save_checkpoint(path, averaged_only, {"step": step, **(record or {})})
-    if keep is not None and trainer.is_global_zero:
-        checkpoints.thin(config.run, kind, step, keep)
-
-
-class RunCheckpointIO(CheckpointIO):
-    """How Lightning reads and writes the checkpoints of a run: see :mod:`jedi.training.checkpoints`.
-
-    With `ddp_fork` and its kin Lightning would also hand the trained weights to the parent process, through a file in
-    $TMPDIR. Nothing there needs them: that file (it comes without options) is not written, and reads as empty.
-    """
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        if storage_options is not None:
-            checkpoints.save(checkpoint, path, storage_options)
-
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: Any = None) -> dict[str, Any]:
-        return checkpoints.load(path) if Path(path).is_file() else {}
-
-    def remove_checkpoint(self, path: Any) -> None:
-        Path(path).parent.rmdir()  # what Lightning made in $TMPDIR, see above
 
 
 def log_metrics(trainer: L.Trainer, metrics: dict[str, float]) -> None:

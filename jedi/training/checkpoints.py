@@ -122,7 +122,7 @@ def check(path: Path) -> dict[str, Any]:
     return values
 
 
-def stood(run: str | Path, name: str = "progress.json") -> int:
+def recorded_step(run: str | Path, name: str = "progress.json") -> int:
     """The step that `progress.json` (the last one saved) or `done` names; 0 without that file.
 
     Raises:
@@ -142,7 +142,7 @@ def has_begun(run: str | Path) -> bool:
     if any(path.is_file() for path in listed(run).values()):
         return True
     for name in ("done", "progress.json"):
-        if step := stood(run, name):
+        if step := recorded_step(run, name):
             raise CheckpointError(
                 f"{run} stood at step {step}, as {name} says, but checkpoints/ holds no step-*.ckpt to go on from: "
                 f"put it back with the .json beside it, or remove {run} to begin anew"
@@ -163,7 +163,7 @@ def newest(run: str | Path) -> Path:
         except CheckpointError as error:
             faults.append(str(error))
             continue
-        if (last := stood(run)) > max(found):
+        if (last := recorded_step(run)) > max(found):
             faults.append(f"{place(run, 'step', last)} is missing")
         if faults:
             log.warning("%s; going on from the older %s", "; ".join(faults), path.name)
@@ -180,7 +180,7 @@ def find(run: str | Path, name: str) -> Path:
     whole = [path for kind in ("step", "kept", "best") for path in listed(run, kind).values() if _counts(path)]
     if name in ("last", "best"):
         steps = {step: path for step, path in listed(run, {"last": "step"}.get(name, name)).items() if path.is_file()}
-        if name == "last" and (last := stood(run)) > max(steps, default=0):
+        if name == "last" and (last := recorded_step(run)) > max(steps, default=0):
             steps = {last: place(run, "step", last)}  # that it is missing is said below
         fit = list(steps.values())
     else:

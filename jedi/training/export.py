@@ -32,7 +32,7 @@ from diffusers import UNet2DConditionModel
 
 from jedi.errors import InputError
 from jedi.io import config as configs
-from jedi.io.base import FROZEN_PARTS, check_prediction_type, find_folder, fingerprint, load_base
+from jedi.io.base import FROZEN_PARTS, check_init_from, find_folder, fingerprint, load_parts
 from jedi.io.files import atomic, read_json
 from jedi.pipeline import JediPipeline
 from jedi.training import checkpoints
@@ -58,13 +58,9 @@ def load_run(run: str | Path, checkpoint: str = "last") -> JediPipeline:
     """
     config, state, path = _read(run, checkpoint)
     configs.import_extensions(config.extensions)  # a mode of the run's may be one that they register
-    base = load_base(base_of(run, config))
     return JediPipeline(
-        vae=base.vae,
-        text_encoder=base.text_encoder,
-        tokenizer=base.tokenizer,
+        **load_parts(base_of(run, config), FROZEN_PARTS),
         unet=_unet(state, path),
-        scheduler=base.scheduler,
         trained_modes=config.trained_modes,
         max_trained_references=state["jedi"]["max_references"],
         sampling_defaults=config.sampling_defaults,
@@ -100,7 +96,7 @@ def base_of(run: str | Path, config: TrainConfig) -> Path:
 def load_run_unet(run: str | Path, prediction_type: str) -> UNet2DConditionModel:
     """The averaged UNet of a run's last checkpoint. Raises ``InputError`` if it predicts something else."""
     _, state, path = _read(run, "last")
-    check_prediction_type(state["jedi"]["prediction_type"], prediction_type, run)
+    check_init_from(state["jedi"]["prediction_type"], prediction_type, run)
     return _unet(state, path)
 
 

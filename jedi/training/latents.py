@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -33,13 +33,14 @@ from torch import Tensor
 
 from jedi.data import DataError, SetDataset, SetIndex, SetRecord
 from jedi.errors import out_of_memory
+from jedi.io import config as configs
+from jedi.io.base import Base, load_base
+from jedi.io.command_line import Parser, add_settings, exit_code
+from jedi.io.devices import find_device
 from jedi.io.files import FolderInUse, atomic, locked
 from jedi.io.images import to_tensor
 from jedi.training.config import TrainConfig
 from jedi.vae import encode_batch_size, encode_pixels
-
-if TYPE_CHECKING:
-    from jedi.io.base import Base
 
 log = logging.getLogger(__name__)
 
@@ -336,23 +337,13 @@ def encode_all(cache: LatentCache, vae: torch.nn.Module, show: bool = True) -> N
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; 2 and one line on stderr when something is wrong with the arguments or the data."""
-    from jedi.io import config as configs
-    from jedi.io.command_line import exit_code
-
-    parser = argparse.ArgumentParser(
-        prog="python -m jedi.training.latents",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--config", required=True, metavar="FILE", help="the recipe of the training")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="what differs: data.path=data/mine")
-    arguments = parser.parse_args(argv)
+    name = "python -m jedi.training.latents"
+    parser = Parser(prog=name, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_settings(parser, "configs/train/tiny.yaml", "data.path=data/mine")
 
     def work() -> None:
-        from jedi.io.base import load_base
-        from jedi.loading import find_device
-
-        config = configs.load(TrainConfig, arguments.config, arguments.overrides)
+        if (config := configs.of_command(TrainConfig, parser.parse_args(argv))) is None:
+            return
         index = SetIndex.read(config.data.path, "train", config.data.verify)
         base = load_base(config.base)
         cache = LatentCache.of_run(config, index, base)

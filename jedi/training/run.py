@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
@@ -17,28 +17,25 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from jedi.errors import InputError
 from jedi.io import config as configs
-from jedi.io.base import FROZEN_PARTS
+from jedi.io.base import FROZEN_PARTS, Base
 from jedi.io.files import atomic, locked, read_json, remove_leftovers, write_json
 from jedi.training import checkpoints
 from jedi.training.config import TrainConfig
-
-if TYPE_CHECKING:
-    from jedi.io.base import Base
-    from jedi.training.trainer import JointData
+from jedi.training.data_module import JointData
 
 
 @dataclass(frozen=True)
-class Standing:
-    """Where the run in a folder stands."""
+class RunState:
+    """What there is of a run in its folder."""
 
-    begun: Path | None
-    """The checkpoint to go on from, whole."""
+    resume_from: Path | None
+    """The checkpoint to go on from, whole; None: the run has not begun."""
     finished: int | None
     """The last step, if that is as far as ``max_steps`` or farther."""
 
 
 @contextlib.contextmanager
-def open_run(config: TrainConfig, identity: dict[str, Any], trainer: L.Trainer) -> Iterator[Standing]:
+def open_run(config: TrainConfig, identity: dict[str, Any], trainer: L.Trainer) -> Iterator[RunState]:
     """Keeps the run's folder for this launch to the end of the block; nothing in it is changed before it is ours.
 
     The first process takes the lock and compares. Where all processes were started from outside (Slurm, torchrun), the
@@ -52,11 +49,11 @@ def open_run(config: TrainConfig, identity: dict[str, Any], trainer: L.Trainer) 
     together = trainer.world_size > 1 and environment.creates_processes_externally
     together = together and not isinstance(environment, LightningEnvironment)  # there: a rank that Lightning started
     with contextlib.ExitStack() as held:
-        found: Any  # a Standing, or the error
+        found: Any  # a RunState, or the error
         try:
             if trainer.is_global_zero:
                 held.enter_context(locked(config.run))
-            found = _standing(config, identity) if trainer.is_global_zero or not together else None
+            found = _state(config, identity) if trainer.is_global_zero or not together else None
         except Exception as error:
             found = error
         if together:
@@ -67,8 +64,8 @@ def open_run(config: TrainConfig, identity: dict[str, Any], trainer: L.Trainer) 
         yield found
 
 
-def _standing(config: TrainConfig, identity: dict[str, Any]) -> Standing:
-    step = checkpoints.stood(config.run, "done")
+def _state(config: TrainConfig, identity: dict[str, Any]) -> RunState:
+    step = checkpoints.recorded_step(config.run, "done")
     begun = checkpoints.newest(config.run) if checkpoints.has_begun(config.run) else None
     if begun is not None:
         before = read_json(config.run / "identity.json", **{key: type(identity[key]) for key in _ALWAYS})
@@ -84,7 +81,7 @@ def _standing(config: TrainConfig, identity: dict[str, Any]) -> Standing:
             )
     # What is done is so only while its result is there, whole: else it is made anew from an older checkpoint.
     finished = begun is not None and step >= config.max_steps and checkpoints.record(begun)["step"] >= step
-    return Standing(begun, step if finished else None)
+    return RunState(begun, step if finished else None)
 
 
 def write_run(config: TrainConfig, identity: dict[str, Any], trainer: L.Trainer) -> None:

@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     others = []
     if scoring:
         from jedi.evaluation import score_report
-        from jedi.loading import find_device
+        from jedi.io.devices import find_device
 
         others = [score_report.read_scores(folder, benchmark.name) for folder in arguments.beside]
         # Before hours of generation: an encoder that cannot be had is known at once.

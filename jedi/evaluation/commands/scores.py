@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.identifier,
     )
     from jedi.evaluation import score_report
-    from jedi.loading import find_device
+    from jedi.io.devices import find_device
 
     encoders = load_encoders(arguments.encoders, find_device(arguments.device))
     out.mkdir(parents=True, exist_ok=True)

@@ -171,7 +171,7 @@ def test_a_kill_between_record_and_checkpoint_loses_nothing(tmp_path, monkeypatc
 def test_where_a_run_stands_is_to_be_removed_when_it_is_damaged(run, name):
     (run / name).write_text("")
     with pytest.raises(InputError, match=rf"{name} is damaged .*; remove it: the checkpoints say"):
-        checkpoints.stood(run, name)
+        checkpoints.recorded_step(run, name)
 
 
 def test_thinning_keeps_the_newest_and_nothing_of_a_course_that_was_given_up(tmp_path):

@@ -17,7 +17,7 @@ from jedi.attention import ATTENTION_MODES
 from jedi.errors import InputError
 from jedi.io import config as configs
 from jedi.io.base import Base, load_base
-from jedi.loading import is_hub_name
+from jedi.io.hub import is_hub_name
 from jedi.pipeline import JediPipeline
 from jedi.training import export as exporting
 from jedi.training.config import TrainConfig

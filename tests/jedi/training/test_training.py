@@ -10,10 +10,11 @@ from jedi.conditioning import ConditioningConfig
 from jedi.data import JointBatch
 from jedi.io.base import load_base
 from jedi.io.config import load
-from jedi.training.callbacks import requeue
 from jedi.training.config import DataConfig, OptimizerConfig, TrainConfig
+from jedi.training.module import JointTraining
+from jedi.training.optimizer import ema_update, lr_factor, make_optimizer
 from jedi.training.run import make_logger, write_run
-from jedi.training.trainer import JointTraining, lr_factor, make_optimizer
+from jedi.training.signals import requeue
 
 
 def make_module(base, **options) -> JointTraining:
@@ -67,16 +68,14 @@ def test_the_average_warms_up_and_holds_the_unet_only(module):
 
 
 def test_a_long_run_reaches_the_decay_of_the_config():
-    from jedi.training.trainer import _ema_update
-
     averaged, current = [torch.zeros(3)], [torch.ones(3)]
-    _ema_update(0.99)(averaged, current, 10**6)
+    ema_update(0.99)(averaged, current, 10**6)
     assert averaged[0].tolist() == pytest.approx([0.01] * 3)
 
 
 def test_text_is_encoded_as_in_sampling_and_equal_captions_once(module, monkeypatch):
     from jedi.captions import encode_captions
-    from jedi.training import trainer as training
+    from jedi.training import module as training
 
     seen = []
 

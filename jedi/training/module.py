@@ -1,0 +1,214 @@
+"""What Lightning trains: the joint UNet and its average, one step, what a checkpoint holds.
+
+Nothing random has a state: what a step does is a function of (config, data, step). So weights, their
+average, the optimiser and the step number are all that a checkpoint needs for the run to go on exactly.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import lightning as L
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+
+from jedi.captions import encode_captions
+from jedi.conditioning import CONDITIONING_POLICIES, draw_sets
+from jedi.data import JointBatch
+from jedi.diffusion import LOSS_WEIGHTINGS, NoiseSchedule
+from jedi.io import config as configs
+from jedi.io.base import Base, check_unet, load_unet
+from jedi.loss import joint_loss
+from jedi.pipeline import JediPipeline
+from jedi.rng import keyed_seed, seed_global
+from jedi.sampling import check_defaults, check_modes, sampling_settings
+from jedi.schedulers import start
+from jedi.training import checkpoints
+from jedi.training.config import TrainConfig
+from jedi.training.export import is_run, load_run_unet
+from jedi.training.optimizer import ema_update, lr_factor, make_optimizer
+from jedi.unet import JointUNet
+from jedi.vae import encode_pixels
+
+
+class JointTraining(L.LightningModule):
+    """The joint UNet, its average, one step. The frozen parts are not registered: no checkpoint has them."""
+
+    def __init__(self, config: TrainConfig, base: Base, begun: Path | None = None) -> None:
+        super().__init__()
+        self.config = config
+        check_sampling(config, base)  # refused now, not when the first images are due or the run is exported
+        self.schedule = NoiseSchedule.from_scheduler(base.scheduler)
+        self.policy = CONDITIONING_POLICIES.get(config.conditioning.policy)
+        weight = LOSS_WEIGHTINGS.get(config.loss.weighting)
+        weight(self.schedule, torch.zeros(1, dtype=torch.int64), config.loss.gamma)  # refused now, not at step 1
+        unet = base.unet
+        if begun is not None:  # the weights come from this checkpoint; the model that they once came from may be gone
+            unet = UNet2DConditionModel.from_config(checkpoints.load(begun)["jedi"]["unet"])
+        elif config.init_from is not None:
+            load = load_run_unet if is_run(config.init_from) else load_unet
+            unet = load(config.init_from, self.schedule.prediction_type)
+            check_unet(unet, base.vae, base.text_encoder, f"init_from {config.init_from} on base {config.base}")
+        if config.network.gradient_checkpointing:
+            unet.enable_gradient_checkpointing()
+        self.unet = JointUNet.from_base(unet, config.network.attention).train()
+        self.ema = AveragedModel(self.unet, multi_avg_fn=ema_update(config.ema.decay)).requires_grad_(False).eval()
+        if config.network.compile:
+            self.unet.compile()
+        self._base = (base,)  # in a tuple: a module would become part of this one
+        self.loss_sum: Tensor | float = 0.0
+        self.loss_count = 0
+        self.paused_seconds = 0.0
+        self._optimizer_states: list[dict[str, Any]] | None = None
+
+    @property
+    def base(self) -> Base:
+        """The frozen vae, text encoder, tokenizer and scheduler."""
+        return self._base[0]
+
+    @property
+    def ema_unet(self) -> JointUNet:
+        """The averaged UNet: what is validated, sampled and exported."""
+        return cast(JointUNet, self.ema.module)
+
+    def setup(self, stage: str) -> None:
+        height, width = self.trainer.datamodule.latent_size
+        for unet in (self.unet.unet, self.ema_unet.unet):  # what is trained is what is saved, sampled and exported
+            unet.register_to_config(sample_size=height if height == width else [height, width])
+        device = self.trainer.strategy.root_device
+        self.base.vae.to(device)
+        self.base.text_encoder.to(device)
+        self.schedule = replace(self.schedule, alphas_cumprod=self.schedule.alphas_cumprod.to(device))
+
+    def on_train_start(self) -> None:
+        self._optimizer_states = None
+        for state in self.optimizers(use_pl_optimizer=False).state.values():
+            for name, value in state.items():  # on a CPU these are still mapped from the file, which will be removed
+                state[name] = value.clone() if value.is_cpu else value
+
+    @torch.no_grad()
+    def encode_images(self, images: Tensor) -> Tensor:
+        """``[b n 3 H W]`` -> scaled latents ``[b n c h w]``, in float32 whatever the training's precision."""
+        with torch.autocast(self.device.type, enabled=False):
+            return encode_pixels(self.base.vae, images.flatten(0, 1)).unflatten(0, images.shape[:2]).float()
+
+    @torch.no_grad()
+    def encode_text(self, captions: list[list[str]]) -> Tensor:
+        """``b`` lists of ``n`` captions -> ``[b n l d]``; equal ones (above all the empty one) only once."""
+        flat = [caption for captions_of_set in captions for caption in captions_of_set]
+        distinct = list(dict.fromkeys(flat))
+        with torch.autocast(self.device.type, enabled=False):
+            text = encode_captions(self.base.tokenizer, self.base.text_encoder, distinct).float()
+        place = {caption: i for i, caption in enumerate(distinct)}
+        return text[[place[caption] for caption in flat]].unflatten(0, (len(captions), -1))
+
+    def training_step(self, batch: JointBatch, batch_idx: int) -> Tensor:
+        config = self.config
+        # A base with dropout draws from the global generator: it is keyed like all else, to resume exactly.
+        seed_global(keyed_seed(config.seed, "network", int(batch.positions[0])))
+        plan = self.policy(config.seed, batch.step, batch.n, config.conditioning)
+        latents = self.encode_images(cast(Tensor, batch.images)) if batch.latents is None else batch.latents
+        draws = draw_sets(
+            config.seed,
+            batch.positions,
+            plan,
+            latents.shape[1:],
+            self.schedule.num_timesteps,
+            config.conditioning,
+        )
+        captions = [
+            ["" if drop else caption for caption, drop in zip(captions, drops, strict=True)]
+            for captions, drops in zip(batch.captions, draws.drop_caption.tolist(), strict=True)
+        ]
+        result = joint_loss(
+            self.unet,
+            self.schedule,
+            latents,
+            self.encode_text(captions),
+            draws,
+            plan,
+            config.loss.weighting,
+            config.loss.gamma,
+        )
+        self.loss_sum, self.loss_count = self.loss_sum + result.loss.detach(), self.loss_count + 1
+        return result.loss
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        config = self.config
+        # Set anew at each step: neither a checkpoint's rate nor one of a launch with another max_steps goes on.
+        for group in optimizer.param_groups:
+            group["lr"] = config.optimizer.lr * lr_factor(self.global_step, config.max_steps, config.optimizer)
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        self.ema.update_parameters(self.unet)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return make_optimizer(self.unet, self.config.optimizer)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["jedi"] = {
+            "config": configs.to_dict(self.config),
+            "max_references": self.trainer.datamodule.max_references,
+            "prediction_type": self.schedule.prediction_type,
+            "unet": json.loads(self.unet.unet.to_json_string()),
+            "step": self.global_step,
+        }
+        if "optimizer_states" in checkpoint and self._optimizer_states is not None:
+            checkpoint["optimizer_states"] = self._optimizer_states  # Lightning restores them after `on_fit_start`
+        if "optimizer_states" not in checkpoint:  # only to be sampled from and exported: the average is enough
+            averaged = {k: v for k, v in checkpoint["state_dict"].items() if k.startswith("ema.module.")}
+            checkpoint["state_dict"] = averaged
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # Of Lightning's counters only the number of steps goes on. A launch begins at a whole step, so its micro
+        # batches are counted from 0: restored, they would end a step in the middle where `accumulate` has changed.
+        del checkpoint["loops"]
+        self._optimizer_states = checkpoint["optimizer_states"]
+        steps = self.trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total
+        steps.ready = steps.completed = checkpoint["jedi"]["step"]
+
+    def pipeline(self) -> JediPipeline:
+        """A pipeline of the averaged UNet and the frozen parts (shared, not copied). For a trainer's module."""
+        base, config = self.base, self.config
+        pipe = JediPipeline(
+            base.vae,
+            base.text_encoder,
+            base.tokenizer,
+            self.ema_unet.unet,
+            own_scheduler(base),
+            config.trained_modes,
+            self.trainer.datamodule.max_references,
+            sampling_defaults=config.sampling_defaults,
+        )
+        pipe.set_attention_backend(config.network.attention)  # installed in the UNet: validation uses it too
+        return pipe
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time spent inside does not count for the throughput."""
+        start = time.monotonic()
+        yield
+        self.paused_seconds += time.monotonic() - start
+
+
+def own_scheduler(base: Base) -> Any:
+    """The base's scheduler in a copy: sampling changes its state."""
+    return type(base.scheduler).from_config(base.scheduler.config)
+
+
+def check_sampling(config: TrainConfig, base: Base) -> None:
+    """Raises ``InputError`` for attention modes or settings of sampling that the run's pipeline would refuse."""
+    check_modes("conditioning.modes", config.trained_modes)
+    samples = config.samples
+    check_defaults(config.sampling_defaults)
+    scales = (samples.guidance_scale, samples.image_guidance_scale)
+    sampling_settings(config.sampling_defaults, samples.steps, None, *scales)
+    if samples.every_steps:
+        start(own_scheduler(base), samples.steps)
