@@ -1,4 +1,4 @@
-"""DESIGN.md's rules about imports, read from the sources, and what an import or `--help` may cost."""
+"""The rules about imports of docs/architecture.md, read from the sources, and what an import or `--help` may cost."""
 
 import ast
 import resource

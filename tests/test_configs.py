@@ -60,7 +60,7 @@ def loaded(config: Path, *overrides: str):
 
 @every_config
 def test_a_configuration_says_what_it_is(config):
-    """DESIGN.md: each begins with what it is, the command, its cost, what to expect."""
+    """Each begins with what it is, the command, its cost, what to expect."""
     lines = header(config)
     assert lines, "a header: what it is, the command, its cost, what to expect"
     text = "\n".join(lines)

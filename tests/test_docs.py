@@ -1,5 +1,6 @@
 """The documentation: its links, its commands, its site, its notebook."""
 
+import importlib
 import importlib.util
 import os
 import re
@@ -21,6 +22,8 @@ from jedi_toy.tiny_base.config import TinyBaseConfig
 from tests.paths import ROOT
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("models/*/*.md")])
+MADE = ("out/", "runs/", "data/", "report/")
+"""Folders that commands make."""
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 SCHEMAS = {"train.py": TrainConfig, "jedi_toy.tiny_base": TinyBaseConfig}
 SCHEMAS |= {"jedi.training.latents": TrainConfig, "jedi_toy.encoder": EncoderConfig}
@@ -50,6 +53,32 @@ def test_links_lead_somewhere(page):
         if anchor:
             headings = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.M)
             assert anchor in map(heading, headings), f"{page.name} links to {link}"
+
+
+@every_page
+def test_what_is_named_exists(page):
+    """Files, modules and what they hold, where a page names them as code."""
+    if page.name == "CHANGELOG.md":
+        return
+    for code in re.findall(r"`([\w./]+)`", page.read_text(encoding="utf-8")):
+        if re.fullmatch(r"(?:\w+/)+[\w.]+\.(?:py|yaml|json|toml|css|sbatch)", code):
+            assert (ROOT / code).exists() or code.startswith(MADE), f"{page.name} names {code}"
+        elif re.fullmatch(r"(?:jedi|data_gen|jedi_toy)(?:\.\w+)+", code) and not code.endswith((".sbatch", ".yaml")):
+            module, rest = code, []
+            while not spec_of(module):
+                module, _, name = module.rpartition(".")
+                rest.insert(0, name)
+            found = importlib.import_module(module)
+            for name in rest:
+                assert hasattr(found, name), f"{page.name} names {code}"
+                found = getattr(found, name)
+
+
+def spec_of(module: str) -> object:
+    try:
+        return importlib.util.find_spec(module)
+    except ModuleNotFoundError:
+        return None
 
 
 @every_page
@@ -170,6 +199,26 @@ def test_the_site_is_built_strictly(tmp_path, root, python):
         )
     }
     assert not fetched
+
+
+@pytest.mark.slow
+def test_the_notebook_runs(root):
+    """From the first cell to the last; what it stores is small."""
+    import nbformat
+    from nbclient import NotebookClient
+
+    file = root / "docs" / "notebooks" / "sampling.ipynb"
+    notebook = nbformat.read(file, as_version=4)
+    stored = [sum("image/png" in x.get("data", {}) for x in cell.get("outputs", [])) for cell in notebook.cells]
+    for cell in notebook.cells:
+        cell.get("outputs", []).clear()
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(root)}}).execute()
+    outputs = [cell.get("outputs", []) for cell in notebook.cells]
+    assert stored == [sum("image/png" in x.get("data", {}) for x in of_cell) for of_cell in outputs]
+    assert sum(stored) == 3
+    said = "".join(x.get("text", "") for of_cell in outputs for x in of_cell)
+    assert "2 references" in said and int(re.search(r"difference of a pixel: (\d+)", said)[1]) <= 1
+    assert file.stat().st_size < 300_000
 
 
 def test_the_modules_of_the_reference_exist(root):
