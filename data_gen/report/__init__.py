@@ -1,7 +1,6 @@
 """What a data set holds, read back from its shards and manifests: a page, a data card, statistics, a contact sheet.
 
-Reading order: `stored` (what can be read), `survey` (drops and scores, from the units' manifests), `counts` (one
-pass over the sets), `images`, `page`, `card`; `times` differ from run to run and so stand apart.
+Reading order: `collect` (what can be read, scores, counts), `gallery` (images), `page` (what is said of them).
 """
 
 from __future__ import annotations
@@ -10,16 +9,12 @@ from pathlib import Path
 
 from data_gen.config import DataConfig
 from data_gen.plan import Plan
-from data_gen.report.card import data_card
-from data_gen.report.counts import statistics
-from data_gen.report.gallery import contact_sheet
-from data_gen.report.page import data_report
-from data_gen.report.scores import thresholds
-from data_gen.report.stored import Stored
-from data_gen.report.survey import take_survey
-from data_gen.report.times import throughput, times_report
+from data_gen.report.collect import Stored, statistics, take_survey, thresholds
+from data_gen.report.gallery import choose_sets, contact_sheet
+from data_gen.report.page import data_report, throughput, throughput_report
 from data_gen.shards import write_json
-from jedi.io.files import atomic
+from jedi.io.files import atomic, write_text
+from jedi.report.text import markdown
 
 CONTACT_SHEET = "report/contact_sheet.png"
 FILES = ("statistics.json", "DATA_CARD.md", "report/report.html", CONTACT_SHEET)
@@ -39,7 +34,7 @@ def write_report(config: DataConfig, plan: Plan) -> None:
     """Writes DIR/statistics.json, DATA_CARD.md, report/report.html and, last, report/contact_sheet.png, each whole or
     not at all, from the shards that are packed or else from the units that are done; and, with the times that the work
     took, DIR/logs/throughput.html and .json."""
-    from jedi.report.page import render  # needs jinja2
+    from jedi.report.page import render  # needs jinja2 and matplotlib
 
     out, stored = Path(config.out), Stored(plan)
     forget(config)
@@ -47,17 +42,14 @@ def write_report(config: DataConfig, plan: Plan) -> None:
         (out / folder).mkdir(exist_ok=True)
     times = throughput(plan)
     write_json(out / "logs" / "throughput.json", times)
-    if (shown := times_report(times, config.source)) is not None:
-        _write(out / "logs" / "throughput.html", render(shown))
-    found = take_survey(stored, thresholds(config))
-    counted = statistics(stored, found)
+    if (report := throughput_report(times, config.source)) is not None:
+        write_text(out / "logs" / "throughput.html", render(report))
+    survey = take_survey(stored, thresholds(config))
+    counted = statistics(stored, survey)
     write_json(out / "statistics.json", counted)
-    _write(out / "DATA_CARD.md", data_card(config, stored, found, counted))
-    _write(out / "report" / "report.html", render(data_report(config, stored, found, counted)))
+    shown = choose_sets(stored, config.contact_sheet_rows)
+    report = data_report(config, stored, survey, counted, shown)
+    write_text(out / "DATA_CARD.md", markdown(report))
+    write_text(out / "report" / "report.html", render(report))
     with atomic(out / CONTACT_SHEET) as temporary:
-        contact_sheet(stored, config.contact_sheet_rows).save(temporary, "PNG")
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        contact_sheet(shown).save(temporary, "PNG")

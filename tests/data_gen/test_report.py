@@ -14,10 +14,22 @@ from data_gen import finish, report, run
 from data_gen.__main__ import main
 from data_gen.config import DataConfig, config_hash, load_config
 from data_gen.plan import read_plan
-from data_gen.report import about
-from data_gen.report.scores import BINS, Nearest, Spread, Threshold, even_edges, numbers, quantiles, thresholds
-from data_gen.report.stored import Stored, read_rejected
-from data_gen.report.survey import EXAMPLES, take_survey
+from data_gen.report import page
+from data_gen.report.collect import (
+    BINS,
+    EXAMPLES,
+    Spread,
+    Stored,
+    Survey,
+    Threshold,
+    even_edges,
+    numbers,
+    quantiles,
+    read_rejected,
+    take_survey,
+    thresholds,
+)
+from data_gen.sources import SOURCES
 from data_gen.sources.collage import CollageSettings
 from data_gen.stages.filter import FilterSets
 from data_gen.stages.filters.settings import IdentitySettings, SharpnessSettings
@@ -123,7 +135,8 @@ def test_a_histogram_holds_every_value_and_a_threshold_is_an_edge(made):
     plan = read_plan(made)
     limits = thresholds(made)
     spread = take_survey(Stored(plan), limits).spreads["redness.mean"]
-    edges, kept, dropped, outside = spread.bins(limits["redness.mean"])
+    edges, counts, outside = spread.bins(limits["redness.mean"])
+    kept, dropped = counts["kept"], counts["dropped"]
     assert len(edges) <= BINS + 3 and outside == 0
     assert (sum(kept), sum(dropped)) == (spread.kept.total(), spread.dropped.total())
     assert min(abs(edge - RED) for edge in edges) < 1e-9
@@ -164,7 +177,7 @@ def test_images_left_out_alone_are_in_the_histogram_too(tmp_path, made):
     whole = [red for row, dropped in unit_rows(config) if dropped and row["scores"] for red in row["scores"]["reds"]]
     assert score["dropped"] == len(gone) + len(whole)
     assert score["thresholds"][0]["failing"] == sum(red > most for red in [*gone, *whole])
-    said = f"Single images left out of train sets that stayed: {len(gone)} (filter: too red)."
+    said = f"| single images left out of sets that stayed | filter: too red | {len(gone)} | 0 | - |"
     assert said in read(config, "DATA_CARD.md")
     assert "single images left out of sets that stayed" in read(config, "report/report.html")
 
@@ -183,7 +196,7 @@ def test_values_take_little_memory_and_cosines_are_kept_exactly():
     spread, values = Spread(True), np.random.default_rng(0).normal(500, 200, 20_000)
     for value in values:
         spread.add(float(value), False, ())
-    assert spread.count == 20_000 and len(spread.kept) < 12_000
+    assert spread.kept.total() == 20_000 and len(spread.kept) < 12_000
     assert spread.quantiles([0.5])[0] == pytest.approx(np.median(values), rel=1e-3)
     spread.add(0.7123, True, ())
     assert list(spread.dropped) == [0.7123]
@@ -206,16 +219,17 @@ def test_a_threshold_far_from_all_values_is_not_drawn_and_what_is_far_out_is_cou
     spread, limit = Spread(False), Threshold("x.min_score", -50.0, True)
     for value in [*np.linspace(0.2, 0.6, 1000), 900.0]:
         spread.add(float(value), False, (limit,))
-    edges, kept, _, outside = spread.bins((limit,))
-    assert edges[0] > 0 and edges[-1] < 1 and sum(kept) == 1001 and outside >= 1
+    edges, counts, outside = spread.bins((limit,))
+    assert edges[0] > 0 and edges[-1] < 1 and sum(counts["kept"]) == 1001 and outside >= 1
     assert spread.failing[limit] == 0
 
 
-def test_nearest_keeps_the_first_of_equals():
-    nearest = Nearest(3)
-    for place, distance in enumerate([5, 2, 2, 9, 2, 2, 1]):
-        nearest.add(distance, distance + 0.5, place)
-    assert list(nearest) == [(1.5, 6), (2.5, 1), (2.5, 2)]
+def test_the_first_of_equals_are_the_examples():
+    survey = Survey(1, {"x": (limit := Threshold("a.min_x", 0.0, True),)})
+    for key, value in enumerate([5, 2, 2, 9, 2, 2, 1]):
+        survey.add({"key": str(key), "scores": {"x": value}}, False, "unit", 3)
+    found = survey.nearest["x", limit, False]
+    assert EXAMPLES[False] == 3 and [(score, place.key) for score, place in found] == [(1, "6"), (2, "1"), (2, "2")]
 
 
 def test_scores_of_all_shapes_become_numbers():
@@ -260,11 +274,11 @@ def test_the_page_shows_what_it_should(made):
     html = read(made, "report/report.html")
     titles = re.findall(r"<h2>(.*?)</h2>", html)
     assert titles == [
-        "Counts", "Training sets", "Held-out sets", "Classes", "Words in a caption", "Attributes of the images",
-        "Why sets were dropped", "Scores", "Score redness.mean", "Score redness.mean: both sides of min_share 0.4",
-        "Score reds", "Score reds: both sides of max_share 0.3", "Score sharpness",
-        "Score sharpness: both sides of min_score 0", "Near-duplicates across sets",
-        "Near-duplicates across sets: images", "Details",
+        "What it is", "Counts", "Training sets", "Held-out sets", "Classes", "Words in a caption",
+        "Attributes of the images", "Why sets were dropped", "Scores", "Score redness.mean",
+        "Score redness.mean: both sides of min_share 0.4", "Score reds", "Score reds: both sides of max_share 0.3",
+        "Score sharpness", "Score sharpness: both sides of min_score 0", "Near-duplicates across sets",
+        "Near-duplicates across sets: images", "Licences", "How to make it again", "Details",
     ]  # fmt: skip
     assert f"{COPY} is nearly {ORIGINAL}" in html
     assert html.count(">min_share 0.4</text>") == 2  # the threshold's line, drawn wide and narrow
@@ -295,21 +309,23 @@ def test_the_card_tells_counts_licences_models_and_hashes(made):
     card, found = read(made, "DATA_CARD.md"), counted(made)
     train, heldout = (found["splits"][split] for split in ("train", "heldout"))
     assert f"| sets | {train['sets']} | {heldout['sets']} |" in card
-    assert f"| CC0-1.0 | {train['sets'] + heldout['sets']} |" in card
-    assert "- `the/painter`: had a part in" in card
-    assert f"| filter | redness below {RED} | train |" in card and "| source | dull | train | 1 |" in card
-    assert f"`filter.redness.min_share={RED}`" in card
+    assert f"| CC0-1.0 | {train['sets']} | {heldout['sets']} |" in card
+    assert "- Models: the/painter: had a part in" in card
+    assert f"| filter | redness below {RED} | " in card and "| source | dull | 1 | 0 | 2.00% |" in card
+    assert (
+        f"filter.redness.min_share={RED}: {found['scores']['redness.mean']['thresholds'][0]['failing']} past it" in card
+    )
     assert "pots \\| pans" in card  # the end of no cell
     assert config_hash(made) in card and read_plan(made).hash in card and "0" * 64 in card
     assert str(made.out) not in card
-    cells = [len(re.findall(r"(?<!\\)\|", line)) for line in card.split("## Subjects")[1].splitlines() if "|" in line]
+    cells = [len(re.findall(r"(?<!\\)\|", line)) for line in card.split("## Classes")[1].splitlines() if "|" in line]
     assert len(set(cells[:4])) == 1
 
 
 @pytest.mark.slow
 def test_the_card_s_command_makes_the_same_data_set(made, small):
     for config in (made, small):
-        command = about.command(config)
+        command = page.command(config)
         assert command in read(config, "DATA_CARD.md")
         words = shlex.split(command)
         assert words[:5] == ["python", "-m", "data_gen", "run", "out=FOLDER"]
@@ -328,7 +344,7 @@ def test_settings_of_all_kinds_are_written_as_they_are_read():
         config_of("x", source="folder", folder=folder, **more),
         config_of("x", "jedi_toy.emoji", source="emoji", emoji=emoji, seed=2**40),
     ):
-        again = load_config(None, shlex.split(about.command(config))[4:])
+        again = load_config(None, shlex.split(page.command(config))[4:])
         assert config_hash(again) == config_hash(config)
 
 
@@ -348,17 +364,17 @@ def test_prompts_and_models_of_a_prompted_data_set(tmp_path):
     config.collage = CollageSettings(model="a/b")
     statistics = {"splits": {"train": {"made_by": {"a/b": 5}}, "heldout": {"made_by": {"a/b": 2}}}}
     statistics |= {"subjects_in_both_splits": ["dog"]}
-    found = about.models(config, statistics)
+    found = page.models(config, statistics)
     assert found == {
         "a/b": "had a part in 7 sets (their provenance says which)",
         "dinov2:here": "filter.identity.encoder",
         "llm": "wrote the prompts",
     }
-    assert about.prompts(config)["categories"] == {"thing": 10}
-    assert about.prompts(config)["counts"]["refused subjects: twice"] == 3
-    limits = " ".join(about.limits(config, statistics))
+    assert page.prompts(config)["categories"] == {"thing": 10}
+    assert page.prompts(config)["counts"]["refused subjects: twice"] == 3
+    limits = " ".join(page.limits(config, statistics))
     assert "made by a model" in limits and "dog" in limits and "near-duplicates across sets are possible" in limits
-    assert "lie below 0.1" in about.heldout_rule(config)
+    assert "lie below 0.1" in SOURCES.get("collage").heldout_rule(config.collage)
 
 
 # ---- times
@@ -489,9 +505,10 @@ def test_a_report_takes_only_a_few_images(monkeypatch, made):
         return plain(path, key)
 
     monkeypatch.setattr(report.gallery, "read_set", counting)
-    found = take_survey(stored, thresholds(config))
+    survey = take_survey(stored, thresholds(config))
+    statistics = report.statistics(stored, survey)
     assert not opened
-    report.data_report(config, stored, found, report.statistics(stored, found))
+    report.data_report(config, stored, survey, statistics, report.choose_sets(stored, config.contact_sheet_rows))
     assert 0 < sum(opened.values()) <= 6 + 3 * EXAMPLES[True] + finish.PAIRS
 
 

@@ -267,7 +267,7 @@ def test_workers_change_no_byte_and_a_killed_run_goes_on(small, tmp_path, python
     assert all_bytes(tmp_path / "parallel") == all_bytes(Path(small.out))
 
 
-@pytest.mark.parametrize("part", ["throughput", "statistics", "data_card", "data_report", "contact_sheet"])
+@pytest.mark.parametrize("part", ["throughput", "statistics", "markdown", "data_report", "contact_sheet"])
 def test_a_kill_in_the_report_is_mended_by_the_same_command(tmp_path, monkeypatch, part):
     def killed(*given):
         raise KeyboardInterrupt
