@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Checkpoints:
+class LoopCheckpoints:
     """Where a loop saves its state, to resume from there."""
 
     folder: Path
@@ -63,7 +63,7 @@ def fit(
     beta2: float = 0.99,
     weight_decay: float = 0.0,
     warmup: float = 0.3,
-    saving: Checkpoints | None = None,
+    saving: LoopCheckpoints | None = None,
 ) -> None:
     """Trains those parameters of ``networks`` that require gradients.
 

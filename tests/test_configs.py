@@ -130,6 +130,7 @@ def test_an_encoder_is_of_a_size_that_can_be(config):
     assert encoder.steps > 0 and 0 < encoder.subject_width <= encoder.embedding
 
 
+@pytest.mark.slow
 def test_what_a_configuration_starts_from_is_what_another_one_makes():
     """Data, base and first weights: in the checkout, or the `out` of a configuration."""
     settings = {config: loaded(config) for config in CONFIGS if config.parent.name in SCHEMAS}

@@ -73,6 +73,7 @@ def test_images_scores_and_a_report(dreambench, tmp_path, capsys):
     assert f"{result['label']}, 1 ref." in out and "JeDi" in out and "out/report.html" in out
 
 
+@pytest.mark.slow
 def test_the_same_command_again_does_nothing_anew(dreambench, tmp_path, monkeypatch):
     assert dreambench() == 0
     scores = (tmp_path / "out/scores.json").read_bytes()
@@ -113,6 +114,7 @@ def test_scoring_wants_all_images(dreambench, tmp_path, capsys):
     assert dreambench("--stage", "score") == 0
 
 
+@pytest.mark.slow
 def test_only_subjects_whose_images_changed_are_scored_again(dreambench, tmp_path, monkeypatch):
     assert dreambench() == 0
     scored, original = [], evaluate.module_of("dreambench").score_all.__globals__["score"]
@@ -127,6 +129,7 @@ def test_only_subjects_whose_images_changed_are_scored_again(dreambench, tmp_pat
     assert scored == ["cat"]
 
 
+@pytest.mark.slow
 def test_three_references_and_other_runs_beside(dreambench, tmp_path, capsys):
     common = {"num-images-per-prompt": 1, "subjects": "cat"}
     assert dreambench("--no-reference", 0, out="first", **common, **{"guidance-scale": 2}) == 0
@@ -308,6 +311,7 @@ def test_other_mistakes(tmp_path, monkeypatch, capsys, encoders, arguments, mess
     assert not (tmp_path / "y").exists()
 
 
+@pytest.mark.slow
 def test_an_interruption_is_said(dreambench, tmp_path, monkeypatch, capsys):
     original = JediPipeline.__call__
 

@@ -96,6 +96,7 @@ def expected(name: str):
     return json.loads((GOLDEN / f"{name}.json").read_text())
 
 
+@pytest.mark.slow
 def test_the_losses_of_twenty_steps(tmp_path):
     assert losses(tmp_path) == pytest.approx(expected("losses"), rel=RELATIVE)
 

@@ -22,6 +22,7 @@ print("ANSWER" + json.dumps(answer))
 """
 
 
+@pytest.mark.slow
 def test_ipython_completes_in_the_checkout(python, root, tmp_path):
     environment = {**os.environ, "IPYTHONDIR": str(tmp_path)}
     environment.pop("PYTHONPATH", None)
@@ -41,6 +42,7 @@ def test_ipython_completes_in_the_checkout(python, root, tmp_path):
     assert answer["torch"] is False
 
 
+@pytest.mark.slow
 def test_the_other_library_s_names_are_passed_on():
     import jedi
     import jedi.settings

@@ -181,6 +181,7 @@ def test_weights_do_not_depend_on_interruptions_processes_accumulation_or_raised
         assert distance(found, expected, "ema.") < 1e-4
 
 
+@pytest.mark.slow
 def test_other_passes_a_step_begin_with_a_whole_step(recipe, references, tmp_path):
     """After 3 steps of one pass, Lightning's count of micro batches would end the next step after one pass of two."""
     options = ["optimizer.schedule=constant"]
@@ -216,6 +217,7 @@ def listing(run) -> set[str]:
     return {path.name for path in (run / "checkpoints").iterdir()}
 
 
+@pytest.mark.slow
 def test_the_newest_few_are_kept_and_some_for_good_and_nothing_else_lies_there(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "no such folder"))  # $TMPDIR is not needed
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
@@ -239,6 +241,7 @@ def test_the_newest_few_are_kept_and_some_for_good_and_nothing_else_lies_there(r
     assert "optimizer_states" in whole and {name.split(".")[0] for name in whole["state_dict"]} == {"ema", "unet"}
 
 
+@pytest.mark.slow
 def test_no_file_that_may_be_removed_stays_mapped(recipe, tmp_path, monkeypatch):
     """On a network file system another process may remove it, and reading from it would kill this one."""
     mapped, step = [], training.JointTraining.training_step
@@ -254,6 +257,7 @@ def test_no_file_that_may_be_removed_stays_mapped(recipe, tmp_path, monkeypatch)
     assert mapped == [[]]
 
 
+@pytest.mark.slow
 def test_a_damaged_newest_checkpoint_costs_steps_and_nothing_else(recipe, references, tmp_path, caplog, capsys):
     assert launch(recipe, tmp_path, "max_steps=5") == 0
     newest, older = list(checkpoints.listed(tmp_path).values())
@@ -290,6 +294,7 @@ def test_what_is_missing_or_damaged_in_a_run_is_named_in_one_line(recipe, tmp_pa
     assert message in line and str(tmp_path) in line
 
 
+@pytest.mark.slow
 def test_a_finished_run_whose_result_is_not_whole_makes_it_anew(recipe, references, tmp_path, capsys):
     assert launch(recipe, tmp_path) == 0 and launch(recipe, tmp_path) == 0
     assert "is complete at step 6" in capsys.readouterr().out
@@ -301,6 +306,7 @@ def test_a_finished_run_whose_result_is_not_whole_makes_it_anew(recipe, referenc
         assert not [name for name, value in tensors(tmp_path).items() if not torch.equal(value, expected[name])]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_without_the_model_that_it_started_from(recipe, tmp_path):
     options = [f"init_from={tmp_path / 'first'}", "optimizer.schedule=constant"]
     assert launch(recipe, tmp_path / "first", "max_steps=1") == 0
@@ -312,6 +318,7 @@ def test_a_run_goes_on_without_the_model_that_it_started_from(recipe, tmp_path):
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
+@pytest.mark.slow
 def test_what_is_kept_for_good_is_not_lost_by_an_end_between_two_checkpoints(recipe, tmp_path, monkeypatch):
     options = ["checkpoints.every_steps=1", "checkpoints.keep_every_steps=2", "max_steps=2"]
     saves, save = [], callbacks.save_checkpoint
@@ -343,6 +350,7 @@ def test_weights_that_are_not_finite_are_neither_exported_nor_started_from(recip
 VALIDATION = ["validation.every_steps=2", "validation.sets=4", "validation.bins=1", "validation.batch_size=2"]
 
 
+@pytest.mark.slow
 def test_the_best_is_compared_with_what_was_measured_in_the_same_way(recipe, tmp_path, monkeypatch, capsys):
     losses, gain = iter([0.5, 0.6, 0.7, 0.6]), callbacks.reference_gain
     monkeypatch.setattr(callbacks, "reference_gain", lambda *args: gain(*args) | {"heldout/loss": next(losses)})
@@ -358,6 +366,7 @@ def test_the_best_is_compared_with_what_was_measured_in_the_same_way(recipe, tmp
     assert {name.split(".")[0] for name in best["state_dict"]} == {"ema"}
 
 
+@pytest.mark.slow
 def test_a_best_that_is_damaged_does_not_count(recipe, tmp_path, capsys):
     assert launch(recipe, tmp_path, *VALIDATION, "max_steps=2") == 0
     checkpoints.find(tmp_path, "best").write_bytes(b"")
@@ -366,6 +375,7 @@ def test_a_best_that_is_damaged_does_not_count(recipe, tmp_path, capsys):
     assert "best-00000002.ckpt is damaged" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [2, 3])
 def test_a_best_that_is_made_up_for_at_a_launch_has_the_optimiser_too(recipe, tmp_path, monkeypatch, step):
     """Lightning restores the optimiser after the callbacks have begun: its state was saved empty."""

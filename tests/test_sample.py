@@ -100,6 +100,7 @@ def test_results_as_references_come_without_their_contact_sheet(request_in, tmp_
     assert "left out, no references: grid.png, samples.json" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "more",
     [
@@ -124,6 +125,7 @@ def test_a_record_is_a_request(request_in, tmp_path, capsys, more):
     assert {x["prompt"] for x in record["images"]} == {"a cow"} and record["settings"] == one["settings"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage",
     [
@@ -165,6 +167,7 @@ def test_a_negative_prompt(request_in, tmp_path):
     assert record["request"]["negative_prompt"] == record["settings"]["negative_prompt"] == "a dog"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scales", [(), ("--image-guidance-scale", "2", "--guidance-scale", "3")])
 def test_the_record_is_enough_to_make_one_of_the_images_again(request_in, tmp_path, scales):
     assert request_in("--prompt", "a dog", "--num-images-per-prompt", "2", *scales) == 0
@@ -208,6 +211,7 @@ def test_the_same_command_again_gives_the_same_bytes(request_in, tmp_path):
     assert names(tmp_path / "out") == ["0000.png", "grid.png", "samples.json"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["one_way", "mutual"])
 def test_batches_do_not_show(request_in, tmp_path, mode):
     for size in ("1", "2"):

@@ -204,6 +204,7 @@ def test_a_job_that_encoded_no_part_is_not_put_back_into_the_queue(recipe, tmp_p
     assert requeued == [1] and len(list((tmp_path / "latents").glob("*/*.safetensors"))) == 2
 
 
+@pytest.mark.slow
 def test_all_processes_encode_and_the_gradients_are_those_without_a_cache(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(latents, "PART_PIXELS", 7 * tiny.PIXELS**2)
     encode, there, makers = LatentCache._encoded, tmp_path / "there", tmp_path / "makers"
@@ -232,6 +233,7 @@ def test_all_processes_encode_and_the_gradients_are_those_without_a_cache(recipe
     assert 0 < difference < 2e-3  # cached latents are rounded to half precision
 
 
+@pytest.mark.slow
 def test_damaged_latents_stop_the_run_with_their_name(recipe, tmp_path, capsys):
     command = ["--config", str(recipe), "data.cache_latents=true", "data.workers=1"]
     assert train.main([*command, "max_steps=1"]) == 0
@@ -314,6 +316,7 @@ def test_the_loss_falls(recipe, tmp_path):
     assert losses[-1] < 0.7 * losses[0]
 
 
+@pytest.mark.slow
 def test_the_example_of_an_extension_trains(recipe, tmp_path, monkeypatch):
     importlib.import_module("examples.extension")
     steps, policy = [], CONDITIONING_POLICIES.get("more_references")
@@ -350,6 +353,7 @@ def contents(folder) -> dict[str, bytes]:
     return {str(x.relative_to(folder)): x.read_bytes() for x in folder.rglob("*") if x.is_file()}
 
 
+@pytest.mark.slow
 def test_a_refused_launch_leaves_nothing(recipe, tmp_path, capsys):
     run, command = tmp_path / "run", ["--config", str(recipe)]
     assert train.main([*command, "max_steps=1"]) == 0
@@ -393,6 +397,7 @@ def test_all_processes_learn_that_a_launch_is_refused(recipe, tmp_path, python, 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGINT", 130)])
 def test_forked_ranks_save_when_the_process_they_come_from_is_told(recipe, tmp_path, monkeypatch, name, status):
     step = JointTraining.optimizer_step

@@ -19,7 +19,7 @@ from jedi.io.files import locked
 from jedi.rng import keyed_generator, seed_global
 from jedi_toy.encoder.config import EncoderConfig
 from jedi_toy.encoder.network import Probes, describe, save, see, tokenise
-from jedi_toy.fit import Checkpoints, fit
+from jedi_toy.fit import LoopCheckpoints, fit
 from jedi_toy.tiny_base.text_encoder import text_settings, train_tokenizer
 
 log = logging.getLogger(__name__)
@@ -160,7 +160,7 @@ def train(config: EncoderConfig) -> Path:
             model.train()
             return ", ".join(f"{name} {share:.1%}" for name, share in found.items())
 
-        saving = Checkpoints(work, config.checkpoint_every, to_dict(config), evaluate)
+        saving = LoopCheckpoints(work, config.checkpoint_every, to_dict(config), evaluate)
         loss = lambda step: step_loss(config, **networks, tokenizer=tokenizer, sets=sets, step=step)
         kept = {"beta2": 0.98, "weight_decay": 0.05, "warmup": 0.1, "saving": saving}
         fit("encoder", networks, loss, config.steps, config.learning_rate, **kept)

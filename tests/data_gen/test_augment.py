@@ -276,6 +276,7 @@ def test_given_images_with_their_words(tmp_path):
         augment(backdrops=given, share=0.75).process(make_unit())
 
 
+@pytest.mark.slow
 def test_a_generated_backdrop_depends_on_its_number_alone(tiny_base):
     generate = GenerationSettings(model=str(tiny_base), num_inference_steps=2)
     settings = BackdropsSettings(generate=generate, count=5, batch_size=2, prompts=["on the grass", "on a beach"])
@@ -344,6 +345,7 @@ def test_inpainting_is_the_pipelines_own(inpainting_base):
     assert (np.asarray(hole)[np.asarray(given.masks[i]) == 0] == 255).all() and (np.asarray(hole) == 0).sum() > 100
 
 
+@pytest.mark.slow
 def test_a_unit_is_inpainted_in_common_batches_of_equal_sizes(inpainting_base, monkeypatch):
     sets = [make_set(index, "cup", "thing", (1, 2, 200)) for index in range(3)]
     sets.append(make_set(3, "cup", "thing", (1, 2, 200), size=(80, 50)))

@@ -116,6 +116,7 @@ def test_sets_that_show_images_again_on_purpose_are_no_duplicates(made):
         assert own["made_from"] == halves and set(own["hashes"]) & {x for key in halves for x in rows[key]["hashes"]}
 
 
+@pytest.mark.slow
 def test_the_same_images_again_are_dropped_and_what_they_repeat_is_named(settings, tmp_path):
     changes = ["prompts.subjects=24", "stages=[caption, square]", "caption.method=keep"]
     config = configured(settings, tmp_path / "out", *changes)
@@ -185,6 +186,7 @@ def test_two_workers_make_the_same_bytes(made, settings, tmp_path, python, envir
     assert all_bytes(tmp_path / "two") == all_bytes(made)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["sd", "flux"])
 def test_the_papers_way_from_collages(models, tiny_base, tmp_path, family):
     """Prompts, collages, panels, captions, shards. The images are noise, so `split` is told to see seams in it."""
@@ -263,6 +265,7 @@ def test_status_tells_pace_and_time_left(settings, tmp_path):
     assert list(state.lines())[1].endswith("about 0:00:30 left")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

@@ -92,6 +92,7 @@ def missed(full: list[str], *patterns: str) -> list[str]:
 REPORT = (r"finish\.json", r"statistics\.json", "report/.*")
 
 
+@pytest.mark.slow
 def test_the_emoji_source_on_a_disk_that_grows(tmp_path, disk):
     settings = {"sets": 3, "heldout_sets": 1, "images_per_set": 2, "sets_per_unit": 2, "sets_per_shard": 2}
     settings |= {"resolution": 32, "contact_sheet_rows": 2}
@@ -122,6 +123,7 @@ def test_prompts_and_a_pipeline_on_a_disk_that_grows(tmp_path, root, disk, monke
     assert all_bytes(Path(hard.out)) == all_bytes(Path(easy.out))
 
 
+@pytest.mark.slow
 def test_the_command_ends_with_one_line_and_code_1(tmp_path, disk, capsys):
     command = ["run", f"out={tmp_path / 'disk'}", "source=emoji", "sets=8", "heldout_sets=0", "sets_per_unit=4"]
     disk(10 * PAGE)

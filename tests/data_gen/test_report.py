@@ -417,6 +417,7 @@ def test_a_report_before_anything_is_made_says_so(tmp_path, capsys):
     assert report.is_reported(config)
 
 
+@pytest.mark.slow
 def test_a_report_on_the_way_is_of_the_units_that_are_done(tmp_path, little):
     config = scored_config(tmp_path / "half", **LITTLE)
     plan = run.prepare(config)
@@ -449,6 +450,7 @@ def test_a_report_on_the_way_is_not_taken_for_the_last_one(tmp_path, monkeypatch
     assert all_bytes(tmp_path / "early") == little
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*report.FILES, "logs/throughput.html", finish.EXAMPLES, "finish.dropped.json"])
 def test_a_kill_while_a_file_is_written_is_mended_by_the_same_command(tmp_path, monkeypatch, little, name):
     config = scored_config(tmp_path / "killed", **LITTLE)
@@ -467,6 +469,7 @@ def test_a_kill_while_a_file_is_written_is_mended_by_the_same_command(tmp_path, 
     assert all_bytes(tmp_path / "killed") == little
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", report.FILES)
 def test_a_lost_file_of_the_report_is_written_again(tmp_path, little, name):
     config = scored_config(tmp_path / "lost", **LITTLE)
@@ -476,6 +479,7 @@ def test_a_lost_file_of_the_report_is_written_again(tmp_path, little, name):
     assert all_bytes(tmp_path / "lost") == little
 
 
+@pytest.mark.slow
 def test_the_verb_writes_the_same_again_and_names_the_page(tmp_path, capsys):
     arguments = [
         f"out={tmp_path}",

@@ -101,6 +101,7 @@ def test_the_same_command_again_does_nothing(small):
     assert (state.done, state.units, state.shards, state.sets) == (6, 6, 4, 120)
 
 
+@pytest.mark.slow
 def test_status_and_report_need_the_folder_only(small, tmp_path, capsys):
     copy = tmp_path / "copy"
     shutil.copytree(small.out, copy)
@@ -223,6 +224,7 @@ def test_a_damaged_unit_is_put_away_and_made_again(tmp_path):
     assert all_bytes(tmp_path / "unit") == whole
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_a_clear_error_and_the_run_goes_on_later(tmp_path, monkeypatch, capsys):
     arguments = [
         "run",

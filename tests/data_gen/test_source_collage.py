@@ -65,6 +65,7 @@ def test_a_collage_and_all_that_made_it(book, tiny_base):
     assert SOURCES.get("collage") is Collage and Collage.gives == {"collage"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["sd", "flux"])
 def test_equal_seeds_equal_bytes_whatever_the_grouping(book, tiny_base, flux, family):
     model = tiny_base if family == "sd" else flux

@@ -393,6 +393,7 @@ def test_the_split_of_plain_names_is_as_it_always_was():
 RUN = ["source=folder", "folder.heldout_fraction=0", "resolution=16", "stages=[square]", "workers=1"]
 
 
+@pytest.mark.slow
 def test_files_that_are_not_read_are_counted_and_told(photos, tmp_path, capsys):
     for name in ("IMG_1.HEIC", "IMG_2.heic", "notes.md", "noending"):
         (photos / "dog2" / name).write_bytes(b"x")

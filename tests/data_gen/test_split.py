@@ -221,6 +221,7 @@ def test_captions(six):
     assert drawn.captions == [scenes[all_places.index(place)] for place in places]
 
 
+@pytest.mark.slow
 def test_random_panels_depend_on_the_seed_and_the_key_alone(six):
     def drawn(seed, key):
         made = split(collage(six, key=key), images_per_set=3, choose="random", seed=seed)

@@ -70,6 +70,7 @@ def test_branches_of_one_set_size_share_a_call_and_scale_1_is_off(pipe, calls):
     assert calls == [1] * STEPS  # it has no use for a reference scale
 
 
+@pytest.mark.slow
 def test_intervals(pipe, calls):
     options = {"guidance": "three_branch", "guidance_scale": 3.0, "image_guidance_scale": 2.0}
     options["num_inference_steps"] = 4

@@ -157,6 +157,7 @@ def test_references_are_encoded_once(pipe, monkeypatch):
     assert len(calls) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("scheduler", ["DDIMScheduler", "DDPMScheduler", "EulerAncestralDiscreteScheduler"])
 @pytest.mark.parametrize("mode", ["one_way", "mutual"])
@@ -202,6 +203,7 @@ def test_reference_prompts(pipe):
     assert not close(default, one, 1e-4) and not close(one, other, 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("joint", [False, True])
 def test_a_negative_prompt_stands_for_the_empty_caption(pipe, joint):
     prompts = ["a cat", "a dog"]
@@ -281,6 +283,7 @@ def test_settings_come_from_the_arguments_then_the_model_then_us(parts):
         JediPipeline(**parts, sampling_defaults={"guidance_sale": 1})
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("mode", ["one_way", "mutual"])
 @pytest.mark.parametrize("edit", [False, True])
@@ -298,6 +301,7 @@ def test_euler_takes_the_steps_of_ddim(pipe, mode, edit):
     assert close(ddim, latents(pipe, **options), 1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize(
     "name",
@@ -316,6 +320,7 @@ def test_any_scheduler_that_fits(pipe, name):
         assert close(first, second, 0)  # no state is left over
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("name", ["KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler"])
 def test_schedulers_that_go_between_their_noise_levels(pipe, name):

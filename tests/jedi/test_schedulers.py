@@ -52,6 +52,7 @@ def test_whatever_the_model_s_own_settings(zero):
         check_sampler(made(name, rescale_betas_zero_snr=zero, timestep_spacing="trailing"), 10, "for an edit")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["KDPM2Discrete", "KDPM2AncestralDiscrete", Between])
 def test_schedulers_that_go_between_their_levels_are_refused_where_something_is_given(name):
     scheduler = made(name) if isinstance(name, str) else name.from_config(tiny.scheduler().config)

@@ -144,6 +144,7 @@ def test_references_stand_first_in_poses_of_their_own():
         source(reference_poses=["flying"])
 
 
+@pytest.mark.slow
 def test_poses_may_be_said_more_often_than_the_rest():
     rest = {"poses": ["lying"], "sizes": ["large"], "mention_probability": 0.0}
     for of_pose, said in ((1.0, {"pose"}), (None, set())):
@@ -231,6 +232,7 @@ def test_subjects_in_slots_are_alone_where_they_stand_together():
         assert places == (["left", "right"] if count == 2 else ["left", "middle", "right"])
 
 
+@pytest.mark.slow
 def test_a_mixture_has_each_kind_of_set_by_its_share():
     kinds = [{"share": 3, "vary": ["background"]}, {"subjects": [2]}]
     mixed = source(mixture=kinds, vary=["pose"])

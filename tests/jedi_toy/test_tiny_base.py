@@ -34,6 +34,7 @@ def test_tokenizer_is_a_function_of_the_captions():
     assert all(vocabulary == vocabularies[0] for vocabulary in vocabularies)
 
 
+@pytest.mark.slow
 def test_text_encoder_learns_what_captions_look_like():
     captions = [f"{article} fox {when}" for when in ("at night", "by day") for article in ("a", "the")] * 16
     night = torch.tensor(["night" in caption for caption in captions])
@@ -82,6 +83,7 @@ def test_the_folder_is_a_stable_diffusion_pipeline(shards, tmp_path, caplog):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["base"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_base_keeps_its_parts(shards, tmp_path, monkeypatch):
     def config(**changes) -> TinyBaseConfig:
         text = TextEncoderConfig(vocabulary=300, width=16, steps=2, batch_size=2)

@@ -26,6 +26,7 @@ def test_components_are_those_of_pca():
         assert correlation.abs().max() < 1e-3
 
 
+@pytest.mark.slow
 def test_vae_learns_to_show_the_image(caplog):
     caplog.set_level("INFO", "jedi_toy.tiny_base.vae")
     torch.manual_seed(0)

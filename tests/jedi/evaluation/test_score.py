@@ -109,6 +109,7 @@ def test_a_reference_that_is_not_real_is_refused(encoders, group):
         score(ScoredSubject("cup", group.real[:1], group.references, group.cases), encoders)
 
 
+@pytest.mark.slow
 def test_only_what_changed_is_scored_again(encoders, group, tmp_path, monkeypatch):
     other = ScoredSubject("pot", group.real, group.references[:1], group.cases)
     folder, made = tmp_path / "scores", []

@@ -77,6 +77,7 @@ def whole(tiny_model) -> dict:
     return load_parts(tiny_model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("part", "file"), [(part, file) for part in PARTS for file in FILES_OF_PARTS[part]])
 def test_mutated_files_of_parts(part, file, whole, tiny_model, tmp_path, capfd):
     folder = tmp_path / "model"
@@ -100,6 +101,7 @@ def test_mutated_files_of_parts(part, file, whole, tiny_model, tmp_path, capfd):
     assert outcomes["refused"] > TRIALS / 4, outcomes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["base", "model"])
 def test_mutated_indices(kind, tiny_base, tiny_model, tmp_path, monkeypatch):
     source, load = {"base": (tiny_base, load_base), "model": (tiny_model, JediPipeline.from_pretrained)}[kind]

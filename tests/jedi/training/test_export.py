@@ -57,6 +57,7 @@ def run(tmp_path_factory, tiny_base, shards):
     return trained(tmp_path_factory.mktemp("export"), tiny_base, shards)
 
 
+@pytest.mark.slow
 def test_the_folder_holds_the_averaged_weights_and_the_run_s_settings(run, tmp_path, tiny_base):
     out = export(run, tmp_path / "model")
     state = torch.load(run / "checkpoints" / "step-00000002.ckpt", weights_only=True)["state_dict"]
@@ -87,6 +88,7 @@ def test_a_run_and_its_export_sample_the_same(run, tmp_path):
     torch.testing.assert_close(images[0], images[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sizes", "side"),
     [({32: 4, 64: 8}, 64), ({32: 8, 64: 4}, 32)],
@@ -108,6 +110,7 @@ def test_the_size_that_is_trained_is_recorded_sampled_and_exported(tmp_path, tin
         assert found("a cat", [random_image(1)], num_inference_steps=1).images[0].size == (side, side)
 
 
+@pytest.mark.slow
 def test_images_of_other_sides_are_recorded_as_they_are(tmp_path, tiny_base, shards, monkeypatch, caplog):
     monkeypatch.setattr(Base, "latent_size", lambda self, width, height: (height // 4, width // 2))
     run = trained(tmp_path, tiny_base, shards, "max_steps=1")
@@ -126,6 +129,7 @@ def test_sizes_that_the_vae_cannot_take_are_refused_at_once(tmp_path, tiny_base)
         load_base(tiny_base).latent_size(30, 30)
 
 
+@pytest.mark.slow
 def test_a_mode_of_an_extension_from_training_to_sampling(tmp_path, tiny_base, shards, monkeypatch):
     options = ["extensions=[tests.extensions]", "conditioning.policy=alone", "conditioning.modes=[alone]"]
     run = trained(tmp_path, tiny_base, shards, *options, "max_steps=1")
@@ -139,6 +143,7 @@ def test_a_mode_of_an_extension_from_training_to_sampling(tmp_path, tiny_base, s
         latents(pipe, mode="mutual")
 
 
+@pytest.mark.slow
 def test_nothing_is_overwritten_and_nothing_half_done_is_left(run, tmp_path, monkeypatch, capsys):
     taken = tmp_path / "taken"
     taken.mkdir()
@@ -175,6 +180,7 @@ def test_what_is_not_a_run_is_refused_in_one_line(run, tmp_path, capsys, tiny_ba
     assert json.loads((tmp_path / "x" / "model_index.json").read_text())["_class_name"] == "JediPipeline"
 
 
+@pytest.mark.slow
 def test_a_run_finds_its_base_from_anywhere_and_after_a_move(run, tmp_path, monkeypatch):
     copy, base = tmp_path / "there" / "runs" / "x", tmp_path / "there" / "models" / "base"
     shutil.copytree(run, copy)

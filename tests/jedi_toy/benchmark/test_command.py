@@ -90,6 +90,7 @@ def test_rows(result):
     assert result["gallery"] == len(read_cases(result["data"]["name"]).single) > 4
 
 
+@pytest.mark.slow
 def test_all_parts_are_measured(result):
     edits = {row["name"]: row["images"] for row in result["edits"]}
     assert set(edits) == {"one_way-2", "none", "oracle", "copy"} and len(edits["one_way-2"]) == 2
@@ -105,6 +106,7 @@ def test_all_parts_are_measured(result):
     assert points["one_way-2-image_guidance_scale-3"]["scales"] == {"guidance_scale": 2.0, "image_guidance_scale": 3.0}
 
 
+@pytest.mark.slow
 def test_few_and_many_references_are_compared_subject_by_subject(result, request_):
     few, many = result["references"]
     assert (few["name"], many["name"]) == ("one_way-1", "one_way-2")
@@ -120,6 +122,7 @@ def test_few_and_many_references_are_compared_subject_by_subject(result, request
     assert rows.fewest_and_most(alone, alone[0]) == []
 
 
+@pytest.mark.slow
 def test_what_is_written(result, request_):
     out = out_of(request_)
     stored = json.loads((out / "scores.json").read_text())
@@ -156,6 +159,7 @@ def _pixels(data: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data))).astype(int)
 
 
+@pytest.mark.slow
 def test_the_images_are_those_of_the_pipeline(result, request_, pipe, world):
     case = read_cases(world).single[1]
     cases = read_cases(world)
