@@ -30,7 +30,7 @@ from data_gen.stages.filters.likeness import pair_cosines
 from data_gen.stages.filters.quality import sharpness
 from data_gen.stages.segment import Segment, SegmentSettings
 from jedi.evaluation.dreambench import read_benchmark
-from jedi.evaluation.statistics import Interval
+from jedi.evaluation.statistics import ConfidenceInterval
 from jedi.io.images import load_image, load_mask
 
 SIDE, SETS, PHOTOS, RESOLUTION = 1024, 5, 4, 512
@@ -119,7 +119,7 @@ def area(
     bad_groups: np.ndarray,
     samples: int = 2000,
     seed: int = 0,
-) -> Interval:
+) -> ConfidenceInterval:
     """The area under the ROC curve (Mann and Whitney's U as a share; ties count half) with a 95 % interval.
 
     Groups (subjects, integers) are drawn with replacement, the same ones for both sides. A draw in which a side is
@@ -136,7 +136,7 @@ def area(
     some = total > 0
     areas = np.einsum("ns,st,nt->n", weights, won, weights)[some] / total[some]
     low, high = np.quantile(areas, (0.025, 0.975))
-    return Interval(float(wins.mean()), float(low), float(high), wins.size, len(names))
+    return ConfidenceInterval(float(wins.mean()), float(low), float(high), wins.size, len(names))
 
 
 def youden(good: np.ndarray, bad: np.ndarray) -> float:

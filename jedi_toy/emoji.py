@@ -27,7 +27,7 @@ from jedi_toy.drawings import (
 )
 from jedi_toy.emoji_config import EmojiSettings
 from jedi_toy.made_up import draw_subject
-from jedi_toy.scenes import Figure, Render, Scene, compose, in_slot, is_clear, sprite_size
+from jedi_toy.scenes import Render, RenderedSubject, Scene, compose, in_slot, is_clear, sprite_size
 from jedi_toy.solids import draw_solid
 from jedi_toy.styles import PLAIN, Style, draw_style, styled
 from jedi_toy.wording import NOUNS, VOCABULARIES, caption, caption_together
@@ -254,7 +254,7 @@ class EmojiSource(Source):
         return [wish and (i in allowed or sum(named) <= n // 2) for i, wish in enumerate(named)]
 
     def _mentions(
-        self, chance: random.Random, world: EmojiSettings, scene: Scene, figure: Figure
+        self, chance: random.Random, world: EmojiSettings, scene: Scene, figure: RenderedSubject
     ) -> dict[str, str | None]:
         def maybe(value: str | None, probability: float) -> str | None:
             return value if chance.random() < probability else None

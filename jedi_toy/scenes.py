@@ -57,7 +57,7 @@ class Scene:
 
 
 @dataclass(frozen=True)
-class Figure:
+class RenderedSubject:
     """Where a subject came to stand in an image."""
 
     mask: Image.Image  # L, 255 = visible
@@ -68,7 +68,7 @@ class Figure:
 @dataclass(frozen=True)
 class Render:
     image: Image.Image  # RGB
-    figures: tuple[Figure, ...]  # in the order of the subjects given
+    figures: tuple[RenderedSubject, ...]  # in the order of the subjects given
 
     @property
     def mask(self) -> Image.Image:
@@ -131,7 +131,7 @@ def compose(
         present = np.asarray(alpha) >= 128
         visible = present & (np.asarray(cover) < 128)
         mask = Image.fromarray(visible.astype(np.uint8) * 255)
-        seen.append(Figure(mask, centre, round(float(visible.sum() / max(1, present.sum())), 4)))
+        seen.append(RenderedSubject(mask, centre, round(float(visible.sum() / max(1, present.sum())), 4)))
     return Render(image if scenes[0].photo is None else as_photo(image, scenes[0].photo), tuple(seen))
 
 
@@ -198,7 +198,7 @@ def in_slot(image: Render, slot: int, slots: int) -> Render:
     small = figure.mask.resize((size // slots,) * 2, Image.Resampling.BOX).point(lambda value: 255 * (value >= 128))
     mask.paste(small, (slot * size // slots, (size - size // slots) // 2))
     centre = ((slot + figure.centre[0]) / slots, 0.5 + (figure.centre[1] - 0.5) / slots)
-    placed = Figure(mask, tuple(round(x, 4) for x in centre), figure.visible)
+    placed = RenderedSubject(mask, tuple(round(x, 4) for x in centre), figure.visible)
     return Render(place_in_row(image.image, slot, slots, size), (placed,))
 
 

@@ -205,6 +205,17 @@ def test_no_module_hides_one_of_the_other_jedi_library():
     assert not ours & OTHER_LIBRARY
 
 
+def test_one_class_has_one_name():
+    """No public class name stands twice: whoever reads it knows which one is meant."""
+    found: dict[str, list[str]] = {}
+    for file in sources():
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                found.setdefault(node.name, []).append(file.relative_to(ROOT).as_posix())
+    assert found["JointUNet"] == ["jedi/unet.py"]
+    assert not {name: files for name, files in found.items() if len(files) > 1}
+
+
 def test_modules_stay_short():
     lengths = {file.relative_to(ROOT).as_posix(): len(file.read_text().splitlines()) for file in sources()}
     assert lengths["jedi/attention.py"] > 100

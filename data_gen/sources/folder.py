@@ -91,7 +91,7 @@ class Photo:
 
 
 @dataclass(frozen=True)
-class Subject:
+class PhotoSubject:
     """A subject's folder. `photos` in the order of their names."""
 
     folder: Path
@@ -115,13 +115,13 @@ class Folder(Source):
         return heldout_rule(f"its folder's name{PLAIN}", settings.heldout_fraction)
 
     @functools.cached_property
-    def subjects(self) -> list[Subject]:
+    def subjects(self) -> list[PhotoSubject]:
         return read_subjects(self.root, self.settings)
 
     @functools.cached_property
-    def sets(self) -> dict[str, list[tuple[Subject, list[Photo]]]]:
+    def sets(self) -> dict[str, list[tuple[PhotoSubject, list[Photo]]]]:
         """All sets of each split; a subject's sets follow one another."""
-        sets: dict[str, list[tuple[Subject, list[Photo]]]] = {"train": [], "heldout": []}
+        sets: dict[str, list[tuple[PhotoSubject, list[Photo]]]] = {"train": [], "heldout": []}
         for subject in self.subjects:
             split = split_of(same_name(subject.folder.name), self.settings.heldout_fraction)
             for photos in share_out(subject.photos, self.context.images_per_set):
@@ -157,7 +157,7 @@ class Folder(Source):
             subject, photos = self.sets[item.split][item.index]
             yield self._set(item.key, subject, photos)
 
-    def _set(self, key: str, subject: Subject, photos: list[Photo]) -> SubjectSet | Dropped:
+    def _set(self, key: str, subject: PhotoSubject, photos: list[Photo]) -> SubjectSet | Dropped:
         images, masks, used, broken = [], [], [], []
         for photo in photos:
             try:
@@ -183,7 +183,7 @@ class Folder(Source):
             provenance=_without(broken) if broken else {},
         )
 
-    def _caption(self, subject: Subject, photo: Photo) -> str:
+    def _caption(self, subject: PhotoSubject, photo: Photo) -> str:
         said = " ".join(read_text(photo.caption).split()) if photo.caption else ""
         return said or self.settings.caption.format(**names(subject.about["name"], subject.about["class"]))
 
@@ -193,7 +193,7 @@ def _without(broken: list[str]) -> dict[str, Any]:
     return {"unreadable": broken, "left_out": {"source": {"unreadable image": len(broken)}}}
 
 
-def read_subjects(root: Path, settings: FolderSettings) -> list[Subject]:
+def read_subjects(root: Path, settings: FolderSettings) -> list[PhotoSubject]:
     """The subjects of a folder, by name. Raises ConfigError for what cannot be meant: no subjects, a subject twice, a
     subject without images, images or films where they are not looked for, links that lead elsewhere, names that
     are not UTF-8."""
@@ -230,7 +230,7 @@ def load_photo(photo: Photo) -> tuple[Any, Any]:
     return image, found.point(lambda value: 255 * (value >= 128))
 
 
-def _subject(root: Path, folder: Path, told: dict[str, str], settings: FolderSettings) -> Subject:
+def _subject(root: Path, folder: Path, told: dict[str, str], settings: FolderSettings) -> PhotoSubject:
     left_out: Counter[str] = Counter()
     stems: dict[str, Path] = {}
     masks: dict[str, Path] = {}
@@ -274,7 +274,7 @@ def _subject(root: Path, folder: Path, told: dict[str, str], settings: FolderSet
         raise ConfigError(f"{folder}: a subject's folder without images ({', '.join(SUFFIXES)}){there}")
     name = told.get("name", words(folder.name))
     about = {"id": slug(folder.name) or composed(folder.name), "name": name, "class": told.get("class", name)}
-    return Subject(folder, about, tuple(photos[:: settings.every_nth]), left_out)
+    return PhotoSubject(folder, about, tuple(photos[:: settings.every_nth]), left_out)
 
 
 def _told(root: Path) -> dict[str, dict[str, str]]:

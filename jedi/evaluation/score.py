@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from jedi.errors import InputError
+from jedi.evaluation.statistics import ConfidenceInterval, bootstrap
 from jedi.io.files import file_sha256, write_text
 from jedi.io.images import load_image
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from jedi.evaluation.statistics import Interval
 
 DEFAULT_ENCODERS = ("clip:openai/clip-vit-base-patch32", "dino:facebook/dino-vits16")
 """The field's: CLIP ViT-B/32 and DINO ViT-S/16."""
@@ -181,11 +181,9 @@ def score(group: ScoredSubject, encoders: Sequence[Encoder], batch_size: int = 3
 
 def aggregate(
     records: Sequence[Mapping[str, Any]], columns: Sequence[str], samples: int = 2000
-) -> dict[str, dict[str, Interval]]:
+) -> dict[str, dict[str, ConfidenceInterval]]:
     """Mean and bootstrap interval, by subjects, of each score of each row; scores that a row lacks are absent."""
-    from jedi.evaluation.statistics import bootstrap
-
-    result: dict[str, dict[str, Interval]] = {}
+    result: dict[str, dict[str, ConfidenceInterval]] = {}
     for row in dict.fromkeys(record["row"] for record in records):
         result[row] = {}
         for column in columns:

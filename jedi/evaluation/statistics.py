@@ -12,7 +12,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Interval:
+class ConfidenceInterval:
     """A mean, or a ratio of means, with its bootstrap interval."""
 
     mean: float
@@ -31,7 +31,7 @@ def bootstrap(
     samples: int = 2000,
     level: float = 0.95,
     seed: int = 0,
-) -> Interval:
+) -> ConfidenceInterval:
     """The mean of ``values`` with a percentile interval over resampled groups.
 
     In each of ``samples`` draws as many groups as there are (subjects) are drawn with replacement, each with all its
@@ -45,9 +45,9 @@ def bootstrap(
     total = sums.sum() / counts.sum()
     draws = _draws(len(sums), samples, level, seed)
     if draws is None:
-        return Interval(float(total), None, None, len(values), len(sums))
+        return ConfidenceInterval(float(total), None, None, len(values), len(sums))
     low, high = np.quantile(sums[draws].sum(1) / counts[draws].sum(1), _tails(level))
-    return Interval(float(total), float(low), float(high), len(values), len(sums))
+    return ConfidenceInterval(float(total), float(low), float(high), len(values), len(sums))
 
 
 def ratio_interval(
@@ -58,7 +58,7 @@ def ratio_interval(
     samples: int = 2000,
     level: float = 0.95,
     seed: int = 0,
-) -> Interval:
+) -> ConfidenceInterval:
     """``mean(a) / mean(b)`` with an interval for which each draw takes the same groups (subjects) in both.
 
     Paired, for a hard subject is hard in both rows: the interval is narrower than from two separate ones. Without
@@ -83,7 +83,7 @@ def ratio_interval(
     ratio = (sums_a.sum() / counts_a.sum()) / (sums_b.sum() / counts_b.sum())
     draws = _draws(len(order), samples, level, seed)
     if draws is None:
-        return Interval(float(ratio), None, None, len(a), len(order))
+        return ConfidenceInterval(float(ratio), None, None, len(a), len(order))
     top = sums_a[draws].sum(1) / counts_a[draws].sum(1)
     bottom = sums_b[draws].sum(1) / counts_b[draws].sum(1)
     lost = bottom == 0
@@ -92,7 +92,7 @@ def ratio_interval(
     for tail, beyond in zip(_tails(level), (-np.inf, np.inf), strict=True):
         end = np.quantile(np.where(lost, beyond, ratios), tail, method="inverted_cdf")
         ends.append(float(end) if np.isfinite(end) else None)
-    return Interval(float(ratio), ends[0], ends[1], len(a), len(order))
+    return ConfidenceInterval(float(ratio), ends[0], ends[1], len(a), len(order))
 
 
 def difference_interval(
@@ -102,7 +102,7 @@ def difference_interval(
     samples: int = 2000,
     level: float = 0.95,
     seed: int = 0,
-) -> Interval:
+) -> ConfidenceInterval:
     """``mean(a) - mean(b)`` of values paired by position, with an interval over resampled groups.
 
     An interval that leaves out 0 is a difference that counts. Paired, since a hard subject is hard in both.

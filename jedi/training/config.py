@@ -15,7 +15,7 @@ from jedi.io.ranges import Count, Decay, NotNegative, Positive, Range, Share, Wh
 
 
 @dataclass
-class DataConfig:
+class TrainDataConfig:
     """Which sets are trained on, and how they are read."""
 
     path: str
@@ -183,7 +183,7 @@ class TrainConfig:
     """A diffusers folder or hub name: unet (plain or inpainting), vae, text_encoder, tokenizer, scheduler."""
     out: str
     """The run's folder: config.yaml, checkpoints/, logs/, samples/."""
-    data: DataConfig
+    data: TrainDataConfig
     init_from: str | None = None
     """Start from the UNet weights of a model folder or of another run (its averaged weights). Not read when the run
     goes on."""

@@ -53,7 +53,7 @@ _DECODERS = 8  # threads that read PNGs, which Pillow does beside Python
 
 
 @dataclass(frozen=True)
-class Part:
+class LatentPart:
     """A piece of one shard and its file: whole or not there."""
 
     path: Path
@@ -86,7 +86,7 @@ class LatentCache:
             for record in self._records(part):
                 self._place.append((number, rows[_size(record)]))
                 rows[_size(record)] += record.n
-        self._layouts: dict[Part, tuple[dict[str, _Rows], np.ndarray]] = {}
+        self._layouts: dict[LatentPart, tuple[dict[str, _Rows], np.ndarray]] = {}
         self._batch_size: dict[tuple[int, int], int] = {}
         self._before: int | None = None  # finished parts when `fill` began
         self._held_by = ""  # what was said of a part that another process has
@@ -170,10 +170,10 @@ class LatentCache:
     def _finished(self) -> int:
         return sum(part.path.exists() for part in self.parts)
 
-    def _records(self, part: Part) -> tuple[SetRecord, ...]:
+    def _records(self, part: LatentPart) -> tuple[SetRecord, ...]:
         return self.index.sets[part.sets.start : part.sets.stop]
 
-    def _make(self, part: Part, encode: Callable[[Tensor], Tensor], report: Callable[[int], None]) -> bool:
+    def _make(self, part: LatentPart, encode: Callable[[Tensor], Tensor], report: Callable[[int], None]) -> bool:
         """Makes a part that is missing. False where another process is at work on it."""
         if part.path.exists():
             return True
@@ -190,7 +190,7 @@ class LatentCache:
         return True
 
     def _encoded(
-        self, part: Part, encode: Callable[[Tensor], Tensor], report: Callable[[int], None]
+        self, part: LatentPart, encode: Callable[[Tensor], Tensor], report: Callable[[int], None]
     ) -> dict[str, np.ndarray]:
         """The tensors of a part's file. ``report`` is called with the number of its images done."""
         dataset, done = SetDataset(self.index), 0
@@ -241,7 +241,7 @@ class LatentCache:
             yield latents
             waiting = waiting[len(batch) :]
 
-    def _layout(self, part: Part) -> tuple[dict[str, _Rows], np.ndarray]:
+    def _layout(self, part: LatentPart) -> tuple[dict[str, _Rows], np.ndarray]:
         """Where the latents of each size lie, and the sets' checksums. `DataError` unless the file is as it ought to
         be, but for the latents themselves."""
         if part not in self._layouts:
@@ -257,7 +257,7 @@ class LatentCache:
         return self._layouts[part]
 
 
-def _cut(index: SetIndex, folder: Path) -> Iterator[Part]:
+def _cut(index: SetIndex, folder: Path) -> Iterator[LatentPart]:
     """Each shard in parts of up to PART_PIXELS, one set at least."""
     start, pixels, piece = 0, 0, 0
     for i, record in enumerate(index.sets):
@@ -270,9 +270,9 @@ def _cut(index: SetIndex, folder: Path) -> Iterator[Part]:
     yield _part(index, folder, range(start, len(index.sets)), piece)
 
 
-def _part(index: SetIndex, folder: Path, sets: range, piece: int) -> Part:
+def _part(index: SetIndex, folder: Path, sets: range, piece: int) -> LatentPart:
     shard = index.shards[index.sets[sets.start].shard].stem
-    return Part(folder / f"{shard}-{piece:04d}.safetensors", sets)
+    return LatentPart(folder / f"{shard}-{piece:04d}.safetensors", sets)
 
 
 def _size(record: SetRecord) -> str:
@@ -285,7 +285,7 @@ def _checksum(record: SetRecord, shape: Sequence[int], data: bytes) -> int:
     return zlib.crc32(data, zlib.crc32(f"{record.key} {list(shape)}".encode()))
 
 
-def _read_layout(part: Part, wanted: dict[str, int]) -> tuple[dict[str, _Rows], np.ndarray]:
+def _read_layout(part: LatentPart, wanted: dict[str, int]) -> tuple[dict[str, _Rows], np.ndarray]:
     """Reads the head of a file; `ValueError` where it has not ``wanted`` images of each size."""
     length = int.from_bytes(_read(part.path, 0, 8), "little")
     size = part.path.stat().st_size
@@ -310,7 +310,7 @@ def _read_layout(part: Part, wanted: dict[str, int]) -> tuple[dict[str, _Rows], 
     return rows, np.frombuffer(_read(part.path, place.start, 4 * len(part.sets)), "<u4")
 
 
-def _damaged(part: Part, what: str) -> DataError:
+def _damaged(part: LatentPart, what: str) -> DataError:
     return DataError(
         f"{part.path}: damaged ({what}); delete it, or the whole folder, and the same command makes it again"
     )

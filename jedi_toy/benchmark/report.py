@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from jedi.evaluation.baselines import UntrainedCoupling
-from jedi.evaluation.statistics import Interval, bootstrap, difference_interval, ratio_interval
+from jedi.evaluation.statistics import ConfidenceInterval, bootstrap, difference_interval, ratio_interval
 from jedi.report.document import Cell, Gallery, GalleryImage, LineChart, Point, Report, Section, Series, Table, Text
 from jedi.report.page import write_report
 from jedi_toy.benchmark import cases as benchmark_cases
@@ -176,7 +176,7 @@ def _table(
 def _cell(found: Mapping[str, Any] | None) -> Cell | None:
     if found is None:
         return None
-    x = Interval(**found)
+    x = ConfidenceInterval(**found)
     return Cell(x.mean) if x.low is None or x.high is None else Cell(x.mean, x.low, x.high)
 
 

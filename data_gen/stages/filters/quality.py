@@ -13,7 +13,7 @@ from jedi.io.config import ConfigError
 
 
 @FILTERS.register("text")
-class Text(Filter):
+class TextAgreement(Filter):
     """Score: of each image the cosine with its caption."""
 
     Settings, packages = TextSettings, ENCODER_PACKAGES

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from jedi.evaluation.statistics import Interval, bootstrap, difference_interval, ratio_interval
+from jedi.evaluation.statistics import ConfidenceInterval, bootstrap, difference_interval, ratio_interval
 
 
 def test_the_mean_and_a_pinned_interval():
@@ -19,7 +19,7 @@ def test_the_mean_and_a_pinned_interval():
 
 def test_all_draws_of_two_groups():
     """Means 1 and 3: draws average 1, 2, 2 or 3, so the middle half is 1.x to 2.x and the ends are the groups."""
-    assert bootstrap([1, 3], level=0.95) == Interval(2.0, 1.0, 3.0, 2, 2)
+    assert bootstrap([1, 3], level=0.95) == ConfidenceInterval(2.0, 1.0, 3.0, 2, 2)
     inner = bootstrap([1, 3], level=0.4)
     assert (inner.low, inner.high) == (2.0, 2.0)
 
@@ -61,8 +61,8 @@ def test_the_interval_holds_the_truth_about_as_often_as_it_says():
 
 
 def test_one_group_has_no_interval():
-    assert bootstrap([1, 2, 3], ["a"] * 3) == Interval(2.0, None, None, 3, 1)
-    assert ratio_interval([1, 2], [2, 4], ["a", "a"]) == Interval(0.5, None, None, 2, 1)
+    assert bootstrap([1, 2, 3], ["a"] * 3) == ConfidenceInterval(2.0, None, None, 3, 1)
+    assert ratio_interval([1, 2], [2, 4], ["a", "a"]) == ConfidenceInterval(0.5, None, None, 2, 1)
 
 
 def test_a_difference_is_paired():
@@ -70,7 +70,7 @@ def test_a_difference_is_paired():
     a = np.random.default_rng(3).normal(size=20).tolist()
     found = difference_interval([x + 0.5 for x in a], a, [i // 2 for i in range(20)])
     assert (found.mean, found.low, found.high) == pytest.approx((0.5, 0.5, 0.5)) and (found.n, found.groups) == (20, 10)
-    assert difference_interval([1, 5], [0, 2]) == Interval(2.0, 1.0, 3.0, 2, 2)
+    assert difference_interval([1, 5], [0, 2]) == ConfidenceInterval(2.0, 1.0, 3.0, 2, 2)
     with pytest.raises(ValueError, match="2 and 1 values: a difference is paired by position"):
         difference_interval([1, 2], [1])
 

@@ -98,7 +98,7 @@ def test_a_set_larger_than_a_part_and_images_of_several_sizes(tmp_path, monkeypa
         for index in (both, mixed):
             cache = LatentCache(index, tmp_path / f"{part_pixels}-{index is mixed}", "v1")
             if index is mixed:
-                cache.parts = [latents.Part(cache.folder / "all.safetensors", range(6))]
+                cache.parts = [latents.LatentPart(cache.folder / "all.safetensors", range(6))]
                 cache._place = [(0, 0), (0, 0), (0, 3), (0, 3), (0, 5), (0, 5)]
             cache.fill(encode)
             dataset = SetDataset(index)

@@ -10,7 +10,7 @@ from jedi.conditioning import ConditioningConfig
 from jedi.data import JointBatch
 from jedi.io.base import load_base
 from jedi.io.config import load
-from jedi.training.config import DataConfig, OptimizerConfig, TrainConfig
+from jedi.training.config import OptimizerConfig, TrainConfig, TrainDataConfig
 from jedi.training.module import JointTraining
 from jedi.training.optimizer import ema_update, lr_factor, make_optimizer
 from jedi.training.run import make_logger, write_run
@@ -18,7 +18,7 @@ from jedi.training.signals import requeue
 
 
 def make_module(base, **options) -> JointTraining:
-    config = TrainConfig(base=str(base), out="unused", data=DataConfig("unused"), **options)
+    config = TrainConfig(base=str(base), out="unused", data=TrainDataConfig("unused"), **options)
     return JointTraining(config, load_base(base))
 
 
