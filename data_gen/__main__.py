@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 
 from jedi.errors import InputError
-from jedi.io.command_line import Parser, add_settings, exit_code
+from jedi.io.command_line import Parser, add_settings, exit_code, part_of
 
 _VERBS = {
     "run": "all that is missing: prompts, plan, units, shards, report; with --part only units",
@@ -75,7 +75,7 @@ def _do(options: argparse.Namespace) -> Iterator[str]:
         if settings is None:
             raise ConfigError(_EMPTY.format(out))
     config = load_config(settings, options.overrides)
-    part = _part_of(getattr(options, "part", None))
+    part = None if (text := getattr(options, "part", None)) is None else part_of(text)
     if options.verb == "prompts":
         yield from run.prompts(config)
         return
@@ -110,18 +110,6 @@ def _do(options: argparse.Namespace) -> Iterator[str]:
             raise InputError(f"out={config.out} holds no set: {why}; {remedy}")
         if config.heldout_sets and not found.heldout:
             yield "no set is held out, so nothing measures what was not trained on: more subjects are needed for that"
-
-
-def _part_of(text: str | None) -> tuple[int, int] | None:
-    """``"2/8"`` -> (2, 8)."""
-    from jedi.io.config import ConfigError
-
-    if text is None:
-        return None
-    index, _, count = text.partition("/")
-    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
-        raise ConfigError(f"--part {text}: wanted is I/N with I from 0 to N - 1, for instance 0/8")
-    return int(index), int(count)
 
 
 if __name__ == "__main__":

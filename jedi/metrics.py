@@ -121,7 +121,7 @@ def mclip_i(
     """MCLIP-I: :func:`clip_i` over embeddings of cut-outs (:func:`cut_subject`) on both sides.
 
     Rewards the subject alone: neither a copied background nor a fitting one counts. *JeDi, arXiv 2407.06187*;
-    which background its authors put behind the cut-outs could not be had, white is ours. Range -1 to 1.
+    the paper does not say which background was put behind the cut-outs, white is ours. Range -1 to 1.
     """
     return _identity(images, real, references, aggregation)
 

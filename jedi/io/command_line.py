@@ -1,4 +1,13 @@
-"""What the front ends share: a mistake ends in one line on stderr and an exit code, a bug in its traceback."""
+"""What the commands share. There is one way on the command line, in two forms:
+
+- What is asked for once is given by flags: ``sample.py``, ``evaluate.py``, ``python -m jedi.training.export``.
+- What is set up, and recorded with its result, is given by ``--config FILE`` and ``key=value``: ``train.py`` and
+  ``python -m`` ``data_gen``, ``jedi.training.latents``, ``jedi_toy.tiny_base``, ``jedi_toy.encoder``.
+  ``--print-config`` prints the settings that result.
+
+A mistake in the request ends in one line on stderr and an exit code (:func:`exit_code`), a bug in its traceback. A
+command imports what is slow after it has read its arguments, so that ``--help`` and mistakes are answered at once.
+"""
 
 from __future__ import annotations
 

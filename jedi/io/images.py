@@ -239,7 +239,7 @@ def _open(source: str | Path | bytes, name: str, convert: Any, size: tuple[int, 
             found = "a folder, not an image" if path.is_dir() else "no such file"
             raise ImageError(f"{name}: " + ("not a regular file" if found[0] == "n" and path.exists() else found))
     try:
-        with warnings.catch_warnings():  # PIL warns of what is refused here, and of odd tags, and names no file
+        with warnings.catch_warnings():  # PIL warns of what is refused here, and of unknown tags, and names no file
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(source) if isinstance(source, bytes) else path, formats=_known()) as image:
                 if image.width * image.height > MAX_PIXELS:

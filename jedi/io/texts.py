@@ -47,7 +47,7 @@ def read_text(path: str | Path, name: str = "") -> str:
 def read_lines(path: str | Path, name: str = "") -> list[str]:
     """The lines of a text file that hold something, without blanks around them. Raises as :func:`read_text`.
 
-    Lines end where an editor shows it: not at the odd separators of Unicode that pasted text brings along.
+    Lines end where an editor shows it: not at the separators of Unicode that pasted text brings along.
     """
     return [line.strip() for line in read_text(path, name).split("\n") if line.strip()]
 

@@ -1,8 +1,8 @@
-"""The toy benchmark's questions: which images of a held-out subject are given, which is asked for, which judge.
+"""The toy benchmark's cases: which images of a held-out subject are given, which is asked for, which judge it.
 
 A *case* is one subject: a target (its caption is the prompt), references whose pose and background differ from the
-target's, and a gallery of further real images of the subject, by which it is recognised. What is asked for can then
-not be had by copying a reference. Cases are chosen by the attributes in the shards, always in the same way.
+target's, and a gallery of further real images of the subject, by which it is recognised. Copying a reference is then no
+answer. Cases are chosen by the attributes in the shards, always in the same way.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ class TextTowerConfig:
 
 @dataclass
 class TextEncoderConfig(TextTowerConfig):
-    """CLIPTokenizer and CLIPTextModel, and how the latter is trained: captions foretell thumbnails of images."""
+    """CLIPTokenizer and CLIPTextModel, and how the latter is trained: captions predict thumbnails of images."""
 
     vocabulary: Count = 1500
     thumbnail: Count = 8

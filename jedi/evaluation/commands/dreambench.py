@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
         from jedi.io.devices import find_device
 
         others = [score_report.read_scores(folder, benchmark.name) for folder in arguments.beside]
-        # Before hours of generation: an encoder that cannot be had is known at once.
+        # Before hours of generation: an encoder that cannot be loaded is known at once.
         encoders = load_encoders(arguments.encoders, find_device(arguments.device))
         benchmark = replace(benchmark, remarks=(*benchmark.remarks, *score_report.other_encoders(encoders)))
     if benchmark.remarks:
