@@ -10,7 +10,7 @@ from latex2mathml.converter import convert
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).resolve().parents[1]
-OUTSIDE = ("slurm/README.md", "benchmarks/README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+OUTSIDE = ("slurm/README.md", "benchmarks/README.md", "CONTRIBUTING.md", "CHANGELOG.md", "assets/example.png")
 MODELS = ("models/*/*.md", "models/*/*.png")
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s:]+?)(#[^)\s]*)?\)")
 
