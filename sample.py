@@ -42,11 +42,15 @@ MOST_OUTPUTS = 100_000
 
 @dataclass
 class Settings:
-    """What is asked for; the keys of ``--config``, each also an option. ``None``: the model's default."""
+    """What is asked for; the keys of ``--config``, each also an option, whose help says what it means.
+
+    ``None``: the model's default.
+    """
 
     model: str = str(HERE / "models" / "jedi-tiny")
     references: list[str] = field(default_factory=list)
     subjects: dict[str, str] = field(default_factory=dict)
+    """Name -> folder, in place of ``references``."""
     prompts: list[str] = field(default_factory=list)
     prompts_file: str | None = None
     negative_prompt: str | None = None

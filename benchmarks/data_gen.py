@@ -38,6 +38,7 @@ from data_gen.plan import Plan, make_parts
 from data_gen.samples import Item, SubjectSet
 from data_gen.shards import encode, write_shard
 from data_gen.stages import STAGES, Stage
+from jedi.io.devices import find_device
 from jedi.rng import keyed_generator
 
 PANELS, SIDE = 4, 512
@@ -264,7 +265,7 @@ def options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", action="append", help="stages: this one alone (may be given several times)")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--cpu-time", action="store_true", help="stages: seconds of the processor, for a busy machine")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default=find_device(None))
     parser.add_argument("--dtype", default="float32")
     given = parser.parse_args(arguments)
     given.clock = time.process_time if given.cpu_time else time.perf_counter

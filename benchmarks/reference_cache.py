@@ -14,6 +14,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from benchmarks.timing import measure, report
+from jedi.io.devices import find_device
 from jedi.unet import JointUNet
 
 
@@ -62,7 +63,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--tokens", type=int, default=40, help="length of a caption")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default=find_device(None))
     options = parser.parse_args()
     torch.manual_seed(0)
     with torch.no_grad():

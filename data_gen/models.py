@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from data_gen.context import Context
 from jedi.errors import first_line
 from jedi.io.config import ConfigError
+from jedi.io.devices import find_device
 from jedi.io.hub import is_hub_name
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def device_of(context: Context) -> str:
 
     wish = context.device
     if wish == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return find_device(wish)
     try:
         device = torch.device(wish)
     except RuntimeError:

@@ -15,6 +15,7 @@ from data_gen.prompts.backends import PROMPT_BACKENDS, Answer
 from data_gen.prompts.config import PromptsSettings
 from data_gen.prompts.templates import Request
 from jedi.io.config import ConfigError
+from jedi.io.devices import find_device
 
 TOP_P = 0.95
 """The unlikely rest is never drawn: small models would lose themselves in it."""
@@ -53,7 +54,7 @@ class _Model:
 
         device = config.device
         if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+            device = find_device(device)
         self.device = torch.device(device)
         dtype: Any = config.dtype
         if dtype == "auto" and self.device.type == "cpu":

@@ -79,13 +79,13 @@ def read_json(path: str | Path, remedy: str = "put it back from a copy", /, **fi
     """
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
-        odd = [name for name, kind in fields.items() if type(values[name]) is not kind]
+        wrong = [name for name, kind in fields.items() if type(values[name]) is not kind]
     except FileNotFoundError:
         raise InputError(f"{path} is missing") from None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path} is damaged ({type(error).__name__}: {error}); {remedy}") from None
-    if odd or not isinstance(values, dict):
-        raise InputError(f"{path} is damaged ({', '.join(odd) or 'no object'}); {remedy}")
+    if wrong or not isinstance(values, dict):
+        raise InputError(f"{path} is damaged ({', '.join(wrong) or 'no object'}); {remedy}")
     return values
 
 

@@ -1,6 +1,6 @@
 """What a training run is: every setting of `train.py`, with its default and its reason.
 
-The numbers here suit fine-tuning a Stable Diffusion 1.x UNet; `configs/train/` holds whole recipes.
+The numbers here suit fine-tuning a Stable Diffusion 1.x UNet; `configs/train/` holds whole configurations.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class LossConfig:
     weighting: str = "min_snr"
     """A name of ``jedi.diffusion.LOSS_WEIGHTINGS``."""
     gamma: NotNegative = 5.0
+    """Of `min_snr`: the signal-to-noise ratio above which a timestep weighs no more."""
 
 
 @dataclass
@@ -110,11 +111,13 @@ class ValidationConfig:
     every_steps: Whole = 1000
     """0 switches it off (and the best checkpoint with it)."""
     sets: Count = 32
+    """Held-out sets that are scored."""
     references: Whole | None = None
     """k; if not given, one less than the images of a set, but no more than are trained."""
     bins: Count = 4
     """Timestep bins; each set is scored once in each."""
     batch_size: Count = 8
+    """Sets per network call; the losses do not depend on it."""
 
     def __post_init__(self) -> None:
         if self.every_steps and self.sets < 2:
@@ -128,14 +131,17 @@ class SamplesConfig:
     every_steps: Whole = 1000
     """0 switches them off."""
     subjects: Count = 4
+    """Rows of the contact sheet."""
     prompts: Count = 2
     """Images of each subject."""
     references: Whole | None = None
     """k; if not given, what the set has beyond the prompts' images, but no more than are trained."""
     steps: Count = 30
+    """Denoising steps."""
     guidance_scale: NotNegative | None = None
-    """The pipeline's default if not given; so the next."""
+    """Weight of the prompt; the pipeline's default if not given."""
     image_guidance_scale: NotNegative | None = None
+    """Weight of the references; the pipeline's default if not given."""
 
 
 @dataclass
@@ -145,12 +151,13 @@ class LogConfig:
     loggers: list[str] = field(default_factory=lambda: ["tensorboard"])
     """Any of tensorboard, csv, wandb."""
     every_steps: Count = 20
+    """Optimiser steps between two records."""
     project: str = "jedi"
     """W&B's project."""
 
     def __post_init__(self) -> None:
-        if odd := sorted(set(self.loggers) - {"tensorboard", "csv", "wandb"}):
-            raise InputError(f"log.loggers: {', '.join(odd)} is unknown; known are tensorboard, csv, wandb")
+        if unknown := sorted(set(self.loggers) - {"tensorboard", "csv", "wandb"}):
+            raise InputError(f"log.loggers: {', '.join(unknown)} is unknown; known are tensorboard, csv, wandb")
 
 
 @dataclass
@@ -158,9 +165,11 @@ class HardwareConfig:
     """What Lightning's Trainer is told of the machines; the result does not depend on it but for rounding."""
 
     accelerator: str = "auto"
+    """`auto`, `cpu`, `gpu`, or another name that Lightning knows."""
     devices: str = "auto"
     """How many per node, or `auto`."""
     nodes: Count = 1
+    """Machines."""
     strategy: str = "auto"
     """`auto` or `ddp`: the average of the weights is kept whole, so strategies that shard them do not fit."""
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
@@ -188,7 +197,9 @@ class TrainConfig:
     """Start from the UNet weights of a model folder or of another run (its averaged weights). Not read when the run
     goes on."""
     seed: Whole = 0
+    """Of all that is drawn: noise, timesteps, conditioning, the order of the data."""
     max_steps: Count = 100_000
+    """Optimiser steps of the whole run; may be raised when it goes on."""
     batch_size: Count = 128
     """Sets per optimiser step, over all processes."""
     micro_batch_size: Count | None = None

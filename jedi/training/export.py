@@ -130,9 +130,9 @@ def _unet(state: dict[str, Any], path: Path) -> UNet2DConditionModel:
     weights = {
         name.removeprefix(_AVERAGED): value for name, value in state["state_dict"].items() if name.startswith(_AVERAGED)
     }
-    odd = [name for name, value in weights.items() if not bool(value.isfinite().all())]
-    if odd:
-        raise checkpoints.CheckpointError(f"{path}: weights are not finite ({odd[0]} and {len(odd) - 1} more)")
+    invalid = [name for name, value in weights.items() if not bool(value.isfinite().all())]
+    if invalid:
+        raise checkpoints.CheckpointError(f"{path}: weights are not finite ({invalid[0]} and {len(invalid) - 1} more)")
     unet = UNet2DConditionModel.from_config(state["jedi"]["unet"])
     unet.load_state_dict(weights)
     return unet.eval()

@@ -42,7 +42,7 @@ from jedi.vae import encode_pixels
 class JointTraining(L.LightningModule):
     """The joint UNet, its average, one step. The frozen parts are not registered: no checkpoint has them."""
 
-    def __init__(self, config: TrainConfig, base: Base, begun: Path | None = None) -> None:
+    def __init__(self, config: TrainConfig, base: Base, resume_from: Path | None = None) -> None:
         super().__init__()
         self.config = config
         check_sampling(config, base)  # refused now, not when the first images are due or the run is exported
@@ -51,8 +51,8 @@ class JointTraining(L.LightningModule):
         weight = LOSS_WEIGHTINGS.get(config.loss.weighting)
         weight(self.schedule, torch.zeros(1, dtype=torch.int64), config.loss.gamma)  # refused now, not at step 1
         unet = base.unet
-        if begun is not None:  # the weights come from this checkpoint; the model that they once came from may be gone
-            unet = UNet2DConditionModel.from_config(checkpoints.load(begun)["jedi"]["unet"])
+        if resume_from is not None:  # the model that the weights once came from may be gone
+            unet = UNet2DConditionModel.from_config(checkpoints.load(resume_from)["jedi"]["unet"])
         elif config.init_from is not None:
             load = load_run_unet if is_run(config.init_from) else load_unet
             unet = load(config.init_from, self.schedule.prediction_type)

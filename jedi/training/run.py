@@ -66,8 +66,8 @@ def open_run(config: TrainConfig, identity: dict[str, Any], trainer: L.Trainer) 
 
 def _state(config: TrainConfig, identity: dict[str, Any]) -> RunState:
     step = checkpoints.recorded_step(config.run, "done")
-    begun = checkpoints.newest(config.run) if checkpoints.has_begun(config.run) else None
-    if begun is not None:
+    resume_from = checkpoints.newest(config.run) if checkpoints.has_begun(config.run) else None
+    if resume_from is not None:
         before = read_json(config.run / "identity.json", **{key: type(identity[key]) for key in _ALWAYS})
         changed = [
             f"{key} was {value!r}, is {identity[key]!r}"
@@ -79,9 +79,9 @@ def _state(config: TrainConfig, identity: dict[str, Any]) -> RunState:
                 f"the run in {config.run} was made with other settings: {'; '.join(changed)}. "
                 "Set them back, or choose another `out` (with init_from to start from this run's weights)"
             )
-    # What is done is so only while its result is there, whole: else it is made anew from an older checkpoint.
-    finished = begun is not None and step >= config.max_steps and checkpoints.record(begun)["step"] >= step
-    return RunState(begun, step if finished else None)
+    # A run is finished only while its result is there, whole: else it goes on from an older checkpoint.
+    finished = resume_from is not None and step >= config.max_steps and checkpoints.record(resume_from)["step"] >= step
+    return RunState(resume_from, step if finished else None)
 
 
 def write_run(config: TrainConfig, identity: dict[str, Any], trainer: L.Trainer) -> None:
