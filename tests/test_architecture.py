@@ -129,6 +129,8 @@ def test_the_core_imports_torch_and_einops_only(module):
         ("omegaconf", {"jedi/io/config"}),
         ("xformers", {"jedi/attention"}),
         ("wandb", {"jedi/training/run"}),
+        ("matplotlib", {"jedi/report/charts"}),
+        ("jinja2", {"jedi/report/page"}),
     ],
 )
 def test_a_library_stays_in_its_place(library, allowed):

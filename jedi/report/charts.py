@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import re
 import warnings
@@ -88,16 +89,18 @@ def svg(drawn: Figure, salt: str) -> str:
         drawn.savefig(file, format="svg", transparent=True, metadata=metadata)
     _, _, text = file.getvalue().partition("<svg")
     text = text.partition(">")[2].rpartition("</svg>")[0]
-    text = re.sub(r"<!--.*?-->|<style.*?</style>|<g id=\"[^\"]*\"/>|font-family: [^;]*; ", "", text, flags=re.DOTALL)
-    text = re.sub(r" transform=\"rotate\(-0[^\"]*\"", "", text)
-    text = re.sub(r'<g id="title:(.*?)">', r'<g class="mark"><title>\1</title>', text)
+    text = re.sub(r"<!--.*?-->|<style.*?</style>|<g id=\"[^\"]*\"/>|font-family: [^;\"<]*; ", "", text, flags=re.DOTALL)
+    text = re.sub(r" transform=\"rotate\(-0[^\"<]*\"", "", text)
+    mark = lambda found: f'<g class="mark"><title>{found[1].replace("&amp;", "&")}</title>'
+    text = re.sub(r'<g id="title:(.*?)">', mark, text)  # escaped twice: by us and by matplotlib
     text = re.sub(r'<g id="[^"]*">', "<g>", text).replace("xlink:href", "href")
-    return re.sub(r"#0102([0-9a-f]{2})", lambda found: f"var(--{COLOURS[int(found[1], 16)]})", text).strip()
+    variable = lambda found: f"{found[1]}var(--{COLOURS[int(found[2], 16)]})"
+    return re.sub(r"((?:fill|stroke): )#0102([0-9a-f]{2})", variable, text).strip()
 
 
 def _titled(text: str) -> dict[str, Any]:
     """For an artist: what the browser shows where the pointer is over it."""
-    return {"gid": f"title:{printable(text)}"}
+    return {"gid": f"title:{html.escape(printable(text))}"}
 
 
 def _ticks(axes: Axes, size: str) -> None:

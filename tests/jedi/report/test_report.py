@@ -6,6 +6,7 @@ import json
 import math
 import re
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -33,7 +34,7 @@ from jedi.report.document import (
     Text,
 )
 from jedi.report.page import write_report
-from jedi.report.text import text_table
+from jedi.report.text import markdown, printable, text_table
 
 HOSTILE = """</title></style></table>"'><script>top.hit=1</script><img src=x onerror="top.hit=1">{{ 7*7 }}&amp;"""
 
@@ -188,6 +189,19 @@ def test_json_holds_the_figures(tmp_path):
     assert text["body"] == "First.\n\nSecond."
 
 
+def test_markdown_holds_texts_tables_and_details():
+    details = {"model": "jedi-tiny", "limits": "one\ntwo"}
+    table = Table("Kinds", ["n"], [("pots | pans", {"n": 1234}), ("cups", {})], note="Counted.", groups=[("things", 2)])
+    sections = [scores(), lengths(), cases(noise()), table, Text("How", "    make it\n\nAnd so on.")]
+    text = markdown(Report("All of it", ["It works."], sections, details))
+    lines = text.splitlines()
+    assert lines[:3] == ["# All of it", "", "It works."] and text.endswith("- limits:\n  - one\n  - two\n")
+    assert "| This model | 1 reference | 0.304 [0.300, 0.310] | 0.619 [0.600, 0.640] | 3,000 |" in lines
+    assert "| things | pots \\| pans | 1,234 |" in lines and "| things | cups | - |" in lines and "Counted." in lines
+    assert "    make it" in lines and "- model: jedi-tiny" in lines
+    assert [line for line in lines if line.startswith("## ")] == ["## Scores", "## Kinds", "## How", "## Details"]
+
+
 # ---- the page
 
 
@@ -340,7 +354,7 @@ def marks(figure: Figure) -> dict[str, tuple[float, float]]:
     """What is shown over a point or bar -> where its middle is, in pixels."""
     found = {x.get_gid(): x for x in figure.axes[0].get_children() if x.get_gid()}
     middles = {gid: np.mean(x.get_window_extent().get_points(), axis=0) for gid, x in found.items()}
-    return {gid.removeprefix("title:"): tuple(middle) for gid, middle in middles.items()}
+    return {unescape(gid.removeprefix("title:")): tuple(middle) for gid, middle in middles.items()}
 
 
 @pytest.mark.parametrize(
@@ -413,6 +427,14 @@ def test_the_values_of_a_chart_are_listed_under_it(tmp_path):
     elements = read(Report("T", [], [trade()]), tmp_path)
     assert {"g = 1", "0.28", "0.8"} <= set(elements.words("td"))
     assert "[0.79, 0.81]" in elements.words("small")
+
+
+@pytest.mark.parametrize("name", ["font-family: x", 'a transform="rotate(-0', "<g id=", "#010200 -->", "$x^2$ \x00"])
+def test_names_that_look_like_a_drawing_are_only_words(tmp_path, name):
+    chart = LineChart(name, name, name, [Series(name, [Point(0, 0, name)])])
+    elements = read(Report("T", [], [chart, lengths(counts={name: [0, 3, 400]})]), tmp_path)
+    assert elements.words("text").count(printable(name)) == 2 * 3  # both axes and the point, wide and narrow
+    assert f"{printable(name)}, 0.2 to 0.3: 400" in elements.words("title")
 
 
 # ---- histograms
