@@ -66,24 +66,22 @@ def clip_t(images: Tensor, texts: Tensor) -> Tensor:
     return nn.functional.cosine_similarity(images, texts, dim=-1)
 
 
-def _identity(images: Tensor, real: Tensor, references: Sequence[int] | None, aggregation: str) -> Tensor:
-    if aggregation not in AGGREGATIONS:
-        raise ValueError(f"aggregation={aggregation!r}: one of {', '.join(AGGREGATIONS)}")
-    if aggregation == "references":
-        if not references:
-            raise ValueError('aggregation="references" needs the positions of the input references in `real`')
-        real = real[list(references)]
-    return cosine(images, real).mean(-1)
-
-
-def clip_i(
+def identity_score(
     images: Tensor, real: Tensor, references: Sequence[int] | None = None, aggregation: str = "all_real"
 ) -> Tensor:
-    """CLIP-I: the mean cosine of each generated image to real images of its subject.
+    """How like its subject each generated image is: the mean cosine to real images of the subject. Range -1 to 1.
 
-    *Textual Inversion, arXiv 2208.01618; DreamBooth, arXiv 2208.12242*: CLIP ViT-B/32, whole images. Range -1 to
-    1; different photographs of one subject get 0.885 on DreamBench, and whole images of other subjects 0.6 to
-    0.7: only differences between rows of one table mean anything.
+    The encoder gives the score its name, and only scores of one encoder compare:
+
+    - CLIP-I: CLIP ViT-B/32, whole images (*Textual Inversion, arXiv 2208.01618; DreamBooth, arXiv 2208.12242*).
+      Different photographs of one subject get 0.885 on DreamBench, and whole images of other subjects 0.6 to 0.7: only
+      differences between rows of one table mean anything.
+    - DINO: DINO ViT-S/16. DreamBooth prefers it: DINO's training does not pull images of one class together. Real
+      photographs of one subject get 0.774 on DreamBench.
+    - DINOv2 (*arXiv 2304.07193*): not comparable with DINO.
+    - MCLIP-I (*JeDi, arXiv 2407.06187*) and MDINO: cut-outs (:func:`cut_subject`) on both sides reward the subject
+      alone; neither a copied background nor a fitting one counts. The paper does not say which background was put
+      behind the cut-outs, white is ours. Not the "M-DINO" of MS-Diffusion, which is a product over several subjects.
 
     Args:
         images: ``[n d]`` generated images of one subject.
@@ -94,46 +92,13 @@ def clip_i(
     Returns:
         ``[n]``
     """
-    return _identity(images, real, references, aggregation)
-
-
-def dino(
-    images: Tensor, real: Tensor, references: Sequence[int] | None = None, aggregation: str = "all_real"
-) -> Tensor:
-    """DINO: as :func:`clip_i`, over embeddings of DINO ViT-S/16.
-
-    *DreamBooth, arXiv 2208.12242*, which prefers it: DINO's training does not pull images of one class together.
-    Range -1 to 1; real photographs of one subject get 0.774 on DreamBench.
-    """
-    return _identity(images, real, references, aggregation)
-
-
-def dinov2(
-    images: Tensor, real: Tensor, references: Sequence[int] | None = None, aggregation: str = "all_real"
-) -> Tensor:
-    """DINOv2: as :func:`clip_i`, over embeddings of DINOv2 (*arXiv 2304.07193*). Not comparable with DINO. -1 to 1."""
-    return _identity(images, real, references, aggregation)
-
-
-def mclip_i(
-    images: Tensor, real: Tensor, references: Sequence[int] | None = None, aggregation: str = "all_real"
-) -> Tensor:
-    """MCLIP-I: :func:`clip_i` over embeddings of cut-outs (:func:`cut_subject`) on both sides.
-
-    Rewards the subject alone: neither a copied background nor a fitting one counts. *JeDi, arXiv 2407.06187*;
-    the paper does not say which background was put behind the cut-outs, white is ours. Range -1 to 1.
-    """
-    return _identity(images, real, references, aggregation)
-
-
-def mdino(
-    images: Tensor, real: Tensor, references: Sequence[int] | None = None, aggregation: str = "all_real"
-) -> Tensor:
-    """MDINO: :func:`dino` over embeddings of cut-outs on both sides, as :func:`mclip_i`.
-
-    Not the "M-DINO" of MS-Diffusion, which is a product over several subjects. Range -1 to 1.
-    """
-    return _identity(images, real, references, aggregation)
+    if aggregation not in AGGREGATIONS:
+        raise ValueError(f"aggregation={aggregation!r}: one of {', '.join(AGGREGATIONS)}")
+    if aggregation == "references":
+        if not references:
+            raise ValueError('aggregation="references" needs the positions of the input references in `real`')
+        real = real[list(references)]
+    return cosine(images, real).mean(-1)
 
 
 def cut_subject(

@@ -223,7 +223,6 @@ def _add_identity(
     from jedi import metrics
 
     assert encoder.identity is not None
-    measure = {"dino": metrics.dino, "dinov2": metrics.dinov2}.get(encoder.kind, metrics.clip_i)
     references = [i for i, path in enumerate(group.real) if path in group.references]
     together = [i for i, case in enumerate(group.cases) if not case.leave_out]
     # (cases, real images that they are compared with): one entry for all generated ones, one for each real one.
@@ -238,7 +237,7 @@ def _add_identity(
             given = [others.index(k) for k in references if k in others]
             if aggregation == "references" and not given:
                 continue
-            values = measure(images[cases], real[others], given, aggregation)
+            values = metrics.identity_score(images[cases], real[others], given, aggregation)
             for i, value in zip(cases, values.tolist(), strict=True):
                 scores[i][identity_column(encoder.identity, aggregation)] = value
 

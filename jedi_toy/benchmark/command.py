@@ -90,23 +90,25 @@ def request_from(arguments: argparse.Namespace) -> ToyRequest:
     if arguments.quick and sampling.steps is None:
         sampling = replace(sampling, steps=QUICK_STEPS)
     parts = arguments.parts if arguments.parts is not None else () if arguments.quick else PARTS
-    command = command_line("evaluate.py")
+    names = [
+        "data",
+        "out",
+        "model",
+        "encoder",
+        "caption_references",
+        "seed",
+        "dtype",
+        "device",
+        "batch_size",
+        "samples",
+    ]
     return ToyRequest(
-        data=arguments.data,
-        out=arguments.out,
-        model=arguments.model,
-        encoder=arguments.encoder,
+        **{name: getattr(arguments, name) for name in names},
         rows=rows,
         parts=tuple(parts),
         subjects=arguments.subjects or (QUICK_SUBJECTS if arguments.quick else 100),
         sampling=replace(sampling, mode=None),
-        caption_references=arguments.caption_references,
-        seed=arguments.seed,
-        dtype=arguments.dtype,
-        device=arguments.device,
-        batch_size=arguments.batch_size,
-        samples=arguments.samples,
-        command=command,
+        command=command_line("evaluate.py"),
     )
 
 

@@ -1,4 +1,4 @@
-"""The toy benchmark's rows: each a way of answering its questions, by the model or beside it."""
+"""The toy benchmark's rows: images for its cases by the model, and what stands beside it."""
 
 from __future__ import annotations
 
@@ -33,20 +33,17 @@ CURVE_SUBJECTS = 25
 
 @dataclass(frozen=True)
 class ToyRow:
-    """One way of answering.
-
-    Args:
-        name: of its folder, and in ``scores.json``.
-        kind: "model", "oracle", "copy", "none" (no reference) or "untrained".
-        scales: guidance scales that differ from the request's.
-    """
+    """A row of the benchmark: one source of images for its cases."""
 
     name: str
+    """Of its folder, and in ``scores.json``."""
     label: str
     kind: str
+    """"model", "oracle", "copy", "none" (no reference) or "untrained"."""
     references: int = 0
     mode: str | None = None
     scales: Mapping[str, float] = field(default_factory=dict)
+    """Guidance scales that differ from the request's."""
 
     @classmethod
     def parse(cls, text: str) -> ToyRow:

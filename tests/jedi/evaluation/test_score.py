@@ -59,9 +59,9 @@ def test_values_are_those_of_the_metrics(encoders, group):
     clip, dino, blip = (x.network for x in encoders)
     real = dino.embed_images(open_all(group.real))
     expected = {
-        f"{DINO}, all real": metrics.dino(dino.embed_images(made), real),
-        f"{DINO}, references": metrics.dino(dino.embed_images(made), real, [1, 2], "references"),
-        f"{CLIP_I}, all real": metrics.clip_i(clip.embed_images(made), clip.embed_images(open_all(group.real))),
+        f"{DINO}, all real": metrics.identity_score(dino.embed_images(made), real),
+        f"{DINO}, references": metrics.identity_score(dino.embed_images(made), real, [1, 2], "references"),
+        f"{CLIP_I}, all real": metrics.identity_score(clip.embed_images(made), clip.embed_images(open_all(group.real))),
         CLIP_T: metrics.clip_t(clip.embed_images(made), clip.embed_texts(prompts)),
         BLIP: metrics.blip_itm(blip, made, prompts),
         "copy": metrics.copy_score(made, open_all(group.references)),
