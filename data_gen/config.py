@@ -86,7 +86,7 @@ class DataConfig:
 
     @property
     def context(self) -> Context:
-        return Context(**{one.name: getattr(self, one.name) for one in fields(Context)})
+        return Context(**{entry.name: getattr(self, entry.name) for entry in fields(Context)})
 
     def section(self, name: str) -> Any:
         """The settings of a source or a stage; None of one that has none."""
@@ -98,7 +98,7 @@ def schema() -> type[DataConfig]:
     for package, names in _OURS.items():  # each module registers its part
         for name in names:
             importlib.import_module(f"data_gen.{package}.{name}")
-    taken = {one.name for one in fields(DataConfig)}
+    taken = {entry.name for entry in fields(DataConfig)}
     sections = []
     for registry in (SOURCES, STAGES):
         for name in registry:

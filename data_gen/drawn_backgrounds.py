@@ -21,13 +21,15 @@ SCALE = 3
 Colour = tuple[int, int, int]
 
 
-class Background(NamedTuple):
+class PaintedBackground(NamedTuple):
     paint: Callable[[Canvas, random.Random], None]
-    phrases: tuple[str, ...]  # each completes "a fox ..."
-    wider: bool = False  # of more_backgrounds.py: drawn where it is asked for only
+    phrases: tuple[str, ...]
+    """Each completes "a fox ..."."""
+    wider: bool = False
+    """Drawn only where a configuration asks for it."""
 
 
-BACKGROUNDS: Registry[Background] = Registry("background")
+BACKGROUNDS: Registry[PaintedBackground] = Registry("background")
 
 
 def background(name: str, variant: int, size: int) -> Image.Image:
@@ -84,8 +86,8 @@ def mix(a: Colour, b: Colour, t: float) -> Colour:
     return tuple(round(x + (y - x) * t) for x, y in zip(a, b, strict=True))
 
 
-def near(chance: random.Random, colour: Colour, spread: int = 10) -> Colour:
-    return tuple(max(0, min(255, c + chance.randint(-spread, spread))) for c in colour)
+def near(rng: random.Random, colour: Colour, spread: int = 10) -> Colour:
+    return tuple(max(0, min(255, c + rng.randint(-spread, spread))) for c in colour)
 
 
 def usual_backgrounds() -> list[str]:
@@ -95,124 +97,124 @@ def usual_backgrounds() -> list[str]:
 
 def painter(name: str, *phrases: str, wider: bool = False) -> Callable:
     def add(paint: Callable[[Canvas, random.Random], None]) -> Callable[[Canvas, random.Random], None]:
-        BACKGROUNDS.register(name)(Background(paint, phrases, wider))
+        BACKGROUNDS.register(name)(PaintedBackground(paint, phrases, wider))
         return paint
 
     return add
 
 
 @painter("sky", "in the sky", "among the clouds", "high up in the sky")
-def sky(canvas: Canvas, chance: random.Random) -> None:
-    canvas.gradient(near(chance, (86, 160, 232)), near(chance, (178, 218, 250)))
-    for _ in range(chance.randint(3, 5)):
-        x, y, radius = chance.random(), chance.uniform(0.08, 0.95), chance.uniform(0.05, 0.09)
+def sky(canvas: Canvas, rng: random.Random) -> None:
+    canvas.gradient(near(rng, (86, 160, 232)), near(rng, (178, 218, 250)))
+    for _ in range(rng.randint(3, 5)):
+        x, y, radius = rng.random(), rng.uniform(0.08, 0.95), rng.uniform(0.05, 0.09)
         for shift, grow in ((-1.3, 0.8), (0.0, 1.2), (1.3, 0.85)):
             canvas.disc(x + shift * radius, y, radius * grow, (250, 252, 255), flat=0.75)
 
 
 @painter("beach", "on the beach", "by the sea", "on a sandy beach")
-def beach(canvas: Canvas, chance: random.Random) -> None:
-    horizon, shore = chance.uniform(0.3, 0.4), chance.uniform(0.55, 0.65)
-    canvas.gradient(near(chance, (150, 212, 250)), (214, 240, 252), 0, horizon)
+def beach(canvas: Canvas, rng: random.Random) -> None:
+    horizon, shore = rng.uniform(0.3, 0.4), rng.uniform(0.55, 0.65)
+    canvas.gradient(near(rng, (150, 212, 250)), (214, 240, 252), 0, horizon)
     canvas.gradient((20, 120, 190), (60, 180, 210), horizon, 1)
-    canvas.wave(shore - 0.02, 0.02, 1.5, chance.random(), (240, 250, 250))
-    canvas.wave(shore, 0.02, 1.5, chance.random(), near(chance, (240, 214, 150)))
+    canvas.wave(shore - 0.02, 0.02, 1.5, rng.random(), (240, 250, 250))
+    canvas.wave(shore, 0.02, 1.5, rng.random(), near(rng, (240, 214, 150)))
     for _ in range(25):
-        canvas.disc(chance.random(), chance.uniform(shore + 0.06, 1), 0.008, (212, 180, 118))
+        canvas.disc(rng.random(), rng.uniform(shore + 0.06, 1), 0.008, (212, 180, 118))
 
 
 @painter("forest", "in the forest", "in the woods", "among tall trees")
-def forest(canvas: Canvas, chance: random.Random) -> None:
-    canvas.gradient(near(chance, (120, 170, 130)), (70, 120, 80), 0, 0.75)
-    canvas.box(0, 0.75, 1, 1, near(chance, (62, 74, 34)))
+def forest(canvas: Canvas, rng: random.Random) -> None:
+    canvas.gradient(near(rng, (120, 170, 130)), (70, 120, 80), 0, 0.75)
+    canvas.box(0, 0.75, 1, 1, near(rng, (62, 74, 34)))
     for row, (y, shade) in enumerate(((0.68, (44, 104, 62)), (0.8, (26, 78, 44)))):
         for i in range(6):
-            x, width = (i + 0.5 * row) / 5 + chance.uniform(-0.04, 0.04), chance.uniform(0.1, 0.15)
+            x, width = (i + 0.5 * row) / 5 + rng.uniform(-0.04, 0.04), rng.uniform(0.1, 0.15)
             canvas.box(x - 0.015, y, x + 0.015, y + 0.08, (84, 56, 36))
             for step in range(3):
                 low = y - 0.17 * step
-                canvas.polygon([(x - width, low), (x, low - 0.3), (x + width, low)], near(chance, shade, 8))
+                canvas.polygon([(x - width, low), (x, low - 0.3), (x + width, low)], near(rng, shade, 8))
 
 
 @painter("night", "at night", "under the stars", "on a starry night")
-def night(canvas: Canvas, chance: random.Random) -> None:
-    canvas.gradient(near(chance, (8, 10, 40), 6), near(chance, (34, 38, 96)))
+def night(canvas: Canvas, rng: random.Random) -> None:
+    canvas.gradient(near(rng, (8, 10, 40), 6), near(rng, (34, 38, 96)))
     for _ in range(40):
-        canvas.disc(chance.random(), chance.uniform(0, 0.9), chance.uniform(0.005, 0.014), (250, 246, 210))
-    x, y = chance.choice((0.14, 0.86)), chance.uniform(0.12, 0.18)
+        canvas.disc(rng.random(), rng.uniform(0, 0.9), rng.uniform(0.005, 0.014), (250, 246, 210))
+    x, y = rng.choice((0.14, 0.86)), rng.uniform(0.12, 0.18)
     canvas.disc(x, y, 0.09, (252, 244, 200))
     canvas.disc(x + 0.045, y - 0.02, 0.075, (14, 16, 52))
-    canvas.wave(0.92, 0.02, 1, chance.random(), (10, 14, 30))
+    canvas.wave(0.92, 0.02, 1, rng.random(), (10, 14, 30))
 
 
 @painter("snow", "in the snow", "on a snowy day", "while it snows")
-def snow(canvas: Canvas, chance: random.Random) -> None:
-    canvas.gradient(near(chance, (150, 172, 200)), (200, 214, 230), 0, 0.7)
-    canvas.wave(0.62, 0.05, 1.0, chance.random(), (226, 236, 246))
-    canvas.wave(0.75, 0.04, 1.2, chance.random(), (246, 250, 254))
+def snow(canvas: Canvas, rng: random.Random) -> None:
+    canvas.gradient(near(rng, (150, 172, 200)), (200, 214, 230), 0, 0.7)
+    canvas.wave(0.62, 0.05, 1.0, rng.random(), (226, 236, 246))
+    canvas.wave(0.75, 0.04, 1.2, rng.random(), (246, 250, 254))
     for _ in range(45):
-        canvas.disc(chance.random(), chance.random(), chance.uniform(0.01, 0.02), (255, 255, 255))
+        canvas.disc(rng.random(), rng.random(), rng.uniform(0.01, 0.02), (255, 255, 255))
 
 
 @painter("desert", "in the desert", "among sand dunes")
-def desert(canvas: Canvas, chance: random.Random) -> None:
-    canvas.gradient(near(chance, (250, 222, 160)), (255, 240, 205), 0, 0.6)
-    canvas.disc(chance.uniform(0.15, 0.85), 0.14, 0.08, (255, 250, 225))
+def desert(canvas: Canvas, rng: random.Random) -> None:
+    canvas.gradient(near(rng, (250, 222, 160)), (255, 240, 205), 0, 0.6)
+    canvas.disc(rng.uniform(0.15, 0.85), 0.14, 0.08, (255, 250, 225))
     for y, shade in ((0.5, (226, 160, 88)), (0.62, (206, 132, 62)), (0.78, (184, 108, 48))):
-        canvas.wave(y, 0.07, 0.8, chance.random(), near(chance, shade, 8))
+        canvas.wave(y, 0.07, 0.8, rng.random(), near(rng, shade, 8))
 
 
 @painter("sunset", "at sunset", "in the evening sun", "before the setting sun")
-def sunset(canvas: Canvas, chance: random.Random) -> None:
-    canvas.gradient(near(chance, (92, 40, 120)), (240, 100, 80), 0, 0.45)
+def sunset(canvas: Canvas, rng: random.Random) -> None:
+    canvas.gradient(near(rng, (92, 40, 120)), (240, 100, 80), 0, 0.45)
     canvas.gradient((240, 100, 80), (255, 196, 90), 0.45, 0.72)
-    canvas.disc(chance.uniform(0.2, 0.8), 0.7, 0.16, (255, 240, 150))
-    canvas.box(0, 0.72, 1, 1, near(chance, (70, 28, 70)))
+    canvas.disc(rng.uniform(0.2, 0.8), 0.7, 0.16, (255, 240, 150))
+    canvas.box(0, 0.72, 1, 1, near(rng, (70, 28, 70)))
 
 
 @painter("brick wall", "in front of a brick wall", "by a wall of bricks")
-def brick_wall(canvas: Canvas, chance: random.Random) -> None:
+def brick_wall(canvas: Canvas, rng: random.Random) -> None:
     canvas.box(0, 0, 1, 1, (206, 190, 178))
-    base, height, width = near(chance, (166, 72, 56)), 0.125, 0.25
-    offset = chance.random() * width
+    base, height, width = near(rng, (166, 72, 56)), 0.125, 0.25
+    offset = rng.random() * width
     for row in range(8):
         for column in range(-1, 6):
             x, y = column * width + (row % 2) * width / 2 - offset, row * height
-            canvas.box(x, y, x + width - 0.022, y + height - 0.022, near(chance, base, 12))
+            canvas.box(x, y, x + width - 0.022, y + height - 0.022, near(rng, base, 12))
 
 
 @painter("meadow", "on a meadow", "in the grass", "in a field of flowers")
-def meadow(canvas: Canvas, chance: random.Random) -> None:
-    canvas.gradient(near(chance, (170, 220, 250)), (222, 242, 250), 0, 0.5)
-    canvas.wave(0.4, 0.05, 0.7, chance.random(), near(chance, (132, 200, 84)))
-    canvas.wave(0.52, 0.04, 0.9, chance.random(), near(chance, (96, 176, 60)))
+def meadow(canvas: Canvas, rng: random.Random) -> None:
+    canvas.gradient(near(rng, (170, 220, 250)), (222, 242, 250), 0, 0.5)
+    canvas.wave(0.4, 0.05, 0.7, rng.random(), near(rng, (132, 200, 84)))
+    canvas.wave(0.52, 0.04, 0.9, rng.random(), near(rng, (96, 176, 60)))
     for _ in range(26):
-        x, y = chance.random(), chance.uniform(0.58, 1)
-        canvas.disc(x, y, 0.016, chance.choice(((250, 240, 120), (255, 255, 255), (244, 140, 180))))
+        x, y = rng.random(), rng.uniform(0.58, 1)
+        canvas.disc(x, y, 0.016, rng.choice(((250, 240, 120), (255, 255, 255), (244, 140, 180))))
 
 
 @painter("under water", "under water", "deep in the sea", "down in the sea")
-def under_water(canvas: Canvas, chance: random.Random) -> None:
-    canvas.gradient(near(chance, (50, 186, 200)), near(chance, (8, 66, 112)))
+def under_water(canvas: Canvas, rng: random.Random) -> None:
+    canvas.gradient(near(rng, (50, 186, 200)), near(rng, (8, 66, 112)))
     for _ in range(14):
-        canvas.ring(chance.random(), chance.random(), chance.uniform(0.015, 0.04), (176, 232, 240), 0.008)
+        canvas.ring(rng.random(), rng.random(), rng.uniform(0.015, 0.04), (176, 232, 240), 0.008)
     for _ in range(7):
-        x = chance.random()
+        x = rng.random()
         for step in range(7):
             canvas.disc(x + 0.02 * math.sin(step * 1.3), 1 - step * 0.035, 0.017, (24, 128, 92), flat=1.4)
 
 
 @painter("city", "in the city", "on a city street", "between tall houses")
-def city(canvas: Canvas, chance: random.Random) -> None:
+def city(canvas: Canvas, rng: random.Random) -> None:
     canvas.gradient((190, 204, 216), (224, 226, 226), 0, 0.8)
-    x = -chance.uniform(0, 0.1)
+    x = -rng.uniform(0, 0.1)
     while x < 1:
-        width, top = chance.uniform(0.15, 0.22), chance.uniform(0.08, 0.4)
-        shade = near(chance, (104, 116, 134), 22)
+        width, top = rng.uniform(0.15, 0.22), rng.uniform(0.08, 0.4)
+        shade = near(rng, (104, 116, 134), 22)
         canvas.box(x, top, x + width - 0.01, 0.8, shade)
         for row in range(int((0.74 - top) / 0.1)):
             for column in range(3):
-                window = chance.choice(((246, 226, 150), (246, 226, 150), mix(shade, (0, 0, 0), 0.3)))
+                window = rng.choice(((246, 226, 150), (246, 226, 150), mix(shade, (0, 0, 0), 0.3)))
                 left, up = x + 0.022 + column * (width - 0.03) / 3, top + 0.04 + row * 0.1
                 canvas.box(left, up, left + 0.032, up + 0.05, window)
         x += width
@@ -222,20 +224,20 @@ def city(canvas: Canvas, chance: random.Random) -> None:
 
 
 @painter("wooden floor", "on a wooden floor", "on wooden boards")
-def wooden_floor(canvas: Canvas, chance: random.Random) -> None:
-    base, planks = near(chance, (190, 136, 82)), 6
+def wooden_floor(canvas: Canvas, rng: random.Random) -> None:
+    base, planks = near(rng, (190, 136, 82)), 6
     for i in range(planks):
         x0, x1 = i / planks, (i + 1) / planks
-        canvas.box(x0, 0, x1, 1, near(chance, base, 14))
+        canvas.box(x0, 0, x1, 1, near(rng, base, 14))
         canvas.box(x1 - 0.012, 0, x1, 1, (112, 74, 42))
         for _ in range(2):
-            y = chance.random()
+            y = rng.random()
             canvas.box(x0, y, x1, y + 0.012, (112, 74, 42))
 
 
 @painter("checkered cloth", "on a checkered cloth", "on a checkered blanket")
-def checkered_cloth(canvas: Canvas, chance: random.Random) -> None:
-    tint, cells = near(chance, chance.choice(((206, 58, 62), (58, 104, 190), (60, 150, 90)))), 8
+def checkered_cloth(canvas: Canvas, rng: random.Random) -> None:
+    tint, cells = near(rng, rng.choice(((206, 58, 62), (58, 104, 190), (60, 150, 90)))), 8
     for row in range(cells):
         for column in range(cells):
             colour = mix((252, 250, 246), tint, 0.5 * (row % 2) + 0.5 * (column % 2))
@@ -243,47 +245,47 @@ def checkered_cloth(canvas: Canvas, chance: random.Random) -> None:
 
 
 @painter("studio", "in a plain studio", "in front of a plain wall", "on a plain background")
-def studio(canvas: Canvas, chance: random.Random) -> None:
-    shade = chance.randint(186, 224)
+def studio(canvas: Canvas, rng: random.Random) -> None:
+    shade = rng.randint(186, 224)
     canvas.gradient((shade, shade, shade), (shade - 26, shade - 26, shade - 24))
 
 
 @painter("mountains", "in the mountains", "high in the mountains")
-def mountains(canvas: Canvas, chance: random.Random) -> None:
-    canvas.gradient(near(chance, (126, 182, 232)), (216, 232, 244), 0, 0.8)
+def mountains(canvas: Canvas, rng: random.Random) -> None:
+    canvas.gradient(near(rng, (126, 182, 232)), (216, 232, 244), 0, 0.8)
     for x, height, shade in (
         (0.2, 0.58, (112, 116, 140)),
         (0.8, 0.64, (98, 102, 128)),
         (0.5, 0.46, (126, 130, 152)),
     ):
-        x, width, top = x + chance.uniform(-0.08, 0.08), height * 0.8, 0.8 - height
+        x, width, top = x + rng.uniform(-0.08, 0.08), height * 0.8, 0.8 - height
         canvas.polygon([(x - width, 0.8), (x, top), (x + width, 0.8)], shade)
         white, foot = width * 0.3, top + height * 0.3
         canvas.polygon([(x - white, foot), (x, top), (x + white, foot)], (250, 252, 255))
-    canvas.box(0, 0.8, 1, 1, near(chance, (88, 128, 84)))
+    canvas.box(0, 0.8, 1, 1, near(rng, (88, 128, 84)))
 
 
 @painter("striped wallpaper", "in front of striped wallpaper", "by a striped wall")
-def striped_wallpaper(canvas: Canvas, chance: random.Random) -> None:
-    stripe = near(chance, chance.choice(((226, 150, 172), (140, 196, 164), (176, 156, 214))))
+def striped_wallpaper(canvas: Canvas, rng: random.Random) -> None:
+    stripe = near(rng, rng.choice(((226, 150, 172), (140, 196, 164), (176, 156, 214))))
     for i in range(10):
         canvas.box(i / 10, 0, (i + 1) / 10, 1, mix(stripe, (255, 250, 252), 0.7) if i % 2 else stripe)
     canvas.box(0, 0.9, 1, 1, (240, 234, 224))
 
 
 @painter("kitchen", "in the kitchen", "on the kitchen tiles")
-def kitchen(canvas: Canvas, chance: random.Random) -> None:
-    tile = near(chance, (150, 206, 214), 12)
+def kitchen(canvas: Canvas, rng: random.Random) -> None:
+    tile = near(rng, (150, 206, 214), 12)
     for row in range(4):
         for column in range(6):
             x, y = column / 6, row / 6
-            canvas.box(x, y, x + 1 / 6 - 0.012, y + 1 / 6 - 0.012, near(chance, tile, 6))
+            canvas.box(x, y, x + 1 / 6 - 0.012, y + 1 / 6 - 0.012, near(rng, tile, 6))
     canvas.box(0, 0.66, 1, 1, (228, 204, 168))
     canvas.box(0, 0.66, 1, 0.7, (150, 112, 76))
 
 
 @painter("garden", "in the garden", "by the garden fence")
-def garden(canvas: Canvas, chance: random.Random) -> None:
+def garden(canvas: Canvas, rng: random.Random) -> None:
     canvas.gradient((146, 206, 244), (206, 234, 248), 0, 0.6)
     canvas.box(0, 0.5, 1, 0.78, (70, 138, 66))
     for i in range(8):
@@ -291,4 +293,4 @@ def garden(canvas: Canvas, chance: random.Random) -> None:
         canvas.polygon([(x, 0.3), (x + 0.04, 0.24), (x + 0.08, 0.3), (x + 0.08, 0.8), (x, 0.8)], (248, 246, 240))
     canvas.box(0, 0.38, 1, 0.42, (230, 228, 222))
     canvas.box(0, 0.62, 1, 0.66, (230, 228, 222))
-    canvas.box(0, 0.78, 1, 1, near(chance, (112, 184, 78)))
+    canvas.box(0, 0.78, 1, 1, near(rng, (112, 184, 78)))

@@ -24,6 +24,7 @@ from data_gen.sources import SOURCES, Source
 from data_gen.stages import STAGES, Stage
 from jedi.errors import InputError
 from jedi.io.config import ConfigError
+from jedi.io.frozen import differences
 from jedi.io.registry import Registry
 
 FORMAT = 2
@@ -161,7 +162,8 @@ def read_plan(config: DataConfig) -> Plan | None:
     except (ValueError, KeyError, TypeError):
         raise _no_plan(path) from None
     if found != config_hash(config):
-        changed = ", ".join(_differences(frozen, content(config))) or "the format"
+        found = differences(frozen, content(config))
+        changed = ", ".join(f"{key} was {old!r}, is {new!r}" for key, old, new in found) or "the format"
         raise ConfigError(f"{config.out} holds other data ({changed}); choose another out=, or remove it")
     return result
 
@@ -191,10 +193,8 @@ def freeze(config: DataConfig) -> Plan:
     sizes, inputs, out = parts.source.sizes(), parts.inputs(), Path(config.out)
     if (plan := read_plan(config)) is not None:
         frozen = json.loads((out / "plan.json").read_text(encoding="utf-8"))["inputs"]
-        if changed := [name for name in {**frozen, **inputs} if frozen.get(name) != inputs.get(name)]:
-            raise ConfigError(
-                f"{out}: {changed[0]} changed since the plan was made; bring it back, or choose another out="
-            )
+        for name, *_ in differences(frozen, inputs):
+            raise ConfigError(f"{out}: {name} changed since the plan was made; bring it back, or choose another out=")
         return plan
     if not any(sizes.values()):
         raise ConfigError(f"source {config.source!r} has no set to make")
@@ -245,12 +245,3 @@ def _versions(parts: Parts) -> dict[str, str]:
         with contextlib.suppress(PackageNotFoundError):
             found[name] = version(name)
     return found
-
-
-def _differences(old: dict, new: dict, prefix: str = "") -> Iterator[str]:
-    for key in {**old, **new}:
-        first, second = old.get(key), new.get(key)
-        if isinstance(first, dict) and isinstance(second, dict):
-            yield from _differences(first, second, f"{prefix}{key}.")
-        elif first != second:
-            yield f"{prefix}{key} was {first!r}, is {second!r}"

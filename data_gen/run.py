@@ -45,15 +45,15 @@ class RunError(InputError):
 
 
 def prompts(config: DataConfig) -> Iterator[str]:
-    """Writes the prompt book and yields what came of it. Raises ConfigError where the source reads none."""
+    """Writes the prompts and yields what came of it. Raises ConfigError where the source reads none."""
     if not source_class(config).reads_prompts:
         raise ConfigError(f"source {config.source!r} reads no prompts")
     from data_gen.prompts import write_prompts
 
     with _locked_folder(config), clear_errors(config):
-        book = write_prompts(config.prompts, Path(config.out), config.seed)
-    yield f"{config.out}/prompts.json: {len(book.subjects)} subjects"
-    yield from (f"{name}: {count}" for name, count in book.counts.items())
+        written = write_prompts(config.prompts, Path(config.out), config.seed)
+    yield f"{config.out}/prompts.json: {len(written.subjects)} subjects"
+    yield from (f"{name}: {count}" for name, count in written.counts.items())
 
 
 def prepare(config: DataConfig) -> Plan:
@@ -168,11 +168,11 @@ def make_unit(config: DataConfig, plan: Plan, unit: Unit, parts: Parts, again: b
         kept, dropped, seconds = _through_stages(config, unit, parts)
         started = time.perf_counter()
         with ThreadPoolExecutor(min(_ENCODERS, _cores())) as pool:  # a GPU waits for it
-            records = list(pool.map(lambda one: _record(config, one), kept))
+            records = list(pool.map(lambda sample: _record(config, sample), kept))
         seconds["encode"] = time.perf_counter() - started
         plan.check_unchanged()
-        _log(plan, unit, seconds, sum(len(one.images) for one in kept))
-        _write_examples(plan.tar(unit).with_suffix(".dropped.tar"), [one for _, one in dropped], plan.hash)
+        _log(plan, unit, seconds, sum(len(sample.images) for sample in kept))
+        _write_examples(plan.tar(unit).with_suffix(".dropped.tar"), [sample for _, sample in dropped], plan.hash)
         header = {"split": unit.split, "plan": plan.hash, "dropped": _reasons(dropped)}
         return write_shard(plan.tar(unit), records, header)
 
@@ -188,49 +188,49 @@ def _through_stages(
         started = time.perf_counter()
         made = list(make())
         seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - started
-        dropped.extend((name, one) for one in made if isinstance(one, Dropped))
-        return [one for one in made if not isinstance(one, Dropped)]
+        dropped.extend((name, sample) for sample in made if isinstance(sample, Dropped))
+        return [sample for sample in made if not isinstance(sample, Dropped)]
 
     sets = step("source", lambda: parts.source.make(unit.items()))
     for name, stage in parts.stages:
         if sets:
             sets = step(name, lambda stage=stage, given=sets: stage.process(given))
-    if twice := [key for key, count in Counter(one.key for one in sets).items() if count > 1]:
+    if twice := [key for key, count in Counter(sample.key for sample in sets).items() if count > 1]:
         raise ConfigError(f"stages: there are two sets {twice[0]}; is a stage named twice, or are keys not unique?")
-    for one in sets:
-        if odd := next((image.size for image in one.images if image.size != (config.resolution,) * 2), None):
+    for sample in sets:
+        if wrong := next((image.size for image in sample.images if image.size != (config.resolution,) * 2), None):
             raise ConfigError(
-                f"stages: set {one.key} arrives with an image of {odd[0]} x {odd[1]}, the data set is of "
+                f"stages: set {sample.key} arrives with an image of {wrong[0]} x {wrong[1]}, the data set is of "
                 f"resolution={config.resolution} squares; add the stage 'square'"
             )
     return sets, dropped, seconds
 
 
-def _record(config: DataConfig, one: SubjectSet) -> Record:
+def _record(config: DataConfig, sample: SubjectSet) -> Record:
     """A set as its unit keeps it: the row holds what `finish` and the report ask for, so that they read no tar."""
-    record = encode(one, config.source, config.seed)
-    row = {**record.row, "subject": one.subject["id"], **({"scores": one.scores} if one.scores else {})}
+    record = encode(sample, config.source, config.seed)
+    row = {**record.row, "subject": sample.subject["id"], **({"scores": sample.scores} if sample.scores else {})}
     if config.finish.duplicate_distance is not None:
         from data_gen.hashes import difference_hash
 
-        row["hashes"] = [f"{difference_hash(image):016x}" for image in one.images]
-        if one.made_from:
-            row["made_from"] = one.made_from
+        row["hashes"] = [f"{difference_hash(image):016x}" for image in sample.images]
+        if sample.made_from:
+            row["made_from"] = sample.made_from
     return Record(row, record.members)
 
 
 def _reasons(dropped: Sequence[tuple[str, Dropped]]) -> list[dict[str, Any]]:
-    return [{"key": one.key, "stage": stage, "reason": one.reason, "scores": one.scores} for stage, one in dropped]
+    return [{"key": x.key, "stage": stage, "reason": x.reason, "scores": x.scores} for stage, x in dropped]
 
 
 def _write_examples(path: Path, dropped: Sequence[Dropped], plan: str) -> None:
     """A few dropped sets for each reason, small, as a shard of their own; no file where there is none."""
     counted, records = Counter(), []
-    for one in dropped:
-        counted[one.reason] += 1
-        if one.rejected is not None and counted[one.reason] <= EXAMPLES:
-            members = {f"{i}.png": thumbnail(image) for i, image in enumerate(one.rejected.images)}
-            records.append(Record({"key": one.key, "n": len(members), "reason": one.reason}, members))
+    for sample in dropped:
+        counted[sample.reason] += 1
+        if sample.rejected is not None and counted[sample.reason] <= EXAMPLES:
+            members = {f"{i}.png": thumbnail(image) for i, image in enumerate(sample.rejected.images)}
+            records.append(Record({"key": sample.key, "n": len(members), "reason": sample.reason}, members))
     if records:
         write_shard(path, records, {"plan": plan})
 

@@ -36,7 +36,8 @@ class SubjectSet:
     Stages return changed copies (`dataclasses.replace`); none changes a set that it was given. All but the
     images must be JSON."""
 
-    key: str  # of the Item it was made for; no dots
+    key: str
+    """Of the Item it was made for; no dots."""
     subject: dict[str, Any]
     captions: list[str]
     images: list[Image.Image]
@@ -44,9 +45,12 @@ class SubjectSet:
     attributes: list[dict[str, Any]]
     licence: str
     references: list[int] = field(default_factory=list)
-    provenance: dict[str, Any] = field(default_factory=dict)  # prompts, seeds and models that made it
-    scores: dict[str, Any] = field(default_factory=dict)  # of the filters: a number, or one for each image
-    made_from: list[str] = field(default_factory=list)  # keys of sets whose images it shows again, on purpose
+    provenance: dict[str, Any] = field(default_factory=dict)
+    """Prompts, seeds and models that made it."""
+    scores: dict[str, Any] = field(default_factory=dict)
+    """Of the filters: a number, or one for each image."""
+    made_from: list[str] = field(default_factory=list)
+    """Keys of sets whose images it shows again, on purpose."""
 
     @property
     def split(self) -> str:

@@ -31,29 +31,29 @@ class Record:
     members: Mapping[str, bytes]
 
 
-def encode(one: SubjectSet, source: str, seed: int) -> Record:
+def encode(sample: SubjectSet, source: str, seed: int) -> Record:
     """A set as bytes: KEY.json, KEY.0.png, KEY.0.mask.png, ..."""
-    if "." in one.key:
-        raise ValueError(f"set key {one.key!r} has a dot; readers of webdataset would cut it there")
+    if "." in sample.key:
+        raise ValueError(f"set key {sample.key!r} has a dot; readers of webdataset would cut it there")
     description = {
-        "key": one.key,
-        "subject": one.subject,
-        "captions": one.captions,
-        "images": one.attributes,
+        "key": sample.key,
+        "subject": sample.subject,
+        "captions": sample.captions,
+        "images": sample.attributes,
         "source": source,
         "seed": seed,
-        "licence": one.licence,
-        **({"references": one.references} if one.references else {}),
-        **({"provenance": one.provenance} if one.provenance else {}),
-        **({"scores": one.scores} if one.scores else {}),
+        "licence": sample.licence,
+        **({"references": sample.references} if sample.references else {}),
+        **({"provenance": sample.provenance} if sample.provenance else {}),
+        **({"scores": sample.scores} if sample.scores else {}),
     }
     members = {"json": json.dumps(description, ensure_ascii=False).encode()}
-    for i, (image, mask) in enumerate(zip(one.images, one.masks, strict=True)):
+    for i, (image, mask) in enumerate(zip(sample.images, sample.masks, strict=True)):
         members[f"{i}.png"] = png(image)
         if mask is not None:
             members[f"{i}.mask.png"] = png(mask)
-    width, height = one.images[0].size
-    return Record({"key": one.key, "n": len(one.images), "width": width, "height": height}, members)
+    width, height = sample.images[0].size
+    return Record({"key": sample.key, "n": len(sample.images), "width": width, "height": height}, members)
 
 
 def write_shard(path: Path, records: Iterable[Record], header: Mapping[str, Any]) -> dict[str, Any]:

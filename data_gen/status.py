@@ -26,7 +26,8 @@ class Status:
     shards: int
     sets: int
     images: int
-    heldout: int  # of the sets
+    heldout: int
+    """Of the sets."""
     dropped: Counter = field(default_factory=Counter)
     left_out: Mapping[str, int] = field(default_factory=dict)
     rate: float | None = None

@@ -108,43 +108,43 @@ class EmojiSource(Source):
 
     def _make(self, item: Item) -> SubjectSet | Dropped:
         split, index = item.split, item.index
-        chance = random.Random(f"{self.context.seed}/{split}/{index}")
-        number = chance.choices(range(len(self.worlds)), self.shares)[0] if len(self.worlds) > 1 else 0
+        rng = random.Random(f"{self.context.seed}/{split}/{index}")
+        number = rng.choices(range(len(self.worlds)), self.shares)[0] if len(self.worlds) > 1 else 0
         world, known = self.worlds[number], self.subjects[split][number]
-        invent = _inventor(chance, world)
-        chosen = [(invent(chance, split), 0) if invent else known[index % len(known)]]
-        count = chance.choice(world.subjects) if len(set(world.subjects)) > 1 else world.subjects[0]
+        invent = _inventor(rng, world)
+        chosen = [(invent(rng, split), 0) if invent else known[index % len(known)]]
+        count = rng.choice(world.subjects) if len(set(world.subjects)) > 1 else world.subjects[0]
         while len(chosen) < count:  # of another class: captions must tell subjects apart
-            other = (invent(chance, split), 0) if invent else chance.choice(known)
+            other = (invent(rng, split), 0) if invent else rng.choice(known)
             if other[0].kind not in {drawing.kind for drawing, _ in chosen}:
                 chosen.append(other)
-        return self.draw_set(chosen, chance, item.key, world)
+        return self.draw_set(chosen, rng, item.key, world)
 
     def draw_set(
         self,
         subjects: Sequence[tuple[Drawing, int]],
-        chance: random.Random,
+        rng: random.Random,
         key: str,
         world: EmojiSettings | None = None,
     ) -> SubjectSet | Dropped:
         """A set of these drawings, each in its recolouring (0 = its own colours): each alone, then together."""
         world = world or self.worlds[0]
         size, n, several = self.context.resolution, self.context.images_per_set, len(subjects) > 1
-        is_styled = world.styles > 0 and chance.random() < world.styles
-        styles = [draw_style(chance) if is_styled else PLAIN for _ in subjects]
+        is_styled = world.style_prob > 0 and rng.random() < world.style_prob
+        styles = [draw_style(rng) if is_styled else PLAIN for _ in subjects]
         figures = [
             styled(drawing.code_point, sprite_size(size), style, number / world.recolourings)
             for (drawing, number), style in zip(subjects, styles, strict=True)
         ]
         shown = [[j] for j in range(len(subjects))] if several else []  # the subjects of each image
         shown += [list(range(len(subjects)))] * (n - len(shown))
-        scenes = self.draw_scenes(chance, world)
+        scenes = self.draw_scenes(rng, world)
         rows, images = [], []
         for scene, present in zip(scenes, shown, strict=True):
             if world.slots and len(present) > 1:
                 rows.append(_as_alone(scene, scenes, images[: len(present)]))
             else:
-                rows.append(self._row(chance, world, scene, len(present)))
+                rows.append(self._row(rng, world, scene, len(present)))
             surfaces = [styles[j].surface for j in present]
             images.append(compose(rows[-1], [figures[j] for j in present], size, surfaces))
         if world.slots and several:
@@ -153,21 +153,21 @@ class EmojiSource(Source):
         if min(figure.visible for image in images for figure in image.figures) < world.min_visible:
             return Dropped(key, "subject hidden")
         captions, attributes = [], []
-        named, words = self._named(chance, world), VOCABULARIES[world.wording]
+        named, words = self._named(rng, world), VOCABULARIES[world.wording]
         for row, image, present, says_name in zip(rows, images, shown, named, strict=True):
             drawings = [subjects[j][0] for j in present]
-            nouns = [d.name if says_name and d.name else chance.choice(NOUNS[d.kind]) for d in drawings]
+            nouns = [d.name if says_name and d.name else rng.choice(NOUNS[d.kind]) for d in drawings]
             phrases = BACKGROUNDS.get(row[0].background).phrases
             if len(present) > 1:
-                says_place = chance.random() < world.mention_probability
+                says_place = rng.random() < world.mention_prob
                 places = [scene.place for scene in row] if says_place else None
-                captions.append(caption_together(chance, nouns, phrases, places, words, row[0].weather))
+                captions.append(caption_together(rng, nouns, phrases, places, words, row[0].weather))
                 said = {"place": "place" if says_place else None, "weather": row[0].weather}
             else:
-                said = self._mentions(chance, world, row[0], image.figures[0])
+                said = self._mentions(rng, world, row[0], image.figures[0])
                 if world.slots and several:
                     said |= {"size": None, "place": None}  # it is neither large nor in the middle any more
-                captions.append(caption(chance, nouns[0], phrases, words, **said))
+                captions.append(caption(rng, nouns[0], phrases, words, **said))
             says_name = says_name and any(drawing.name for drawing in drawings)
             attributes.append(_attributes(row, image, present, says_name, said))
         return SubjectSet(
@@ -181,86 +181,86 @@ class EmojiSource(Source):
             references=list(range(len(subjects) if several else world.references)),
         )
 
-    def _row(self, chance: random.Random, world: EmojiSettings, scene: Scene, count: int) -> list[Scene]:
+    def _row(self, rng: random.Random, world: EmojiSettings, scene: Scene, count: int) -> list[Scene]:
         """The scenes of the subjects that stand together in one image: one background, side by side."""
         if count == 1:
             return [scene]
-        places = chance.sample(_ROWS[count], count)
+        places = rng.sample(_ROWS[count], count)
         plain = replace(scene, companion=None, accessory=None, action=None)
         return [
             replace(
                 plain,
                 place=place,
                 size="together",
-                fraction=chance.uniform(*world.together) * (1.0 if count == 2 else _THREE),
-                shift=(0.0, chance.uniform(-world.jitter, world.jitter)),
+                fraction=rng.uniform(*world.together) * (1.0 if count == 2 else _THREE),
+                shift=(0.0, rng.uniform(-world.jitter, world.jitter)),
             )
             for place in places
         ]
 
-    def draw_scenes(self, chance: random.Random, settings: EmojiSettings) -> list[Scene]:
+    def draw_scenes(self, rng: random.Random, settings: EmojiSettings) -> list[Scene]:
         """One scene an image. What `vary` does not name is the same in all of them; backgrounds repeat only
         when there are fewer of them than images."""
         n, backgrounds = self.context.images_per_set, _backgrounds(settings)
-        names = chance.sample(backgrounds, len(backgrounds))
+        names = rng.sample(backgrounds, len(backgrounds))
         scenes = []
         for i in range(n):
             is_reference = i < settings.references
-            pose = chance.choice(settings.reference_poses if is_reference else settings.poses)
-            tilt = chance.uniform(*settings.tilt)
-            size = chance.choice(settings.sizes)
-            covered = is_reference and settings.covered_references > 0
-            likely = settings.covered_references if covered else settings.companion_probability
-            has_companion = chance.random() < likely
-            has_accessory = chance.random() < settings.accessory_probability
+            pose = rng.choice(settings.reference_poses if is_reference else settings.poses)
+            tilt = rng.uniform(*settings.tilt)
+            size = rng.choice(settings.sizes)
+            covered = is_reference and settings.covered_reference_prob > 0
+            likely = settings.covered_reference_prob if covered else settings.companion_prob
+            has_companion = rng.random() < likely
+            has_accessory = rng.random() < settings.accessory_prob
             drawn = {
                 "background": {
                     "background": names[i % len(names)],
-                    "variant": chance.randrange(settings.background_variants),
+                    "variant": rng.randrange(settings.background_variants),
                 },
                 "pose": {
                     "pose": pose,
                     "angle": _TURNS.get(pose, _ANGLES.get(pose, 0) * tilt),
                     "mirrored": pose == "mirrored",
                 },
-                "size": {"size": size, "fraction": chance.uniform(*getattr(settings, size))},
+                "size": {"size": size, "fraction": rng.uniform(*getattr(settings, size))},
                 "place": {
-                    "place": chance.choice(settings.places),
-                    "shift": tuple(chance.uniform(-settings.jitter, settings.jitter) for _ in range(2)),
+                    "place": rng.choice(settings.places),
+                    "shift": tuple(rng.uniform(-settings.jitter, settings.jitter) for _ in range(2)),
                 },
                 "companion": {
-                    "companion": chance.choice(settings.companions) if has_companion else None,
-                    "companion_side": chance.choice(("left", "right")),
-                    "companion_fraction": chance.uniform(*(settings.cover if covered else _COMPANION)),
+                    "companion": rng.choice(settings.companions) if has_companion else None,
+                    "companion_side": rng.choice(("left", "right")),
+                    "companion_fraction": rng.uniform(*(settings.cover if covered else _COMPANION)),
                 },
-                "accessory": {"accessory": chance.choice(settings.accessories) if has_accessory else None},
-                **_draw_wider(chance, settings),
+                "accessory": {"accessory": rng.choice(settings.accessories) if has_accessory else None},
+                **_draw_wider(rng, settings),
             }
             if i == 0:
                 first = drawn
             choice = {name: drawn[name] if name in settings.vary else first[name] for name in drawn}
             scene = Scene(**{key: value for part in choice.values() for key, value in part.items()})
-            if is_reference and settings.photos > 0 and chance.random() < settings.photos:
-                scene = replace(scene, photo=chance.getrandbits(32))
+            if is_reference and settings.photo_prob > 0 and rng.random() < settings.photo_prob:
+                scene = replace(scene, photo=rng.getrandbits(32))
             scenes.append(scene)
         return scenes
 
-    def _named(self, chance: random.Random, world: EmojiSettings) -> list[bool]:
+    def _named(self, rng: random.Random, world: EmojiSettings) -> list[bool]:
         """Which captions may say names. At most half of a set's, so that at least half of all say only the
         class."""
         n = self.context.images_per_set
-        named = [chance.random() < world.name_probability for _ in range(n)]
-        allowed = set(chance.sample(range(n), n // 2))
+        named = [rng.random() < world.name_prob for _ in range(n)]
+        allowed = set(rng.sample(range(n), n // 2))
         return [wish and (i in allowed or sum(named) <= n // 2) for i, wish in enumerate(named)]
 
     def _mentions(
-        self, chance: random.Random, world: EmojiSettings, scene: Scene, figure: RenderedSubject
+        self, rng: random.Random, world: EmojiSettings, scene: Scene, figure: RenderedSubject
     ) -> dict[str, str | None]:
         def maybe(value: str | None, probability: float) -> str | None:
-            return value if chance.random() < probability else None
+            return value if rng.random() < probability else None
 
         wider = {key: getattr(scene, key) for key in ("weather", "action") if getattr(scene, key)}
-        p, of_pose = world.mention_probability, world.pose_mention_probability
+        p, of_pose = world.mention_prob, world.pose_mention_prob
         return {
             "size": maybe(scene.size if scene.size != "medium" else None, p),
             "pose": maybe(scene.pose if scene.pose != "upright" else None, p if of_pose is None else of_pose),
@@ -271,10 +271,10 @@ class EmojiSource(Source):
         }
 
 
-def _inventor(chance: random.Random, world: EmojiSettings) -> Callable[[random.Random, str], Drawing] | None:
+def _inventor(rng: random.Random, world: EmojiSettings) -> Callable[[random.Random, str], Drawing] | None:
     """What makes up the subjects of a set; None where they are OpenMoji's."""
-    for share, invent in ((world.solids, draw_solid), (world.made_up, draw_subject)):
-        if share > 0 and chance.random() < share:
+    for share, invent in ((world.solid_prob, draw_solid), (world.made_up_prob, draw_subject)):
+        if share > 0 and rng.random() < share:
             return invent
     return None
 
@@ -286,19 +286,19 @@ def _backgrounds(world: EmojiSettings) -> list[str]:
     return world.backgrounds or usual_backgrounds()
 
 
-def _draw_wider(chance: random.Random, world: EmojiSettings) -> dict[str, dict[str, Any]]:
+def _draw_wider(rng: random.Random, world: EmojiSettings) -> dict[str, dict[str, Any]]:
     """What the settings of the wider world add to a scene; nothing is drawn where they are off."""
     drawn = {}
-    if world.styles > 0 or world.shadows > 0:
+    if world.style_prob > 0 or world.shadow_prob > 0:
         drawn["light"] = {
-            "light": (round(chance.uniform(-0.7, 0.7), 3), round(chance.uniform(-0.8, 0.2), 3)),
-            "shadow": chance.random() < world.shadows,
+            "light": (round(rng.uniform(-0.7, 0.7), 3), round(rng.uniform(-0.8, 0.2), 3)),
+            "shadow": rng.random() < world.shadow_prob,
         }
     for name, choices in (("weather", world.weather), ("action", world.actions)):
-        likely = getattr(world, f"{name}_probability")
+        likely = getattr(world, f"{name}_prob")
         if likely > 0:
-            drawn[name] = {name: chance.choice(choices) if chance.random() < likely else None}
-            drawn[name]["seed"] = chance.getrandbits(32)
+            drawn[name] = {name: rng.choice(choices) if rng.random() < likely else None}
+            drawn[name]["seed"] = rng.getrandbits(32)
     return drawn
 
 

@@ -20,10 +20,10 @@ _LINE = 'fill="none" stroke="#000000" stroke-width="2" stroke-linecap="round" st
 Point = tuple[float, float]
 
 
-def draw_subject(chance: random.Random, split: str) -> Drawing:
+def draw_subject(rng: random.Random, split: str) -> Drawing:
     """A subject by chance; whether it is held out is decided as for every drawing (`drawings.is_held_out`)."""
     while True:
-        code_point = f"M{chance.randrange(10**9):09d}"
+        code_point = f"M{rng.randrange(10**9):09d}"
         if is_held_out(code_point) == (split == "heldout"):
             return Drawing(code_point, code_point, kind(code_point), None)
 
@@ -40,17 +40,17 @@ def drawing(code_point: str) -> str:
 
 
 class _Maker:
-    def __init__(self, chance: random.Random, kind: str) -> None:
-        self.chance, self.kind = chance, kind
-        self.colours = [_colour(chance) for _ in range(5)]
+    def __init__(self, rng: random.Random, kind: str) -> None:
+        self.chance, self.kind = rng, kind
+        self.colours = [_colour(rng) for _ in range(5)]
         self.fills: list[str] = []
-        self.width, self.height = chance.uniform(14, 24), chance.uniform(14, 24)
+        self.width, self.height = rng.uniform(14, 24), rng.uniform(14, 24)
         if kind == "vehicle":
-            self.width, self.height = chance.uniform(22, 29), chance.uniform(10, 16)
+            self.width, self.height = rng.uniform(22, 29), rng.uniform(10, 16)
         elif kind == "building":
-            self.width, self.height = chance.uniform(12, 22), chance.uniform(18, 25)
+            self.width, self.height = rng.uniform(12, 22), rng.uniform(18, 25)
         # Straight-sided bodies for what people build, round ones for creatures.
-        self.body = _shape(chance, square=kind in ("vehicle", "building"), even=chance.random() < 0.8)
+        self.body = _shape(rng, square=kind in ("vehicle", "building"), even=rng.random() < 0.8)
 
     def svg(self) -> str:
         behind = {"vehicle": self.cabin, "building": self.roof, "plant": self.stems}.get(self.kind, self.limbs)
@@ -92,14 +92,14 @@ class _Maker:
 
     def limbs(self) -> None:
         """One to three kinds of parts, most of them in pairs."""
-        chance = self.chance
-        for _ in range(chance.randint(1, 3)):
-            below = chance.random() < 0.4
-            angle = chance.uniform(0.15, 1.2) * (1 if below else -1)
-            angles = [angle, math.pi - angle] if chance.random() < 0.8 else [-math.pi / 2 + chance.uniform(-0.4, 0.4)]
-            length, wide = chance.uniform(8, 17), chance.uniform(3, 7)
-            form, colour = chance.choice(("leaf", "spike", "ball", "blob")), chance.choice(self.colours[:3])
-            twist, blob = chance.uniform(-0.5, 0.5), _shape(chance, square=False, even=True)
+        rng = self.chance
+        for _ in range(rng.randint(1, 3)):
+            below = rng.random() < 0.4
+            angle = rng.uniform(0.15, 1.2) * (1 if below else -1)
+            angles = [angle, math.pi - angle] if rng.random() < 0.8 else [-math.pi / 2 + rng.uniform(-0.4, 0.4)]
+            length, wide = rng.uniform(8, 17), rng.uniform(3, 7)
+            form, colour = rng.choice(("leaf", "spike", "ball", "blob")), rng.choice(self.colours[:3])
+            twist, blob = rng.uniform(-0.5, 0.5), _shape(rng, square=False, even=True)
             for i, at in enumerate(angles):
                 root = self.edge(at)
                 turn = math.atan2(root[1] - 36, root[0] - 36) + (twist if i == 0 else -twist)
@@ -121,9 +121,9 @@ class _Maker:
                     self.shape([_turned(point, turn, middle) for point in points], colour)
 
     def cabin(self) -> None:
-        chance = self.chance
-        x, y = 36 + chance.uniform(-10, 10), 36 - self.height
-        wide, high = chance.uniform(8, 14), chance.uniform(8, 14)
+        rng = self.chance
+        x, y = 36 + rng.uniform(-10, 10), 36 - self.height
+        wide, high = rng.uniform(8, 14), rng.uniform(8, 14)
         self.shape(
             [(x - wide, y + 4), (x - wide * 0.7, y - high), (x + wide * 0.7, y - high), (x + wide, y + 4)],
             self.colours[1],
@@ -131,28 +131,28 @@ class _Maker:
         self.shape(_ellipse((x, y - high * 0.4), wide * 0.45, high * 0.3), self.colours[2])
 
     def roof(self) -> None:
-        chance = self.chance
-        top, over = 36 - self.height * 0.8, self.width * chance.uniform(1.0, 1.25)
-        high = chance.uniform(8, 18)
-        if chance.random() < 0.3:  # a dome
+        rng = self.chance
+        top, over = 36 - self.height * 0.8, self.width * rng.uniform(1.0, 1.25)
+        high = rng.uniform(8, 18)
+        if rng.random() < 0.3:  # a dome
             self.shape(_ellipse((36, top), over * 0.9, high), self.colours[1])
         else:
-            flat = chance.choice((0.0, 0.0, 0.4, 0.7))
+            flat = rng.choice((0.0, 0.0, 0.4, 0.7))
             self.shape(
                 [(36 - over, top), (36 - over * flat, top - high), (36 + over * flat, top - high), (36 + over, top)],
                 self.colours[1],
             )
-        if chance.random() < 0.5:
-            x = 36 + chance.uniform(-0.6, 0.6) * self.width
+        if rng.random() < 0.5:
+            x = 36 + rng.uniform(-0.6, 0.6) * self.width
             self.shape([(x - 2, top), (x - 2, top - high), (x + 2, top - high), (x + 2, top)], self.colours[3])
 
     def stems(self) -> None:
-        chance = self.chance
-        self.height, self.width = chance.uniform(9, 14), chance.uniform(9, 16)
-        for _ in range(chance.randint(1, 3)):
-            root, tip = (36 + chance.uniform(-4, 4), 40.0), (36 + chance.uniform(-18, 18), chance.uniform(54, 68))
+        rng = self.chance
+        self.height, self.width = rng.uniform(9, 14), rng.uniform(9, 16)
+        for _ in range(rng.randint(1, 3)):
+            root, tip = (36 + rng.uniform(-4, 4), 40.0), (36 + rng.uniform(-18, 18), rng.uniform(54, 68))
             self.line([root, tip])
-            turn = chance.uniform(-0.8, 0.8)
+            turn = rng.uniform(-0.8, 0.8)
             leaf = [(9 * x, 3.5 * y) for x, y in _ellipse((0, 0), 1, 1)]
             middle = (root[0] + tip[0]) / 2, (root[1] + tip[1]) / 2
             self.shape([_turned(point, turn, middle) for point in leaf], self.colours[3])
@@ -161,18 +161,18 @@ class _Maker:
         self.disc((36, 36), self.chance.uniform(3, 6), self.colours[2])
 
     def wheels(self) -> None:
-        chance, radius = self.chance, self.chance.uniform(4, 8)
-        count = chance.choice((2, 2, 3))
+        rng, radius = self.chance, self.chance.uniform(4, 8)
+        count = rng.choice((2, 2, 3))
         for i in range(count):
             x = 36 + self.width * 0.65 * (2 * i / (count - 1) - 1)
             self.disc((x, 36 + self.height * 0.9), radius, self.colours[3])
             self.disc((x, 36 + self.height * 0.9), radius * 0.45, self.colours[4])
 
     def windows(self) -> None:
-        chance = self.chance
-        columns, rows = chance.randint(1, 3), chance.randint(1, 3)
+        rng = self.chance
+        columns, rows = rng.randint(1, 3), rng.randint(1, 3)
         wide, high = self.width / columns * 0.35, self.height / rows * 0.3
-        round_ones = chance.random() < 0.3
+        round_ones = rng.random() < 0.3
         for row in range(rows):
             for column in range(columns):
                 x = 36 + self.width * 0.75 * ((2 * column + 1) / columns - 1)
@@ -182,18 +182,18 @@ class _Maker:
 
     def emblem(self) -> None:
         """One to three shapes on the body."""
-        chance = self.chance
-        for _ in range(chance.randint(1, 3)):
-            at = 36 + chance.uniform(-0.5, 0.5) * self.width, 36 + chance.uniform(-0.5, 0.5) * self.height
-            size, form = chance.uniform(3, 8), _shape(chance, square=chance.random() < 0.4, even=False)
-            self.shape([(at[0] + size * x, at[1] + size * y) for x, y in form], chance.choice(self.colours[1:]))
+        rng = self.chance
+        for _ in range(rng.randint(1, 3)):
+            at = 36 + rng.uniform(-0.5, 0.5) * self.width, 36 + rng.uniform(-0.5, 0.5) * self.height
+            size, form = rng.uniform(3, 8), _shape(rng, square=rng.random() < 0.4, even=False)
+            self.shape([(at[0] + size * x, at[1] + size * y) for x, y in form], rng.choice(self.colours[1:]))
 
     def pattern(self) -> None:
-        chance, colour = self.chance, self.colours[3]
-        name = chance.choice(("none", "none", "stripes", "dots", "checks", "belly", "half", "rings"))
-        parts, step = [], chance.uniform(5, 10)
+        rng, colour = self.chance, self.colours[3]
+        name = rng.choice(("none", "none", "stripes", "dots", "checks", "belly", "half", "rings"))
+        parts, step = [], rng.uniform(5, 10)
         if name == "stripes":
-            turn = chance.randrange(0, 180, 15)
+            turn = rng.randrange(0, 180, 15)
             parts += [
                 f'<path transform="rotate({turn} 36 36)" d="M{x:.1f},-50h{step / 2:.1f}v160h-{step / 2:.1f}z"/>'
                 for x in _steps(-50, 120, step)
@@ -211,10 +211,10 @@ class _Maker:
                 for x in _steps(4 + (i % 2) * step, 68, 2 * step)
             ]
         elif name == "belly":
-            y = 36 + self.height * chance.uniform(0.2, 0.5)
+            y = 36 + self.height * rng.uniform(0.2, 0.5)
             parts.append(f'<path d="{_path(_ellipse((36, y), self.width * 0.65, self.height * 0.6))}"/>')
         elif name == "half":
-            parts.append(f'<path transform="rotate({chance.randrange(0, 360, 45)} 36 36)" d="M36,-50h90v170h-90z"/>')
+            parts.append(f'<path transform="rotate({rng.randrange(0, 360, 45)} 36 36)" d="M36,-50h90v170h-90z"/>')
         elif name == "rings":
             ring = f'<circle cx="36" cy="36" fill="none" stroke="{colour}" stroke-width="{step / 3:.1f}"'
             parts += [f'{ring} r="{r:.1f}"/>' for r in _steps(step, 40, step)]
@@ -223,11 +223,11 @@ class _Maker:
             self.fills.append(f'<path class="line" {_LINE} d="{_path(self.outline())}"/>')
 
     def face(self) -> None:
-        chance, white = self.chance, self.chance.choice(("#FFFFFF", "#FFFFFF", "#FFF6D8"))
-        count = chance.choice((1, 2, 2, 2, 2, 3))
-        y, apart = 36 - self.height * chance.uniform(0.05, 0.4), self.width * chance.uniform(0.28, 0.5)
-        radius, form = chance.uniform(2.2, 5.0), chance.choice(("dot", "white", "white", "sleepy", "ring"))
-        look = chance.uniform(-0.4, 0.4) * radius, chance.uniform(-0.3, 0.4) * radius
+        rng, white = self.chance, self.chance.choice(("#FFFFFF", "#FFFFFF", "#FFF6D8"))
+        count = rng.choice((1, 2, 2, 2, 2, 3))
+        y, apart = 36 - self.height * rng.uniform(0.05, 0.4), self.width * rng.uniform(0.28, 0.5)
+        radius, form = rng.uniform(2.2, 5.0), rng.choice(("dot", "white", "white", "sleepy", "ring"))
+        look = rng.uniform(-0.4, 0.4) * radius, rng.uniform(-0.3, 0.4) * radius
         for i in range(count):
             x = 36 + (0 if count == 1 else apart * (2 * i / (count - 1) - 1))
             if form == "dot":
@@ -237,13 +237,13 @@ class _Maker:
             else:
                 self.disc((x, y), radius, white if form == "white" else self.colours[4])
                 self.disc((x + look[0], y + look[1]), radius * 0.45, "#000000", line=False)
-        y, wide = 36 + self.height * chance.uniform(0.15, 0.5), self.width * chance.uniform(0.2, 0.5)
-        mouth = chance.choice(("smile", "frown", "open", "line", "zigzag", "beak"))
+        y, wide = 36 + self.height * rng.uniform(0.15, 0.5), self.width * rng.uniform(0.2, 0.5)
+        mouth = rng.choice(("smile", "frown", "open", "line", "zigzag", "beak"))
         if mouth in ("smile", "frown"):
-            bend = (1 if mouth == "smile" else -1) * wide * chance.uniform(0.3, 0.7)
+            bend = (1 if mouth == "smile" else -1) * wide * rng.uniform(0.3, 0.7)
             self.line([(36 + wide * t, y + bend * (1 - t * t)) for t in _steps(-1, 1.01, 0.2)])
         elif mouth == "open":
-            self.shape(_ellipse((36, y), wide * 0.7, wide * chance.uniform(0.3, 0.8)), self.colours[4])
+            self.shape(_ellipse((36, y), wide * 0.7, wide * rng.uniform(0.3, 0.8)), self.colours[4])
         elif mouth == "line":
             self.line([(36 - wide, y), (36 + wide, y)])
         elif mouth == "zigzag":
@@ -252,20 +252,20 @@ class _Maker:
             self.shape([(36 - wide * 0.6, y - 2), (36 + wide * 0.6, y - 2), (36, y + wide * 0.8)], self.colours[4])
 
 
-def _shape(chance: random.Random, square: bool, even: bool) -> list[Point]:
+def _shape(rng: random.Random, square: bool, even: bool) -> list[Point]:
     """A closed outline around the origin, about 1 in each direction: Gielis' superformula, or a rounded box. `even`
     makes left and right alike."""
     if square:
-        power = chance.uniform(4, 14)
+        power = rng.uniform(4, 14)
         radii = [(abs(math.cos(a)) ** power + abs(math.sin(a)) ** power) ** (-1 / power) for a in _angles()]
-    elif chance.random() < 0.35:
-        power = chance.uniform(1.3, 4)  # from a lozenge over an ellipse to a box
+    elif rng.random() < 0.35:
+        power = rng.uniform(1.3, 4)  # from a lozenge over an ellipse to a box
         radii = [(abs(math.cos(a)) ** power + abs(math.sin(a)) ** power) ** (-1 / power) for a in _angles()]
     else:
-        lobes, turn = chance.randint(2, 8), math.pi / 2
-        n1, n2 = chance.uniform(1.5, 8), chance.uniform(1.5, 8)
+        lobes, turn = rng.randint(2, 8), math.pi / 2
+        n1, n2 = rng.uniform(1.5, 8), rng.uniform(1.5, 8)
         if not even:
-            turn += chance.uniform(-1, 1)
+            turn += rng.uniform(-1, 1)
         radii = [
             (abs(math.cos(lobes * (a + turn) / 4)) ** n2 + abs(math.sin(lobes * (a + turn) / 4)) ** n2) ** (-1 / n1)
             for a in _angles()
@@ -304,10 +304,10 @@ def _steps(first: float, end: float, step: float) -> list[float]:
     return [first + i * step for i in range(max(0, math.ceil((end - first) / step)))]
 
 
-def _colour(chance: random.Random) -> str:
+def _colour(rng: random.Random) -> str:
     """Any colour; now and then nearly white, grey or dark."""
-    saturation, value = chance.uniform(0.35, 0.95), chance.uniform(0.55, 1.0)
-    if chance.random() < 0.15:
-        saturation, value = chance.uniform(0, 0.15), chance.uniform(0.25, 1.0)
-    rgb = colorsys.hsv_to_rgb(chance.random(), saturation, value)
+    saturation, value = rng.uniform(0.35, 0.95), rng.uniform(0.55, 1.0)
+    if rng.random() < 0.15:
+        saturation, value = rng.uniform(0, 0.15), rng.uniform(0.25, 1.0)
+    rgb = colorsys.hsv_to_rgb(rng.random(), saturation, value)
     return "#" + "".join(f"{round(255 * part):02X}" for part in rgb)

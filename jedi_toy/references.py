@@ -25,8 +25,8 @@ _SCENES = EmojiSettings(
     sizes=["large"],
     large=[0.75, 0.8],
     places=["middle"],
-    companion_probability=0.0,
-    accessory_probability=0.0,
+    companion_prob=0.0,
+    accessory_prob=0.0,
     vary=["background"],
 )
 _NOTICE = f"""# Licence of the images in this folder

@@ -36,39 +36,51 @@ class Scene:
     background: str
     variant: int
     pose: str
-    angle: float  # degrees, counter-clockwise
+    angle: float
+    """Degrees, counter-clockwise."""
     mirrored: bool
     size: str
-    fraction: float  # longer side of the dressed subject / side of the image
+    fraction: float
+    """Longer side of the dressed subject / side of the image."""
     place: str
-    shift: tuple[float, float]  # jitter of the centre, as a fraction of the image's side
+    shift: tuple[float, float]
+    """Jitter of the centre, as a fraction of the image's side."""
     companion: str | None
     companion_side: str
     companion_fraction: float
     accessory: str | None
-    centre: tuple[float, float] | None = None  # where the subject stands, in place of `place` and `shift`
+    centre: tuple[float, float] | None = None
+    """Where the subject stands, in place of `place` and `shift`."""
     # The wider world:
-    light: tuple[float, float] = (0.0, 0.0)  # where it comes from (`styles.lit`)
+    light: tuple[float, float] = (0.0, 0.0)
+    """Where it comes from (`styles.lit`)."""
     shadow: bool = False
     weather: str | None = None
     action: str | None = None
-    seed: int = 0  # of what is drawn for weather and action
-    photo: int | None = None  # seed of the camera that took it, None: no camera
+    seed: int = 0
+    """Of what is drawn for weather and action."""
+    photo: int | None = None
+    """Seed of the camera that took it, None: no camera."""
 
 
 @dataclass(frozen=True)
 class RenderedSubject:
     """Where a subject came to stand in an image."""
 
-    mask: Image.Image  # L, 255 = visible
-    centre: tuple[float, float]  # of the dressed subject, as fractions of the image's side
-    visible: float  # visible part, [0, 1]
+    mask: Image.Image
+    """L, 255 = visible."""
+    centre: tuple[float, float]
+    """Of the dressed subject, as fractions of the image's side."""
+    visible: float
+    """Visible part, [0, 1]."""
 
 
 @dataclass(frozen=True)
 class Render:
-    image: Image.Image  # RGB
-    figures: tuple[RenderedSubject, ...]  # in the order of the subjects given
+    image: Image.Image
+    """RGB."""
+    figures: tuple[RenderedSubject, ...]
+    """In the order of the subjects given."""
 
     @property
     def mask(self) -> Image.Image:

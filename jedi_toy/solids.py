@@ -19,10 +19,10 @@ _STEPS = 60  # of a ray
 _LAMP = np.array((-0.5, 0.75, 0.8)) / np.linalg.norm((-0.5, 0.75, 0.8))
 
 
-def draw_solid(chance: random.Random, split: str) -> Drawing:
+def draw_solid(rng: random.Random, split: str) -> Drawing:
     """A subject by chance; whether it is held out is decided as for every drawing (`drawings.is_held_out`)."""
     while True:
-        code_point = f"S{chance.randrange(10**9):09d}"
+        code_point = f"S{rng.randrange(10**9):09d}"
         if is_held_out(code_point) == (split == "heldout"):
             return Drawing(code_point, code_point, random.Random(f"{code_point}/kind").choice(_KINDS), None)
 
@@ -30,9 +30,9 @@ def draw_solid(chance: random.Random, split: str) -> Drawing:
 @functools.lru_cache(maxsize=256)
 def solid(code_point: str, size: int) -> Image.Image:
     """RGBA, `size` pixels a side, a pure function of the arguments."""
-    chance = random.Random(code_point)
-    parts = _draw_parts(chance)
-    turn = _rotation(chance.uniform(-0.7, 0.7), chance.uniform(-0.15, 0.5))
+    rng = random.Random(code_point)
+    parts = _draw_parts(rng)
+    turn = _rotation(rng.uniform(-0.7, 0.7), rng.uniform(-0.15, 0.5))
     axis = (np.arange(size) + 0.5) / size * 2 - 1
     x, y = np.meshgrid(1.6 * axis, -1.6 * axis)
     rays = np.stack([x.ravel(), y.ravel(), np.full(x.size, 2.4)], -1)
@@ -51,21 +51,20 @@ def solid(code_point: str, size: int) -> Image.Image:
     return Image.fromarray(pixels.reshape(size, size, 4), "RGBA")
 
 
-def _draw_parts(chance: random.Random) -> list[tuple]:
+def _draw_parts(rng: random.Random) -> list[tuple]:
     """(form, centre, radii, colour) of each; the first is the body."""
     colours = [
-        np.array(colorsys.hsv_to_rgb(chance.random(), chance.uniform(0.3, 0.9), chance.uniform(0.5, 1)))
-        for _ in range(3)
+        np.array(colorsys.hsv_to_rgb(rng.random(), rng.uniform(0.3, 0.9), rng.uniform(0.5, 1))) for _ in range(3)
     ]
-    body = np.array([chance.uniform(0.45, 0.75) for _ in range(3)])
-    parts = [(chance.choice(("ellipsoid", "ellipsoid", "box", "cone")), np.zeros(3), body, colours[0])]
-    for number in range(chance.randint(2, 5)):
-        out = np.array([chance.uniform(-1, 1), chance.uniform(-1, 1), chance.uniform(-0.2, 1)])
-        at = out / np.linalg.norm(out) * body * chance.uniform(0.8, 1.15)
-        radii = np.array([chance.uniform(0.12, 0.4) for _ in range(3)])
-        form = chance.choice(("ellipsoid", "ellipsoid", "box", "capsule", "ring", "cone"))
+    body = np.array([rng.uniform(0.45, 0.75) for _ in range(3)])
+    parts = [(rng.choice(("ellipsoid", "ellipsoid", "box", "cone")), np.zeros(3), body, colours[0])]
+    for number in range(rng.randint(2, 5)):
+        out = np.array([rng.uniform(-1, 1), rng.uniform(-1, 1), rng.uniform(-0.2, 1)])
+        at = out / np.linalg.norm(out) * body * rng.uniform(0.8, 1.15)
+        radii = np.array([rng.uniform(0.12, 0.4) for _ in range(3)])
+        form = rng.choice(("ellipsoid", "ellipsoid", "box", "capsule", "ring", "cone"))
         colour = colours[1 + number % 2]
-        if chance.random() < 0.7:
+        if rng.random() < 0.7:
             parts.append((form, at * (-1, 1, 1), radii, colour))
         else:
             at = at * (0, 1, 1)

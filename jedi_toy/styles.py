@@ -30,27 +30,31 @@ class Style:
     outline: str = "kept"
     surface: str = "flat"
     texture: str = "none"
-    tint: tuple[int, int, int] = (0, 0, 0)  # of outlines that are "tinted"
+    tint: tuple[int, int, int] = (0, 0, 0)
+    """Of outlines that are "tinted"."""
     saturation: float = 1.0
-    value: float = 1.0  # brightness
-    bend: float = 0.0  # how far points are moved, as a share of the drawing's side
-    seed: int = 0  # of the texture and the bend
+    value: float = 1.0
+    """Brightness."""
+    bend: float = 0.0
+    """How far points are moved, as a share of the drawing's side."""
+    seed: int = 0
+    """Of the texture and the bend."""
 
 
 PLAIN = Style()
 
 
-def draw_style(chance: random.Random) -> Style:
+def draw_style(rng: random.Random) -> Style:
     """A style by chance."""
     return Style(
-        outline=chance.choice(OUTLINES),
-        surface=chance.choice(SURFACES),
-        texture=chance.choice(("none", "none", "none", *TEXTURES)),
-        tint=tuple(chance.randint(20, 110) for _ in range(3)),
-        saturation=chance.choice((1.0, chance.uniform(0.4, 1.2))),
-        value=chance.choice((1.0, chance.uniform(0.75, 1.1))),
-        bend=chance.choice((0.0, chance.uniform(0.0, 0.05))),
-        seed=chance.randrange(10**6),
+        outline=rng.choice(OUTLINES),
+        surface=rng.choice(SURFACES),
+        texture=rng.choice(("none", "none", "none", *TEXTURES)),
+        tint=tuple(rng.randint(20, 110) for _ in range(3)),
+        saturation=rng.choice((1.0, rng.uniform(0.4, 1.2))),
+        value=rng.choice((1.0, rng.uniform(0.75, 1.1))),
+        bend=rng.choice((0.0, rng.uniform(0.0, 0.05))),
+        seed=rng.randrange(10**6),
     )
 
 
@@ -119,18 +123,18 @@ def _toned(image: Image.Image, style: Style) -> Image.Image:
 def _textured(image: Image.Image, style: Style) -> Image.Image:
     """Lighter and darker places all over the drawing, fixed to it."""
     width, height = image.size
-    chance = np.random.default_rng(style.seed)
-    strength = chance.uniform(0.12, 0.3)
+    rng = np.random.default_rng(style.seed)
+    strength = rng.uniform(0.12, 0.3)
     if style.texture == "grain":
-        field = noise(chance, width, height, max(2, width // 3))
+        field = noise(rng, width, height, max(2, width // 3))
     elif style.texture == "strokes":  # noise drawn out along one direction
-        field = noise(chance, width, height, max(2, width // 3), max(2, height // 24))
-        field = field.T[:height, :width] if chance.random() < 0.5 and width == height else field
+        field = noise(rng, width, height, max(2, width // 3), max(2, height // 24))
+        field = field.T[:height, :width] if rng.random() < 0.5 and width == height else field
     elif style.texture == "weave":
-        y, x = np.mgrid[:height, :width] * (2 * np.pi * chance.uniform(10, 22) / width)
+        y, x = np.mgrid[:height, :width] * (2 * np.pi * rng.uniform(10, 22) / width)
         field = np.sin(x) * np.sin(y)
     else:
-        field = np.where(noise(chance, width, height, int(chance.integers(8, 18))) > 0.35, 1.0, -0.2)
+        field = np.where(noise(rng, width, height, int(rng.integers(8, 18))) > 0.35, 1.0, -0.2)
     pixels = np.asarray(image).astype(np.float32)
     rgb = (pixels[..., :3] * (1 + strength * field[..., None])).clip(0, 255)
     return Image.fromarray(np.concatenate([rgb, pixels[..., 3:]], -1).astype(np.uint8), "RGBA")
@@ -143,10 +147,10 @@ def _bent(image: Image.Image, style: Style) -> Image.Image:
     padded = Image.new("RGBA", (width + 2 * pad, height + 2 * pad))
     padded.paste(image, (pad, pad))
     width, height = padded.size
-    chance = np.random.default_rng(style.seed + 1)
+    rng = np.random.default_rng(style.seed + 1)
     xs, ys = np.linspace(0, width, cells + 1).round(), np.linspace(0, height, cells + 1).round()
     moved = np.stack(np.meshgrid(xs, ys, indexing="ij"), -1)
-    moved[1:-1, 1:-1] += chance.uniform(-1, 1, (cells - 1, cells - 1, 2)) * style.bend * width
+    moved[1:-1, 1:-1] += rng.uniform(-1, 1, (cells - 1, cells - 1, 2)) * style.bend * width
     mesh = [
         (
             (int(xs[i]), int(ys[j]), int(xs[i + 1]), int(ys[j + 1])),
@@ -159,10 +163,10 @@ def _bent(image: Image.Image, style: Style) -> Image.Image:
     return premultiplied.convert("RGBA")
 
 
-def noise(chance: np.random.Generator, width: int, height: int, columns: int, rows: int | None = None) -> np.ndarray:
+def noise(rng: np.random.Generator, width: int, height: int, columns: int, rows: int | None = None) -> np.ndarray:
     """Smooth noise ``[height width]`` in about [-1, 1], with so many hills across."""
     rows = rows or max(2, round(columns * height / width))
-    coarse = Image.fromarray(chance.uniform(0, 255, (rows, columns)).astype(np.uint8))
+    coarse = Image.fromarray(rng.uniform(0, 255, (rows, columns)).astype(np.uint8))
     return np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).astype(np.float32) / 127.5 - 1
 
 
@@ -206,11 +210,11 @@ def cast_shadow(image: Image.Image, figure: Image.Image, corner: tuple[int, int]
 
 def as_photo(image: Image.Image, seed: int) -> Image.Image:
     """The image as a simple camera might take it: a little blurred, noisy, darker at the corners, tinted light."""
-    chance = np.random.default_rng(seed)
-    image = image.filter(ImageFilter.GaussianBlur(chance.uniform(0, 0.007) * image.width))
+    rng = np.random.default_rng(seed)
+    image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0, 0.007) * image.width))
     pixels = np.asarray(image).astype(np.float32)
     y, x = np.mgrid[-1 : 1 : 1j * image.height, -1 : 1 : 1j * image.width]
-    pixels *= (1 - chance.uniform(0, 0.3) * (x * x + y * y) / 2)[..., None]
-    pixels *= chance.uniform(0.8, 1.15) * chance.uniform(0.93, 1.07, 3)
-    pixels += chance.normal(0, chance.uniform(0, 12), pixels.shape)
+    pixels *= (1 - rng.uniform(0, 0.3) * (x * x + y * y) / 2)[..., None]
+    pixels *= rng.uniform(0.8, 1.15) * rng.uniform(0.93, 1.07, 3)
+    pixels += rng.normal(0, rng.uniform(0, 12), pixels.shape)
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))

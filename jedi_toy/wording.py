@@ -95,7 +95,7 @@ VOCABULARIES = {"plain": PLAIN, "wide": WIDE}
 
 
 def caption(
-    chance: random.Random,
+    rng: random.Random,
     noun: str,
     background: Sequence[str],
     words: Words = PLAIN,
@@ -111,21 +111,21 @@ def caption(
     """One caption, lower case, without a full stop. `background` holds phrases to choose from; None stays
     unsaid."""
     if size in words.sizes:
-        noun = f"{chance.choice(words.sizes[size])} {noun}"
+        noun = f"{rng.choice(words.sizes[size])} {noun}"
     subject = with_article(noun)
     if accessory:
-        subject += chance.choice((f" wearing {with_article(accessory)}", f" with {with_article(accessory)} on"))
-    details = [chance.choice(said[key]) for key, said in ((pose, words.poses), (place, words.places)) if key in said]
+        subject += rng.choice((f" wearing {with_article(accessory)}", f" with {with_article(accessory)} on"))
+    details = [rng.choice(said[key]) for key, said in ((pose, words.poses), (place, words.places)) if key in said]
     if action:
-        details.append(chance.choice(ACTIONS[action].phrases))
-    chance.shuffle(details)
+        details.append(rng.choice(ACTIONS[action].phrases))
+    rng.shuffle(details)
     if companion:
-        details.append(chance.choice(words.beside).format(with_article(companion)))
-    scene = _where(chance, background, weather)
+        details.append(rng.choice(words.beside).format(with_article(companion)))
+    scene = _where(rng, background, weather)
     subject = " ".join([subject, *details])
     plural = is_plural(noun)
-    opening = chance.choice(words.verbless if plural else words.openings)
-    form = chance.randrange(words.forms)
+    opening = rng.choice(words.verbless if plural else words.openings)
+    form = rng.randrange(words.forms)
     if form == 0:
         return f"{scene}, {subject}"
     if form == 1:
@@ -140,7 +140,7 @@ def caption(
 
 
 def caption_together(
-    chance: random.Random,
+    rng: random.Random,
     nouns: Sequence[str],
     background: Sequence[str],
     places: Sequence[str] | None = None,
@@ -152,23 +152,23 @@ def caption_together(
     `places` (one a subject) are said where they are given."""
     parts = [with_article(noun) for noun in nouns]
     if places is not None:
-        parts = [f"{part} {chance.choice(words.places[place])}" for part, place in zip(parts, places, strict=True)]
-    order = chance.sample(range(len(parts)), len(parts))
+        parts = [f"{part} {rng.choice(words.places[place])}" for part, place in zip(parts, places, strict=True)]
+    order = rng.sample(range(len(parts)), len(parts))
     parts = [parts[i] for i in order]
     subjects = f"{', '.join(parts[:-1])} and {parts[-1]}"
-    if len(parts) == 2 and places is None and chance.random() < 0.3:
+    if len(parts) == 2 and places is None and rng.random() < 0.3:
         subjects = f"{parts[0]} next to {parts[1]}"
-    scene = _where(chance, background, weather)
-    form = chance.randrange(3)
+    scene = _where(rng, background, weather)
+    form = rng.randrange(3)
     if form == 0:
         return f"{scene}, {subjects}"
-    return f"{chance.choice(words.verbless)}{subjects}{', ' if form == 1 else ' '}{scene}"
+    return f"{rng.choice(words.verbless)}{subjects}{', ' if form == 1 else ' '}{scene}"
 
 
-def _where(chance: random.Random, background: Sequence[str], weather: str | None) -> str:
-    scene = chance.choice(background)
+def _where(rng: random.Random, background: Sequence[str], weather: str | None) -> str:
+    scene = rng.choice(background)
     if weather is None:
         return scene
-    both = [scene, chance.choice(WEATHER[weather].phrases)]
-    chance.shuffle(both)
+    both = [scene, rng.choice(WEATHER[weather].phrases)]
+    rng.shuffle(both)
     return " ".join(both)

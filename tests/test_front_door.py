@@ -227,10 +227,10 @@ def test_every_imported_library_is_a_dependency(root):
 
 
 def test_remedies_name_extras_that_exist(root):
-    from data_gen.__main__ import _EXTRAS
+    from data_gen.packages import EXTRAS
 
     text = "".join(file.read_text() for folder in ROOMS for file in root.glob(f"{folder}/**/*.py"))
-    named = set(re.findall(r"jedi-diffusion\[(\w+)\]", text)) | set(_EXTRAS.values())
+    named = set(re.findall(r"jedi-diffusion\[(\w+)\]", text)) | set(EXTRAS.values())
     extras = re.search(r"extras_require=\{(.*?)^    \},", (root / "setup.py").read_text(), re.M | re.S)[1]
     assert {"llm", "data", "rembg"} <= named <= set(re.findall(r'^        "(\w+)":', extras, re.M))
 

@@ -27,7 +27,7 @@ class Answer:
 
 class Backend(Protocol):
     """Made once, as `factory(config)`, where mistakes in the configuration are refused; models are loaded at the
-    first `answer`, for the journal may hold all answers already."""
+    first `answer`, for the cache may hold all answers already."""
 
     concurrency: int
     """How many threads may call `answer` at once."""

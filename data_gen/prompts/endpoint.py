@@ -7,13 +7,13 @@ schema, `max_tokens`, a temperature, a seed, a system message, an answer in one 
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 import re
 from collections.abc import Iterable
 from typing import Any
 
+from data_gen.packages import need
 from data_gen.prompts.backends import PROMPT_BACKENDS, THINK, Answer
 from data_gen.prompts.config import PromptsSettings
 from data_gen.prompts.templates import Request
@@ -21,7 +21,7 @@ from jedi.io.config import ConfigError
 
 log = logging.getLogger(__name__)
 
-_REFUSABLE = {
+_OPTIONAL = {
     "stream": (r"\bstream\b|non-streaming", "the answer comes in pieces"),
     "max_tokens": (r"\bmax_tokens\b", "max_completion_tokens is sent instead"),
     "system": (r"system (role|message|prompt)|\brole\b.*\bsystem\b", "what the system would say, the user says"),
@@ -31,7 +31,7 @@ _REFUSABLE = {
 }
 """What servers or models refuse of a request: how their refusal names it, and what is done instead. The schema is the
 last guess, for its refusals have no words in common."""
-_REFUSALS = (400, 422, 500, 501)
+_REFUSAL_CODES = (400, 422, 500, 501)
 """HTTP codes that such refusals come with; 500 and 501 only count where the words fit."""
 
 
@@ -50,8 +50,7 @@ class OpenAi:
                 raise ConfigError(f"prompts.{key} is empty; prompts.backend=openai needs it ({example})")
         if not config.endpoint.strip().startswith(("http://", "https://")):
             raise ConfigError(f"prompts.endpoint is {config.endpoint!r}; it begins with http:// or https://")
-        if importlib.util.find_spec("openai") is None:
-            raise ConfigError("prompts.backend=openai needs openai: pip install 'jedi-diffusion[llm]'")
+        need("openai", "prompts.backend=openai")
         self.key = "none"  # the package insists on one; servers of one's own take any
         if config.api_key_variable:
             self.key = os.environ.get(config.api_key_variable, "").strip()  # a file's last newline comes along
@@ -61,7 +60,7 @@ class OpenAi:
                 raise ConfigError(f"prompts.api_key_variable: {config.api_key_variable} is no key: odd characters")
         self.config, self.concurrency = config, config.concurrency
         self._client: Any = None
-        self._refused: frozenset[str] = frozenset()  # keys of _REFUSABLE
+        self._unsupported: frozenset[str] = frozenset()  # keys of _OPTIONAL
 
     def answer(self, request: Request) -> Answer:
         import openai
@@ -104,24 +103,24 @@ class OpenAi:
         """Asks, and where a part of the request is refused asks again without. What helped is kept for later."""
         import openai
 
-        refused = self._refused
+        unsupported = self._unsupported
         while True:
             try:
-                answer = self._send(request, refused)
+                answer = self._send(request, unsupported)
             except openai.APIStatusError as error:
                 if _is_filtered(error):  # of this request; others may pass
                     return Answer(_said(error))
-                part = _refused_part(error, refused)
+                part = _unsupported_part(error, unsupported)
                 if part is None:
                     raise
-                refused |= {part}
+                unsupported |= {part}
                 continue
-            for part in sorted(refused - self._refused):
-                log.warning("prompts.endpoint: %s is refused: %s", part, _REFUSABLE[part][1])
-            self._refused |= refused
+            for part in sorted(unsupported - self._unsupported):
+                log.warning("prompts.endpoint: %s is refused: %s", part, _OPTIONAL[part][1])
+            self._unsupported |= unsupported
             return answer
 
-    def _send(self, request: Request, refused: frozenset[str]) -> Answer:
+    def _send(self, request: Request, unsupported: frozenset[str]) -> Answer:
         schema = {"name": request.kind, "schema": request.schema, "strict": True}
         asked = {
             "max_tokens": request.max_tokens,
@@ -129,12 +128,12 @@ class OpenAi:
             "seed": request.sampling_seed,
             "response_format": {"type": "json_schema", "json_schema": schema},
         }
-        asked = {key: value for key, value in asked.items() if key not in refused}
-        if "max_tokens" in refused:
+        asked = {key: value for key, value in asked.items() if key not in unsupported}
+        if "max_tokens" in unsupported:
             asked["max_completion_tokens"] = request.max_tokens
-        asked["messages"] = _without_system(request.messages) if "system" in refused else list(request.messages)
+        asked["messages"] = _without_system(request.messages) if "system" in unsupported else list(request.messages)
         create = self._client.chat.completions.create
-        if "stream" not in refused:
+        if "stream" not in unsupported:
             answer = create(model=self.config.model, **asked)
             if not (isinstance(answer, str) and answer.startswith("data:")):  # pieces that were not asked for
                 return _answer(answer)
@@ -163,14 +162,14 @@ def _few(names: list[str]) -> str:
     return f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}" if names else "no model"
 
 
-def _refused_part(error: Any, refused: frozenset[str]) -> str | None:
+def _unsupported_part(error: Any, unsupported: frozenset[str]) -> str | None:
     """The part of the request that the server names as the trouble; None: none, or nothing can be done about it."""
-    if error.status_code not in _REFUSALS:
+    if error.status_code not in _REFUSAL_CODES:
         return None
     said = f"{getattr(error, 'param', None) or ''} {_said(error)}"
-    for part, (words, _) in _REFUSABLE.items():
+    for part, (words, _) in _OPTIONAL.items():
         named = re.search(words, said, re.IGNORECASE) if words else error.status_code in (400, 422)
-        if named and part not in refused:
+        if named and part not in unsupported:
             return part
     return None
 

@@ -38,14 +38,14 @@ class Template:
             first = request.round * request.count
             names = (_name(request.seed, request.category, k) for k in range(first, first + request.count))
             return Answer(json.dumps({"subjects": [name for name in names if name]}))
-        chance = random.Random(f"{request.seed}/{request.subject}/{request.round}/grammar")
+        rng = random.Random(f"{request.seed}/{request.subject}/{request.round}/grammar")
         subject, content = with_article(request.subject), {}
         if request.look:
             content["look"] = f"{subject} with {request.detail}"
         if request.count:
-            actions = [chance.choice(kind.actions) for _ in request.places]
+            actions = [rng.choice(kind.actions) for _ in request.places]
             content["scenes"] = [
-                f"{subject} {action} {place}{_light(chance)}"
+                f"{subject} {action} {place}{_light(rng)}"
                 for action, place in zip(actions, request.places, strict=True)
             ]
         return Answer(json.dumps(content))
@@ -62,6 +62,6 @@ def _name(seed: int, category: str, position: int) -> str | None:
     return f"{look} {noun}"
 
 
-def _light(chance: random.Random) -> str:
+def _light(rng: random.Random) -> str:
     """Sometimes said, sometimes not."""
-    return f" {chance.choice(LIGHTS)}" if chance.random() < 0.5 else ""
+    return f" {rng.choice(LIGHTS)}" if rng.random() < 0.5 else ""

@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from data_gen.packages import need
 from data_gen.prompts.backends import PROMPT_BACKENDS, Answer
 from data_gen.prompts.config import PromptsSettings
 from data_gen.prompts.templates import Request
@@ -30,9 +31,9 @@ class Transformers:
     def __init__(self, config: PromptsSettings) -> None:
         if not config.model:
             raise ConfigError("prompts.model is empty; prompts.backend=transformers needs a folder or a hub name")
-        _need("llguidance")
+        need("llguidance", "prompts.backend=transformers")
         if config.gguf_file:
-            _need("gguf")
+            need("gguf", "prompts.gguf_file")
             folder = Path(config.model)
             if folder.is_dir() and not (folder / config.gguf_file).is_file():
                 has = ", ".join(sorted(path.name for path in folder.glob("*.gguf"))) or "no .gguf file"
@@ -135,12 +136,3 @@ class _Model:
             return scores.masked_fill(allowed[None].to(scores.device) == 0, float("-inf"))
 
         return allow
-
-
-def _need(library: str) -> None:
-    import importlib.util
-
-    if importlib.util.find_spec(library) is None:
-        raise ConfigError(
-            f"prompts.backend=transformers needs {library}, which is not installed: pip install 'jedi-diffusion[llm]'"
-        )

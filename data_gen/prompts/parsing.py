@@ -26,7 +26,7 @@ _REFUSALS = re.compile(
 )
 
 
-class Refused(ValueError):
+class Invalid(ValueError):
     """An answer, or a part of it, that cannot be used: `reason` is counted, and told in the next request. The text
     itself is not told: weak models take up whatever they read."""
 
@@ -42,24 +42,24 @@ def parse(answer: Answer, request: Request) -> dict:
     it: the last JSON object of the answer counts. Numbers of items and patterns are left to the filters.
 
     Raises:
-        Refused: "cut off while thinking", "cut off", "not JSON" or "not as asked".
+        Invalid: "cut off while thinking", "cut off", "not JSON" or "not as asked".
     """
     _, closed, said = answer.text.rpartition(THOUGHT)
     if not answer.finished:
-        raise Refused("cut off while thinking" if not closed and THINK in said else "cut off")
+        raise Invalid("cut off while thinking" if not closed and THINK in said else "cut off")
     value = _last_object(said)
     properties = request.schema["properties"]
     if set(value) != set(properties):
-        raise Refused("not as asked")
+        raise Invalid("not as asked")
     for key, part in properties.items():
         strings = [value[key]] if part["type"] == "string" else value[key]
         if not isinstance(strings, list) or not strings or not all(isinstance(text, str) for text in strings):
-            raise Refused("not as asked")
+            raise Invalid("not as asked")
     return value
 
 
 def _last_object(text: str) -> dict:
-    """The last JSON object in a text that is not part of another. Raises Refused."""
+    """The last JSON object in a text that is not part of another. Raises Invalid."""
     found, start = None, text.find("{")
     while start >= 0:
         try:
@@ -70,38 +70,38 @@ def _last_object(text: str) -> dict:
             end = start + 1
         start = text.find("{", end)
     if found is None:
-        raise Refused("not JSON")
+        raise Invalid("not JSON")
     return found
 
 
 def check_name(text: str, category: str) -> str:
-    """A subject's name, in its plain form. Raises Refused."""
+    """A subject's name, in its plain form. Raises Invalid."""
     name = re.sub(r"^(a|an|the|some) ", "", plain(tidy(text)))
     if _REFUSALS.search(name):
-        raise Refused("a refusal")
+        raise Invalid("a refusal")
     if not re.fullmatch(r"[a-z][a-z '-]*[a-z]", name):
-        raise Refused("odd characters")
+        raise Invalid("odd characters")
     if len(name.split()) > MAX_NAME_WORDS:
-        raise Refused("too long")
+        raise Invalid("too long")
     noun = head_noun(name)
     vague = noun in _adjectives() or _VAGUE & set(words(category)) & set(words(name))
     if not subject_key(name) or vague or words(name).count(noun) > 1:
-        raise Refused("names no subject")
+        raise Invalid("names no subject")
     if is_plural(name) and noun not in _pairs():
-        raise Refused("plural")
+        raise Invalid("plural")
     return name
 
 
 def check_look(text: str, subject: str) -> str:
-    """How a subject looks, one phrase. Raises Refused."""
+    """How a subject looks, one phrase. Raises Invalid."""
     return _phrase(text, subject)
 
 
 def check_scene(text: str, subject: str, known: Sequence[str]) -> str:
-    """A scene of the subject that is not one of those `known`. Raises Refused."""
+    """A scene of the subject that is not one of those `known`. Raises Invalid."""
     scene = _phrase(text, subject)
     if any(alike(scene, other, subject) for other in known):
-        raise Refused("repeat")
+        raise Invalid("repeat")
     return scene
 
 
@@ -142,22 +142,22 @@ def _examples() -> list[set[str]]:
 def _phrase(text: str, subject: str) -> str:
     phrase = tidy(text)
     if _REFUSALS.search(plain(phrase)):
-        raise Refused("a refusal")
+        raise Invalid("a refusal")
     if not re.fullmatch(r"[^\W_]([^\W_]|[ ,.;:'!()/%-])*", phrase):
-        raise Refused("odd characters")
+        raise Invalid("odd characters")
     if len(phrase.split()) < MIN_WORDS:
-        raise Refused("too short")
+        raise Invalid("too short")
     if len(phrase) >= PHRASE_LETTERS:
-        raise Refused("too long")
+        raise Invalid("too long")
     named = words(phrase).count(head_noun(subject))
     if not named:
-        raise Refused("lacks the subject")
+        raise Invalid("lacks the subject")
     pairs = list(pairwise(content_words(phrase)))
     if named > 1 or len(set(pairs)) < len(pairs):  # a second fox would be another fox
-        raise Refused("repeats itself")
+        raise Invalid("repeats itself")
     own = set(content_words(phrase)) - set(words(subject))
     if not own:
-        raise Refused("says nothing of the subject")
+        raise Invalid("says nothing of the subject")
     if any(_same(own, example - set(words(subject))) for example in _examples()):
-        raise Refused("copies the example")
+        raise Invalid("copies the example")
     return phrase

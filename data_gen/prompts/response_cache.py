@@ -1,4 +1,4 @@
-"""The journal of answers, `prompts.jsonl`: what an LLM said is never asked twice, whatever happens.
+"""The response cache, `prompts.jsonl`: what an LLM said is never asked twice, whatever happens.
 
 One line an answer: its key (the sha256 of the request, with the model and the seed), what it was about, its text.
 A line counts once its newline is on the disk.
@@ -21,11 +21,11 @@ from jedi.io.files import locked
 NAME = "prompts.jsonl"
 
 
-class Journal:
-    """`with Journal(out) as journal:` keeps other writers out of `out/prompts.jsonl`.
+class ResponseCache:
+    """`with ResponseCache(out) as cache:` keeps other writers out of `out/prompts.jsonl`.
 
     Answers to other requests (of another model, seed or wording) stay in the file and do not match. Threads may
-    share a journal.
+    share a cache.
 
     Raises:
         FolderInUse: another process writes it. ConfigError: a line that is no answer; but a last line without
@@ -42,7 +42,7 @@ class Journal:
             self._answers = self._read()
             self._held = held.pop_all()
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> ResponseCache:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -93,6 +93,6 @@ class Journal:
                     raise TypeError("a field of another type")
             except (ValueError, KeyError, TypeError) as error:
                 remedy = "remove the line, and its answer is asked for again"
-                raise ConfigError(f"{self.path}, line {number}: not a journaled answer ({error}); {remedy}") from None
+                raise ConfigError(f"{self.path}, line {number}: not a cached answer ({error}); {remedy}") from None
             answers.setdefault(key, answer)
         return answers

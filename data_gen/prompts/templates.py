@@ -36,7 +36,7 @@ _KINDS = {
     "musical instrument": "trumpet, electric guitar, grand piano, cello, drum, bell, church organ, gong",
     "animal": "cat, elephant, hunting dog, sheep, parrot, tree frog, hamster, horse",
 }
-_PORTRAITS = {
+_DETAILS = {
     "old brass trumpet": (
         "a dented bell",
         "an old brass trumpet with a dented bell and a green ribbon",
@@ -68,58 +68,64 @@ class Request:
     kind: str
     category: str
     count: int
-    round: int  # 0, 1, ...: how often this was asked before
-    seed: int  # the configuration's
-    messages: tuple[dict[str, str], ...]  # roles and contents, as chat templates and endpoints take them
-    schema: dict[str, Any]  # JSON schema of the answer
-    identity: tuple[tuple[str, str], ...]  # PromptsSettings.identity
+    round: int
+    """0, 1, ...: how often this was asked before."""
+    seed: int
+    """The configuration's."""
+    messages: tuple[dict[str, str], ...]
+    """Roles and contents, as chat templates and endpoints take them."""
+    schema: dict[str, Any]
+    """JSON schema of the answer."""
+    identity: tuple[tuple[str, str], ...]
+    """PromptsSettings.identity."""
     temperature: float
     max_tokens: int
     subject: str = ""
     look: bool = False
     places: tuple[str, ...] = ()
-    detail: str = ""  # by which the subject may be known: "a torn ear"
+    detail: str = ""
+    """By which the subject may be known: "a torn ear"."""
 
     @cached_property
     def key(self) -> str:
-        """sha256 over all that decides the answer: what the journal knows it by."""
+        """sha256 over all that decides the answer: what the response cache knows it by."""
         parts = [self.identity, self.about, self.seed, self.messages, self.schema, self.temperature, self.max_tokens]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     @property
     def sampling_seed(self) -> int:
-        """Seed of the answer's chance, 31 bits: every server takes those."""
+        """Seed of the answer's sampling, 31 bits: every server takes those."""
         return int(self.key[:8], 16) >> 1
 
     @property
     def about(self) -> str:
-        """For people who read the journal."""
+        """For people who read the response cache."""
         return f"{self.kind} of {self.subject or self.category}, round {self.round}"
 
 
 def ask_subjects(
-    config: PromptsSettings, seed: int, category: str, round_: int, known: Sequence[str], refused: str = ""
+    config: PromptsSettings, seed: int, category: str, round_: int, known: Sequence[str], complaint: str = ""
 ) -> Request:
-    """For names of a category. `known` are the names there are already, `refused` says what was wrong before."""
+    """For names of a category. `known` are the names there are already, `complaint` says what was wrong before."""
     count = config.subjects_per_request
     example = next(key for key in _EXAMPLES if key != category)
     names = (_EXAMPLES if config.adjectives else _KINDS)[example].split(", ")[:count]
     looks, shown = (), ()
     if config.adjectives:
-        chance = random.Random(f"{seed}/{category}/{round_}/looks")
+        rng = random.Random(f"{seed}/{category}/{round_}/looks")
         fitting = CATEGORY[category][0].looks if category in CATEGORY else LOOKS
-        looks, shown = tuple(chance.sample(fitting, 3)), ("old", "red", "tiny")
+        looks, shown = tuple(rng.sample(fitting, 3)), ("old", "red", "tiny")
     question = _names_wanted(count, category, looks)
     if known:
         question += f" None of these: {', '.join(known[-AVOIDED:])}."
-    messages = _chat(_names_wanted(len(names), example, shown), {"subjects": names}, question + refused)
+    messages = _chat(_names_wanted(len(names), example, shown), {"subjects": names}, question + complaint)
     words = "{1,3}" if config.adjectives else "{0,3}"
     items = {"type": "string", "pattern": f"^{_WORD}( {_WORD}){words}$"}
     schema = _object({"subjects": {"type": "array", "items": items, "minItems": count, "maxItems": count}})
     return Request("subjects", category, count, round_, seed, messages, schema, **_of(config))
 
 
-def ask_portrait(
+def ask_details(
     config: PromptsSettings,
     seed: int,
     category: str,
@@ -128,22 +134,22 @@ def ask_portrait(
     *,
     look: bool,
     scenes: int,
-    refused: str,
+    complaint: str,
 ) -> Request:
     """For what a subject lacks: its look (if `look`), and so many scenes."""
-    chance = random.Random(f"{seed}/{subject}/{round_}/places")
-    places = tuple(chance.sample(PLACES, scenes))
+    rng = random.Random(f"{seed}/{subject}/{round_}/places")
+    places = tuple(rng.sample(PLACES, scenes))
     kind = CATEGORY.get(category, CATEGORY["household object"])[0]
-    detail = chance.choice(kind.features).format(colour=chance.choice(COLOURS)) if look else ""
-    others = [name for name, key in zip(_PORTRAITS, _EXAMPLES, strict=True) if key != category]
+    detail = rng.choice(kind.features).format(colour=rng.choice(COLOURS)) if look else ""
+    others = [name for name, key in zip(_DETAILS, _EXAMPLES, strict=True) if key != category]
     example = others[round_ % len(others)]  # what copied one example does not copy the next
-    shown_detail, shown_look, scenes_there = _PORTRAITS[example]
+    shown_detail, shown_look, scenes_there = _DETAILS[example]
     there = dict(list(scenes_there.items())[:scenes])
     answer = {**({"look": shown_look} if look else {}), **({"scenes": list(there.values())} if scenes else {})}
     messages = _chat(
-        _portrait_wanted(example, shown_detail if look else "", list(there)),
+        _details_wanted(example, shown_detail if look else "", list(there)),
         answer,
-        _portrait_wanted(subject, detail, places) + refused,
+        _details_wanted(subject, detail, places) + complaint,
     )
     name = with_article(subject)
     # A little more than is accepted: who gets to the end was rambling, and is cut off in a word.
@@ -162,7 +168,7 @@ def ask_portrait(
 
 def examples() -> list[tuple[str, str]]:
     """(subject, text) of all that the worked examples say: an answer that says it again has copied them."""
-    return [(name, text) for name, (_, look, there) in _PORTRAITS.items() for text in (look, *there.values())]
+    return [(name, text) for name, (_, look, there) in _DETAILS.items() for text in (look, *there.values())]
 
 
 def _names_wanted(count: int, category: str, looks: Sequence[str]) -> str:
@@ -174,7 +180,7 @@ def _names_wanted(count: int, category: str, looks: Sequence[str]) -> str:
     )
 
 
-def _portrait_wanted(subject: str, detail: str, places: Sequence[str]) -> str:
+def _details_wanted(subject: str, detail: str, places: Sequence[str]) -> str:
     name = with_article(subject)
     wanted = [f"Subject: {name}."]
     if detail:

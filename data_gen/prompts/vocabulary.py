@@ -45,7 +45,8 @@ class Kind:
     """`looks` go before a noun, `features` after "with", `actions` between the subject and its place."""
 
     looks: tuple[str, ...]
-    features: tuple[str, ...]  # {colour} becomes a colour
+    features: tuple[str, ...]
+    """{colour} becomes a colour."""
     actions: tuple[str, ...]
 
 

@@ -17,19 +17,19 @@ import data_gen.prompts.endpoint
 import data_gen.prompts.grammar
 import data_gen.prompts.local  # noqa: F401
 from data_gen.prompts.backends import PROMPT_BACKENDS, Answer, Backend
-from data_gen.prompts.book import PromptBook, Subject, save
 from data_gen.prompts.config import PromptsSettings
-from data_gen.prompts.parsing import Refused, check_look, check_name, check_scene, parse
-from data_gen.prompts.response_cache import Journal
-from data_gen.prompts.templates import Request, ask_portrait, ask_subjects
+from data_gen.prompts.parsing import Invalid, check_look, check_name, check_scene, parse
+from data_gen.prompts.prompt_set import PromptSet, Subject, save
+from data_gen.prompts.response_cache import ResponseCache
+from data_gen.prompts.templates import Request, ask_details, ask_subjects
 from data_gen.prompts.words import slug, subject_key
 from jedi.errors import InputError
 from jedi.io.config import ConfigError
 
 log = logging.getLogger(__name__)
 
-HOPELESS = 8
-"""When so many subjects, the first ones, got no portrait, none will."""
+MAX_UNFINISHED = 8
+"""When so many subjects, the first ones, got no details, none will."""
 _ADVICE = {
     "cut off": "it was too long; be brief",
     "cut off while thinking": "the thinking took too long; answer at once",
@@ -41,13 +41,13 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def write_prompts(config: PromptsSettings, out: str | Path, seed: int, *, progress: bool = True) -> PromptBook:
+def write_prompts(config: PromptsSettings, out: str | Path, seed: int, *, progress: bool = True) -> PromptSet:
     """Writes `out/prompts.json` and returns what is in it.
 
-    Every answer is first appended to the journal `out/prompts.jsonl`; the same command again, after a kill or
+    Every answer is first appended to the response cache `out/prompts.jsonl`; the same command again, after a kill or
     with another number of subjects, asks only for what is not in it. A subject that is not finished after
     `attempts` answers is dropped and replaced by another. A category that brings nothing new for `attempts`
-    rounds stays short: the book is written without the missing subjects, they are counted and warned of. A
+    rounds stays short: the file is written without the missing subjects, they are counted and warned of. A
     category without any subject is an error. `progress` shows a bar on stderr.
 
     Raises:
@@ -62,25 +62,31 @@ def write_prompts(config: PromptsSettings, out: str | Path, seed: int, *, progre
     except InputError as error:
         raise ConfigError(f"prompts.backend: {error}") from None
     out.mkdir(parents=True, exist_ok=True)
-    with Journal(out) as journal, tqdm(
+    with ResponseCache(out) as cache, tqdm(
         total=config.subjects, desc="prompts", unit="subject", disable=not progress
     ) as bar:  # fmt: skip
-        book = _Writer(config, seed, backend, journal, bar).book()
-    save(book, out)
-    return book
+        prompts = _Writer(config, seed, backend, cache, bar).prompts()
+    save(prompts, out)
+    return prompts
 
 
 @dataclass
 class _Category:
     name: str
     share: int
-    names: list[str] = field(default_factory=list)  # all that were accepted
-    waiting: list[str] = field(default_factory=list)  # of these, those without a portrait
+    names: list[str] = field(default_factory=list)
+    """All that were accepted."""
+    waiting: list[str] = field(default_factory=list)
+    """Of these, those without details."""
     done: list[Subject] = field(default_factory=list)
-    rounds: int = 0  # of asking for names
-    fruitless: int = 0  # rounds in a row without a finished subject
-    refused: str = ""  # why the last names were no good
-    last: str = ""  # answer
+    rounds: int = 0
+    """Of asking for names."""
+    idle_rounds: int = 0
+    """Rounds in a row without a finished subject."""
+    complaint: str = ""
+    """Why the last names were no good."""
+    last: str = ""
+    """Answer."""
 
     @property
     def lacks(self) -> int:
@@ -88,7 +94,7 @@ class _Category:
 
 
 @dataclass
-class _Portrait:
+class _Details:
     """What a subject has got so far."""
 
     category: str
@@ -96,41 +102,42 @@ class _Portrait:
     look: str = ""
     scenes: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
-    last: str = ""  # answer
+    last: str = ""
+    """Answer."""
 
 
 class _Writer:
     """One run. Work of a round may go on in threads; what came of it is taken in the order of the categories and
-    names, so the book does not depend on who was first."""
+    names, so the prompts do not depend on who was first."""
 
-    def __init__(self, config: PromptsSettings, seed: int, backend: Backend, journal: Journal, bar: Any) -> None:
-        self.config, self.seed, self.backend, self.journal, self.bar = config, seed, backend, journal, bar
+    def __init__(self, config: PromptsSettings, seed: int, backend: Backend, cache: ResponseCache, bar: Any) -> None:
+        self.config, self.seed, self.backend, self.cache, self.bar = config, seed, backend, cache, bar
         share, rest = divmod(config.subjects, len(config.categories))
         self.categories = [_Category(name, share + (i < rest)) for i, name in enumerate(config.categories)]
         self.keys: set[tuple[str, ...]] = set()  # of all names, in any category
         self.ids: set[str] = set()
         self.counts: Counter[str] = Counter()
-        self.painted = 0  # subjects that got a portrait
+        self.described = 0  # subjects that got details
 
-    def book(self) -> PromptBook:
-        while open_ := [x for x in self.categories if x.lacks and x.fruitless < self.config.attempts]:
+    def prompts(self) -> PromptSet:
+        while open_ := [x for x in self.categories if x.lacks and x.idle_rounds < self.config.attempts]:
             before = {x.name: len(x.done) for x in open_}
             self._find_names([x for x in open_ if not x.waiting])
-            self._paint([x for x in open_ if x.waiting])
+            self._describe([x for x in open_ if x.waiting])
             for category in open_:
-                category.fruitless = 0 if len(category.done) > before[category.name] else category.fruitless + 1
+                category.idle_rounds = 0 if len(category.done) > before[category.name] else category.idle_rounds + 1
         for category in self.categories:
             if category.lacks:
                 self._report_missing(category)
         most = max(x.share for x in self.categories)
         in_turn = [x.done[i] for i in range(most) for x in self.categories if i < len(x.done)]
-        return PromptBook(in_turn, dict(sorted(self.counts.items())), dict(self.config.identity()))
+        return PromptSet(in_turn, dict(sorted(self.counts.items())), dict(self.config.identity()))
 
     def _find_names(self, categories: Sequence[_Category]) -> None:
         requests = []
         for category in categories:
             requests.append(
-                ask_subjects(self.config, self.seed, category.name, category.rounds, category.names, category.refused)
+                ask_subjects(self.config, self.seed, category.name, category.rounds, category.names, category.complaint)
             )
             category.rounds += 1
         answers = self._map(self._ask, requests)
@@ -138,74 +145,74 @@ class _Writer:
             counts, complaints, found = Counter({"answers": 1}), [], 0
             try:
                 texts = parse(answer, request)["subjects"]
-            except Refused as refused:
-                counts[f"refused answers: {refused.reason}"] += 1
-                complaints, texts = [_ADVICE[refused.reason]], []
+            except Invalid as error:
+                counts[f"refused answers: {error.reason}"] += 1
+                complaints, texts = [_ADVICE[error.reason]], []
             for text in texts:
                 try:
                     self._accept(category, check_name(text, category.name))
                     found += 1
-                except Refused as refused:
-                    counts[f"refused subjects: {refused.reason}"] += 1
-                    complaints.append(f"subjects were refused as {refused.reason!r}")
-            counts["retried"] += bool(category.refused)
+                except Invalid as error:
+                    counts[f"refused subjects: {error.reason}"] += 1
+                    complaints.append(f"subjects were refused as {error.reason!r}")
+            counts["retried"] += bool(category.complaint)
             self.counts += counts
-            category.refused = "" if found else _complaint(complaints)
+            category.complaint = "" if found else _complaint(complaints)
             category.last = answer.text
 
     def _accept(self, category: _Category, name: str) -> None:
         key, id_ = subject_key(name), slug(name)
         if key in self.keys or id_ in self.ids:
-            raise Refused("repeat")
+            raise Invalid("repeat")
         self.keys.add(key)
         self.ids.add(id_)
         category.names.append(name)
         category.waiting.append(name)
 
-    def _paint(self, categories: Sequence[_Category]) -> None:
+    def _describe(self, categories: Sequence[_Category]) -> None:
         """Looks and scenes for the names that wait, as many as are wanted."""
         work = []
         for category in categories:
             work += [(category, name) for name in category.waiting[: category.lacks]]
             category.waiting = category.waiting[category.lacks :]
-        for (category, name), portrait in zip(work, self._map(self._portrait, work), strict=True):
-            whole = bool(portrait.look) and len(portrait.scenes) == self.config.scenes_per_subject
+        for (category, name), details in zip(work, self._map(self._find_details, work), strict=True):
+            whole = bool(details.look) and len(details.scenes) == self.config.scenes_per_subject
             if whole:
-                collage = self.config.collage_prompt.replace("{look}", portrait.look)
-                category.done.append(Subject(slug(name), name, category.name, portrait.scenes, collage, portrait.look))
+                collage = self.config.collage_prompt.replace("{look}", details.look)
+                category.done.append(Subject(slug(name), name, category.name, details.scenes, collage, details.look))
                 self.bar.update()
-            self.counts += portrait.counts + Counter({"unfinished subjects": int(not whole)})
-            self.painted += whole
-            if not self.painted and self.counts["unfinished subjects"] >= HOPELESS:
-                self._give_up("never wrote a usable look and scenes of a subject", portrait.last)
+            self.counts += details.counts + Counter({"unfinished subjects": int(not whole)})
+            self.described += whole
+            if not self.described and self.counts["unfinished subjects"] >= MAX_UNFINISHED:
+                self._give_up("never wrote a usable look and scenes of a subject", details.last)
 
-    def _portrait(self, task: tuple[_Category, str]) -> _Portrait:
-        """Asks until the portrait is whole, or `attempts` times. Runs in a thread: touches nothing of ours."""
+    def _find_details(self, task: tuple[_Category, str]) -> _Details:
+        """Asks until the details are whole, or `attempts` times. Runs in a thread: touches nothing of ours."""
         category, name = task
-        portrait, refused = _Portrait(category.name, name), ""
+        details, complaint = _Details(category.name, name), ""
         for attempt in range(self.config.attempts):
-            missing = self.config.scenes_per_subject - len(portrait.scenes)
-            if portrait.look and not missing:
+            missing = self.config.scenes_per_subject - len(details.scenes)
+            if details.look and not missing:
                 break
-            request = ask_portrait(
+            request = ask_details(
                 self.config, self.seed, category.name, name, attempt,
-                look=not portrait.look, scenes=missing, refused=refused,
+                look=not details.look, scenes=missing, complaint=complaint,
             )  # fmt: skip
-            portrait.counts["retried"] += attempt > 0
-            refused = _complaint(_judge(self._ask(request), request, portrait))
-        return portrait
+            details.counts["retried"] += attempt > 0
+            complaint = _complaint(_judge(self._ask(request), request, details))
+        return details
 
     def _ask(self, request: Request) -> Answer:
-        """From the journal, else from the back end into the journal."""
-        answer = self.journal.get(request)
+        """From the cache, else from the back end into the cache."""
+        answer = self.cache.get(request)
         if answer is None:
             answer = self.backend.answer(request)
-            self.journal.add(request, answer)
+            self.cache.add(request, answer)
         return answer
 
     def _map(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
         """In order, by several threads if the back end can take that. When something fails, what has been asked
-        is still answered and journaled, the rest is not begun."""
+        is still answered and cached, the rest is not begun."""
         if self.backend.concurrency == 1 or len(items) < 2:
             yield from map(function, items)
             return
@@ -230,36 +237,36 @@ class _Writer:
             self._give_up(f"gave {what}", category.last)
         log.warning(
             "prompts: %s; the last %d rounds brought none. Refused: %s. To have them all, name more categories, "
-            "or raise prompts.attempts or prompts.temperature", what, category.fruitless, self._reasons(),
+            "or raise prompts.attempts or prompts.temperature", what, category.idle_rounds, self._reasons(),
         )  # fmt: skip
         self.counts[f"missing subjects: {category.name}"] = category.lacks
 
     def _reasons(self) -> str:
-        refused = {key.removeprefix("refused "): n for key, n in self.counts.items() if key.startswith("refused ")}
-        return ", ".join(f"{key} ({n})" for key, n in refused.items()) or "nothing"
+        refusals = {key.removeprefix("refused "): n for key, n in self.counts.items() if key.startswith("refused ")}
+        return ", ".join(f"{key} ({n})" for key, n in refusals.items()) or "nothing"
 
 
-def _judge(answer: Answer, request: Request, portrait: _Portrait) -> list[str]:
-    """Puts what is good into the portrait, counts the rest by reason, and returns what was wrong."""
+def _judge(answer: Answer, request: Request, details: _Details) -> list[str]:
+    """Puts what is good into the details, counts the rest by reason, and returns what was wrong."""
     complaints = []
 
     def attempt(what: str, accept: Callable[[], None]) -> None:
         try:
             accept()
-        except Refused as refused:
-            portrait.counts[f"refused {what}: {refused.reason}"] += 1
-            complaints.append(_ADVICE.get(refused.reason) or f"{what} were refused as {refused.reason!r}")
+        except Invalid as error:
+            details.counts[f"refused {what}: {error.reason}"] += 1
+            complaints.append(_ADVICE.get(error.reason) or f"{what} were refused as {error.reason!r}")
 
     def scene(text: str) -> None:
-        said = [portrait.look, *portrait.scenes] if portrait.look else portrait.scenes
-        portrait.scenes.append(check_scene(text, portrait.name, said))
+        said = [details.look, *details.scenes] if details.look else details.scenes
+        details.scenes.append(check_scene(text, details.name, said))
 
-    portrait.counts["answers"] += 1
-    portrait.last = answer.text
+    details.counts["answers"] += 1
+    details.last = answer.text
     content: dict[str, Any] = {}
     attempt("answers", lambda: content.update(parse(answer, request)))
     if request.look and content:
-        attempt("looks", lambda: setattr(portrait, "look", check_look(content["look"], portrait.name)))
+        attempt("looks", lambda: setattr(details, "look", check_look(content["look"], details.name)))
     for text in content.get("scenes", [])[: request.count]:
         attempt("scenes", lambda text=text: scene(text))
     return complaints

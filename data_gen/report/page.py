@@ -356,7 +356,7 @@ def prompts(config: DataConfig) -> dict[str, Any] | None:
     if not SOURCES.get(config.source).reads_prompts:
         return None
     from data_gen.prompts import read_prompts
-    from data_gen.prompts.book import NAME
+    from data_gen.prompts.prompt_set import NAME
 
     if not (Path(config.out) / NAME).is_file():
         return None

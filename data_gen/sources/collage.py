@@ -25,15 +25,14 @@ _PLACEHOLDERS = ("collage", "panels", "look", *NAMES)
 class CollageSettings(GenerationSettings):
     """Collages of the `collage` source."""
 
-    # 1024 pixels a side leave 512 for each of four panels; its weights are open, and it runs in 10 GB.
     model: str = "stabilityai/stable-diffusion-xl-base-1.0"
-    prompt: str = "{collage}"  # around the prompt book's; also {look}, {name}, {a_name}, {class}, {a_class}, {panels}
-    panels: Annotated[int, Range(2, 64)] | None = (
-        None  # wanted in a collage, for {panels} and the record; None: images_per_set
-    )
-    batch_size: Annotated[int, Range(1, 1024)] = (
-        4  # collages a call: what 24 GB hold with SDXL; another number may make a GPU's bits differ
-    )
+    """1024 pixels a side leave 512 for each of four panels; its weights are open, and it runs in 10 GB."""
+    prompt: str = "{collage}"
+    """Around that of prompts.json; also {look}, {name}, {a_name}, {class}, {a_class}, {panels}."""
+    panels: Annotated[int, Range(2, 64)] | None = None
+    """Wanted in a collage, for {panels} and the record; None: images_per_set."""
+    batch_size: Annotated[int, Range(1, 1024)] = 4
+    """Collages a call: what 24 GB hold with SDXL; another number may make a GPU's bits differ."""
 
     def __post_init__(self) -> None:
         self.check("collage")

@@ -62,14 +62,18 @@ class FolderSettings:
     """The `folder` source."""
 
     path: str = ""
-    caption: str = "a photo of {a_name}"  # of photos without a text; also {name}, {class}, {a_class}
-    licence: str = "unknown"  # of the photos, as the data card says it
-    every_nth: Annotated[int, Range(1, 100_000)] = 1  # of a subject's images, in the order of their names
-    min_images: Annotated[int, Range(1, 64)] = (
-        2  # a set with less is dropped: one image cannot be both reference and target
-    )
-    unreadable: str = "error"  # a broken image: error, or drop (its set goes on without it, and says so)
-    heldout_fraction: Share = 0.1  # of the subjects, by the sha256 of their names; 0: none
+    caption: str = "a photo of {a_name}"
+    """Of photos without a text; also {name}, {class}, {a_class}."""
+    licence: str = "unknown"
+    """Of the photos, as the data card says it."""
+    every_nth: Annotated[int, Range(1, 100_000)] = 1
+    """Of a subject's images, in the order of their names."""
+    min_images: Annotated[int, Range(1, 64)] = 2
+    """A set with less is dropped: one image cannot be both reference and target."""
+    unreadable: str = "error"
+    """A broken image: error, or drop (its set goes on without it, and says so)."""
+    heldout_fraction: Share = 0.1
+    """Of the subjects, by the sha256 of their names; 0: none."""
 
     def __post_init__(self) -> None:
         check_template("folder.caption", self.caption, NAMES)
@@ -95,9 +99,11 @@ class PhotoSubject:
     """A subject's folder. `photos` in the order of their names."""
 
     folder: Path
-    about: dict[str, str]  # id, name, class
+    about: dict[str, str]
+    """Id, name, class."""
     photos: tuple[Photo, ...]
-    left_out: Counter[str]  # files that are not used, by reason
+    left_out: Counter[str]
+    """Files that are not used, by reason."""
 
 
 @SOURCES.register("folder")

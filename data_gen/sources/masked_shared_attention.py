@@ -23,10 +23,10 @@ from jedi.errors import InputError
 
 
 @dataclass
-class SetContext(JointContext):
+class SharedContext(JointContext):
     """What one call of a *pipeline* tells its attention layers; :meth:`end_step` after each step."""
 
-    coupled: bool = True
+    shared: bool = True
     """Whether images attend to one another in this step."""
     grid: tuple[int, int] = (0, 0)
     """H, W of the latents."""
@@ -34,10 +34,10 @@ class SetContext(JointContext):
     """``[(b n) t]``, bool: the tokens of each prompt that name the subject; None: no masks."""
     mask: Tensor | None = None
     """``[(b n) H W]``, bool: where the subject is, as far as is known after the last step."""
-    _looks: Tensor | None = None
+    _maps: Tensor | None = None
     """``[(b n) H W]``: sum over layers and steps of the share of attention that goes to the subject's words."""
 
-    def look(self, attn: nn.Module, hidden_states: Tensor, text: Tensor) -> None:
+    def add_map(self, attn: nn.Module, hidden_states: Tensor, text: Tensor) -> None:
         """Adds a cross-attention layer's map: ``[(b n) l d], [(b n) t d]``. Under guidance the prompts are last."""
         count = self.words.shape[0]
         query, key = attn.to_q(hidden_states[-count:]), attn.to_k(text[-count:])
@@ -47,16 +47,16 @@ class SetContext(JointContext):
         height, width = grid_of(share.shape[-1], self.grid)
         share = rearrange(share, "bn (h w) -> bn 1 h w", h=height, w=width)
         share = F.interpolate(share, self.grid, mode="bilinear").squeeze(1)
-        self._looks = share if self._looks is None else self._looks + share
+        self._maps = share if self._maps is None else self._maps + share
 
     def end_step(self) -> None:
         """Makes the next step's mask from all that has been seen."""
-        if self._looks is not None:
-            self.mask = grow(above_otsu(self._looks))
+        if self._maps is not None:
+            self.mask = grow(above_otsu(self._maps))
 
 
-class SetAttnProcessor(JointAttnProcessor):
-    """jedi's processor; with a :class:`SetContext` that holds a mask, the other images are seen within it only."""
+class MaskedSharedAttnProcessor(JointAttnProcessor):
+    """jedi's processor; with a :class:`SharedContext` that holds a mask, the other images are seen within it only."""
 
     def __call__(
         self,
@@ -65,15 +65,15 @@ class SetAttnProcessor(JointAttnProcessor):
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
-        joint: SetContext | None = None,
+        joint: SharedContext | None = None,
     ) -> Tensor:
         """``[(b n) l d] -> [(b n) l d]``. ``joint`` arrives through the UNet's ``cross_attention_kwargs``."""
         if encoder_hidden_states is not None and joint is not None and joint.words is not None:
-            joint.look(attn, hidden_states, encoder_hidden_states)
+            joint.add_map(attn, hidden_states, encoder_hidden_states)
         return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb, joint)
 
-    def _coupled(self, query: Tensor, key: Tensor, value: Tensor, joint: SetContext) -> Tensor:
-        if not joint.coupled:
+    def _coupled(self, query: Tensor, key: Tensor, value: Tensor, joint: SharedContext) -> Tensor:
+        if not joint.shared:
             return self.attend(query, key, value)
         if joint.mask is None:
             return super()._coupled(query, key, value, joint)
@@ -125,8 +125,10 @@ def grow(mask: Tensor) -> Tensor:
     return F.max_pool2d(mask.float()[:, None], 3, stride=1, padding=1)[:, 0].bool()
 
 
-def install_set_attention(unet: nn.Module) -> None:
-    """Puts :class:`SetAttnProcessor` on every attention of a UNet. Raises ``InputError`` as
+def install_masked_shared_attention(unet: nn.Module) -> None:
+    """Puts :class:`MaskedSharedAttnProcessor` on every attention of a UNet. Raises ``InputError`` as
     ``jedi.attention.install_joint_attention`` does."""
     install_joint_attention(unet)  # refuses layers that are not plain
-    unet.set_attn_processor({name: SetAttnProcessor(name.removesuffix(".processor")) for name in unet.attn_processors})
+    unet.set_attn_processor(
+        {name: MaskedSharedAttnProcessor(name.removesuffix(".processor")) for name in unet.attn_processors}
+    )

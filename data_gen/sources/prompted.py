@@ -1,4 +1,4 @@
-"""What sources of generated images share: the prompt book's subjects dealt out to sets, a pipeline and its call."""
+"""What sources of generated images share: the subjects of prompts.json dealt out to sets, a pipeline and its call."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jedi.io.files import file_sha256
 from jedi.io.ranges import Range
 
 if TYPE_CHECKING:
-    from data_gen.prompts import PromptBook, Subject
+    from data_gen.prompts import PromptSet, Subject
 
 _SETTINGS = ("width", "height", "num_inference_steps", "guidance_scale")
 _OURS = (*_SETTINGS, "negative_prompt", "prompt", "generator", "output_type", "return_dict", "num_images_per_prompt")
@@ -28,14 +28,18 @@ class GenerationSettings:
     """A text-to-image model and its call. What is None is as the pipeline's own call has it: the steps, guidance and
     size that suit a model differ, from SD 1.5 (50, 7.5, 512) to FLUX-schnell (few, none, 1024)."""
 
-    model: str  # a diffusers folder, or OWNER/NAME on the model hub
+    model: str
+    """A diffusers folder, or OWNER/NAME on the model hub."""
     negative_prompt: str = ""
-    width: Annotated[int, Range(16, 8192)] | None = None  # pixels
+    width: Annotated[int, Range(16, 8192)] | None = None
+    """Pixels."""
     height: Annotated[int, Range(16, 8192)] | None = None
     num_inference_steps: Annotated[int, Range(1, 1000)] | None = None
     guidance_scale: Annotated[float, Range(0, 100)] | None = None
-    call: dict[str, Any] = field(default_factory=dict)  # more arguments of the pipeline's call
-    licence: str = ""  # of the images; empty: "that of the model ..."
+    call: dict[str, Any] = field(default_factory=dict)
+    """More arguments of the pipeline's call."""
+    licence: str = ""
+    """Of the images; empty: "that of the model ..."."""
 
     def check(self, section: str) -> None:
         """Raises ConfigError, naming the section's key, for what no pipeline takes."""
@@ -100,7 +104,7 @@ class Generator:
 
 class PromptedSource(Source):
     """Set number i of a split shows its subject number i, beginning again after the last; subjects are split by the
-    sha256 of their ids (data_gen.sources.subjects). The book is read when it is first needed."""
+    sha256 of their ids (data_gen.sources.subjects). The file is read when it is first needed."""
 
     reads_prompts: ClassVar[bool] = True
     limits = ("Every image was made by a model: its habits, its biases and its licence are the data set's.",)
@@ -110,15 +114,15 @@ class PromptedSource(Source):
         return heldout_rule("its id")
 
     @functools.cached_property
-    def book(self) -> PromptBook:
+    def prompts(self) -> PromptSet:
         from data_gen.prompts import read_prompts
 
         return read_prompts(Path(self.context.out))
 
     @functools.cached_property
     def subjects(self) -> dict[str, list[Subject]]:
-        """The subjects of each split, in the order of the book."""
-        return {split: [x for x in self.book.subjects if split_of(x.id) == split] for split in SPLITS}
+        """The subjects of each split, in the order of the file."""
+        return {split: [x for x in self.prompts.subjects if split_of(x.id) == split] for split in SPLITS}
 
     def subject(self, item: Item) -> Subject:
         subjects = self.subjects[item.split]
@@ -131,11 +135,12 @@ class PromptedSource(Source):
             if size and not self.subjects[split]:
                 key = {"train": "sets", "heldout": "heldout_sets"}[split]
                 raise ConfigError(
-                    f"none of the {len(self.book.subjects)} subjects in {self.context.out}/prompts.json is a {split} "
-                    f"subject (one in ten is held out, by the sha256 of its id): ask for more subjects, or set {key}=0"
+                    f"none of the {len(self.prompts.subjects)} subjects in {self.context.out}/prompts.json is a "
+                    f"{split} subject (one in ten is held out, by the sha256 of its id): ask for more subjects, or set "
+                    f"{key}=0"
                 )
         return sizes
 
     def inputs(self) -> dict[str, str]:
-        _ = self.book  # an error of its own where there is none
+        _ = self.prompts  # an error of its own where there is none
         return {"prompts.json": file_sha256(Path(self.context.out) / "prompts.json")}

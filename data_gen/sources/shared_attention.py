@@ -33,16 +33,16 @@ _CALL = ("cross_attention_kwargs", "callback_on_step_end")
 class SharedAttentionSettings(GenerationSettings):
     """Sets of the `shared_attention` source."""
 
-    # As for collages. Any model with a UNet of plain attention layers will do: SD 1.x, SD 2.x, SDXL.
     model: str = "stabilityai/stable-diffusion-xl-base-1.0"
-    prompt: str = "{scene}"  # around a scene of the prompt book; also {look}, {name}, {a_name}, {class}, {a_class}
-    masked: bool = True  # attend to the other images only where their subject is
-    coupled: Annotated[list[float], Interval(0, 1)] = field(
-        default_factory=lambda: [0.0, 1.0]
-    )  # from, to: share of the steps; SynCD: all
-    sets_per_batch: Annotated[int, Range(1, 256)] = (
-        1  # a set's images are one batch already; another number may make a GPU's bits differ
-    )
+    """As for collages. Any model with a UNet of plain attention layers will do: SD 1.x, SD 2.x, SDXL."""
+    prompt: str = "{scene}"
+    """Around a scene of prompts.json; also {look}, {name}, {a_name}, {class}, {a_class}."""
+    masked: bool = True
+    """Attend to the other images only where their subject is."""
+    shared_steps: Annotated[list[float], Interval(0, 1)] = field(default_factory=lambda: [0.0, 1.0])
+    """From, to: share of the steps; SynCD: all."""
+    sets_per_batch: Annotated[int, Range(1, 256)] = 1
+    """A set's images are one batch already; another number may make a GPU's bits differ."""
 
     def __post_init__(self) -> None:
         self.check("shared_attention")
@@ -94,22 +94,22 @@ class SharedAttention(PromptedSource):
         """The images of each set; None for a set of which the safety checker has blackened one."""
         import torch
 
-        from data_gen.sources.masked_shared_attention import SetContext
+        from data_gen.sources.masked_shared_attention import SharedContext
         from jedi.rng import keyed_generator
 
         n, pipe, masked = self.context.images_per_set, self.generator.pipe, self.settings.masked
-        first, last = self.settings.coupled
-        context = SetContext(
+        first, last = self.settings.shared_steps
+        context = SharedContext(
             num_images=n,
             mode="mutual",
-            coupled=first == 0 < last,
+            shared=first == 0 < last,
             grid=_latent_size(pipe, self.settings),
             words=torch.tensor([row for item in batch for row in words[item]]) if masked else None,
         )
 
         def after_step(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
             context.end_step()
-            context.coupled = first <= (step + 1) / pipe.num_timesteps < last
+            context.shared = first <= (step + 1) / pipe.num_timesteps < last
             return tensors
 
         images, unsafe = self.generator(
@@ -140,14 +140,14 @@ class SharedAttention(PromptedSource):
                 **self.settings.recorded(self.generator.pipe),
                 "prompts": prompts,
                 "seeds": [keyed_seed(self.context.seed, item.key, i) for i in range(n)],
-                "coupled": list(self.settings.coupled),
+                "shared_steps": list(self.settings.shared_steps),
                 "masked": self.settings.masked,
             },
         )
 
     def _scenes(self, item: Item) -> list[str]:
-        chance = random.Random(f"{self.context.seed}/{item.key}/scenes")
-        return chance.sample(list(self.subject(item).scenes), self.context.images_per_set)
+        rng = random.Random(f"{self.context.seed}/{item.key}/scenes")
+        return rng.sample(list(self.subject(item).scenes), self.context.images_per_set)
 
     def _prompt(self, item: Item, scene: str) -> str:
         subject = self.subject(item)
@@ -168,7 +168,7 @@ class SharedAttention(PromptedSource):
         pipe = self.generator.pipe
         if self._ready:
             return
-        from data_gen.sources.masked_shared_attention import install_set_attention
+        from data_gen.sources.masked_shared_attention import install_masked_shared_attention
 
         key = f"shared_attention.model={self.settings.model}"
         if not hasattr(pipe, "unet"):
@@ -177,7 +177,7 @@ class SharedAttention(PromptedSource):
                 "SD 1.x, SD 2.x and SDXL (the source collage takes any)"
             )
         try:
-            install_set_attention(pipe.unet)
+            install_masked_shared_attention(pipe.unet)
         except InputError as error:
             raise ConfigError(f"{key}: {error}") from None
         self._ready = True

@@ -28,6 +28,7 @@ from typing import Annotated, Any
 from PIL import Image
 
 from data_gen.context import Context
+from data_gen.packages import need
 from data_gen.samples import Dropped, Item, SubjectSet
 from data_gen.sources import SOURCES, Source
 from data_gen.sources.subjects import (
@@ -56,13 +57,16 @@ _LIGHT = ["quality_assessment", "description.item"]  # what the division into se
 class Subjects200kSettings:
     """The `subjects200k` importer."""
 
-    path: str = ""  # the folder with the parquet files, at any depth
-    min_quality: Annotated[int, Range(0, 5)] | None = (
-        5  # of each quality, as its authors recommend; pairs without are dropped; null: all pairs
-    )
-    trim: Annotated[int, Range(0, 256)] = 8  # pixels cut off on every side of both halves
-    licence: str = "Apache-2.0"  # as its page on the hub says; of the images, made with FLUX.1
-    heldout_fraction: Share = 0.1  # of the items, by the sha256 of their names
+    path: str = ""
+    """The folder with the parquet files, at any depth."""
+    min_quality: Annotated[int, Range(0, 5)] | None = 5
+    """Of each quality, as its authors recommend; pairs without are dropped; null: all pairs."""
+    trim: Annotated[int, Range(0, 256)] = 8
+    """Pixels cut off on every side of both halves."""
+    licence: str = "Apache-2.0"
+    """As its page on the hub says; of the images, made with FLUX.1."""
+    heldout_fraction: Share = 0.1
+    """Of the items, by the sha256 of their names."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +75,10 @@ class Row:
 
     file: Path
     group: int
-    index: int  # in the group
-    number: int  # in all files
+    index: int
+    """In the group."""
+    number: int
+    """In all files."""
     scores: dict[str, Any]
 
 
@@ -190,12 +196,11 @@ class Subjects200k(Source):
 
 def _open(path: Path) -> Any:
     """The parquet file. Raises ConfigError where it is none, or lacks a column."""
-    try:
-        import pyarrow.lib
-        import pyarrow.parquet
-        import pyarrow.types
-    except ImportError:
-        raise ConfigError("source subjects200k reads parquet: pip install 'jedi-diffusion[import]'") from None
+    need("pyarrow", "source subjects200k")
+    import pyarrow.lib
+    import pyarrow.parquet
+    import pyarrow.types
+
     try:
         file = pyarrow.parquet.ParquetFile(path)
     except (pyarrow.lib.ArrowInvalid, OSError) as error:

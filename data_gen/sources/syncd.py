@@ -57,29 +57,33 @@ _DEFORMABLE = re.compile(r"(?P<subject>(?P<name>.+)_\d+)_\d+_\d+_\d+$")
 class SyncdSettings:
     """The `syncd` importer."""
 
-    path: str = ""  # the folder with metadata*.json
-    masks: bool = True  # false: the images alone; else a set whose mask is missing is dropped
-    min_identity: Annotated[float, Range(-1, 1)] | None = (
-        None  # of the mean of a set's dino_scores, [-1, 1]; the paper keeps from 0.7
-    )
-    min_aesthetic: Annotated[float, Range(0, 10)] | None = (
-        None  # of each image's aesthetics_scores, [0, 10]; the paper keeps from 6
-    )
-    # The page names no licence of the data; the code is MIT, the images were made with FLUX.1-dev.
+    path: str = ""
+    """The folder with metadata*.json."""
+    masks: bool = True
+    """false: the images alone; else a set whose mask is missing is dropped."""
+    min_identity: Annotated[float, Range(-1, 1)] | None = None
+    """Of the mean of a set's dino_scores, [-1, 1]; the paper keeps from 0.7."""
+    min_aesthetic: Annotated[float, Range(0, 10)] | None = None
+    """Of each image's aesthetics_scores, [0, 10]; the paper keeps from 6."""
     licence: str = "not stated (huggingface.co/datasets/nupurkmr9/syncd; made with FLUX.1-dev)"
-    heldout_fraction: Share = 0.1  # of the subjects, by sha256
+    """The page names no licence of the data; the code is MIT, the images were made with FLUX.1-dev."""
+    heldout_fraction: Share = 0.1
+    """Of the subjects, by sha256."""
 
 
 @dataclass(frozen=True)
 class Entry:
     """A set, or a part of one that has more images than a set is to have."""
 
-    where: str  # the metadata file and the entry's number, for messages
+    where: str
+    """The metadata file and the entry's number, for messages."""
     folder: Path
     category: str
-    identity: str  # what decides its split: all sets of an object share it
+    identity: str
+    """What decides its split: all sets of an object share it."""
     name: str
-    images: tuple[tuple[str, str], ...]  # file name, prompt
+    images: tuple[tuple[str, str], ...]
+    """File name, prompt."""
     scores: dict[str, Any]
 
 

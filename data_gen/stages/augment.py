@@ -19,7 +19,7 @@ from data_gen.samples import SubjectSet
 from data_gen.sources.prompted import GenerationSettings, Generator
 from data_gen.sources.subjects import check_template
 from data_gen.stages import STAGES, Stage
-from data_gen.stages.backgrounds import Backdrops, BackdropsSettings, check_places
+from data_gen.stages.backgrounds import Backgrounds, BackgroundSettings, check_places
 from data_gen.stages.compositing import (
     EdgesSettings,
     Pixels,
@@ -49,15 +49,20 @@ _MOVED = ("place", "size", "size_fraction", "centre", "box", "mask_share")  # wh
 class InpaintSettings(GenerationSettings):
     """The inpainting pipeline, and what it is told. Images keep their size: `width` and `height` are not for it."""
 
-    model: str = ""  # a diffusers folder, or OWNER/NAME on the model hub
-    prompts: list[str] = field(default_factory=lambda: list(PLACES))  # what {background} is drawn from
-    scenes: bool = False  # ... or what another caption of the set says of its place ("under a tree"), where it does
-    # In the words of `caption`; the subject stays out of it, or the model paints it a second time.
+    model: str = ""
+    """A diffusers folder, or OWNER/NAME on the model hub."""
+    prompts: list[str] = field(default_factory=lambda: list(PLACES))
+    """What {background} is drawn from."""
+    scenes: bool = False
+    """... or what another caption of the set says of its place ("under a tree"), where it does."""
     prompt: str = "{background}"
-    dilate: Pixels = 4.0  # pixels (at 512) beyond the faded rim that are repainted, so that the model joins the two
-    # The shorter side (pixels) at which the model works; None: each image's own.
+    """In the words of `caption`; the subject stays out of it, or the model paints it a second time."""
+    dilate: Pixels = 4.0
+    """Pixels (at 512) beyond the faded rim that are repainted, so that the model joins the two."""
     side: Annotated[int, Range(STEP, 8192)] | None = None
-    batch_size: Annotated[int, Range(1, 1024)] = 4  # with another number a GPU's bits differ
+    """The shorter side (pixels) at which the model works; None: each image's own."""
+    batch_size: Annotated[int, Range(1, 1024)] = 4
+    """With another number a GPU's bits differ."""
 
     def check(self, section: str) -> None:
         """Raises ConfigError that names the values as parts of `section`."""
@@ -71,30 +76,31 @@ class InpaintSettings(GenerationSettings):
 @dataclass
 class AugmentSettings:
     """`method`: "inpaint" (an inpainting pipeline repaints all but the subject) or "composite" (the subject is cut
-    out and pasted on `backdrops`).
+    out and pasted on `backgrounds`).
 
     An image whose mask is missing, or leaves less than `area[0]` or more than `area[1]` of the image to the subject,
     stays as it is: there the mask is likely to be wrong, or there is hardly a background. Its attributes say so.
     """
 
     method: str = "inpaint"
-    share: Share = 0.5  # of a set's images, on average; at least one of each set is left as it is
+    share: Share = 0.5
+    """Of a set's images, on average; at least one of each set is left as it is."""
     area: Annotated[list[float], Interval(0, 1)] = field(default_factory=lambda: [0.01, 0.8])
     edges: EdgesSettings = field(default_factory=EdgesSettings)
-    # Of an image with a new background: {name} "red fox", {a_name}, {class}, {a_class}, {background} "in the snow".
     caption: str = "{a_name}, {background}"
+    """Of an image with a new background: {name} "red fox", {a_name}, {class}, {a_class}, {background} "in the snow"."""
     inpaint: InpaintSettings = field(default_factory=InpaintSettings)
-    backdrops: BackdropsSettings = field(default_factory=BackdropsSettings)
-    # composite: the subject's new size, drawn between these
+    backgrounds: BackgroundSettings = field(default_factory=BackgroundSettings)
     scale: Annotated[list[float], Interval(0.25, 1.5)] = field(default_factory=lambda: [1.0, 1.0])
-    # composite: at most so far (a share of the side) the subject moves, inside of the image
+    """composite: the subject's new size, drawn between these."""
     shift: Annotated[float, Range(0, 0.5)] = 0.0
+    """composite: at most so far (a share of the side) the subject moves, inside of the image."""
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise ConfigError(f"augment.method is {self.method!r}; expected one of {', '.join(METHODS)}")
         check_template("augment.caption", self.caption, _WORDS)
-        self.backdrops.check("augment.backdrops")
+        self.backgrounds.check("augment.backgrounds")
         if self.inpaint.model:
             self.inpaint.check("augment.inpaint")
         if self.method == "inpaint" and (self.scale != [1.0, 1.0] or self.shift):
@@ -104,10 +110,14 @@ class AugmentSettings:
 class Job(NamedTuple):
     """One image that is to get a new background."""
 
-    owner: int  # number of its set in the unit
-    image: int  # its number in the set
-    phrase: str  # inpaint: the place
-    backdrop: int  # composite: the backdrop's number
+    owner: int
+    """Number of its set in the unit."""
+    image: int
+    """Its number in the set."""
+    phrase: str
+    """inpaint: the place."""
+    background: int
+    """composite: the background's number."""
 
 
 class Result(NamedTuple):
@@ -127,9 +137,9 @@ class Augment(Stage):
 
     def __init__(self, settings: AugmentSettings, context: Context) -> None:
         super().__init__(settings, context)
-        self.backdrops = None
+        self.backgrounds = None
         if self.settings.method == "composite":
-            self.backdrops = Backdrops("augment", self.settings.backdrops, context)
+            self.backgrounds = Backgrounds("augment", self.settings.backgrounds, context)
         elif not self.settings.inpaint.model:
             raise ConfigError(
                 "augment.inpaint.model is empty: name an inpainting pipeline (a diffusers folder, or OWNER/NAME on the "
@@ -139,25 +149,25 @@ class Augment(Stage):
 
     @property
     def uses_model(self) -> bool:
-        return self.settings.method == "inpaint" or bool(self.settings.backdrops.generate.model)
+        return self.settings.method == "inpaint" or bool(self.settings.backgrounds.generate.model)
 
     @property
     def rights(self) -> str:
-        return self.settings.inpaint.rights() if self.backdrops is None else self.backdrops.rights
+        return self.settings.inpaint.rights() if self.backgrounds is None else self.backgrounds.rights
 
     def inputs(self) -> dict[str, str]:
         """sha256 of what is given as files."""
-        return {} if self.backdrops is None else self.backdrops.inputs()
+        return {} if self.backgrounds is None else self.backgrounds.inputs()
 
     def left_out(self) -> dict[str, int]:
-        """Files in the folder of backdrops that are none."""
-        return {} if self.backdrops is None else self.backdrops.left_out()
+        """Files in the folder of backgrounds that are none."""
+        return {} if self.backgrounds is None else self.backgrounds.left_out()
 
     def process(self, sets: Sequence[SubjectSet]) -> list[SubjectSet]:
         """All sets, in order; the images of all of them are repainted in common batches."""
         jobs, left = [], []
-        for number, one in enumerate(sets):
-            chosen, kept = self._choose(number, one)
+        for number, sample in enumerate(sets):
+            chosen, kept = self._choose(number, sample)
             jobs += chosen
             left.append(kept)
         paint = self._inpaint if self.settings.method == "inpaint" else self._composite
@@ -168,68 +178,70 @@ class Augment(Stage):
                 left[job.owner][job.image] = "the model's safety checker refused it"
             else:
                 made[job.owner][job.image] = result
-        return [self._changed(*one) for one in zip(sets, made, left, strict=True)]
+        return [self._changed(*sample) for sample in zip(sets, made, left, strict=True)]
 
-    def _choose(self, number: int, one: SubjectSet) -> tuple[list[Job], dict[int, str]]:
+    def _choose(self, number: int, sample: SubjectSet) -> tuple[list[Job], dict[int, str]]:
         """The jobs of one set, and why images that cannot be changed are not."""
-        chance = random.Random(f"{self.context.seed}/{one.key}/augment")
-        n, left = len(one.images), {}
-        for i, mask in enumerate(one.masks):
+        rng = random.Random(f"{self.context.seed}/{sample.key}/augment")
+        n, left = len(sample.images), {}
+        for i, mask in enumerate(sample.masks):
             if mask is None:
                 left[i] = "no mask"
             elif not self.settings.area[0] <= area(mask) <= self.settings.area[1]:
                 left[i] = "mask too small or too large"
-            elif is_hidden(one.attributes[i]):
+            elif is_hidden(sample.attributes[i]):
                 left[i] = "something stands before the subject"
         wanted = self.settings.share * n
-        count = int(wanted) + (chance.random() < wanted % 1)  # the share is kept on average
+        count = int(wanted) + (rng.random() < wanted % 1)  # the share is kept on average
         possible = [i for i in range(n) if i not in left]
-        chosen = sorted(chance.sample(possible, min(count, len(possible), n - 1)))
-        if self.backdrops is not None:
-            numbers = self.backdrops.draw(chance, len(chosen))
+        chosen = sorted(rng.sample(possible, min(count, len(possible), n - 1)))
+        if self.backgrounds is not None:
+            numbers = self.backgrounds.draw(rng, len(chosen))
             return [Job(number, i, "", j) for i, j in zip(chosen, numbers, strict=True)], left
-        phrases = self._phrases(one, chosen, chance)
+        phrases = self._phrases(sample, chosen, rng)
         return [Job(number, i, phrase, -1) for i, phrase in zip(chosen, phrases, strict=True)], left
 
-    def _phrases(self, one: SubjectSet, chosen: Sequence[int], chance: random.Random) -> list[str]:
+    def _phrases(self, sample: SubjectSet, chosen: Sequence[int], rng: random.Random) -> list[str]:
         """Where each chosen image will be set, different places as far as there are enough."""
         prompts = self.settings.inpaint.prompts
-        drawn = chance.sample(prompts, len(prompts)) * (len(chosen) // len(prompts) + 1)
+        drawn = rng.sample(prompts, len(prompts)) * (len(chosen) // len(prompts) + 1)
         if not self.settings.inpaint.scenes:
             return drawn[: len(chosen)]
         phrases = []
         for i, otherwise in zip(chosen, drawn, strict=False):
-            places = [place_of(caption) for j, caption in enumerate(one.captions) if j != i]
-            places = [place for place in places if place and place != place_of(one.captions[i])]
-            phrases.append(chance.choice(places) if places else otherwise)
+            places = [place_of(caption) for j, caption in enumerate(sample.captions) if j != i]
+            places = [place for place in places if place and place != place_of(sample.captions[i])]
+            phrases.append(rng.choice(places) if places else otherwise)
         return phrases
 
     def _composite(self, sets: Sequence[SubjectSet], jobs: Sequence[Job]) -> list[Result]:
         results = []
         for job in jobs:
-            one = sets[job.owner]
-            image, mask = one.images[job.image], one.masks[job.image]
-            backdrop = self.backdrops.get(job.backdrop, image.size)
-            made_by = {"backdrop": job.backdrop, **backdrop.origin}
-            chance = random.Random(f"{self.context.seed}/{one.key}/{job.image}/place")
+            sample = sets[job.owner]
+            image, mask = sample.images[job.image], sample.masks[job.image]
+            background = self.backgrounds.get(job.background, image.size)
+            made_by = {"backdrop": job.background, **background.origin}
+            rng = random.Random(f"{self.context.seed}/{sample.key}/{job.image}/place")
             # Where several subjects stand, their places are recorded one by one: they stay.
-            placed = None if len(subjects_in(one, job.image)) > 1 else self._placed(image, mask, backdrop.image, chance)
+            placed = (
+                None if len(subjects_in(sample, job.image)) > 1 else self._placed(image, mask, background.image, rng)
+            )
             if placed is None:
-                result = keep(image, backdrop.image, self.settings.edges.alpha(mask))
-                results.append(Result(result, mask, backdrop.phrase, made_by, False))
+                result = keep(image, background.image, self.settings.edges.alpha(mask))
+                results.append(Result(result, mask, background.phrase, made_by, False))
             else:
-                results.append(Result(*placed, backdrop.phrase, made_by, True))
+                results.append(Result(*placed, background.phrase, made_by, True))
         return results
 
     def _placed(
-        self, image: Image.Image, mask: Image.Image, behind: Image.Image, chance: random.Random
+        self, image: Image.Image, mask: Image.Image, behind: Image.Image, rng: random.Random
     ) -> tuple[Image.Image, Image.Image] | None:
         """The subject in another size at another place, and its mask; None where it stays as it stands.
 
         A side at which the image's border cuts the subject stays at the border: elsewhere the cut would show.
         """
-        scale = chance.uniform(*self.settings.scale)
-        shift = [chance.uniform(-self.settings.shift, self.settings.shift) for _ in range(2)]
+        scale = rng.uniform(*self.settings.scale)
+        shift = [rng.uniform(-self.settings.shift, self.settings.shift) for _ in range(2)]
         cutout, old = cut(image, mask, self.settings.edges), self.settings.edges.alpha(mask).getbbox()
         if cutout is None or (scale == 1 and not any(shift)):
             return None
@@ -282,12 +294,12 @@ class Augment(Stage):
             height=size[1],
         )
         results: list[Result | None] = []
-        for job, image, mask, alpha, new, prompt, seed, refused in zip(
+        for job, image, mask, alpha, new, prompt, seed, is_unsafe in zip(
             jobs, images, masks, alphas, painted, prompts, seeds, unsafe, strict=True
         ):
             result = keep(image, new.resize(image.size, Image.Resampling.LANCZOS), alpha)
             made_by = {"model": self.settings.inpaint.model, "prompt": prompt, "seed": seed}
-            results.append(None if refused else Result(result, mask, job.phrase, made_by, False))
+            results.append(None if is_unsafe else Result(result, mask, job.phrase, made_by, False))
         return results
 
     def _hole(self, alpha: Image.Image) -> Image.Image:
@@ -299,16 +311,16 @@ class Augment(Stage):
         scale = 1.0 if self.settings.inpaint.side is None else self.settings.inpaint.side / min(size)
         return _whole_steps(size[0] * scale), _whole_steps(size[1] * scale)
 
-    def _words(self, template: str, one: SubjectSet, image: int, phrase: str) -> str:
-        return fill(template, **words_for(subjects_in(one, image)), background=phrase)
+    def _words(self, template: str, sample: SubjectSet, image: int, phrase: str) -> str:
+        return fill(template, **words_for(subjects_in(sample, image)), background=phrase)
 
-    def _changed(self, one: SubjectSet, made: dict[int, Result], left: dict[int, str]) -> SubjectSet:
-        captions, images, masks = list(one.captions), list(one.images), list(one.masks)
-        attributes = [dict(described) for described in one.attributes]
+    def _changed(self, sample: SubjectSet, made: dict[int, Result], left: dict[int, str]) -> SubjectSet:
+        captions, images, masks = list(sample.captions), list(sample.images), list(sample.masks)
+        attributes = [dict(described) for described in sample.attributes]
         for i, why in left.items():
             attributes[i]["not_augmented"] = why
         for i, result in made.items():
-            captions[i] = self._words(self.settings.caption, one, i, result.phrase)
+            captions[i] = self._words(self.settings.caption, sample, i, result.phrase)
             images[i], masks[i] = result.image, result.mask
             stale = {*_STALE, *(_MOVED if result.moved else ())}
             attributes[i] = {name: value for name, value in attributes[i].items() if name not in stale}
@@ -317,15 +329,15 @@ class Augment(Stage):
                 box, centre = box_and_centre(result.mask)
                 attributes[i] |= {"box": list(box), "centre": list(centre)}
         record = {"method": self.settings.method, "images": {str(i): result.made_by for i, result in made.items()}}
-        provenance = {**one.provenance, "augment": record}
+        provenance = {**sample.provenance, "augment": record}
         rights = self.rights if made else ""
         return replace(
-            one,
+            sample,
             captions=captions,
             images=images,
             masks=masks,
             attributes=attributes,
-            licence=f"{one.licence}; backgrounds: {rights}" if rights else one.licence,
+            licence=f"{sample.licence}; backgrounds: {rights}" if rights else sample.licence,
             provenance=provenance,
         )
 

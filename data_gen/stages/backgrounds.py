@@ -1,6 +1,6 @@
 """Images to set subjects before: given ones, generated ones, or the painted scenes of the toy world.
 
-Backdrop number j is a pure function of the configuration and j: whichever process needs it gets the same one.
+Background number j is a pure function of the configuration and j: whichever process needs it gets the same one.
 Those that are generated are made when they are first asked for, in blocks whose composition never changes, and kept
 in memory for the process.
 """
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class BackdropsSettings:
+class BackgroundSettings:
     """Exactly one of `folder` (images; what a caption may say of X.jpg stands in X.txt beside it, for instance "on
     a sandy beach"), `generate.model` (any text-to-image pipeline of diffusers) and `painted` (the procedural scenes
     of the emoji source; needs nothing)."""
@@ -38,13 +38,16 @@ class BackdropsSettings:
     folder: str = ""
     painted: bool = False
     generate: GenerationSettings = field(default_factory=lambda: GenerationSettings(model=""))
-    count: Annotated[int, Range(1, 100_000)] = (
-        64  # different backdrops, generated or painted; 64 of 512 px take 48 MiB in each process
-    )
-    prompts: list[str] = field(default_factory=lambda: list(PLACES))  # where, for the model; said in captions, too
-    template: str = "a photo of an empty scene {background}, nobody there"  # the model's prompt
-    batch_size: Annotated[int, Range(1, 1024)] = 4  # with another number a GPU's bits differ
-    licence: str = ""  # of the folder's images
+    count: Annotated[int, Range(1, 100_000)] = 64
+    """Different backgrounds, generated or painted; 64 of 512 px take 48 MiB in each process."""
+    prompts: list[str] = field(default_factory=lambda: list(PLACES))
+    """Where, for the model; said in captions, too."""
+    template: str = "a photo of an empty scene {background}, nobody there"
+    """The model's prompt."""
+    batch_size: Annotated[int, Range(1, 1024)] = 4
+    """With another number a GPU's bits differ."""
+    licence: str = ""
+    """Of the folder's images."""
 
     def check(self, key: str) -> None:
         """Raises ConfigError that names the values as parts of `key`."""
@@ -54,7 +57,7 @@ class BackdropsSettings:
             self.generate.check(f"{key}.generate")
 
     def check_chosen(self, key: str) -> None:
-        """Raises ConfigError unless one kind is chosen; for when backdrops are really wanted."""
+        """Raises ConfigError unless one kind is chosen; for when backgrounds are really wanted."""
         kinds = {"folder": self.folder, "generate.model": self.generate.model, "painted": self.painted}
         chosen = [f"{key}.{name}" for name, value in kinds.items() if value]
         if len(chosen) != 1:
@@ -65,18 +68,21 @@ class BackdropsSettings:
             )
 
 
-class Backdrop(NamedTuple):
-    image: Image.Image  # RGB, of the size asked for
-    phrase: str  # completes "a fox ..."; "" where nothing is known of it
-    origin: dict[str, Any]  # JSON
+class Background(NamedTuple):
+    image: Image.Image
+    """RGB, of the size asked for."""
+    phrase: str
+    """Completes "a fox ..."; "" where nothing is known of it."""
+    origin: dict[str, Any]
+    """JSON."""
 
 
-class Backdrops:
-    """The backdrops of one section `key` of the configuration. Raises ConfigError for a folder without images."""
+class Backgrounds:
+    """The backgrounds of one section `key` of the configuration. Raises ConfigError for a folder without images."""
 
-    def __init__(self, key: str, settings: BackdropsSettings, context: Context) -> None:
-        settings.check_chosen(f"{key}.backdrops")
-        self.key, self.settings, self.context = f"{key}.backdrops", settings, context
+    def __init__(self, key: str, settings: BackgroundSettings, context: Context) -> None:
+        settings.check_chosen(f"{key}.backgrounds")
+        self.key, self.settings, self.context = f"{key}.backgrounds", settings, context
         self._generator = Generator(f"{self.key}.generate", settings.generate, context)
         self.blocks: dict[int, list[Image.Image]] = {}
         self.files: list[Path] = []
@@ -92,7 +98,7 @@ class Backdrops:
         return len(self.files) or self.settings.count
 
     def left_out(self) -> dict[str, int]:
-        """Files in the folder that are no backdrops."""
+        """Files in the folder that are no backgrounds."""
         return {f"in {self.key}.folder, not images": len(self.ignored)} if self.ignored else {}
 
     def inputs(self) -> dict[str, str]:
@@ -104,13 +110,13 @@ class Backdrops:
             digest.update(f"{file.name} {file_sha256(file)} {_text_beside(file)}\n".encode())
         return {f"{self.key}.folder": digest.hexdigest()}
 
-    def draw(self, chance: Random, n: int) -> list[int]:
-        """The numbers of `n` backdrops, different ones as far as there are enough."""
+    def draw(self, rng: Random, n: int) -> list[int]:
+        """The numbers of `n` backgrounds, different ones as far as there are enough."""
         rounds = -(-n // len(self))
-        return [number for _ in range(rounds) for number in chance.sample(range(len(self)), len(self))][:n]
+        return [number for _ in range(rounds) for number in rng.sample(range(len(self)), len(self))][:n]
 
-    def get(self, number: int, size: tuple[int, int]) -> Backdrop:
-        """Backdrop `number`, cropped and resized to `size` (width, height)."""
+    def get(self, number: int, size: tuple[int, int]) -> Background:
+        """Background `number`, cropped and resized to `size` (width, height)."""
         if self.settings.painted:
             return self._painted(number, size)
         if self.settings.generate.model:
@@ -119,32 +125,32 @@ class Backdrops:
                 self.blocks[block] = self._generate(block)
             phrase, seed = self._phrase(number), self._seed(number)
             origin = {"model": self.settings.generate.model, "prompt": self._prompt(number), "seed": seed}
-            return Backdrop(_fit(self.blocks[block][place], size), phrase, origin)
+            return Background(_fit(self.blocks[block][place], size), phrase, origin)
         file = self.files[number]
         try:
             image = load_image(file)
         except ImageError as error:
             raise ConfigError(f"{self.key}.folder: {error}; remove or replace this file") from None
-        return Backdrop(_fit(image, size), _text_beside(file), {"file": file.name})
+        return Background(_fit(image, size), _text_beside(file), {"file": file.name})
 
-    def _painted(self, number: int, size: tuple[int, int]) -> Backdrop:
+    def _painted(self, number: int, size: tuple[int, int]) -> Background:
         from data_gen.drawn_backgrounds import BACKGROUNDS, background, usual_backgrounds
 
         names = usual_backgrounds()
         variant, place = divmod(number, len(names))
         phrases = BACKGROUNDS.get(names[place]).phrases
         image = _fit(background(names[place], variant, max(size)), size)
-        return Backdrop(image, phrases[variant % len(phrases)], {"painted": names[place], "variant": variant})
+        return Background(image, phrases[variant % len(phrases)], {"painted": names[place], "variant": variant})
 
     @property
     def rights(self) -> str:
-        """The licence of the backdrops; "" of those that are painted here."""
+        """The licence of the backgrounds; "" of those that are painted here."""
         if self.settings.generate.model:
             return self.settings.generate.rights()
         return (self.settings.licence or "that of the given images") if self.files else ""
 
     def _generate(self, block: int) -> list[Image.Image]:
-        """The backdrops of a block, always all of them: in a batch of another make-up their last bits would differ."""
+        """The backgrounds of a block, always all: in a batch of another make-up their last bits would differ."""
         first = block * self.settings.batch_size
         numbers = range(first, min(first + self.settings.batch_size, len(self)))
         prompts = [self._prompt(number) for number in numbers]
@@ -152,8 +158,8 @@ class Backdrops:
         if any(unsafe):
             number = numbers[unsafe.index(True)]
             raise ConfigError(
-                f"{self.key}: the model's safety checker refuses backdrop {number} ({self._prompt(number)!r}); change "
-                f"{self.key}.prompts or {self.key}.template"
+                f"{self.key}: the model's safety checker refuses background {number} ({self._prompt(number)!r}); "
+                f"change {self.key}.prompts or {self.key}.template"
             )
         return images
 
@@ -166,7 +172,8 @@ class Backdrops:
     def _seed(self, number: int) -> int:
         from jedi.rng import keyed_seed
 
-        return keyed_seed(self.context.seed, self.key, number)
+        # The old word in it keeps what a seed draws.
+        return keyed_seed(self.context.seed, self.key.replace("backgrounds", "backdrops"), number)
 
 
 def check_places(key: str, prompts: list[str]) -> None:

@@ -57,16 +57,19 @@ class CaptionSettings:
 
     method: str = "keep"
     captioner: str = ""
-    # What the captioner is made to begin with: {name}, {a_name}, {class}, {a_class}. "" lets it begin as it likes.
     begin: str = "a photo of {a_class}"
+    """What the captioner is made to begin with: {name}, {a_name}, {class}, {a_class}. "" lets it begin as it likes."""
     noun: str = ""
-    # One is drawn for each caption that begins with its subject, in place of what it begins with; "" is none.
     openings: list[str] = field(default_factory=lambda: ["", "", "a photo of", "an image of"])
-    max_words: Annotated[int, Range(3, 300)] = 40  # CLIP reads 77 tokens, about 50 words; what is longer is cut
+    """One is drawn for each caption that begins with its subject, in place of what it begins with; "" is none."""
+    max_words: Annotated[int, Range(3, 300)] = 40
+    """CLIP reads 77 tokens, about 50 words; what is longer is cut."""
     lowercase: bool = False
-    beams: Annotated[int, Range(1, 32)] = 3  # 1: greedy
+    beams: Annotated[int, Range(1, 32)] = 3
+    """1: greedy."""
     max_new_tokens: Annotated[int, Range(1, 512)] = 30
-    batch_size: Annotated[int, Range(1, 4096)] = 16  # with another number a GPU's bits differ
+    batch_size: Annotated[int, Range(1, 4096)] = 16
+    """With another number a GPU's bits differ."""
 
     def __post_init__(self) -> None:
         for name, known in (("method", METHODS), ("noun", NOUNS)):
@@ -173,7 +176,7 @@ class Caption(Stage):
         said: list[list[str] | None] = [None] * len(sets)
         if self.settings.method == "captioner":
             said = self._describe(sets)
-        return [self._captioned(one, texts) for one, texts in zip(sets, said, strict=True)]
+        return [self._captioned(sample, texts) for sample, texts in zip(sets, said, strict=True)]
 
     @functools.cached_property
     def captioner(self) -> Captioner:
@@ -185,38 +188,41 @@ class Caption(Stage):
             raise ConfigError(f"caption.captioner={self.settings.captioner}: {error}") from None
 
     def _describe(self, sets: Sequence[SubjectSet]) -> list[list[str]]:
-        images = [image for one in sets for image in one.images]
+        images = [image for sample in sets for image in sample.images]
         beginnings = [
-            self.settings.begin.format(**words_for(subjects_in(one, i))) for one in sets for i in range(len(one.images))
+            self.settings.begin.format(**words_for(subjects_in(sample, i)))
+            for sample in sets
+            for i in range(len(sample.images))
         ]
         captions = iter(self.captioner.describe(images, beginnings) if images else [])
-        return [[next(captions) for _ in one.images] for one in sets]
+        return [[next(captions) for _ in sample.images] for sample in sets]
 
-    def _captioned(self, one: SubjectSet, said: Sequence[str] | None) -> SubjectSet:
-        chance = random.Random(f"{self.context.seed}/{one.key}/caption")
+    def _captioned(self, sample: SubjectSet, said: Sequence[str] | None) -> SubjectSet:
+        rng = random.Random(f"{self.context.seed}/{sample.key}/caption")
         captions, attributes, troubles = [], [], Counter()
         seen: set[str] = set()
-        for i, prompt in enumerate(one.captions):
+        for i, prompt in enumerate(sample.captions):
             text, origin = self._tidy(prompt), "prompt"
             if said is not None:
                 found = self._tidy(_STAMMER.sub(r"\1", " ".join(said[i].split())))
-                trouble = self._trouble(one, i, found, seen)
+                trouble = self._trouble(sample, i, found, seen)
                 if trouble and text:
                     troubles[trouble] += 1
                 elif found:
                     text, origin = found, "captioner"
                 seen.add(found.lower())
-            text = self._with_noun(one, i, text)
+            text = self._with_noun(sample, i, text)
             if not text:
-                text, origin = words_for(subjects_in(one, i))["a_name"], "name"
+                text, origin = words_for(subjects_in(sample, i))["a_name"], "name"
             if begins_with_determiner(text) and not _STYLE.match(text):
-                text = f"{chance.choice(self.settings.openings).strip()} {text}".strip()
+                text = f"{rng.choice(self.settings.openings).strip()} {text}".strip()
             captions.append(text.lower() if self.settings.lowercase else text)
-            attributes.append({**one.attributes[i], "caption_from": origin})
+            attributes.append({**sample.attributes[i], "caption_from": origin})
         record: dict[str, Any] = {"method": self.settings.method}
         if said is not None:
             record |= {"captioner": self.settings.captioner, "said": list(said), "prompts_kept": dict(troubles)}
-        return replace(one, captions=captions, attributes=attributes, provenance={**one.provenance, "caption": record})
+        provenance = {**sample.provenance, "caption": record}
+        return replace(sample, captions=captions, attributes=attributes, provenance=provenance)
 
     def _tidy(self, text: str) -> str:
         """One line without an opening or a full stop, of at most `max_words` words."""
@@ -227,22 +233,22 @@ class Caption(Stage):
                 words.pop()
         return " ".join(words).rstrip(" .,;:")
 
-    def _trouble(self, one: SubjectSet, image: int, caption: str, seen: set[str]) -> str:
+    def _trouble(self, sample: SubjectSet, image: int, caption: str, seen: set[str]) -> str:
         """Why the prompt is the better caption; "" where it is not."""
         if not caption:
             return "empty"
-        begin = self.settings.begin.format(**words_for(subjects_in(one, image)))
+        begin = self.settings.begin.format(**words_for(subjects_in(sample, image)))
         if caption.lower() == self._tidy(begin).lower():
             return "says no more than its beginning"
         return "repeated" if caption.lower() in seen else ""
 
-    def _with_noun(self, one: SubjectSet, image: int, caption: str) -> str:
+    def _with_noun(self, sample: SubjectSet, image: int, caption: str) -> str:
         if not self.settings.noun:
             return caption
-        nouns = [noun_of(subject, self.settings.noun) for subject in subjects_in(one, image)]
+        nouns = [noun_of(subject, self.settings.noun) for subject in subjects_in(sample, image)]
         missing = [noun for noun in nouns if not re.search(rf"\b{re.escape(noun)}(?:e?s)?\b", caption, re.IGNORECASE)]
         if not missing:
             return caption
-        subjects = [subject for subject in subjects_in(one, image) if noun_of(subject, self.settings.noun) in missing]
+        subjects = [x for x in subjects_in(sample, image) if noun_of(x, self.settings.noun) in missing]
         front = words_for(subjects)[f"a_{self.settings.noun}"]
         return f"{front}, {caption}" if caption else front

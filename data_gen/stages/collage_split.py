@@ -38,27 +38,28 @@ class SplitSettings:
     none. With `panel_captions` the panels, in reading order, get a caption each of `provenance["panel_captions"]`, if
     there are enough: right only where the collage was asked for with these scenes in this order."""
 
-    min_panels: Annotated[int, Range(1, 64)] = 2  # training needs a reference and a target
+    min_panels: Annotated[int, Range(1, 64)] = 2
+    """Training needs a reference and a target."""
     choose: str = "first"
     panel_captions: bool = False
-    trim: Annotated[int, Range(0, 64)] = (
-        2  # pixels cut off at each side of a panel, so that nothing of a blurred seam is left
-    )
-    min_side: Annotated[int, Range(8, 4096)] = 64  # pixels; a smaller panel is left out: enlarged, it would teach blur
-    least: Annotated[float, Range(0.02, 0.5)] = (
-        0.1  # nothing is cut to less than this fraction of the collage's width or height
-    )
-    widest_gutter: Annotated[float, Range(0, 0.2)] = (
-        0.06  # as a fraction of the collage's shorter side; borders may be twice as wide
-    )
+    trim: Annotated[int, Range(0, 64)] = 2
+    """Pixels cut off at each side of a panel, so that nothing of a blurred seam is left."""
+    min_side: Annotated[int, Range(8, 4096)] = 64
+    """Pixels; a smaller panel is left out: enlarged, it would teach blur."""
+    least: Annotated[float, Range(0.02, 0.5)] = 0.1
+    """Nothing is cut to less than this fraction of the collage's width or height."""
+    widest_gutter: Annotated[float, Range(0, 0.2)] = 0.06
+    """As a fraction of the collage's shorter side; borders may be twice as wide."""
     # Evidence is explained in data_gen/stages/collage_split.py; a lower threshold finds more, also where nothing is.
-    gutter_evidence: Evidence = 0.6  # of at most 1.5 (and a little for parts of usual size)
-    border_evidence: Evidence = 0.6  # of at most 1.5
+    gutter_evidence: Evidence = 0.6
+    """Of at most 1.5 (and a little for parts of usual size)."""
+    border_evidence: Evidence = 0.6
+    """Of at most 1.5."""
     seam_evidence: Evidence = 0.0
-    first_seam_evidence: Evidence = 1.0  # of the strongest seam of a collage without gutters; photos hold weak ones
-    search_size: Annotated[int, Range(256, 8192)] = (
-        1024  # pixels of the longer side at which larger collages are searched
-    )
+    first_seam_evidence: Evidence = 1.0
+    """Of the strongest seam of a collage without gutters; photos hold weak ones."""
+    search_size: Annotated[int, Range(256, 8192)] = 1024
+    """Pixels of the longer side at which larger collages are searched."""
 
     def __post_init__(self) -> None:
         if self.choose not in CHOICES:

@@ -18,7 +18,7 @@ from data_gen.context import Context
 from data_gen.samples import Dropped, SubjectSet
 from data_gen.sources.subjects import names
 from data_gen.stages import STAGES, Stage
-from data_gen.stages.backgrounds import Backdrops, BackdropsSettings
+from data_gen.stages.backgrounds import Backgrounds, BackgroundSettings
 from data_gen.stages.compositing import (
     EdgesSettings,
     area,
@@ -47,34 +47,42 @@ class ComposeSettings:
     the new image's bottom), and where it has enough pixels: it is enlarged `enlarge` times at most.
     """
 
-    share: Share = 0.5  # of the pairs that neighbouring sets make
-    references: Annotated[int, Range(1, 31)] = 1  # images of each subject alone
-    # Longer side / the image's; a half bounds widths.
+    share: Share = 0.5
+    """Of the pairs that neighbouring sets make."""
+    references: Annotated[int, Range(1, 31)] = 1
+    """Images of each subject alone."""
     size: Annotated[list[float], Interval(0.1, 0.9)] = field(default_factory=lambda: [0.35, 0.6])
-    area: Annotated[list[float], Interval(0, 1)] = field(
-        default_factory=lambda: [0.01, 0.8]
-    )  # subject's share of the image it is cut from
-    min_area: Share = 0.01  # and of the new image, at least; below, there is nothing to learn from it
+    """Longer side / the image's; a half bounds widths."""
+    area: Annotated[list[float], Interval(0, 1)] = field(default_factory=lambda: [0.01, 0.8])
+    """Subject's share of the image it is cut from."""
+    min_area: Share = 0.01
+    """And of the new image, at least; below, there is nothing to learn from it."""
     enlarge: Annotated[float, Range(0.1, 4)] = 1.5
-    jitter: Annotated[float, Range(0, 0.3)] = 0.05  # of the height at which the two stand, as a share of the side
-    name_probability: Share = 1.0  # of saying "a red fox", not "an animal"
-    place_probability: Share = 0.7  # of saying who stands on the left
+    jitter: Annotated[float, Range(0, 0.3)] = 0.05
+    """Of the height at which the two stand, as a share of the side."""
+    name_prob: Share = 1.0
+    """Of saying "a red fox", not "an animal"."""
+    place_prob: Share = 0.7
+    """Of saying who stands on the left."""
     openings: list[str] = field(default_factory=lambda: ["", "", "an image of", "a photo of"])
     edges: EdgesSettings = field(default_factory=EdgesSettings)
-    backdrops: BackdropsSettings = field(default_factory=BackdropsSettings)
+    backgrounds: BackgroundSettings = field(default_factory=BackgroundSettings)
 
     def __post_init__(self) -> None:
         if not self.openings:
             raise ConfigError("compose.openings is empty: name at least one, '' for none")
-        self.backdrops.check("compose.backdrops")
+        self.backgrounds.check("compose.backgrounds")
 
 
 class Figure(NamedTuple):
     """A subject cut out of one image of its set."""
 
-    image: int  # number of that image
-    cutout: Image.Image  # RGBA
-    cut_below: bool  # by the image's lower border
+    image: int
+    """Number of that image."""
+    cutout: Image.Image
+    """RGBA."""
+    cut_below: bool
+    """By the image's lower border."""
 
 
 @STAGES.register("compose")
@@ -93,19 +101,19 @@ class Compose(Stage):
                 f"images_per_set={context.images_per_set} leaves compose no image of both subjects beside "
                 f"{self.settings.references} of each alone (compose.references): set images_per_set={least} or more"
             )
-        self.backdrops = Backdrops("compose", self.settings.backdrops, context)
+        self.backgrounds = Backgrounds("compose", self.settings.backgrounds, context)
 
     @property
     def uses_model(self) -> bool:
-        return bool(self.settings.backdrops.generate.model)
+        return bool(self.settings.backgrounds.generate.model)
 
     def inputs(self) -> dict[str, str]:
         """sha256 of what is given as files."""
-        return self.backdrops.inputs()
+        return self.backgrounds.inputs()
 
     def left_out(self) -> dict[str, int]:
-        """Files in the folder of backdrops that are none."""
-        return self.backdrops.left_out()
+        """Files in the folder of backgrounds that are none."""
+        return self.backgrounds.left_out()
 
     def process(self, sets: Sequence[SubjectSet]) -> list[SubjectSet | Dropped]:
         """All sets as they are, then the new ones in the order of their first halves."""
@@ -117,46 +125,46 @@ class Compose(Stage):
 
     def _together(self, a: SubjectSet, b: SubjectSet) -> SubjectSet | Dropped:
         key = f"{a.key}-with-{b.key.partition('-')[2]}"
-        chance = random.Random(f"{self.context.seed}/{key}")
+        rng = random.Random(f"{self.context.seed}/{key}")
         count = self.settings.references
         alone, figures = [], []
-        for one in (a, b):
-            if len(one.images) <= count:
+        for sample in (a, b):
+            if len(sample.images) <= count:
                 return Dropped(key, "compose: too few images of a subject")
-            usable = self._figures(one)
+            usable = self._figures(sample)
             # References are drawn first from what cannot be cut out: it is of no other use here.
-            order = chance.sample(range(len(one.images)), len(one.images))
+            order = rng.sample(range(len(sample.images)), len(sample.images))
             order.sort(key=lambda i: i in {figure.image for figure in usable})
             alone.append(sorted(order[:count]))
             figures.append([figure for figure in usable if figure.image not in alone[-1]])
             if not figures[-1]:
                 return Dropped(key, "compose: no image of a subject is whole and large enough")
         captions, images, masks, attributes = [], [], [], []
-        for j, (one, chosen) in enumerate(zip((a, b), alone, strict=True)):
-            captions += [one.captions[i] for i in chosen]
-            images += [one.images[i] for i in chosen]
-            masks += [one.masks[i] for i in chosen]
-            attributes += [{**one.attributes[i], "subjects": [j]} for i in chosen]
+        for j, (sample, chosen) in enumerate(zip((a, b), alone, strict=True)):
+            captions += [sample.captions[i] for i in chosen]
+            images += [sample.images[i] for i in chosen]
+            masks += [sample.masks[i] for i in chosen]
+            attributes += [{**sample.attributes[i], "subjects": [j]} for i in chosen]
         targets = self.context.images_per_set - 2 * count
         # All images of a subject are used before one is used again.
-        rows = zip(*(_dealt(chance, given, targets) for given in figures), strict=True)
+        rows = zip(*(_dealt(rng, given, targets) for given in figures), strict=True)
         made_by = []
-        for row, number in zip(rows, self.backdrops.draw(chance, targets), strict=True):
-            backdrop = self.backdrops.get(number, (self.context.resolution,) * 2)
-            order = chance.sample((0, 1), 2)  # who stands on the left
-            image, parts = self._image(row, order, backdrop.image, chance)
-            captions.append(self._caption((a, b), order, backdrop.phrase, chance))
+        for row, number in zip(rows, self.backgrounds.draw(rng, targets), strict=True):
+            background = self.backgrounds.get(number, (self.context.resolution,) * 2)
+            order = rng.sample((0, 1), 2)  # who stands on the left
+            image, parts = self._image(row, order, background.image, rng)
+            captions.append(self._caption((a, b), order, background.phrase, rng))
             images.append(image)
             masks.append(union(parts))
             attributes.append(
                 {
-                    "background": backdrop.phrase,
+                    "background": background.phrase,
                     "subjects": [0, 1],
                     "standing": [_standing(mask, _PLACES[order.index(j)]) for j, mask in enumerate(parts)],
                 }
             )
-            made_by.append({"images": [figure.image for figure in row], "backdrop": number, **backdrop.origin})
-        licences = dict.fromkeys([a.licence, b.licence, *([self.backdrops.rights] if self.backdrops.rights else [])])
+            made_by.append({"images": [figure.image for figure in row], "backdrop": number, **background.origin})
+        licences = dict.fromkeys(filter(None, [a.licence, b.licence, self.backgrounds.rights]))
         return SubjectSet(
             key,
             _joined(a.subject, b.subject),
@@ -170,13 +178,13 @@ class Compose(Stage):
             provenance={"compose": {"sets": [a.key, b.key], "references": alone, "together": made_by}},
         )
 
-    def _figures(self, one: SubjectSet) -> list[Figure]:
+    def _figures(self, sample: SubjectSet) -> list[Figure]:
         """The subject of each image that can be cut out whole."""
         figures = []
-        for i, (image, mask) in enumerate(zip(one.images, one.masks, strict=True)):
+        for i, (image, mask) in enumerate(zip(sample.images, sample.masks, strict=True)):
             if mask is None or not self.settings.area[0] <= area(mask) <= self.settings.area[1]:
                 continue
-            if is_hidden(one.attributes[i]):
+            if is_hidden(sample.attributes[i]):
                 continue
             sides = cut_sides(mask)
             cutout = cut(image, mask, self.settings.edges)
@@ -197,17 +205,17 @@ class Compose(Stage):
         return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
     def _image(
-        self, row: Sequence[Figure], order: Sequence[int], behind: Image.Image, chance: random.Random
+        self, row: Sequence[Figure], order: Sequence[int], behind: Image.Image, rng: random.Random
     ) -> tuple[Image.Image, list[Image.Image]]:
         """Both subjects on the background, `order[0]` in its left half, and the mask of each."""
         side, gap = self.context.resolution, max(1, round(_GAP * self.context.resolution))
-        sizes = [self._large_enough(figure, chance.uniform(*self.settings.size)) for figure in row]
-        ground = chance.uniform(0.7, 0.95)  # both stand on one ground
+        sizes = [self._large_enough(figure, rng.uniform(*self.settings.size)) for figure in row]
+        ground = rng.uniform(0.7, 0.95)  # both stand on one ground
         corners = []
         for j, (figure, (width, height)) in enumerate(zip(row, sizes, strict=True)):
             left = order.index(j) * (side // 2) + gap
-            x = left + round(chance.random() * (side // 2 - 2 * gap - width))
-            foot = ground + chance.uniform(-self.settings.jitter, self.settings.jitter)
+            x = left + round(rng.random() * (side // 2 - 2 * gap - width))
+            foot = ground + rng.uniform(-self.settings.jitter, self.settings.jitter)
             y = side - height if figure.cut_below else min(max(round(foot * side) - height, gap), side - gap - height)
             corners.append((x, y))
         cutouts = [resized(figure.cutout, size) for figure, size in zip(row, sizes, strict=True)]
@@ -222,24 +230,24 @@ class Compose(Stage):
                 return width, height
         return self._fitted(figure.cutout.size, self.settings.size[1])
 
-    def _caption(self, sets: Sequence[SubjectSet], order: Sequence[int], phrase: str, chance: random.Random) -> str:
+    def _caption(self, sets: Sequence[SubjectSet], order: Sequence[int], phrase: str, rng: random.Random) -> str:
         """ "a fox on the left and a cup on the right, in the snow", and other words for it."""
-        says = "name" if chance.random() < self.settings.name_probability else "class"
+        says = "name" if rng.random() < self.settings.name_prob else "class"
         nouns = [noun_of(sets[j].subject, says) for j in order]
         if nouns[0] == nouns[1]:
             nouns = [noun_of(sets[j].subject) for j in order]
         parts = [names(noun, noun)["a_name"] for noun in nouns]
-        says_places = chance.random() < self.settings.place_probability
+        says_places = rng.random() < self.settings.place_prob
         if says_places:
             parts = [f"{part} on the {place}" for part, place in zip(parts, _PLACES, strict=True)]
-            if chance.random() < 0.3:
+            if rng.random() < 0.3:
                 parts.reverse()
             together = " and ".join(parts)
         else:
-            chance.shuffle(parts)
-            together = chance.choice((" and ", " and ", " next to ", " beside ")).join(parts)
-        opening = chance.choice(self.settings.openings).strip()
-        form = chance.randrange(3)
+            rng.shuffle(parts)
+            together = rng.choice((" and ", " and ", " next to ", " beside ")).join(parts)
+        opening = rng.choice(self.settings.openings).strip()
+        form = rng.randrange(3)
         if phrase and form == 0 and not opening:
             return f"{phrase}, {together}"
         # "a fox on the left on the tiles" would be hard to read.
@@ -251,16 +259,16 @@ def pairs(sets: Sequence[SubjectSet]) -> Iterator[tuple[SubjectSet, SubjectSet]]
     """Each set of one subject with the next of its split that shows another class and is still alone."""
     waiting: list[SubjectSet] = []
     found: dict[str, tuple[SubjectSet, SubjectSet]] = {}
-    for one in sets:
-        if "subjects" in one.subject:
+    for sample in sets:
+        if "subjects" in sample.subject:
             continue
-        other = next((other for other in waiting if other.split == one.split and _differ(other, one)), None)
+        other = next((other for other in waiting if other.split == sample.split and _differ(other, sample)), None)
         if other is None:
-            waiting.append(one)
+            waiting.append(sample)
         else:
             waiting.remove(other)
-            found[other.key] = (other, one)
-    return (found[one.key] for one in sets if one.key in found)
+            found[other.key] = (other, sample)
+    return (found[sample.key] for sample in sets if sample.key in found)
 
 
 def _differ(a: SubjectSet, b: SubjectSet) -> bool:
@@ -268,9 +276,9 @@ def _differ(a: SubjectSet, b: SubjectSet) -> bool:
     return all(noun_of(a.subject, what) != noun_of(b.subject, what) for what in ("name", "class"))
 
 
-def _dealt(chance: random.Random, figures: Sequence[Figure], n: int) -> list[Figure]:
+def _dealt(rng: random.Random, figures: Sequence[Figure], n: int) -> list[Figure]:
     rounds = -(-n // len(figures))
-    return [figure for _ in range(rounds) for figure in chance.sample(figures, len(figures))][:n]
+    return [figure for _ in range(rounds) for figure in rng.sample(figures, len(figures))][:n]
 
 
 def _standing(mask: Image.Image, place: str) -> dict[str, Any]:

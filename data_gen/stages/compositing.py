@@ -37,7 +37,8 @@ class EdgesSettings:
     """
 
     erode: Pixels = 1.0
-    feather: Pixels = 2.5  # at least half a pixel of the image itself, whatever its size
+    feather: Pixels = 2.5
+    """At least half a pixel of the image itself, whatever its size."""
 
     def alpha(self, mask: Image.Image) -> Image.Image:
         """How much of each pixel stays: a mask (L, from 128 on the subject) -> L; 0 outside of the mask and in the

@@ -66,28 +66,27 @@ class FilterSets(Stage):
             return []
         images = Images(sets, self._encoders)
         verdicts = {name: part.judge(images) for name, part in self.filters.items()}
-        return [
-            self._decide(one, {name: of_sets[n] for name, of_sets in verdicts.items()}) for n, one in enumerate(sets)
-        ]
+        each = [{name: of_sets[n] for name, of_sets in verdicts.items()} for n in range(len(sets))]
+        return [self._decide(sample, found) for sample, found in zip(sets, each, strict=True)]
 
-    def _decide(self, one: SubjectSet, verdicts: Mapping[str, Verdict]) -> SubjectSet | Dropped:
-        scores = dict(one.scores)
+    def _decide(self, sample: SubjectSet, verdicts: Mapping[str, Verdict]) -> SubjectSet | Dropped:
+        scores = dict(sample.scores)
         for name, verdict in verdicts.items():
             try:
                 scores[name] = rounded(verdict.score)
             except InputError as error:
                 raise InputError(
-                    f"filter.{name}: {error} for set {one.key}; its images or the model are broken"
+                    f"filter.{name}: {error} for set {sample.key}; its images or the model are broken"
                 ) from None
-        one = replace(one, scores=scores)
+        sample = replace(sample, scores=scores)
         bad: dict[int, str] = {}
         for verdict in verdicts.values():
             bad = {**verdict.images, **bad}
-        kept = without(one, bad, "filter", self.settings.min_images if self.settings.drop_images else None)
+        kept = without(sample, bad, "filter", self.settings.min_images if self.settings.drop_images else None)
         # Where leaving images out is no way, the first filter that complains of anything names the reason.
         is_dropped = isinstance(kept, Dropped)
         for verdict in verdicts.values():
             reason = verdict.reason or (verdict.images[min(verdict.images)] if is_dropped and verdict.images else None)
             if reason:
-                return Dropped(one.key, reason, scores, one)
+                return Dropped(sample.key, reason, scores, sample)
         return kept

@@ -36,14 +36,19 @@ class SegmentSettings:
     null: any. A mask on most of the edge is usually the background."""
 
     model: str = "rembg:isnet-general-use"
-    threshold: Annotated[float, Range(0.01, 1)] = 0.5  # from which value of a mask on a pixel is the subject's
+    threshold: Annotated[float, Range(0.01, 1)] = 0.5
+    """From which value of a mask on a pixel is the subject's."""
     min_part: Share = 0.1
     share: Annotated[list[float], Interval(0, 1)] = field(default_factory=lambda: [0.02, 0.9])
     max_border: Share | None = 0.6
-    prompt: str = "point"  # of sam: point (the image's middle) or box (its middle 80 %)
-    batch: Annotated[int, Range(1, 1024)] = 8  # images in one forward pass
-    replace: bool = False  # also the masks that sets have already
-    drop_images: bool = False  # leave out the image alone, not its set, where `min_images` remain
+    prompt: str = "point"
+    """Of sam: point (the image's middle) or box (its middle 80 %)."""
+    batch: Annotated[int, Range(1, 1024)] = 8
+    """Images in one forward pass."""
+    replace: bool = False
+    """Also the masks that sets have already."""
+    drop_images: bool = False
+    """Leave out the image alone, not its set, where `min_images` remain."""
     min_images: Annotated[int, Range(1, 64)] = 2
 
     def __post_init__(self) -> None:
@@ -70,8 +75,8 @@ class Segment(Stage):
     def process(self, sets: Sequence[SubjectSet]) -> list[SubjectSet | Dropped]:
         wanted = [
             (n, i)
-            for n, one in enumerate(sets)
-            for i, mask in enumerate(one.masks)
+            for n, sample in enumerate(sets)
+            for i, mask in enumerate(sample.masks)
             if mask is None or self.settings.replace
         ]
         found = {}
@@ -81,25 +86,25 @@ class Segment(Stage):
             names = [str(sets[n].subject["name"]) for n, _ in places]
             found.update(zip(places, self.segmenter.find(images, names), strict=True))
         made = {place: clean(mask, self.settings.threshold, self.settings.min_part) for place, mask in found.items()}
-        return [self._judge(n, one, made) for n, one in enumerate(sets)]
+        return [self._judge(n, sample, made) for n, sample in enumerate(sets)]
 
-    def _judge(self, n: int, one: SubjectSet, made: dict[tuple[int, int], Image.Image]) -> SubjectSet | Dropped:
-        masks = [made.get((n, i), mask) for i, mask in enumerate(one.masks)]
+    def _judge(self, n: int, sample: SubjectSet, made: dict[tuple[int, int], Image.Image]) -> SubjectSet | Dropped:
+        masks = [made.get((n, i), mask) for i, mask in enumerate(sample.masks)]
         on = [np.asarray(mask) >= 255 * self.settings.threshold for mask in masks]
         shares = [round(float(x.mean()), 4) for x in on]
         borders = [round(_on_the_border(x), 4) for x in on]
         described = [
             {**old, "box": _box(x), "mask_share": share}
-            for old, x, share in zip(one.attributes, on, shares, strict=True)
+            for old, x, share in zip(sample.attributes, on, shares, strict=True)
         ]
-        provenance = one.provenance
+        provenance = sample.provenance
         if any((n, i) in made for i in range(len(masks))):
             provenance = {**provenance, "segmenter": self.settings.model}
-        scores = {**one.scores, "mask_share": shares, "mask_border": borders}
-        one = replace(one, masks=masks, attributes=described, provenance=provenance, scores=scores)
+        scores = {**sample.scores, "mask_share": shares, "mask_border": borders}
+        sample = replace(sample, masks=masks, attributes=described, provenance=provenance, scores=scores)
         reasons = [self._why(share, border) for share, border in zip(shares, borders, strict=True)]
         bad = {i: reason for i, reason in enumerate(reasons) if reason}
-        return without(one, bad, "segment", self.settings.min_images if self.settings.drop_images else None)
+        return without(sample, bad, "segment", self.settings.min_images if self.settings.drop_images else None)
 
     def _why(self, share: float, border: float) -> str | None:
         """Why an image with such a mask will not do."""

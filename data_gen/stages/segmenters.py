@@ -10,7 +10,6 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from data_gen.context import Context
+from data_gen.packages import need
 from jedi.errors import InputError, first_line
 from jedi.io.config import ConfigError
 from jedi.io.registry import Registry
@@ -67,7 +67,7 @@ class Border:
     def __init__(self, source: str, settings: Any, context: Context) -> None:
         if source:
             raise InputError("border has no models to choose from; write segment.model=border")
-        _need("scipy", "data")
+        need("scipy", "border")
 
     def find(self, images: Sequence[Image.Image], names: Sequence[str]) -> list[Image.Image]:
         return [self._find(image) for image in images]
@@ -109,7 +109,7 @@ class Rembg:
 
     def __init__(self, source: str, settings: Any, context: Context) -> None:
         for package in ("rembg", "onnxruntime"):
-            _need(package, "rembg")
+            need(package, "rembg")
         name, _, file = source.rpartition("=")
         if not name and source.endswith(".onnx"):
             name = "dis_custom"
@@ -270,8 +270,3 @@ def _load(cls: type, source: str, kind: str, settings: Any, context: Context) ->
         return load_model(cls, source, (kind,), torch.device(device_of(context)))
     except EncoderError as error:
         raise ConfigError(f"segment.model={settings.model}: {error}") from None
-
-
-def _need(package: str, extra: str) -> None:
-    if find_spec(package) is None:
-        raise InputError(f"{package} is not installed; pip install jedi-diffusion[{extra}]")

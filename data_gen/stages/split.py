@@ -32,28 +32,28 @@ class Split(Stage):
             )
 
     def process(self, sets: Sequence[SubjectSet]) -> list[SubjectSet | Dropped]:
-        return [self._split(one) for one in sets]
+        return [self._split(sample) for sample in sets]
 
-    def _split(self, one: SubjectSet) -> SubjectSet | Dropped:
-        collage = one.images[0]
+    def _split(self, sample: SubjectSet) -> SubjectSet | Dropped:
+        collage = sample.images[0]
         boxes = find_panels(collage, self.settings)
         if boxes is None:
-            return Dropped(one.key, "no collage", one.scores, one)
+            return Dropped(sample.key, "no collage", sample.scores, sample)
         trim = self.settings.trim
         panels = [(left + trim, top + trim, right - trim, bottom - trim) for left, top, right, bottom in boxes]
         large = [i for i, panel in enumerate(panels) if self._is_large(panel)]
         if len(large) < self.settings.min_panels:
             reason = "too few panels" if len(panels) < self.settings.min_panels else "panels too small"
-            return Dropped(one.key, reason, one.scores, one)
-        chosen = self._choose(one.key, large)
-        captions = self._captions(one, len(panels))
+            return Dropped(sample.key, reason, sample.scores, sample)
+        chosen = self._choose(sample.key, large)
+        captions = self._captions(sample, len(panels))
         return replace(
-            one,
+            sample,
             captions=[captions[i] for i in chosen],
             images=[collage.crop(panels[i]) for i in chosen],
             masks=[None] * len(chosen),
-            attributes=[{**one.attributes[0], "panel": list(panels[i])} for i in chosen],
-            provenance={**one.provenance, "panels_found": len(panels)},
+            attributes=[{**sample.attributes[0], "panel": list(panels[i])} for i in chosen],
+            provenance={**sample.provenance, "panels_found": len(panels)},
         )
 
     def _is_large(self, panel: Box) -> bool:
@@ -66,8 +66,8 @@ class Split(Stage):
             return sorted(random.Random(f"{self.context.seed}/{key}/split").sample(panels, self.most))
         return panels[: self.most]
 
-    def _captions(self, one: SubjectSet, count: int) -> list[str]:
-        own = one.provenance.get("panel_captions") or []
+    def _captions(self, sample: SubjectSet, count: int) -> list[str]:
+        own = sample.provenance.get("panel_captions") or []
         if self.settings.panel_captions and len(own) >= count:
             return own[:count]
-        return [one.provenance.get("panel_caption") or one.captions[0]] * count
+        return [sample.provenance.get("panel_caption") or sample.captions[0]] * count

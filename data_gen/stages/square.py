@@ -44,13 +44,13 @@ class Square(Stage):
         self.min_side = settings.min_side or max(1, context.resolution // 2)
 
     def process(self, sets: Sequence[SubjectSet]) -> list[SubjectSet | Dropped]:
-        return [self._square(one) for one in sets]
+        return [self._square(sample) for sample in sets]
 
-    def _square(self, one: SubjectSet) -> SubjectSet | Dropped:
-        if min(min(image.size) for image in one.images) < self.min_side:
-            return Dropped(one.key, "image too small", one.scores, one)
+    def _square(self, sample: SubjectSet) -> SubjectSet | Dropped:
+        if min(min(image.size) for image in sample.images) < self.min_side:
+            return Dropped(sample.key, "image too small", sample.scores, sample)
         images, masks, attributes = [], [], []
-        for image, mask, described in zip(one.images, one.masks, one.attributes, strict=True):
+        for image, mask, described in zip(sample.images, sample.masks, sample.attributes, strict=True):
             box = square_box(image.size, self._centre(mask))
             size = (self.context.resolution,) * 2
             images.append(image.resize(size, Image.Resampling.LANCZOS, box))
@@ -58,7 +58,7 @@ class Square(Stage):
             if masks[-1] is not None:
                 described = _described(described, masks[-1])
             attributes.append(described)
-        return replace(one, images=images, masks=masks, attributes=attributes)
+        return replace(sample, images=images, masks=masks, attributes=attributes)
 
     def _centre(self, mask: Image.Image | None) -> tuple[float, float] | None:
         box = mask.getbbox() if mask is not None and self.settings.centre == "subject" else None

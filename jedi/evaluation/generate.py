@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from jedi.errors import InputError
 from jedi.io.files import file_sha256, write_text
+from jedi.io.frozen import differences
 from jedi.io.images import load_image, load_mask, save_png
 from jedi.rng import check_seed, seeded_generator
 
@@ -290,18 +291,16 @@ def _check_same(old: Mapping[str, Any], new: Mapping[str, Any], folder: str | Pa
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What differs between two plans, in words; the versions are another matter."""
-    found = []
-    for section in ("model", "settings"):
-        keys = sorted({*old[section], *new[section]})
-        for key in (key for key in keys if old[section].get(key) != new[section].get(key)):
-            was, wanted = (f"{x[section].get(key)}"[:40] for x in (old, new))
-            found.append(f"{section} {key}: it has {was}, wanted is {wanted}")
+    before, after = ({section: plan[section] for section in ("model", "settings")} for plan in (old, new))
+    found = [
+        f"{key.replace('.', ' ', 1)}: it has {f'{was}'[:40]}, wanted is {f'{wanted}'[:40]}"
+        for key, was, wanted in differences(before, after)
+    ]
     if len(old["items"]) != len(new["items"]):
         found.append(f"it has {len(old['items'])} items, wanted are {len(new['items'])}")
     for was, wanted in zip(old["items"], new["items"], strict=False):
         if was != wanted:
-            keys = [key for key in {**was, **wanted} if was.get(key) != wanted.get(key)]
-            found.append(f"item {wanted['id']}: another {', '.join(keys)}")
+            found.append(f"item {wanted['id']}: another {', '.join(key for key, *_ in differences(was, wanted))}")
     return found
 
 

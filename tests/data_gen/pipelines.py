@@ -15,8 +15,8 @@ from diffusers import (
 from transformers import CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
 
 from data_gen.context import Context
-from data_gen.prompts import PromptBook, Subject
-from data_gen.prompts.book import save
+from data_gen.prompts import PromptSet, Subject
+from data_gen.prompts.prompt_set import save
 from tests import tiny
 
 SUBJECTS = ("red cat", "blue bird", "dog", "cup", "red fox", "teapot", "robot", "candle", "duck", "clock")
@@ -84,7 +84,7 @@ def write_book(folder: Path, subjects: Sequence[str] = SUBJECTS, scenes: int = 6
         )
         for name in subjects
     ]
-    save(PromptBook(found), folder)
+    save(PromptSet(found), folder)
     return folder
 
 

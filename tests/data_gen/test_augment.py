@@ -10,7 +10,7 @@ from PIL import Image
 from data_gen.sources.prompted import GenerationSettings
 from data_gen.stages import STAGES
 from data_gen.stages.augment import Augment, AugmentSettings, InpaintSettings
-from data_gen.stages.backgrounds import Backdrop, Backdrops, BackdropsSettings
+from data_gen.stages.backgrounds import Background, Backgrounds, BackgroundSettings
 from data_gen.stages.compositing import EdgesSettings, _depth, cut, cut_sides, grown, paste
 from data_gen.stages.phrases import PLACES, fill, place_of
 from jedi.io.config import ConfigError, load
@@ -18,7 +18,7 @@ from jedi.rng import seeded_generator
 from tests.data_gen.made_sets import SIDE, context, copied, make_set, make_unit, photo, pixels, same
 from tests.data_gen.pipelines import save_inpainting
 
-PAINTED = {"method": "composite", "backdrops": BackdropsSettings(painted=True, count=40)}
+PAINTED = {"method": "composite", "backgrounds": BackgroundSettings(painted=True, count=40)}
 
 
 def augment(**changes) -> Augment:
@@ -55,13 +55,13 @@ def test_alpha_is_whole_inside_nothing_outside_and_rises_between():
 
 def test_depth_is_the_distance_to_the_nearest_pixel_outside():
     """Against the plain definition, on random masks."""
-    chance = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     for _ in range(20):
-        height, width = chance.integers(4, 24, 2)
-        inside = chance.random((height, width)) < chance.choice([0.6, 0.9, 0.98])
+        height, width = rng.integers(4, 24, 2)
+        inside = rng.random((height, width)) < rng.choice([0.6, 0.9, 0.98])
         far = np.pad(inside, 14, mode="edge")
         outside = np.argwhere(~far) - 14
-        limit = float(chance.uniform(0.3, 9))
+        limit = float(rng.uniform(0.3, 9))
         expected = np.full(inside.shape, limit)
         for y, x in np.ndindex(*inside.shape):
             if len(outside):
@@ -159,7 +159,7 @@ def test_nothing_of_the_old_background_shines_at_the_edge():
     one = make_set(0, "fox", "animal", (200, 40, 40), n=2, size=(128, 128))
     one = replace(one, images=[Image.composite(image, green, soft)] * 2, masks=[mask] * 2)
     stage = augment(share=0.5)
-    stage.backdrops.get = lambda number, size: Backdrop(Image.new("RGB", size, (128, 0, 128)), "in violet", {})
+    stage.backgrounds.get = lambda number, size: Background(Image.new("RGB", size, (128, 0, 128)), "in violet", {})
     made = stage.process([one])[0]
     (i,) = changed(made)
     new = pixels(made.images[i])
@@ -181,8 +181,8 @@ def test_captions_attributes_and_provenance_say_what_was_done():
             assert described["augmented"] == "composite" and described["member"] == i
             assert set(record["images"][str(i)]) == {"backdrop", "painted", "variant"}
             phrases.add(described["background"])
-        backdrops = [record["images"][str(i)]["backdrop"] for i in changed(one)]
-        assert len(set(backdrops)) == len(backdrops)
+        backgrounds = [record["images"][str(i)]["backdrop"] for i in changed(one)]
+        assert len(set(backgrounds)) == len(backgrounds)
     assert len(phrases) > 4
     assert made[0].licence == "CC0-1.0"  # painted here
 
@@ -251,15 +251,15 @@ def test_subjects_that_stand_together_are_not_moved():
         assert (made.masks[i] is one.masks[i]) == (i > 1)
 
 
-# --- backdrops
+# --- backgrounds
 
 
 def test_given_images_with_their_words(tmp_path):
     for name, colour in (("a.png", (250, 0, 250)), ("b.png", (0, 250, 250))):
         Image.new("RGB", (100, 60), colour).save(tmp_path / name)
     (tmp_path / "a.txt").write_text("in a pink\n room \n")
-    given = BackdropsSettings(folder=str(tmp_path), licence="CC-BY-4.0")
-    stage = augment(backdrops=given, share=0.75)
+    given = BackgroundSettings(folder=str(tmp_path), licence="CC-BY-4.0")
+    stage = augment(backgrounds=given, share=0.75)
     before = stage.inputs()
     made = stage.process(make_unit())
     captions = {one.captions[i] for one in made for i in changed(one)}
@@ -268,23 +268,23 @@ def test_given_images_with_their_words(tmp_path):
     assert {record["file"] for one in made for record in one.provenance["augment"]["images"].values()} == {
         "a.png", "b.png",
     }  # fmt: skip
-    assert list(before) == ["augment.backdrops.folder"] and augment(backdrops=given).inputs() == before
+    assert list(before) == ["augment.backgrounds.folder"] and augment(backgrounds=given).inputs() == before
     (tmp_path / "a.txt").write_text("in a red room")
-    assert augment(backdrops=given).inputs() != before
+    assert augment(backgrounds=given).inputs() != before
     (tmp_path / "b.png").write_bytes(b"no image")
-    with pytest.raises(ConfigError, match=r"augment\.backdrops\.folder.*b\.png.*remove or replace"):
-        augment(backdrops=given, share=0.75).process(make_unit())
+    with pytest.raises(ConfigError, match=r"augment\.backgrounds\.folder.*b\.png.*remove or replace"):
+        augment(backgrounds=given, share=0.75).process(make_unit())
 
 
 @pytest.mark.slow
-def test_a_generated_backdrop_depends_on_its_number_alone(tiny_base):
+def test_a_generated_background_depends_on_its_number_alone(tiny_base):
     generate = GenerationSettings(model=str(tiny_base), num_inference_steps=2)
-    settings = BackdropsSettings(generate=generate, count=5, batch_size=2, prompts=["on the grass", "on a beach"])
+    settings = BackgroundSettings(generate=generate, count=5, batch_size=2, prompts=["on the grass", "on a beach"])
 
-    def backdrops():
-        return Backdrops("augment", settings, context(resolution=32))
+    def backgrounds():
+        return Backgrounds("augment", settings, context(resolution=32))
 
-    forwards, backwards = backdrops(), backdrops()
+    forwards, backwards = backgrounds(), backgrounds()
     first = [forwards.get(j, (32, 32)) for j in range(5)]
     last = [backwards.get(j, (32, 32)) for j in reversed(range(5))][::-1]
     assert all(a.image.tobytes() == b.image.tobytes() and a[1:] == b[1:] for a, b in zip(first, last, strict=True))
@@ -299,7 +299,7 @@ def test_a_generated_backdrop_depends_on_its_number_alone(tiny_base):
         num_inference_steps=2,
     ).images
     assert [image.tobytes() for image in bare] == [one.image.tobytes() for one in first[2:4]]
-    made = augment(backdrops=settings, share=0.5).process(make_unit()[:1])[0]
+    made = augment(backgrounds=settings, share=0.5).process(make_unit()[:1])[0]
     assert made.licence.endswith(f"backgrounds: that of the model {tiny_base}")
 
 
@@ -445,10 +445,16 @@ def test_registered_and_light():
         ({"method": "blur"}, r"augment\.method is 'blur'.*inpaint, composite"),
         ({"caption": "{subject}"}, r"augment\.caption.*subject.*known are \{name\}"),
         ({"method": "inpaint", "shift": 0.1}, r"augment\.shift.*composite"),
-        ({"backdrops": BackdropsSettings()}, r"augment\.backdrops: none is set.*folder=DIR.*generate\.model.*painted"),
-        ({"backdrops": BackdropsSettings(painted=True, folder="x")}, r"folder and augment\.backdrops\.painted are set"),
-        ({"backdrops": BackdropsSettings(folder="/nowhere")}, r"augment\.backdrops\.folder: /nowhere: no such"),
-        ({"backdrops": BackdropsSettings(prompts=[""])}, r"augment\.backdrops\.prompts is \[''\]"),
+        (
+            {"backgrounds": BackgroundSettings()},
+            r"augment\.backgrounds: none is set.*folder=DIR.*generate\.model.*painted",
+        ),
+        (
+            {"backgrounds": BackgroundSettings(painted=True, folder="x")},
+            r"folder and augment\.backgrounds\.painted are set",
+        ),
+        ({"backgrounds": BackgroundSettings(folder="/nowhere")}, r"augment\.backgrounds\.folder: /nowhere: no such"),
+        ({"backgrounds": BackgroundSettings(prompts=[""])}, r"augment\.backgrounds\.prompts is \[''\]"),
         ({"method": "inpaint"}, r"augment\.inpaint\.model is empty.*method=composite"),
         ({"method": "inpaint", "inpaint": InpaintSettings(model="a/b", width=64)}, r"inpaint\.width.*inpaint\.side"),
         ({"method": "inpaint", "inpaint": InpaintSettings(model="a/b", prompt="{x}")}, r"augment\.inpaint\.prompt"),
@@ -466,22 +472,22 @@ class Sections:
 
 def test_the_section_is_set_from_the_command_line(tmp_path):
     file = tmp_path / "config.yaml"
-    file.write_text("augment:\n  method: composite\n  backdrops: {painted: true}\n  edges: {feather: 3}\n")
+    file.write_text("augment:\n  method: composite\n  backgrounds: {painted: true}\n  edges: {feather: 3}\n")
     loaded = load(Sections, file, ["augment.share=0.25", "augment.inpaint.side=512", "augment.inpaint.call={eta: 0}"])
     assert loaded.augment == AugmentSettings(
         method="composite",
         share=0.25,
         edges=EdgesSettings(feather=3.0),
         inpaint=InpaintSettings(side=512, call={"eta": 0}),
-        backdrops=BackdropsSettings(painted=True),
+        backgrounds=BackgroundSettings(painted=True),
     )
-    with pytest.raises(ConfigError, match=r"augment\.backdrops\.count is 0"):
-        load(Sections, file, ["augment.backdrops.count=0"])
+    with pytest.raises(ConfigError, match=r"augment\.backgrounds\.count is 0"):
+        load(Sections, file, ["augment.backgrounds.count=0"])
 
 
 def test_a_model_that_cannot_be_had(tmp_path):
     with pytest.raises(ConfigError, match=r"augment\.inpaint\.model"):
         inpaint(tmp_path / "nowhere").process(make_unit())
-    stage = augment(backdrops=BackdropsSettings(generate=GenerationSettings(model=str(tmp_path / "nowhere"))))
-    with pytest.raises(ConfigError, match=r"augment\.backdrops\.generate\.model"):
+    stage = augment(backgrounds=BackgroundSettings(generate=GenerationSettings(model=str(tmp_path / "nowhere"))))
+    with pytest.raises(ConfigError, match=r"augment\.backgrounds\.generate\.model"):
         stage.process(make_unit())

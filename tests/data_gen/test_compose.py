@@ -10,7 +10,7 @@ from PIL import Image
 
 from data_gen.samples import Dropped
 from data_gen.stages import STAGES
-from data_gen.stages.backgrounds import BackdropsSettings
+from data_gen.stages.backgrounds import BackgroundSettings
 from data_gen.stages.compose import Compose, ComposeSettings, pairs
 from data_gen.stages.compositing import EdgesSettings
 from jedi.data import Draw, SetDataset, SetIndex
@@ -19,11 +19,11 @@ from tests.conftest import _add
 from tests.data_gen.conftest import section
 from tests.data_gen.made_sets import SIDE, context, copied, make_set, make_unit, pixels, same
 
-PAINTED = BackdropsSettings(painted=True, count=40)
+PAINTED = BackgroundSettings(painted=True, count=40)
 
 
 def compose(images_per_set: int = 5, seed: int = 0, resolution: int = SIDE, **changes) -> Compose:
-    settings = ComposeSettings(**{"share": 1.0, "backdrops": PAINTED, **changes})
+    settings = ComposeSettings(**{"share": 1.0, "backgrounds": PAINTED, **changes})
     return Compose(settings, context(images_per_set=images_per_set, seed=seed, resolution=resolution))
 
 
@@ -139,7 +139,7 @@ def test_captions_tell_who_stands_where():
             )
     assert 0.55 < said / (said + unsaid) < 0.85 and reversed_order > 5
     assert len(texts) > 15
-    classes = [text for one in new_sets(units[:8], name_probability=0.0) for text in one.captions[2:]]
+    classes = [text for one in new_sets(units[:8], name_prob=0.0) for text in one.captions[2:]]
     assert all("an animal" in text and "a thing" in text and "fox" not in text for text in classes)
 
 
@@ -247,7 +247,7 @@ def test_registered_and_light():
     [
         ({"images_per_set": 4, "references": 2}, r"images_per_set=4.*set images_per_set=5 or more"),
         ({"openings": []}, r"compose\.openings is empty"),
-        ({"backdrops": BackdropsSettings()}, r"compose\.backdrops: none is set"),
+        ({"backgrounds": BackgroundSettings()}, r"compose\.backgrounds: none is set"),
     ],
 )
 def test_mistakes_are_named(changes, message):

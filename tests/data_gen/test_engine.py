@@ -57,7 +57,7 @@ def settings(models) -> list[str]:
         f"filter.identity.encoder=dinov2:{models}/dinov2", "filter.identity.min_mean=0.955",
         f"filter.text.encoder=clip:{models}/clip", "filter.text.min_score=-1", "filter.sharpness.min_score=1",
         f"augment.inpaint.model={models}/inpaint", "augment.inpaint.num_inference_steps=2",
-        "compose.share=1", "compose.backdrops.painted=true", "caption.method=captioner",
+        "compose.share=1", "compose.backgrounds.painted=true", "caption.method=captioner",
         f"caption.captioner=blip:{models}/captioner", "finish.duplicate_distance=0",
     ]  # fmt: skip
 

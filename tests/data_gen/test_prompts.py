@@ -13,9 +13,9 @@ import pytest
 
 from data_gen.english import with_article
 from data_gen.prompts import PROMPT_BACKENDS, Answer, PromptsSettings, read_prompts, write_prompts
-from data_gen.prompts.parsing import Refused, alike, check_look, check_name, check_scene, parse
-from data_gen.prompts.response_cache import Journal
-from data_gen.prompts.templates import ask_portrait, ask_subjects
+from data_gen.prompts.parsing import Invalid, alike, check_look, check_name, check_scene, parse
+from data_gen.prompts.response_cache import ResponseCache
+from data_gen.prompts.templates import ask_details, ask_subjects
 from data_gen.prompts.vocabulary import CATEGORY, LIGHTS, PLACES
 from data_gen.prompts.words import head_noun, singular, slug, subject_key
 from jedi.io.config import ConfigError, load
@@ -117,7 +117,7 @@ def test_the_grammar_has_thousands_of_subjects_and_its_words_fit():
         for noun in nouns:
             try:
                 check_name(f"{kind.looks[0]} {noun}", category)
-            except Refused as error:
+            except Invalid as error:
                 refused.append((noun, error.reason))
         assert not refused, category
     assert len(set(PLACES)) == len(PLACES) >= 64  # scenes_per_subject draws without putting back
@@ -174,7 +174,7 @@ def test_names_that_are_accepted(text, name):
     ],
 )
 def test_names_that_are_refused(text, reason):
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(Invalid) as refused:
         check_name(text, "animal")
     assert refused.value.reason == reason
 
@@ -205,14 +205,14 @@ def test_scenes(text, reason):
         scene = check_scene(text, "red fox", [])
         assert "\n" not in scene and not scene.endswith(".") and check_look(text, "red fox") == scene
         return
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(Invalid) as refused:
         check_scene(text, "red fox", [])
     assert refused.value.reason == reason
 
 
 def test_a_near_repeat_is_refused():
     known = ["a red fox sleeping under the old trees"]
-    with pytest.raises(Refused, match="repeat"):
+    with pytest.raises(Invalid, match="repeat"):
         check_scene("Under an old tree, the red fox is sleeping", "red fox", known)
     assert check_scene("a red fox sleeping under an old car", "red fox", known)
 
@@ -259,10 +259,10 @@ def test_answers_are_parsed_strictly(text, reason):
     if reason is None:
         assert parse(Answer(text), request) == {"subjects": ["a"]}
         thinking = text.startswith("<think>") and "</think>" not in text
-        with pytest.raises(Refused, match="^cut off while thinking$" if thinking else "^cut off$"):
+        with pytest.raises(Invalid, match="^cut off while thinking$" if thinking else "^cut off$"):
             parse(Answer(text, finished=False), request)
         return
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(Invalid) as refused:
         parse(Answer(text), request)
     assert refused.value.reason == reason
 
@@ -280,7 +280,7 @@ def test_the_worked_examples_would_be_accepted_as_answers():
             pattern = request.schema["properties"]["subjects"]["items"]["pattern"]
             assert len(shown) == 8 and [check_name(name, other) for name in shown] == shown
             assert all(re.fullmatch(pattern, name) for name in shown)
-        asked = ask_portrait(config, 0, "toy", "old brass trumpet", 0, look=True, scenes=3, refused="")
+        asked = ask_details(config, 0, "toy", "old brass trumpet", 0, look=True, scenes=3, complaint="")
         shown = json.loads(asked.messages[2]["content"])
         parts = asked.schema["properties"]
         assert set(shown) == set(parts)
@@ -533,7 +533,7 @@ def test_a_journal_cut_anywhere_in_its_last_line_loses_that_answer_only(tmp_path
     start = data.rstrip(b"\n").rfind(b"\n") + 1
     for end in [*range(start, len(data), 7), len(data) - 1]:
         journal.write_bytes(data[:end])
-        with Journal(tmp_path) as cut:
+        with ResponseCache(tmp_path) as cut:
             assert len(cut) == data.count(b"\n") - 1
         assert journal.read_bytes() == data[:start]
         book.unlink()
@@ -555,7 +555,7 @@ def test_a_broken_line_in_a_journal_is_an_error(tmp_path, line):
     lines = journal.read_text().splitlines()
     journal.write_text("\n".join([lines[0], line, *lines[1:]]) + "\n")
     before = journal.read_bytes()
-    with pytest.raises(ConfigError, match=r"prompts\.jsonl, line 2: not a journaled answer.*remove the line"):
+    with pytest.raises(ConfigError, match=r"prompts\.jsonl, line 2: not a cached answer.*remove the line"):
         written(config, tmp_path)
     assert journal.read_bytes() == before
     # And the remedy works.
@@ -586,7 +586,7 @@ def test_a_full_disk_leaves_a_good_journal(tmp_path, monkeypatch):
 
 
 def test_one_writer_at_a_time(tmp_path):
-    with Journal(tmp_path), pytest.raises(FolderInUse, match="another run is at work in"):
+    with ResponseCache(tmp_path), pytest.raises(FolderInUse, match="another run is at work in"):
         written(PromptsSettings(subjects=1), tmp_path)
     assert len(written(PromptsSettings(subjects=1), tmp_path).subjects) == 1
 

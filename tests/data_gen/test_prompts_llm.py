@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from data_gen.prompts import PromptsSettings, local, read_prompts
 from data_gen.prompts.endpoint import OpenAi
-from data_gen.prompts.templates import ask_portrait, ask_subjects
+from data_gen.prompts.templates import ask_details, ask_subjects
 from data_gen.prompts.words import head_noun, subject_key, words
 from jedi.io.config import ConfigError
 from tests.data_gen.test_endpoint import endpoint_config, written
@@ -66,7 +66,7 @@ def test_even_random_weights_answer_in_json(tiny_llm):
     assert answer.finished
     assert len(json.loads(answer.text)["subjects"]) == 2
     portrait = json.loads(
-        backend.answer(ask_portrait(config, 0, "animal", "red fox", 0, look=True, scenes=2, refused="")).text
+        backend.answer(ask_details(config, 0, "animal", "red fox", 0, look=True, scenes=2, complaint="")).text
     )
     assert portrait["look"].startswith("a red fox with ") and len(portrait["scenes"]) == 2
     # Chance is the request's own: the same again, another seed is another answer, nobody else's is used.
@@ -127,7 +127,7 @@ def test_a_library_that_is_missing_is_named(tiny_llm, tmp_path, monkeypatch):
         ConfigError, match=r"needs llguidance, which is not installed: pip install 'jedi-diffusion\[llm\]'"
     ):
         written(local_config(tiny_llm), tmp_path)
-    with pytest.raises(ConfigError, match=r"needs openai: pip install 'jedi-diffusion\[llm\]'"):
+    with pytest.raises(ConfigError, match=r"needs openai, which is not installed: pip install 'jedi-diffusion\[llm\]'"):
         OpenAi(endpoint_config("http://127.0.0.1:1/v1"))
 
 

@@ -288,7 +288,7 @@ def test_a_kill_in_the_report_is_mended_by_the_same_command(tmp_path, monkeypatc
 
 
 def test_a_report_without_a_set(tmp_path):
-    strict = EmojiSettings(min_visible=1.0, accessory_probability=1.0, accessories=["goggles"])
+    strict = EmojiSettings(min_visible=1.0, accessory_prob=1.0, accessories=["goggles"])
     run.run(small_config(tmp_path, sets=1, heldout_sets=0, emoji=strict))
     assert (tmp_path / "report" / "contact_sheet.png").exists()
 

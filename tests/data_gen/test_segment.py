@@ -262,9 +262,9 @@ def test_wrong_settings_are_refused(settings, words):
 
 
 def test_a_package_that_is_missing_is_named(monkeypatch):
-    monkeypatch.setattr("data_gen.stages.segmenters.find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for model, extra in (("rembg:u2net", "rembg"), ("border", "data")):
-        with pytest.raises(ConfigError, match=rf"pip install jedi-diffusion\[{extra}\]"):
+        with pytest.raises(ConfigError, match=rf"pip install 'jedi-diffusion\[{extra}\]'"):
             Segment(*configured(model))
 
 

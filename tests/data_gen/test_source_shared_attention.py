@@ -10,14 +10,14 @@ from transformers import CLIPTextModelWithProjection
 
 from data_gen.samples import Dropped, Item
 from data_gen.sources import SOURCES
-from data_gen.sources import masked_shared_attention as coupling
+from data_gen.sources import masked_shared_attention as shared
 from data_gen.sources.masked_shared_attention import (
-    SetContext,
+    SharedContext,
     above_otsu,
     attend_within,
     grid_of,
     grow,
-    install_set_attention,
+    install_masked_shared_attention,
 )
 from data_gen.sources.shared_attention import SharedAttention, SharedAttentionSettings, find_words
 from jedi.attention import JointContext, install_joint_attention, sdpa
@@ -101,15 +101,15 @@ def test_a_unet_with_our_processors(tiny_components, words):
     unet = tiny_components["unet"]
     install_joint_attention(unet)
     plain, mutual = unet_call(unet, None), unet_call(unet, JointContext(2, 0, "mutual"))
-    install_set_attention(unet)
+    install_masked_shared_attention(unet)
     marks = torch.zeros(4, tiny.TEXT_LENGTH, dtype=torch.bool)
     marks[:, 3] = True
 
     def ours(**state):
-        context = SetContext(2, 0, "mutual", grid=(8, 8), words=marks if words else None, **state)
+        context = SharedContext(2, 0, "mutual", grid=(8, 8), words=marks if words else None, **state)
         return unet_call(unet, context), context
 
-    torch.testing.assert_close(ours(coupled=False)[0], plain)
+    torch.testing.assert_close(ours(shared=False)[0], plain)
     torch.testing.assert_close(ours()[0], mutual)
     torch.testing.assert_close(ours(mask=torch.ones(4, 8, 8, dtype=torch.bool))[0], mutual)
     torch.testing.assert_close(ours(mask=torch.zeros(4, 8, 8, dtype=torch.bool))[0], plain)
@@ -135,9 +135,9 @@ def test_the_mask_is_where_pixels_look_at_the_words():
     pixels = -torch.ones(2, 4, 4, 8)
     pixels[0, :2, :2] = pixels[1, 2:, 2:] = 1.0
     words = torch.tensor([[False, True, False]] * 2)
-    context = SetContext(2, grid=(8, 8), words=words)
+    context = SharedContext(2, grid=(8, 8), words=words)
     both = torch.cat([torch.randn(2, 16, 8), pixels.flatten(1, 2)])  # without, then with the prompt
-    context.look(attn, both, torch.cat([torch.randn(2, 3, 8), text]))
+    context.add_map(attn, both, torch.cat([torch.randn(2, 3, 8), text]))
     context.end_step()
     assert context.mask[0, :4, :4].all() and not context.mask[0, 6:, :].any() and not context.mask[0, :, 6:].any()
     assert context.mask[1, 4:, 4:].all() and not context.mask[1, :2, :].any() and not context.mask[1, :, :2].any()
@@ -189,9 +189,9 @@ def test_copies_stay_copies_and_equal_the_single_image(tiny_base):
     seeds = [7, 7, 7]
     settings = {"num_inference_steps": 3, "output_type": "np"}
     alone = pipe("a red cat", generator=torch.Generator().manual_seed(7), **settings).images
-    install_set_attention(pipe.unet)
+    install_masked_shared_attention(pipe.unet)
     for words in (None, torch.tensor([find_words(pipe.tokenizer, "a red cat", ["cat"])] * 3)):
-        context = SetContext(3, 0, "mutual", grid=(8, 8), words=words)
+        context = SharedContext(3, 0, "mutual", grid=(8, 8), words=words)
 
         def after_step(pipe, step, timestep, tensors, context=context):
             context.end_step()
@@ -220,10 +220,10 @@ def test_coupling_makes_the_images_of_a_set_alike(root, tmp_path):
     common = {"prompt": prompt, "num_inference_steps": 6, "guidance_scale": 2.0}
     found = {}
     for name, changes in {
-        "uncoupled": {"coupled": [0.0, 0.0]},
+        "uncoupled": {"shared_steps": [0.0, 0.0]},
         "coupled": {"masked": False},
         "within masks": {"masked": True},
-        "first half": {"coupled": [0.0, 0.5], "masked": False},
+        "first half": {"shared_steps": [0.0, 0.5], "masked": False},
     }.items():
         found[name] = spread(pixels(source(book, model, {"images_per_set": 3}, **common, **changes).make(ITEMS)))
     print(found)
@@ -233,7 +233,7 @@ def test_coupling_makes_the_images_of_a_set_alike(root, tmp_path):
 
 
 def test_uncoupled_is_the_plain_pipeline(book, tiny_base):
-    one = source(book, tiny_base, coupled=[0.0, 0.0], negative_prompt="cup", width=32, height=64)
+    one = source(book, tiny_base, shared_steps=[0.0, 0.0], negative_prompt="cup", width=32, height=64)
     (made,) = one.make([ITEMS[1]])
     pipe = StableDiffusionPipeline.from_pretrained(tiny_base)
     plain = pipe(
@@ -259,12 +259,12 @@ def test_equal_seeds_equal_bytes_whatever_the_grouping(book, tiny_base, masked):
     assert np.array_equal(together, made([[item] for item in ITEMS]))  # a set is a batch
     batched = made([ITEMS], sets_per_batch=2)
     assert np.abs(together - batched).max() <= 1
-    assert np.abs(together - made([ITEMS], coupled=[0.0, 0.0])).max() > 5
+    assert np.abs(together - made([ITEMS], shared_steps=[0.0, 0.0])).max() > 5
     assert np.abs(together - made([ITEMS], {"seed": 1})).max() > 20
 
 
 def test_a_set_and_all_that_made_it(book, tiny_base):
-    one = source(book, tiny_base, prompt="{scene}, {look}", coupled=[0.0, 0.5])
+    one = source(book, tiny_base, prompt="{scene}, {look}", shared_steps=[0.0, 0.5])
     (made,) = one.make([Item("heldout", 1)])
     subject = one.subject(Item("heldout", 1))
     assert made.subject == {"id": "robot", "name": "robot", "class": "thing"}
@@ -276,7 +276,7 @@ def test_a_set_and_all_that_made_it(book, tiny_base):
         "num_inference_steps": 3,
         "prompts": [f"{scene}, a robot with a hat" for scene in made.captions],
         "seeds": [keyed_seed(0, "heldout-00000001", i) for i in range(2)],
-        "coupled": [0.0, 0.5],
+        "shared_steps": [0.0, 0.5],
         "masked": True,
     }
     json.dumps([made.subject, made.attributes, made.provenance])
@@ -300,7 +300,7 @@ def test_a_model_of_two_text_encoders(book, tmp_path, tiny_components):
     StableDiffusionXLPipeline(**parts).save_pretrained(tmp_path)
     made = {
         name: pixels(source(book, tmp_path, **section).make(ITEMS[:2]))
-        for name, section in {"coupled": {}, "uncoupled": {"coupled": [0.0, 0.0]}}.items()
+        for name, section in {"coupled": {}, "uncoupled": {"shared_steps": [0.0, 0.0]}}.items()
     }
     assert made["coupled"].shape == (2, 2, 32, 32, 3)
     assert np.abs(made["coupled"] - made["uncoupled"]).max() > 5
@@ -308,9 +308,9 @@ def test_a_model_of_two_text_encoders(book, tmp_path, tiny_components):
 
 def test_coupling_in_a_share_of_the_steps(book, tiny_base, monkeypatch):
     steps = []
-    plain = coupling.SetContext.end_step
-    monkeypatch.setattr(coupling.SetContext, "end_step", lambda self: (steps.append(self.coupled), plain(self))[1])
-    list(source(book, tiny_base, num_inference_steps=5, coupled=[0.2, 0.8]).make(ITEMS[:1]))
+    plain = shared.SharedContext.end_step
+    monkeypatch.setattr(shared.SharedContext, "end_step", lambda self: (steps.append(self.shared), plain(self))[1])
+    list(source(book, tiny_base, num_inference_steps=5, shared_steps=[0.2, 0.8]).make(ITEMS[:1]))
     assert steps == [False, True, True, True, False]
 
 
@@ -357,8 +357,8 @@ def test_too_few_scenes(tmp_path, tiny_base):
     [
         ({"model": ""}, "shared_attention.model is empty"),
         ({"prompt": "{collage}"}, "'collage' is no placeholder"),
-        ({"coupled": [0.5]}, "shared_attention.coupled"),
-        ({"coupled": [0.5, 1.5]}, "shared_attention.coupled"),
+        ({"shared_steps": [0.5]}, "shared_attention.shared_steps"),
+        ({"shared_steps": [0.5, 1.5]}, "shared_attention.shared_steps"),
         ({"sets_per_batch": 0}, "shared_attention.sets_per_batch"),
         ({"call": {"cross_attention_kwargs": {}}}, "'cross_attention_kwargs' is not for this key"),
     ],

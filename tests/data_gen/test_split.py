@@ -21,14 +21,14 @@ WHITE, BLUE = (255, 255, 255), (40, 70, 150)
 
 def scene(seed: int, size: tuple[int, int]) -> Image.Image:
     """Something like a photo: a soft background, blurred shapes before it, and grain."""
-    chance, numbers = random.Random(seed), np.random.default_rng(seed)
+    rng, numbers = random.Random(seed), np.random.default_rng(seed)
     soft = Image.fromarray(numbers.integers(20, 236, (3, 3, 3), dtype=np.uint8))
     image = soft.resize(size, Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(image)
     for _ in range(12):
-        x, y = chance.uniform(-0.1, 0.9) * size[0], chance.uniform(-0.1, 0.9) * size[1]
-        corners = (x, y, x + chance.uniform(0.05, 0.4) * size[0], y + chance.uniform(0.05, 0.4) * size[1])
-        draw.ellipse(corners, fill=tuple(chance.randrange(256) for _ in range(3)))
+        x, y = rng.uniform(-0.1, 0.9) * size[0], rng.uniform(-0.1, 0.9) * size[1]
+        corners = (x, y, x + rng.uniform(0.05, 0.4) * size[0], y + rng.uniform(0.05, 0.4) * size[1])
+        draw.ellipse(corners, fill=tuple(rng.randrange(256) for _ in range(3)))
     image = image.filter(ImageFilter.GaussianBlur(1.5))
     grain = numbers.normal(0, 6, (size[1], size[0], 3))
     return Image.fromarray((np.asarray(image) + grain).clip(0, 255).astype(np.uint8))

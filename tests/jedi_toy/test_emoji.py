@@ -67,7 +67,7 @@ def test_no_caption_says_a_colour_and_half_say_only_the_class(small):
 
 
 def test_captions_stay_coarse_and_true_whatever_is_asked_for():
-    samples = [make(source(name_probability=1.0, mention_probability=1.0), "train", i) for i in range(30)]
+    samples = [make(source(name_prob=1.0, mention_prob=1.0), "train", i) for i in range(30)]
     named = ["name" in image["caption_says"] for sample in samples for image in sample.attributes]
     assert 0.3 < np.mean(named) <= 0.5
     for sample in samples:
@@ -132,7 +132,7 @@ def test_backgrounds_are_many_and_distinct():
 
 
 def test_references_stand_first_in_poses_of_their_own():
-    split = source(references=2, reference_poses=["lying"], poses=["upright", "upside down"], mention_probability=1.0)
+    split = source(references=2, reference_poses=["lying"], poses=["upright", "upside down"], mention_prob=1.0)
     for index in range(10):
         made = make(split, "train", index)
         poses = [image["pose"] for image in made.attributes]
@@ -146,20 +146,18 @@ def test_references_stand_first_in_poses_of_their_own():
 
 @pytest.mark.slow
 def test_poses_may_be_said_more_often_than_the_rest():
-    rest = {"poses": ["lying"], "sizes": ["large"], "mention_probability": 0.0}
+    rest = {"poses": ["lying"], "sizes": ["large"], "mention_prob": 0.0}
     for of_pose, said in ((1.0, {"pose"}), (None, set())):
         for index in range(5):
-            made = make(source(**rest, pose_mention_probability=of_pose), "train", index)
+            made = make(source(**rest, pose_mention_prob=of_pose), "train", index)
             assert all(set(x["caption_says"]) & {"pose", "size", "place"} == said for x in made.attributes)
-    with pytest.raises(ConfigError, match="emoji.pose_mention_probability"):
-        source(pose_mention_probability=1.5)
+    with pytest.raises(ConfigError, match="emoji.pose_mention_prob"):
+        source(pose_mention_prob=1.5)
 
 
 def test_companions_cover_references_only():
-    half = source(
-        references=2, covered_references=0.5, cover=[0.5, 0.5], companion_probability=0.0, accessory_probability=0.0
-    )
-    bare = source(references=2, companion_probability=0.0, accessory_probability=0.0)
+    half = source(references=2, covered_reference_prob=0.5, cover=[0.5, 0.5], companion_prob=0.0, accessory_prob=0.0)
+    bare = source(references=2, companion_prob=0.0, accessory_prob=0.0)
     covered, whole = [], []
     for index in range(40):
         made = make(half, "train", index)
@@ -172,10 +170,10 @@ def test_companions_cover_references_only():
     assert len(covered) > 20 and len(whole) > 20 and set(whole) == {1.0}
     assert sum(covered) / len(covered) < 0.93
     for wrong in ({"references": 0}, {"references": 1, "vary": ["background"]}):
-        with pytest.raises(ConfigError, match="emoji.covered_references wants emoji.references above 0, and companion"):
-            source(covered_references=0.5, **wrong)
-    with pytest.raises(ConfigError, match="there is no companion to choose from.*covered_references=0"):
-        source(references=1, covered_references=0.5, companion_probability=0.0, companions=[])
+        with pytest.raises(ConfigError, match="covered_reference_prob wants emoji.references above 0, and companion"):
+            source(covered_reference_prob=0.5, **wrong)
+    with pytest.raises(ConfigError, match="there is no companion to choose from.*covered_reference_prob=0"):
+        source(references=1, covered_reference_prob=0.5, companion_prob=0.0, companions=[])
 
 
 def test_only_what_varies_differs_within_a_set():
@@ -188,7 +186,7 @@ def test_only_what_varies_differs_within_a_set():
 
 
 def test_sets_of_several_subjects_show_each_alone_and_then_all_together():
-    both = source(subjects=[2, 3], vary=["background"], mention_probability=1.0, name_probability=0.0)
+    both = source(subjects=[2, 3], vary=["background"], mention_prob=1.0, name_prob=0.0)
     counts = set()
     for index in range(20):
         made = make(both, "heldout", index)
@@ -254,7 +252,7 @@ def test_subjects_are_kept_apart_and_recoloured():
 
 
 def test_a_hidden_subject_drops_the_set():
-    strict = source(min_visible=1.0, accessory_probability=1.0, accessories=["goggles"])
+    strict = source(min_visible=1.0, accessory_prob=1.0, accessories=["goggles"])
     assert make(strict, "train", 0) == Dropped("train-00000000", "subject hidden")
 
 
@@ -264,8 +262,8 @@ def test_a_hidden_subject_drops_the_set():
         ({"poses": ["standing"]}, "emoji.poses: unknown 'standing'; known are upright"),
         ({"classes": []}, "emoji.classes is empty"),
         ({"large": [0.9, 0.2]}, "emoji.large is [0.9, 0.2]; it must be [least, most]"),
-        ({"companions": []}, "set emoji.companion_probability=0"),
-        ({"name_probability": 1.5}, "emoji.name_probability is 1.5; it must be 0 to 1"),
+        ({"companions": []}, "set emoji.companion_prob=0"),
+        ({"name_prob": 1.5}, "emoji.name_prob is 1.5; it must be 0 to 1"),
         ({"backgrounds": ["beech"]}, "did you mean 'beach'?"),
         ({"subjects": [4]}, "emoji.subjects[0] is 4; it must be 1 to 3"),
         ({"subjects": [2], "classes": ["animal"]}, "wants as many classes"),

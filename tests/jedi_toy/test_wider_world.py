@@ -24,16 +24,16 @@ from tests.jedi_toy.test_emoji import COLOURS
 
 EVERYTHING = {
     "backgrounds": ["all"],
-    "made_up": 0.5,
-    "styles": 0.7,
-    "shadows": 0.5,
+    "made_up_prob": 0.5,
+    "style_prob": 0.7,
+    "shadow_prob": 0.5,
     "references": 1,
-    "photos": 0.5,
-    "weather_probability": 0.5,
-    "action_probability": 0.5,
+    "photo_prob": 0.5,
+    "weather_prob": 0.5,
+    "action_prob": 0.5,
     "wording": "wide",
-    "companion_probability": 0.0,
-    "accessory_probability": 0.0,
+    "companion_prob": 0.0,
+    "accessory_prob": 0.0,
     "vary": ["background", "pose", "size", "place", "light", "weather", "action"],
 }
 
@@ -58,7 +58,7 @@ def test_nothing_of_it_is_drawn_by_default():
 
 
 def test_with_all_of_it_captions_and_masks_stay_exact():
-    sets = make(40, **EVERYTHING, name_probability=0.0)  # "person running" is a name
+    sets = make(40, **EVERYTHING, name_prob=0.0)  # "person running" is a name
     known, seen = set(usual_backgrounds()), {"weather": set(), "action": set(), "background": set()}
     for one in sets:
         for i, (text, image, mask) in enumerate(zip(one.captions, one.attributes, one.masks, strict=True)):
@@ -85,17 +85,17 @@ def test_a_set_is_a_function_of_its_number():
 
 
 def test_several_subjects_in_the_wider_world():
-    several = {**EVERYTHING, "subjects": [2], "slots": True, "references": 0, "photos": 0.0, "vary": ["background"]}
-    for one in make(6, made_up=1.0, styles=1.0, **{k: v for k, v in several.items() if k not in ("made_up", "styles")}):
+    several = {**EVERYTHING, "subjects": [2], "slots": True, "references": 0, "photo_prob": 0.0, "vary": ["background"]}
+    for one in make(6, **{**several, "made_up_prob": 1.0, "style_prob": 1.0}):
         kinds = [subject["class"] for subject in one.subject["subjects"]]
         assert len(set(kinds)) == 2 and all("style" in subject for subject in one.subject["subjects"])
         assert "action" not in one.attributes[-1] and any(noun in one.captions[-1] for noun in NOUNS[kinds[0]])
 
 
 def test_made_up_subjects_are_many_and_none_is_in_both_splits():
-    chance = random.Random(0)
+    rng = random.Random(0)
     for split in ("train", "heldout"):
-        subjects = [made_up.draw_subject(chance, split) for _ in range(30)]
+        subjects = [made_up.draw_subject(rng, split) for _ in range(30)]
         assert all(is_held_out(one.code_point) == (split == "heldout") for one in subjects)
         assert all(one.kind in NOUNS and one.name is None for one in subjects)
         assert len({made_up.drawing(one.code_point) for one in subjects}) == 30
@@ -106,8 +106,8 @@ def test_made_up_subjects_are_many_and_none_is_in_both_splits():
 
 
 def test_solids_are_lit_bodies_for_measuring():
-    chance = random.Random(0)
-    subjects = [draw_solid(chance, "heldout") for _ in range(12)]
+    rng = random.Random(0)
+    subjects = [draw_solid(rng, "heldout") for _ in range(12)]
     assert all(is_held_out(one.code_point) and one.kind in NOUNS and one.name is None for one in subjects)
     shown = [solid(one.code_point, 48) for one in subjects]
     assert len({image.tobytes() for image in shown}) == 12
@@ -117,7 +117,7 @@ def test_solids_are_lit_bodies_for_measuring():
         colours = pixels(image)[alpha == 255][:, :3]
         assert len(np.unique(colours, axis=0)) > 0.3 * len(colours)  # shaded, not flat
         assert styled(one.code_point, 48, PLAIN, 0.0).tobytes() == image.crop(image.getchannel("A").getbbox()).tobytes()
-    for one in make(4, "heldout", solids=1.0, name_probability=1.0):
+    for one in make(4, "heldout", solid_prob=1.0, name_prob=1.0):
         assert one.subject["code_point"].startswith("S") and "name" not in one.attributes[0]["caption_says"]
 
 
@@ -225,7 +225,7 @@ def test_wide_words_hold_the_plain_ones():
 
 
 def test_corners_are_places():
-    for one in make(6, places=["top left"], sizes=["small"], mention_probability=1.0, wording="wide", jitter=0.0):
+    for one in make(6, places=["top left"], sizes=["small"], mention_prob=1.0, wording="wide", jitter=0.0):
         for image, text in zip(one.attributes, one.captions, strict=True):
             assert image["centre"][0] < 0.4 and image["centre"][1] < 0.4
             assert ("place" in image["caption_says"]) == any(phrase in text for phrase in WIDE.places["top left"])
@@ -235,11 +235,11 @@ def test_corners_are_places():
 @pytest.mark.parametrize(
     ("changes", "part"),
     [
-        ({"made_up": 1.5}, "emoji.made_up is 1.5; it must be 0 to 1"),
-        ({"styles": -1}, "emoji.styles is -1"),
+        ({"made_up_prob": 1.5}, "emoji.made_up_prob is 1.5; it must be 0 to 1"),
+        ({"style_prob": -1}, "emoji.style_prob is -1"),
         ({"wording": "rich"}, "emoji.wording is 'rich'; known are plain, wide"),
         ({"weather": ["hail"]}, "emoji.weather: unknown 'hail'; known are rain"),
-        ({"actions": [], "action_probability": 0.5}, "set emoji.action_probability=0"),
+        ({"actions": [], "action_prob": 0.5}, "set emoji.action_prob=0"),
         ({"vary": ["lights"]}, "emoji.vary: unknown 'lights'"),
     ],
 )

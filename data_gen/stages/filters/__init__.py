@@ -94,14 +94,14 @@ class Images:
     @property
     def images(self) -> list[Image.Image]:
         """Of all sets, one after another; `by_set` divides what belongs to them."""
-        return [image for one in self.sets for image in one.images]
+        return [image for sample in self.sets for image in sample.images]
 
     def by_set(self, values: Any) -> list[Any]:
         """A sequence with one value for each image -> its slices, one for each set."""
         slices, start = [], 0
-        for one in self.sets:
-            slices.append(values[start : start + len(one.images)])
-            start += len(one.images)
+        for sample in self.sets:
+            slices.append(values[start : start + len(sample.images)])
+            start += len(sample.images)
         return slices
 
     def embed(self, key: str, spec: str, masked: bool = False) -> list[Tensor]:
@@ -120,12 +120,12 @@ class Images:
         from jedi.metrics import cut_subject
 
         crops = []
-        for one in self.sets:
-            for i, (image, mask) in enumerate(zip(one.images, one.masks, strict=True)):
+        for sample in self.sets:
+            for i, (image, mask) in enumerate(zip(sample.images, sample.masks, strict=True)):
                 if mask is None:
                     section = key.rpartition(".")[0]
                     remedy = f"put segment before filter in stages, or set {section}.masked=false"
-                    raise ConfigError(f"{section}: image {i} of set {one.key} has no mask; {remedy}")
+                    raise ConfigError(f"{section}: image {i} of set {sample.key} has no mask; {remedy}")
                 crops.append(cut_subject(image, mask, crop=True))
         return crops
 

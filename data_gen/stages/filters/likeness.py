@@ -37,10 +37,10 @@ class Identity(Filter):
         return frozenset({"masks"} if self.settings.masked else ())
 
     def judge(self, images: Images) -> list[Verdict]:
-        for one in images.sets:
-            if one.subject.get("subjects"):
+        for sample in images.sets:
+            if sample.subject.get("subjects"):
                 raise ConfigError(
-                    f"filter.identity: set {one.key} shows several subjects, which cannot be compared as one; "
+                    f"filter.identity: set {sample.key} shows several subjects, which cannot be compared as one; "
                     "put filter before compose in stages, or set filter.identity.min_mean=null"
                 )
         rows = images.embed("filter.identity.encoder", self.settings.encoder, self.settings.masked)
@@ -82,7 +82,7 @@ class Duplicates(Filter):
     def judge(self, images: Images) -> list[Verdict]:
         likeness: dict[str, list[list[float]]] = {}
         if self.settings.max_copy is not None:
-            likeness["copy"] = [_copies(one) for one in images.sets]
+            likeness["copy"] = [_copies(sample) for sample in images.sets]
         if self.settings.max_cosine is not None:
             rows = images.embed("filter.duplicates.encoder", self.settings.encoder)
             likeness["cosine"] = [_like_earlier(x) for x in rows]
@@ -98,11 +98,11 @@ class Duplicates(Filter):
         return verdicts
 
 
-def _copies(one: SubjectSet) -> list[float]:
+def _copies(sample: SubjectSet) -> list[float]:
     """Of each image the highest copy score with an earlier one; -1 of the first."""
     from jedi.metrics import copy_score
 
-    images = one.images
+    images = sample.images
     return [-1.0, *(copy_score(images[i : i + 1], images[:i]).item() for i in range(1, len(images)))]
 
 

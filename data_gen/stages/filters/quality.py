@@ -28,7 +28,7 @@ class TextAgreement(Filter):
 
         key, spec = "filter.text.encoder", self.settings.encoder
         encoder = images.encoders.get(key, spec, "embed_texts")
-        captions = [caption for one in images.sets for caption in one.captions]
+        captions = [caption for sample in images.sets for caption in sample.captions]
         texts = images.by_set(encoder.embed_texts(captions))
         scores = [clip_t(*both).tolist() for both in zip(images.embed(key, spec), texts, strict=True)]
         return [Verdict(x, images=too_low("text", x, self.settings.min_score)) for x in scores]

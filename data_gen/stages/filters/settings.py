@@ -80,7 +80,8 @@ class PeopleSettings:
     """Are there people in the image? The highest probability of a detection called `label`; `model` is a folder
     or hub name of an object detector of transformers. Not for subjects that are people."""
 
-    max_score: Share | None = None  # 0.5 drops what the detector is sure of
+    max_score: Share | None = None
+    """0.5 drops what the detector is sure of."""
     model: str = "hustvl/yolos-tiny"
     label: str = "person"
 

@@ -17,7 +17,7 @@ ROOM = torch.tensor([[0.9, 0.1, 0.2, 0.0], [0.1, 0.8, 0.2, 0.0]])
 """Likeness of two places to four subjects: subject 0 stands at the first, 1 at the second."""
 
 
-BARE = "emoji.covered_references=0"
+BARE = "emoji.covered_reference_prob=0"
 
 
 @pytest.fixture(scope="module")
