@@ -242,8 +242,11 @@ class JointAttnProcessor:
             joint.record.layers[self.name] = (fold_set(key), fold_set(value))
         if joint.cache is not None:
             k = joint.cache.num_references
-            cached_key, cached_value = (unfold_set(x, k) for x in joint.cache.layers[self.name])
-            key, value = torch.cat([cached_key, key], dim=1), torch.cat([cached_value, value], dim=1)
+            # Joined as a mode folds them, so that its folding copies nothing.
+            key, value = (
+                unfold_set(torch.cat([cached, fold_set(x)], dim=2), k + n)
+                for cached, x in zip(joint.cache.layers[self.name], (key, value), strict=True)
+            )
         out = ATTENTION_MODES.get(joint.mode).attend(query, key, value, k, self.attend)
         return rearrange(out, "b n h l d -> (b n) h l d")
 
