@@ -173,7 +173,7 @@ def test_what_is_no_subject_drops_its_set(fixed, mask, settings, reason):
         assert len(one.rejected.images) == 2
 
 
-def test_a_image_alone_can_be_left_out(fixed):
+def test_an_image_alone_can_be_left_out(fixed):
     empty = Image.new("L", (100, 100))
     for masks, settings, changes, left in [
         ((GOOD, empty, GOOD), {}, {}, [0, 2]),

@@ -161,7 +161,7 @@ def test_references_are_encoded_once(pipe, monkeypatch):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("scheduler", ["DDIMScheduler", "DDPMScheduler", "EulerAncestralDiscreteScheduler"])
 @pytest.mark.parametrize("mode", ["one_way", "mutual"])
-def test_a_image_is_the_same_alone_and_in_a_batch(pipe, mode, scheduler):
+def test_an_image_is_the_same_alone_and_in_a_batch(pipe, mode, scheduler):
     """Property 5 of docs/method.md §8, with schedulers that draw noise in every step too."""
     pipe.scheduler = getattr(diffusers, scheduler).from_config(pipe.scheduler.config)
     batch = latents(pipe, ["a cat", "a dog"], n=4, num_images_per_prompt=2, mode=mode)

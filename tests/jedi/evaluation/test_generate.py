@@ -81,7 +81,7 @@ def test_images_are_those_of_the_pipeline(pipe, tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["one_way", "mutual"])
-def test_a_image_depends_on_neither_batch_nor_part(pipe, tmp_path, mode):
+def test_an_image_depends_on_neither_batch_nor_part(pipe, tmp_path, mode):
     items, settings = some_items(tmp_path), Sampling(steps=2, mode=mode)
     generate(pipe, items, tmp_path / "a", settings=settings, batch_size=8)
     for index in range(3):

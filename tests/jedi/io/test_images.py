@@ -234,7 +234,7 @@ def test_embedded_colour_profiles_are_converted_to_srgb(kind, primaries):
     assert np.array_equal(images.to_rgb(image), image)
 
 
-def test_a_image_that_pil_opened_brings_its_profile_too():
+def test_an_image_that_pil_opened_brings_its_profile_too():
     photo = Image.new("RGB", (2, 2), (200, 130, 90))
     data = stored(photo, icc_profile=icc.rgb(icc.DISPLAY_P3))
     with Image.open(io.BytesIO(data)) as opened:
@@ -514,7 +514,7 @@ def test_real_photographs():
         assert square.size == (64, 64) and np.asarray(square).std() > 10
 
 
-def test_a_image_in_its_slot_of_a_row():
+def test_an_image_in_its_slot_of_a_row():
     from jedi.io.images import fit_square, place_in_row
 
     image = Image.effect_noise((90, 60), 80).convert("RGB")
