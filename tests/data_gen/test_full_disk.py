@@ -125,7 +125,8 @@ def test_prompts_and_a_pipeline_on_a_disk_that_grows(tmp_path, root, disk, monke
 
 @pytest.mark.slow
 def test_the_command_ends_with_one_line_and_code_1(tmp_path, disk, capsys):
-    command = ["run", f"out={tmp_path / 'disk'}", "source=emoji", "sets=8", "heldout_sets=0", "sets_per_unit=4"]
+    command = ["run", f"out={tmp_path / 'disk'}", "extensions=[jedi_toy.emoji]", "source=emoji"]
+    command += ["sets=8", "heldout_sets=0", "sets_per_unit=4"]
     disk(10 * PAGE)
     assert main([*command, "workers=2"]) == 1
     errors = capsys.readouterr().err.splitlines()
