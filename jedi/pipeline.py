@@ -38,7 +38,7 @@ from jedi.guided_unet import Conditions, GuidedUNet, References
 from jedi.inpainting import Inpainting
 from jedi.io import images
 from jedi.io.base import INDEX, PARTS, check_parts, find_folder, load_parts
-from jedi.io.model_files import DEFAULTS, PIPELINE, check_values, read_json
+from jedi.io.model_files import DEFAULTS, PIPELINE, check_values, read_model_json
 from jedi.rng import check_seed, seeded_generator
 from jedi.sampling import SAMPLING_DEFAULTS, check_defaults, check_modes, sampling_settings
 from jedi.unet import JointUNet
@@ -151,7 +151,7 @@ class JediPipeline(DiffusionPipeline):
             InputError: no such model, or one that cannot be used; the message names the file and what is wrong.
         """
         folder = find_folder(name)
-        index = read_json(folder / INDEX)
+        index = read_model_json(folder / INDEX)
         settings = {key: value for key, value in index.items() if key in PIPELINE}
         check_values(folder / INDEX, settings, PIPELINE)
         check_values(folder / INDEX, settings.get("sampling_defaults") or {}, DEFAULTS)

@@ -128,7 +128,7 @@ class Drawing:
     name: str | None
 
 
-def is_held_out(code_point: str) -> bool:
+def drawing_is_held_out(code_point: str) -> bool:
     """Whether a drawing is kept out of training: for ever, everywhere, with all its variants.
 
     The rule: int(sha256(B).hexdigest(), 16) % 10 == 0, where B is the base code point, that is, the first

@@ -23,7 +23,7 @@ from jedi_toy.drawings import (
     LICENCE,
     Drawing,
     catalogue,
-    is_held_out,
+    drawing_is_held_out,
 )
 from jedi_toy.emoji_config import EmojiSettings
 from jedi_toy.made_up import draw_subject
@@ -60,7 +60,7 @@ class EmojiSource(Source):
         return (
             "A drawing is held out, with all its recolourings and its skin and gender variants, when the sha256 of its "
             "base code point (upper-case hexadecimal), as a whole number, is divisible by 10: 1 in 10, everywhere and "
-            "for ever (jedi_toy.drawings.is_held_out)."
+            "for ever (jedi_toy.drawings.drawing_is_held_out)."
         )
 
     def __init__(self, settings: EmojiSettings, context: Context) -> None:
@@ -94,7 +94,7 @@ class EmojiSource(Source):
         chosen = [
             drawing
             for drawing in catalogue()
-            if drawing.kind in world.classes and is_held_out(drawing.code_point) == (split == "heldout")
+            if drawing.kind in world.classes and drawing_is_held_out(drawing.code_point) == (split == "heldout")
         ]
         subjects = [(drawing, number) for drawing in chosen for number in range(world.recolourings)]
         random.Random(f"{self.context.seed}/{split}/subjects").shuffle(subjects)

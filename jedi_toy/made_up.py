@@ -13,7 +13,7 @@ import math
 import random
 from collections.abc import Sequence
 
-from jedi_toy.drawings import Drawing, is_held_out
+from jedi_toy.drawings import Drawing, drawing_is_held_out
 
 _KINDS = ("monster", "monster", "monster", "toy", "thing", "thing", "vehicle", "building", "plant")
 _LINE = 'fill="none" stroke="#000000" stroke-width="2" stroke-linecap="round" stroke-linejoin="round"'
@@ -21,10 +21,10 @@ Point = tuple[float, float]
 
 
 def draw_subject(rng: random.Random, split: str) -> Drawing:
-    """A subject by chance; whether it is held out is decided as for every drawing (`drawings.is_held_out`)."""
+    """A subject by chance; whether it is held out is decided as for every drawing (`drawings.drawing_is_held_out`)."""
     while True:
         code_point = f"M{rng.randrange(10**9):09d}"
-        if is_held_out(code_point) == (split == "heldout"):
+        if drawing_is_held_out(code_point) == (split == "heldout"):
             return Drawing(code_point, code_point, kind(code_point), None)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from data_gen.context import Context
 from jedi.io.command_line import Parser, exit_code
 from jedi.io.files import atomic
-from jedi_toy.drawings import LICENCE, catalogue, is_held_out
+from jedi_toy.drawings import LICENCE, catalogue, drawing_is_held_out
 from jedi_toy.emoji import EmojiSource
 from jedi_toy.emoji_config import EmojiSettings
 
@@ -46,7 +46,7 @@ def write_references(out: str | Path, resolution: int = 256) -> list[Path]:
     drawings = {drawing.code_point: drawing for drawing in catalogue()}
     written = []
     for folder, (code_point, number) in SUBJECTS.items():
-        if not is_held_out(code_point):
+        if not drawing_is_held_out(code_point):
             raise ValueError(f"{folder} ({code_point}) is a training subject; references must be held out")
         made = source.draw_set([(drawings[code_point], number)], random.Random(f"{_SEED}/{folder}"), folder)
         (out / folder).mkdir(parents=True, exist_ok=True)

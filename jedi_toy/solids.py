@@ -12,7 +12,7 @@ import random
 import numpy as np
 from PIL import Image
 
-from jedi_toy.drawings import Drawing, is_held_out
+from jedi_toy.drawings import Drawing, drawing_is_held_out
 
 _KINDS = ("toy", "thing", "machine", "monster")
 _STEPS = 60  # of a ray
@@ -20,10 +20,10 @@ _LAMP = np.array((-0.5, 0.75, 0.8)) / np.linalg.norm((-0.5, 0.75, 0.8))
 
 
 def draw_solid(rng: random.Random, split: str) -> Drawing:
-    """A subject by chance; whether it is held out is decided as for every drawing (`drawings.is_held_out`)."""
+    """A subject by chance; whether it is held out is decided as for every drawing (`drawings.drawing_is_held_out`)."""
     while True:
         code_point = f"S{rng.randrange(10**9):09d}"
-        if is_held_out(code_point) == (split == "heldout"):
+        if drawing_is_held_out(code_point) == (split == "heldout"):
             return Drawing(code_point, code_point, random.Random(f"{code_point}/kind").choice(_KINDS), None)
 
 

@@ -14,7 +14,7 @@ from transformers import CLIPTextModel, CLIPTokenizer, CLIPTokenizerFast
 from jedi.diffusion import NoiseSchedule
 from jedi.errors import InputError
 from jedi.io.hub import is_hub_name
-from jedi.io.model_files import SCHEDULER, TEXT_ENCODER, TOKENIZER, UNET, VAE, Rule, check_values, read_json
+from jedi.io.model_files import SCHEDULER, TEXT_ENCODER, TOKENIZER, UNET, VAE, Rule, check_values, read_model_json
 from jedi.io.parts import known_class, load_part
 
 INDEX = "model_index.json"
@@ -101,7 +101,7 @@ def load_unet(name: str | Path, prediction_type: str) -> UNet2DConditionModel:
     folder = find_folder(name)
     scheduler = folder / "scheduler" / FILES["scheduler"][0]
     if scheduler.exists():
-        found = read_json(scheduler).get("prediction_type", "epsilon")
+        found = read_model_json(scheduler).get("prediction_type", "epsilon")
         check_init_from(found, prediction_type, folder)
     return load_parts(folder, ("unet",))["unet"]
 
@@ -112,7 +112,7 @@ def load_parts(folder: Path, names: Sequence[str] = PARTS) -> dict[str, Any]:
     Raises:
         InputError: a part that is not there, is of a class that we do not use, or cannot be loaded.
     """
-    index = read_json(folder / INDEX)
+    index = read_model_json(folder / INDEX)
     lacking = [name for name in names if name not in index or not (folder / name).is_dir()]
     if lacking:
         raise InputError(f"{folder} has no {', '.join(lacking)}: a diffusers folder with {', '.join(PARTS)} is needed")
@@ -121,7 +121,7 @@ def load_parts(folder: Path, names: Sequence[str] = PARTS) -> dict[str, Any]:
         file, rules, needed = FILES[name]
         path = folder / name / file
         if needed or path.exists():
-            check_values(path, read_json(path), rules, needed)
+            check_values(path, read_model_json(path), rules, needed)
     return {name: load_part(kinds[name], folder / name) for name in names}
 
 

@@ -71,7 +71,7 @@ def write_json(path: str | Path, values: Any) -> None:
     write_text(path, json.dumps(values, indent=1) + "\n")
 
 
-def read_json(path: str | Path, remedy: str = "put it back from a copy", /, **fields: type) -> dict[str, Any]:
+def read_own_json(path: str | Path, remedy: str = "put it back from a copy", /, **fields: type) -> dict[str, Any]:
     """A JSON object that this project wrote; ``fields`` are there, and of just these types.
 
     Raises:

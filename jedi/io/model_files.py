@@ -174,7 +174,7 @@ DEFAULTS: dict[str, Rule] = {
 """What ``sampling_defaults`` of a pipeline may hold."""
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_model_json(path: Path) -> dict[str, Any]:
     """An object from a JSON file in UTF-8. Raises ``InputError`` naming the file for anything else."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))

@@ -22,7 +22,7 @@ from typing import IO, Any, BinaryIO, cast
 import torch
 
 from jedi.errors import InputError
-from jedi.io.files import atomic, file_sha256, read_json, write_json
+from jedi.io.files import atomic, file_sha256, read_own_json, write_json
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ def record(path: Path) -> dict[str, Any]:
     if not beside.is_file():
         raise CheckpointError(f"{path} has no {beside.name} beside it: put that back too")
     try:
-        values = read_json(beside, step=int, bytes=int, sha256=str)
+        values = read_own_json(beside, step=int, bytes=int, sha256=str)
     except InputError as error:
         raise CheckpointError(str(error)) from None
     if (size := path.stat().st_size) != values["bytes"]:
@@ -130,7 +130,7 @@ def recorded_step(run: str | Path, name: str = "progress.json") -> int:
     """
     file = Path(run) / name
     remedy = "remove it: the checkpoints say where the run stands"
-    return read_json(file, remedy, step=int)["step"] if file.exists() else 0
+    return read_own_json(file, remedy, step=int)["step"] if file.exists() else 0
 
 
 def has_begun(run: str | Path) -> bool:

@@ -33,7 +33,7 @@ from diffusers import UNet2DConditionModel
 from jedi.errors import InputError
 from jedi.io import config as configs
 from jedi.io.base import FROZEN_PARTS, check_init_from, find_folder, fingerprint, load_parts
-from jedi.io.files import atomic, read_json
+from jedi.io.files import atomic, read_own_json
 from jedi.pipeline import JediPipeline
 from jedi.training import checkpoints
 from jedi.training.config import TrainConfig
@@ -75,9 +75,9 @@ def base_of(run: str | Path, config: TrainConfig) -> Path:
         InputError: it is not there, or what is there is not what the run was trained on.
     """
     key, file = "base fingerprint", Path(run) / "base.json"
-    wanted = read_json(Path(run) / "identity.json", **{key: str})[key]
+    wanted = read_own_json(Path(run) / "identity.json", **{key: str})[key]
     if file.exists():
-        places = read_json(file, absolute=str, relative=str)
+        places = read_own_json(file, absolute=str, relative=str)
         named = [Path(places["absolute"]), Path(run, places["relative"])]
         found = [folder for folder in named if (folder / "model_index.json").is_file()]
         if not found:

@@ -18,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from jedi.errors import InputError
 from jedi.io import config as configs
 from jedi.io.base import FROZEN_PARTS, Base
-from jedi.io.files import atomic, locked, read_json, remove_leftovers, write_json
+from jedi.io.files import atomic, locked, read_own_json, remove_leftovers, write_json
 from jedi.training import checkpoints
 from jedi.training.config import TrainConfig
 from jedi.training.data_module import JointData
@@ -68,7 +68,7 @@ def _state(config: TrainConfig, identity: dict[str, Any]) -> RunState:
     step = checkpoints.recorded_step(config.run, "done")
     resume_from = checkpoints.newest(config.run) if checkpoints.has_begun(config.run) else None
     if resume_from is not None:
-        before = read_json(config.run / "identity.json", **{key: type(identity[key]) for key in _ALWAYS})
+        before = read_own_json(config.run / "identity.json", **{key: type(identity[key]) for key in _ALWAYS})
         changed = [
             f"{key} was {value!r}, is {identity[key]!r}"
             for key, value in before.items()

@@ -22,7 +22,7 @@ from data_gen.sources import SOURCES
 from data_gen.status import status
 from jedi.io.config import ConfigError
 from jedi.io.files import FolderInUse, locked
-from jedi_toy.drawings import catalogue, is_held_out
+from jedi_toy.drawings import catalogue, drawing_is_held_out
 from jedi_toy.emoji import EmojiSource
 from jedi_toy.emoji_config import EmojiSettings
 from jedi_toy.references import SUBJECTS, write_references
@@ -38,9 +38,9 @@ def test_no_held_out_subject_is_in_the_training_shards(small):
     known = {drawing.code_point for drawing in catalogue()}
     for sample in train:
         code_point = sample["subject"]["code_point"]
-        assert code_point in known and not is_held_out(code_point)
+        assert code_point in known and not drawing_is_held_out(code_point)
         assert sample["subject"]["base"] == code_point.split("-")[0]
-    assert all(is_held_out(sample["subject"]["code_point"]) for sample in heldout)
+    assert all(drawing_is_held_out(sample["subject"]["code_point"]) for sample in heldout)
 
 
 def test_manifests_describe_their_shards(small):
@@ -398,7 +398,7 @@ def test_bad_input_is_one_clear_line(arguments, part, small, tmp_path, capsys):
 
 
 def test_reference_images_are_held_out_and_up_to_date(root, tmp_path):
-    assert all(is_held_out(code_point) for code_point, _ in SUBJECTS.values())
+    assert all(drawing_is_held_out(code_point) for code_point, _ in SUBJECTS.values())
     made = write_references(tmp_path)
     shipped = root / "assets" / "references"
     assert len(made) == 9 and "CC BY-SA 4.0" in (shipped / "LICENSE.md").read_text()

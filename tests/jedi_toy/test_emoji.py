@@ -11,7 +11,7 @@ from data_gen.drawn_backgrounds import BACKGROUNDS, background
 from data_gen.english import with_article
 from data_gen.samples import Dropped, Item, SubjectSet
 from jedi.io.config import ConfigError
-from jedi_toy.drawings import catalogue, is_held_out, sprite
+from jedi_toy.drawings import catalogue, drawing_is_held_out, sprite
 from jedi_toy.emoji import EmojiSource
 from jedi_toy.scenes import Scene, compose
 from jedi_toy.wording import NOUNS
@@ -193,7 +193,7 @@ def test_sets_of_several_subjects_show_each_alone_and_then_all_together():
         each = made.subject["subjects"]
         counts.add(len(each))
         assert made.references == list(range(len(each))) and len({subject["class"] for subject in each}) == len(each)
-        assert all(is_held_out(subject["code_point"]) for subject in each)
+        assert all(drawing_is_held_out(subject["code_point"]) for subject in each)
         assert made.subject["id"] == "+".join(subject["id"] for subject in each)
         for i, (image, text) in enumerate(zip(made.attributes, made.captions, strict=True)):
             nouns = [next((n for n in NOUNS[subject["class"]] if n in text), None) for subject in each]
@@ -246,7 +246,7 @@ def test_subjects_are_kept_apart_and_recoloured():
     both = source(recolourings=3)
     for split in ("train", "heldout"):
         subjects = [make(both, split, index).subject for index in range(40)]
-        assert all(is_held_out(subject["code_point"]) == (split == "heldout") for subject in subjects)
+        assert all(drawing_is_held_out(subject["code_point"]) == (split == "heldout") for subject in subjects)
         assert {subject["recolouring"] for subject in subjects} == {0, 1, 2}
         assert len({subject["id"] for subject in subjects}) == 40
 

@@ -11,7 +11,7 @@ from data_gen.drawn_backgrounds import BACKGROUNDS, background, usual_background
 from data_gen.samples import Item, SubjectSet
 from jedi.io.config import ConfigError
 from jedi_toy import made_up
-from jedi_toy.drawings import is_held_out, sprite
+from jedi_toy.drawings import drawing_is_held_out, sprite
 from jedi_toy.effects import ACTIONS, WEATHER, add_action, add_weather
 from jedi_toy.emoji import EmojiSource
 from jedi_toy.emoji_config import EmojiSettings
@@ -96,7 +96,7 @@ def test_made_up_subjects_are_many_and_none_is_in_both_splits():
     rng = random.Random(0)
     for split in ("train", "heldout"):
         subjects = [made_up.draw_subject(rng, split) for _ in range(30)]
-        assert all(is_held_out(one.code_point) == (split == "heldout") for one in subjects)
+        assert all(drawing_is_held_out(one.code_point) == (split == "heldout") for one in subjects)
         assert all(one.kind in NOUNS and one.name is None for one in subjects)
         assert len({made_up.drawing(one.code_point) for one in subjects}) == 30
         for one in subjects[:10]:
@@ -108,7 +108,7 @@ def test_made_up_subjects_are_many_and_none_is_in_both_splits():
 def test_solids_are_lit_bodies_for_measuring():
     rng = random.Random(0)
     subjects = [draw_solid(rng, "heldout") for _ in range(12)]
-    assert all(is_held_out(one.code_point) and one.kind in NOUNS and one.name is None for one in subjects)
+    assert all(drawing_is_held_out(one.code_point) and one.kind in NOUNS and one.name is None for one in subjects)
     shown = [solid(one.code_point, 48) for one in subjects]
     assert len({image.tobytes() for image in shown}) == 12
     for one, image in zip(subjects, shown, strict=True):
