@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 from jedi.io.registry import Registry
 
 SCALE = 3
-Colour = tuple[int, int, int]
+Colour = tuple[int, ...]
 
 
 class PaintedBackground(NamedTuple):
@@ -48,9 +48,9 @@ def _paint(name: str, variant: int, size: int) -> Image.Image:
 class Canvas:
     """Drawing in coordinates from 0 (left, top) to 1 (right, bottom)."""
 
-    def __init__(self, pixels: int) -> None:
+    def __init__(self, pixels: int, mode: str = "RGB") -> None:
         self.pixels = pixels
-        self.image = Image.new("RGB", (pixels, pixels))
+        self.image = Image.new(mode, (pixels, pixels))
         self.draw = ImageDraw.Draw(self.image)
 
     def gradient(self, top: Colour, bottom: Colour, y0: float = 0.0, y1: float = 1.0) -> None:

@@ -10,7 +10,9 @@ import random
 from collections.abc import Callable
 from typing import NamedTuple
 
-from PIL import Image, ImageDraw
+from PIL import Image
+
+from data_gen.drawn_backgrounds import Canvas, Colour
 
 _SCALE = 2
 Box = tuple[float, float, float, float]  # left, top, right, bottom
@@ -21,24 +23,12 @@ class Effect(NamedTuple):
     phrases: tuple[str, ...]
 
 
-class Layer:
-    """A transparent image to draw on, in coordinates from 0 (left, top) to 1 (right, bottom)."""
+class Layer(Canvas):
+    """A transparent image to draw on; colours have an opacity too."""
 
-    def __init__(self, pixels: int) -> None:
-        self.pixels = pixels
-        self.image = Image.new("RGBA", (pixels, pixels))
-        self.draw = ImageDraw.Draw(self.image)
-
-    def line(self, *points: tuple[float, float], colour: tuple[int, ...], width: float) -> None:
+    def line(self, *points: tuple[float, float], colour: Colour, width: float) -> None:
         scaled = [(x * self.pixels, y * self.pixels) for x, y in points]
         self.draw.line(scaled, fill=colour, width=max(1, round(width * self.pixels)), joint="curve")
-
-    def disc(self, x: float, y: float, radius: float, colour: tuple[int, ...], flat: float = 1.0) -> None:
-        box = [x - radius, y - radius * flat, x + radius, y + radius * flat]
-        self.draw.ellipse([v * self.pixels for v in box], fill=colour)
-
-    def polygon(self, points: list[tuple[float, float]], colour: tuple[int, ...]) -> None:
-        self.draw.polygon([(x * self.pixels, y * self.pixels) for x, y in points], fill=colour)
 
 
 def add_weather(image: Image.Image, name: str, seed: int) -> None:
@@ -53,7 +43,7 @@ def add_action(image: Image.Image, name: str, seed: int, box: Box) -> None:
 
 
 def _add(image: Image.Image, effect: Effect, seed: int, box: Box) -> None:
-    layer = Layer(_SCALE * image.width)
+    layer = Layer(_SCALE * image.width, "RGBA")
     effect.paint(layer, random.Random(seed), box)
     small = layer.image.resize(image.size, Image.Resampling.BOX)
     image.paste(small, (0, 0), small)
