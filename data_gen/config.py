@@ -7,29 +7,26 @@ them together, `load_config` imports the extensions that the settings name first
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import data_gen.sources
+import data_gen.stages
 from data_gen.context import Context
-from data_gen.parts import Part
+from data_gen.parts import Part, import_modules
 from data_gen.prompts.config import PromptsSettings
 from data_gen.sources import SOURCES
 from data_gen.stages import STAGES
 from jedi.io.config import ConfigError, given_values, import_extensions, load, to_dict
-from jedi.io.ranges import Range
+from jedi.io.ranges import DTYPES, Range
 
 # The settings that change no byte of the data: another value goes on in the same folder.
 # (With models, the device changes bits, and on a CPU the number of threads: `workers` shares the cores out.)
 FREE_KEYS = ("out", "workers", "device", "keep_units", "contact_sheet_rows")
 GENERATION = 6  # raised whenever the same settings begin to give other bytes, so that no folder mixes both
-_OURS = {
-    "sources": ("collage", "folder", "shared_attention", "subjects200k", "syncd"),
-    "stages": ("augment", "caption", "compose", "filter", "segment", "split", "square"),
-}
 
 
 @dataclass
@@ -77,8 +74,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         if not self.out:
             raise ConfigError("out is empty; give the folder to write to, for instance out=data/mine")
-        if self.dtype not in ("float32", "bfloat16", "float16"):
-            raise ConfigError(f"dtype is {self.dtype!r}; expected float32, bfloat16 or float16")
+        if self.dtype not in DTYPES:
+            raise ConfigError(f"dtype is {self.dtype!r}; expected {', '.join(DTYPES)}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process makes the schema again, of its own registries."""
@@ -95,9 +92,8 @@ class DataConfig:
 
 def schema() -> type[DataConfig]:
     """`DataConfig` with a section for each source and stage that is registered now, in alphabetical order."""
-    for package, names in _OURS.items():  # each module registers its part
-        for name in names:
-            importlib.import_module(f"data_gen.{package}.{name}")
+    import_modules(data_gen.sources)
+    import_modules(data_gen.stages)
     taken = {entry.name for entry in fields(DataConfig)}
     sections = []
     for registry in (SOURCES, STAGES):

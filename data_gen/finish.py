@@ -17,10 +17,9 @@ from typing import Any
 from data_gen.config import DataConfig, config_hash
 from data_gen.plan import Plan, Unit
 from data_gen.samples import SPLITS
-from data_gen.shards import Record, thumbnail, write_json, write_shard
+from data_gen.shards import Record, read_images, thumbnail, write_json, write_shard
 from jedi.io.config import ConfigError
 from jedi.io.files import file_sha256
-from jedi.io.images import load_image
 
 RESULT = "finish.json"
 EXAMPLES = "finish.dropped.tar"
@@ -115,10 +114,8 @@ def _write_examples(plan: Plan, duplicates: Sequence[dict[str, Any]]) -> None:
         if rows and plan.tar(unit).is_file():
             with tarfile.open(plan.tar(unit)) as tar:
                 for row in rows:
-                    members = [f"{i}.png" for i in range(row["n"])]
-                    names = [f"{row['key']}.{member}" for member in members]
-                    images = [load_image(tar.extractfile(name).read(), f"{tar.name}: {name}") for name in names]
-                    small = dict(zip(members, map(thumbnail, images), strict=True))
+                    images = read_images(tar, row["key"], row["n"])
+                    small = {f"{i}.png": thumbnail(image) for i, image in enumerate(images)}
                     records.append(Record({"key": row["key"], "n": row["n"]}, small))
     if records:
         write_shard(path, records, {"plan": plan.hash})

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
+import types
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from data_gen.context import Context
 
 MODELS = ("diffusers", "torch", "transformers")
+
+
+def import_modules(package: types.ModuleType) -> None:
+    """Imports all modules of a package: those with parts register them."""
+    for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        importlib.import_module(module.name)
 
 
 class Part:

@@ -18,6 +18,7 @@ from PIL import Image
 
 from data_gen.samples import SubjectSet
 from jedi.io.files import atomic, file_sha256
+from jedi.io.images import load_image
 
 FORMAT = 1
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)  # what a full disk and a spent quota say
@@ -93,6 +94,12 @@ def write_json(path: Path, value: Any) -> None:
     """Writes JSON; the file appears whole or not at all."""
     with atomic(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def read_images(tar: tarfile.TarFile, key: str, n: int) -> list[Image.Image]:
+    """The images of a set in an open tar. Raises ImageError for a broken one."""
+    names = [f"{key}.{i}.png" for i in range(n)]
+    return [load_image(tar.extractfile(name).read(), f"{tar.name}: {name}") for name in names]
 
 
 def thumbnail(image: Image.Image, side: int = 96) -> bytes:

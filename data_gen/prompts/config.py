@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from jedi.io.config import ConfigError
-from jedi.io.ranges import Range
+from jedi.io.ranges import DTYPES, Range
 
 CATEGORIES = (
     "animal",
@@ -23,7 +23,6 @@ CATEGORIES = (
     "bag",
 )
 DEVICES = ("auto", "cpu", "cuda")
-DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 @dataclass
@@ -84,8 +83,8 @@ class PromptsSettings:
             raise ConfigError(f"prompts.collage_prompt is {self.collage_prompt!r}; it must hold {{look}}")
         if self.device not in DEVICES and not self.device.removeprefix("cuda:").isdigit():
             raise ConfigError(f"prompts.device is {self.device!r}; expected {', '.join(DEVICES)} or cuda:N")
-        if self.dtype not in DTYPES:
-            raise ConfigError(f"prompts.dtype is {self.dtype!r}; expected {', '.join(DTYPES)}")
+        if self.dtype not in ("auto", *DTYPES):
+            raise ConfigError(f"prompts.dtype is {self.dtype!r}; expected auto, {', '.join(DTYPES)}")
         for key, needed_by in (("gguf_file", "transformers"), ("endpoint", "openai"), ("api_key_variable", "openai")):
             if getattr(self, key) and self.backend in {"template", "transformers", "openai"} - {needed_by}:
                 raise ConfigError(f"prompts.{key} is for prompts.backend={needed_by}; the backend is {self.backend}")

@@ -23,12 +23,13 @@ from data_gen.config import DataConfig
 from data_gen.finish import RESULT, is_packed
 from data_gen.plan import Plan, Unit
 from data_gen.samples import SPLITS
+from data_gen.shards import read_images
 from data_gen.sources import SOURCES
 from data_gen.stages import STAGES
 from data_gen.stages.filter import filter_names
 from data_gen.stages.filters import FILTERS
 from jedi.io.config import to_dict
-from jedi.io.images import load_image
+from jedi.io.ranges import evenly_spaced
 
 BINS = 40
 EXAMPLES = {True: 6, False: 3}
@@ -102,7 +103,7 @@ class Stored:
     def spread(self, split: str, count: int) -> list[tuple[Path, str]]:
         """Tar and key of `count` sets that lie evenly over the split, of all where there are no more."""
         found = [(path, row["key"]) for path in self.tars[split] for row in read_manifest(path)["sets"]]
-        return [found[i * len(found) // count] for i in range(count)] if len(found) > count else found
+        return evenly_spaced(found, count)
 
     def find(self, keys: set[str]) -> dict[str, Path]:
         """The tars that hold these sets, as far as they can be read."""
@@ -118,18 +119,13 @@ def read_set(path: Path, key: str) -> tuple[dict[str, Any], list[Image.Image]]:
     """The JSON of a set in a tar, and its images."""
     with tarfile.open(path) as tar:
         description = json.load(tar.extractfile(f"{key}.json"))
-        return description, _images(tar, key, len(description["captions"]))
+        return description, read_images(tar, key, len(description["captions"]))
 
 
 def read_rejected(path: Path, key: str, n: int) -> list[Image.Image]:
     """The small images of a dropped set, of a unit's `X.dropped.tar`."""
     with tarfile.open(path) as tar:
-        return _images(tar, key, n)
-
-
-def _images(tar: tarfile.TarFile, key: str, n: int) -> list[Image.Image]:
-    names = [f"{key}.{i}.png" for i in range(n)]
-    return [load_image(tar.extractfile(name).read(), f"{tar.name}: {name}") for name in names]
+        return read_images(tar, key, n)
 
 
 # ---- scores and thresholds

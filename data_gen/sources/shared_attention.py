@@ -94,7 +94,7 @@ class SharedAttention(PromptedSource):
         """The images of each set; None for a set of which the safety checker has blackened one."""
         import torch
 
-        from data_gen.sources.masked_shared_attention import SharedContext
+        from data_gen.masked_shared_attention import SharedContext
         from jedi.rng import keyed_generator
 
         n, pipe, masked = self.context.images_per_set, self.generator.pipe, self.settings.masked
@@ -168,7 +168,7 @@ class SharedAttention(PromptedSource):
         pipe = self.generator.pipe
         if self._ready:
             return
-        from data_gen.sources.masked_shared_attention import install_masked_shared_attention
+        from data_gen.masked_shared_attention import install_masked_shared_attention
 
         key = f"shared_attention.model={self.settings.model}"
         if not hasattr(pipe, "unet"):

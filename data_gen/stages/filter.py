@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, make_dataclass, replace
 from typing import Annotated, Any
 
-import data_gen.stages.filters.content
-import data_gen.stages.filters.likeness
-import data_gen.stages.filters.quality  # noqa: F401  (each module's filters register themselves)
+import data_gen.stages.filters
 from data_gen.context import Context
+from data_gen.parts import import_modules
 from data_gen.samples import Dropped, SubjectSet
 from data_gen.stages import STAGES, Stage
 from data_gen.stages.filters import FILTERS, Encoders, Filter, Images, Verdict, rounded
@@ -18,6 +17,7 @@ from jedi.errors import InputError
 from jedi.io.config import ConfigError
 from jedi.io.ranges import Range
 
+import_modules(data_gen.stages.filters)
 ORDER = ("identity", "text", "aesthetic", "sharpness", "duplicates", "people", "nsfw")
 """The first of these that fails is the reason for which a set is dropped; filters of extensions follow by name."""
 

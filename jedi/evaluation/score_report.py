@@ -26,6 +26,7 @@ from jedi.evaluation.score import (
     columns_of,
     identity_column,
 )
+from jedi.io.ranges import evenly_spaced
 from jedi.report.document import Cell, Gallery, GalleryImage, LineChart, Point, Report, Section, Series, Table, Text
 from jedi.report.page import write_report
 from jedi.report.text import text_table
@@ -219,13 +220,13 @@ def chart(result: Result, others: Sequence[Result]) -> list[LineChart]:
 
 def examples(result: Result, groups: Sequence[ScoredSubject]) -> Gallery:
     """For some subjects the references, then the model's first image of some prompts, evenly chosen."""
-    chosen = _evenly(groups, EXAMPLES)
+    chosen = evenly_spaced(groups, EXAMPLES)
     rows, most = [], max(len(group.references) for group in chosen)
     for group in chosen:
         given: list[GalleryImage | None] = [GalleryImage(path, reference=True) for path in group.references]
         made = [case for case in group.cases if case.row == MODEL]
         firsts = list({case.prompt or case.id: case for case in reversed(made)}.values())[::-1]
-        images = [GalleryImage(case.image, case.prompt or "") for case in _evenly(firsts, PROMPTS)]
+        images = [GalleryImage(case.image, case.prompt or "") for case in evenly_spaced(firsts, PROMPTS)]
         rows.append([*given, *[None] * (most - len(given)), *images])
     note = "The references (marked), then the first image of some prompts: chosen by their numbers, not by looks."
     return Gallery("Examples", rows, [group.subject.replace("_", " ") for group in chosen], note=note)
@@ -264,11 +265,6 @@ def _spread(records: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[st
         if len(taken) < count and sum(other["subject"] == x["subject"] for other in taken) < share:
             taken.append(x)
     return taken
-
-
-def _evenly(items: Sequence[Any], count: int) -> list[Any]:
-    """At most ``count`` of them, at even distances."""
-    return list(items) if len(items) <= count else [items[i * len(items) // count] for i in range(count)]
 
 
 # ---- words

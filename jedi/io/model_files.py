@@ -14,6 +14,7 @@ from typing import Any
 
 from jedi.diffusion import PREDICTION_TYPES
 from jedi.errors import InputError, short
+from jedi.io.ranges import DTYPES
 
 Check = Callable[[Any], bool]
 Rule = tuple[str, Check]
@@ -130,7 +131,7 @@ TEXT_ENCODER: dict[str, Rule] = {
     "layer_norm_eps": number(0, 1, open_low=True),
     "attention_dropout": number(0, 0.9),
     "eos_token_id": whole(0, _MOST),
-    "dtype": either(NOTHING, one_of("float32", "float16", "bfloat16")),
+    "dtype": either(NOTHING, one_of(*DTYPES)),
     "quantization_config": NOTHING,
 }
 TOKENIZER: dict[str, Rule] = {

@@ -1,9 +1,15 @@
-"""Ranges of settings, written beside their types: ``lr: Annotated[float, Range(0)]``. `jedi.io.config` checks them."""
+"""Ranges of settings, written beside their types: ``lr: Annotated[float, Range(0)]``. `jedi.io.config` checks them.
+And choices that several commands share."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, TypeVar
+
+T = TypeVar("T")
+DTYPES = ("float32", "float16", "bfloat16")
+"""Of models, by their names in torch."""
 
 
 @dataclass(frozen=True)
@@ -49,3 +55,8 @@ Share = Annotated[float, Range(0, 1)]
 Positive = Annotated[float, Range(0, above=True)]
 NotNegative = Annotated[float, Range(0)]
 Decay = Annotated[float, Range(0, 1, below=True)]
+
+
+def evenly_spaced(items: Sequence[T], count: int) -> list[T]:
+    """``count`` of the items at even distances, the first among them; all where there are no more."""
+    return list(items) if len(items) <= count else [items[i * len(items) // count] for i in range(count)]

@@ -16,6 +16,7 @@ from jedi.conditioning import SetDraws, StepPlan
 from jedi.data import SetDataset, SetIndex
 from jedi.diffusion import NoiseSchedule
 from jedi.errors import InputError
+from jedi.io.ranges import evenly_spaced
 from jedi.loss import joint_loss
 from jedi.rng import keyed_generator
 
@@ -85,8 +86,7 @@ def choose_sets(
     sizes = list(large.values())
     commonest = max(dict.fromkeys(sizes), key=sizes.count)
     fit = [i for i, size in large.items() if size == commonest]
-    count = min(count, len(fit))
-    return [fit[i * len(fit) // count] for i in range(count)], k
+    return evenly_spaced(fit, count), k
 
 
 def wrong_partners(subjects: Sequence[str]) -> Tensor:

@@ -8,10 +8,8 @@ import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 from transformers import CLIPTextModelWithProjection
 
-from data_gen.samples import Dropped, Item
-from data_gen.sources import SOURCES
-from data_gen.sources import masked_shared_attention as shared
-from data_gen.sources.masked_shared_attention import (
+from data_gen import masked_shared_attention as shared
+from data_gen.masked_shared_attention import (
     SharedContext,
     above_otsu,
     attend_within,
@@ -19,6 +17,8 @@ from data_gen.sources.masked_shared_attention import (
     grow,
     install_masked_shared_attention,
 )
+from data_gen.samples import Dropped, Item
+from data_gen.sources import SOURCES
 from data_gen.sources.shared_attention import SharedAttention, SharedAttentionSettings, find_words
 from jedi.attention import JointContext, install_joint_attention, sdpa
 from jedi.io.config import ConfigError

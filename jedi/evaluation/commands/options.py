@@ -9,8 +9,8 @@ from jedi.checks import check_count, check_options, check_scale
 from jedi.evaluation.generate import Sampling
 from jedi.evaluation.score import DEFAULT_ENCODERS
 from jedi.io.config import import_extensions
+from jedi.io.ranges import DTYPES
 
-DTYPES = ("float32", "float16", "bfloat16")
 DEFAULT_MODEL = str(Path(__file__).resolve().parents[3] / "models" / "jedi-tiny")
 
 
