@@ -12,10 +12,8 @@ on stderr, 130: interrupted.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import itertools
 import json
-import platform
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -25,8 +23,10 @@ from typing import TYPE_CHECKING, Any
 
 from jedi import checks
 from jedi.errors import InputError, given
-from jedi.io.command_line import Parser, exit_code
+from jedi.io.command_line import Parser, add_sampling, exit_code
+from jedi.io.ranges import DTYPES
 from jedi.io.texts import is_text, read_json, read_lines
+from jedi.loading import load_pipeline, scheduler_settings, used_settings, versions
 from jedi.rng import check_seed
 from jedi.schedulers import SCHEDULERS, exchange
 
@@ -121,23 +121,14 @@ def parser() -> argparse.ArgumentParser:
     add("--prompts-file", metavar="F", help="more prompts, one a line; lines with # in front do not count")
     add("--negative-prompt", metavar="TEXT", help="what not to show: guidance leads away from it (nothing)")
     add("--out", metavar="DIR", help="the folder to write")
-    add("--model", metavar="M", help="a model folder, a training run, or a hub name (models/jedi-tiny)")
     add("--num-images-per-prompt", type=int, metavar="N", help="images a prompt; with --joint, stories (1)")
-    add("--steps", type=int, metavar="S", help="denoising steps (the model's)")
-    add("--guidance-scale", type=float, metavar="G", help="weight of the prompt, 1 is off (the model's)")
-    add("--image-guidance-scale", type=float, metavar="R", help="weight of the references, 1 is off (the model's)")
-    rules = "two_branch, plain, three_branch, three_branch_rescaled"
-    add("--guidance", metavar="RULE", help=f"{rules} (the model's)")
-    add("--mode", metavar="M", help="one_way (references are encoded once) or mutual (the model's)")
+    add_sampling(p)
     add("--joint", action="store_true", help="all prompts are one set, a story, and agree with one another")
     add("--seed", type=int, metavar="N", help="image i is made with seed N + i (0)")
     add("--image", metavar="F", help="an image to edit")
     add("--mask-image", metavar="F", help="what of it is to be generated (white)")
     add("--scheduler", metavar="NAME", help=f"{', '.join(SCHEDULERS)} (the model's)")
     add("--device", metavar="D", help="cpu, cuda, cuda:1, mps, ... (cuda if there is one)")
-    add("--dtype", metavar="T", help="float32, float16 or bfloat16 (float32)")
-    add("--batch-size", type=int, metavar="N", help="images at once (8); the images do not depend on it")
-    add("--extensions", nargs="+", metavar="MODULE", help="Python modules that add guidance rules and the like")
     add("--config", metavar="F", help="a YAML file with these options as keys, or a samples.json; options win over it")
     return p
 
@@ -229,7 +220,7 @@ def check(settings: Settings) -> None:
     check_seed(settings.seed, "--seed", len(settings.captions))
     if settings.scheduler is not None:
         checks.check_choice("--scheduler", settings.scheduler, SCHEDULERS)
-    checks.check_choice("--dtype", settings.dtype, ("float32", "float16", "bfloat16"))
+    checks.check_choice("--dtype", settings.dtype, DTYPES)
     checks.check_pair("--image", settings.image, "--mask-image", settings.mask_image)
 
 
@@ -238,7 +229,6 @@ def run(settings: Settings) -> None:
     from jedi.io.files import ResultFolder
     from jedi.io.hub import find_model
     from jedi.io.images import RECORD, load_image, load_mask
-    from jedi.loading import load_pipeline
 
     references = read_references(settings)
     image = None if settings.image is None else load_image(settings.image)
@@ -304,11 +294,7 @@ def sample(
     from jedi.pipeline import image_generators
 
     options = {
-        "num_inference_steps": settings.steps,
-        "guidance": settings.guidance,
-        "guidance_scale": settings.guidance_scale,
-        "image_guidance_scale": settings.image_guidance_scale,
-        "mode": settings.mode or pipe.config.trained_modes[0],
+        **used_settings(pipe, settings),
         "image": image,
         "mask_image": mask_image,
         "negative_prompt": settings.negative_prompt,
@@ -349,16 +335,9 @@ def describe(
     pipe: JediPipeline, digests: dict[str, str], settings: Settings, references: list[Reference], names: list[str]
 ) -> dict[str, Any]:
     """Everything that the images depend on; ``digests`` as :func:`jedi.loading.load_pipeline` gives them."""
-    import jedi
     from jedi.io.files import file_sha256
 
     digest = lambda file: {"file": str(file), "sha256": file_sha256(file)}
-    # Without what diffusers keeps for itself: a list in an order of chance.
-    scheduler = {key: value for key, value in pipe.scheduler.config.items() if key != "_use_default_values"}
-    used = pipe.sampling_settings(
-        settings.steps, settings.guidance, settings.guidance_scale, settings.image_guidance_scale
-    )
-    libraries = ("torch", "diffusers", "transformers", "numpy", "pillow")
     return {
         "format": 1,
         "request": {key: value for key, value in asdict(settings).items() if key != "out"},
@@ -370,23 +349,18 @@ def describe(
         "references": [digest(x.file) | ({"subject": x.subject} if x.subject else {}) for x in references],
         "edit": {key: digest(getattr(settings, key)) for key in ("image", "mask_image") if getattr(settings, key)},
         "settings": {
-            **used,
-            "mode": settings.mode or pipe.config.trained_modes[0],
+            **used_settings(pipe, settings),
             "joint": settings.joint,
             "num_images_per_prompt": settings.num_images_per_prompt,
             "negative_prompt": settings.negative_prompt,
-            "scheduler": scheduler,
+            "scheduler": scheduler_settings(pipe),
             "extensions": settings.extensions,
             "device": str(pipe.device),
             "dtype": settings.dtype,
             "batch_size": settings.batch_size,
         },
         "model": {"name": settings.model, "sha256": digests},
-        "versions": {
-            "jedi": jedi.__version__,
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in libraries},
-        },
+        "versions": versions(),
     }
 
 

@@ -6,9 +6,12 @@ Every failure is an ``InputError`` of one line that names the option, ``--model`
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import logging
-from typing import TYPE_CHECKING
+import platform
+from typing import TYPE_CHECKING, Any
 
+import jedi
 from jedi.errors import InputError
 from jedi.io.devices import find_device
 from jedi.io.hub import find_model
@@ -49,6 +52,25 @@ def load_pipeline(name: str, device: str | None = None, dtype: str = "float32") 
     digests = model_sha256(pipe)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device, getattr(torch, dtype)), digests
+
+
+def used_settings(pipe: JediPipeline, asked: Any) -> dict[str, Any]:
+    """Arguments of the pipeline's call: what is ``asked`` for by its attributes ``steps``, ``guidance``,
+    ``guidance_scale``, ``image_guidance_scale`` and ``mode``, else the model's defaults."""
+    used = pipe.sampling_settings(asked.steps, asked.guidance, asked.guidance_scale, asked.image_guidance_scale)
+    return {**used, "mode": asked.mode or pipe.config.trained_modes[0]}
+
+
+def scheduler_settings(pipe: JediPipeline) -> dict[str, Any]:
+    """For records: without what diffusers keeps for itself, a list in random order."""
+    return {key: value for key, value in pipe.scheduler.config.items() if key != "_use_default_values"}
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the pixels."""
+    libraries = ("torch", "diffusers", "transformers", "numpy", "pillow")
+    found = {name: importlib.metadata.version(name) for name in libraries}
+    return {"jedi": jedi.__version__, "python": platform.python_version(), **found}
 
 
 def model_sha256(pipe: JediPipeline) -> dict[str, str]:

@@ -8,10 +8,8 @@ missing; tasks of a Slurm array take a part each, and their number may change be
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import itertools
 import json
-import platform
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +24,7 @@ from jedi.errors import InputError
 from jedi.io.files import file_sha256, write_text
 from jedi.io.frozen import differences
 from jedi.io.images import load_image, load_mask, save_png
+from jedi.loading import model_sha256, scheduler_settings, used_settings, versions
 from jedi.rng import check_seed, seeded_generator
 
 if TYPE_CHECKING:
@@ -139,7 +138,7 @@ def generate(
     if not todo:
         return
     _check_versions(Path(folder))
-    options = _options(pipe, settings)
+    options = used_settings(pipe, settings)
     pipe.set_progress_bar_config(disable=True)
     name = "images" if count == 1 else f"images, part {index} of {count}"
     with tqdm(total=len(mine), initial=len(mine) - len(todo), desc=name, file=sys.stderr) as bar:
@@ -167,8 +166,6 @@ def write_plan(
     Raises:
         PlanError: another plan stands there; the message names the first differences.
     """
-    from jedi.loading import model_sha256
-
     _check(items, settings)
     digests: dict[Path, str] = {}
     plan = {
@@ -220,15 +217,6 @@ def read_plan(folder: str | Path) -> dict[str, Any]:
     return plan
 
 
-def versions() -> dict[str, str]:
-    """Versions of what decides the pixels."""
-    import jedi
-
-    libraries = ("torch", "diffusers", "transformers", "numpy", "pillow")
-    found = {name: importlib.metadata.version(name) for name in libraries}
-    return {"jedi": jedi.__version__, "python": platform.python_version(), **found}
-
-
 def _check(items: Sequence[ImageRequest], settings: Sampling) -> None:
     if not items:
         raise PlanError("the plan has no items: nothing is to be made")
@@ -247,19 +235,9 @@ def _check(items: Sequence[ImageRequest], settings: Sampling) -> None:
         raise PlanError(f"steps must be 1 or more, got {settings.steps}")
 
 
-def _options(pipe: JediPipeline, settings: Sampling) -> dict[str, Any]:
-    """Arguments of the pipeline's call."""
-    used = pipe.sampling_settings(
-        settings.steps, settings.guidance, settings.guidance_scale, settings.image_guidance_scale
-    )
-    return {**used, "mode": settings.mode or pipe.config.trained_modes[0]}
-
-
 def _record_settings(pipe: JediPipeline, settings: Sampling) -> dict[str, Any]:
-    # Without what diffusers keeps for itself: a list in random order.
-    scheduler = {key: value for key, value in pipe.scheduler.config.items() if key != "_use_default_values"}
     place = {"device": pipe.device.type, "dtype": str(pipe.unet.dtype).removeprefix("torch.")}
-    return {**_options(pipe, settings), "scheduler": scheduler, **place}
+    return {**used_settings(pipe, settings), "scheduler": scheduler_settings(pipe), **place}
 
 
 def _record(item: ImageRequest, digests: dict[Path, str]) -> dict[str, Any]:

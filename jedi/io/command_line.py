@@ -21,6 +21,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from jedi.errors import InputError, one_line, out_of_memory
+from jedi.io.ranges import DTYPES
+
+GUIDANCE_RULES = ("two_branch", "plain", "three_branch", "three_branch_rescaled")
+"""Those of :mod:`jedi.guidance`, by name: `--help` must not load torch, which that needs."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -45,6 +49,20 @@ def add_settings(parser: argparse.ArgumentParser, file: str, setting: str) -> No
     text = "print all settings, with their defaults and as they would be used, and stop (??? must be given)"
     parser.add_argument("--print-config", action="store_true", help=text)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=f"what differs, for instance {setting}")
+
+
+def add_sampling(parser: argparse._ActionsContainer) -> None:
+    """The arguments that say by which model images are made, and how; without defaults."""
+    add = parser.add_argument
+    add("--model", metavar="M", help="a model folder, a training run, or a hub name (models/jedi-tiny)")
+    add("--steps", type=int, metavar="S", help="denoising steps (the model's)")
+    add("--guidance", metavar="RULE", help=f"{', '.join(GUIDANCE_RULES)} or an extension's (the model's)")
+    add("--guidance-scale", type=float, metavar="G", help="weight of the prompt, 1 is off (the model's)")
+    add("--image-guidance-scale", type=float, metavar="R", help="weight of the references, 1 is off (the model's)")
+    add("--mode", metavar="M", help="one_way (references are encoded once) or mutual (the model's)")
+    add("--dtype", metavar="T", help=f"{', '.join(DTYPES)} (float32)")
+    add("--batch-size", type=int, metavar="N", help="images at once (8); the images do not depend on it")
+    add("--extensions", nargs="+", metavar="MODULE", help="Python modules that add guidance rules and the like")
 
 
 def part_of(text: str | None) -> tuple[int, int]:

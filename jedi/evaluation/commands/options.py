@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from jedi.checks import check_count, check_options, check_scale
+from jedi.checks import check_choice, check_count, check_options, check_scale
 from jedi.evaluation.generate import Sampling
 from jedi.evaluation.score import DEFAULT_ENCODERS
+from jedi.io.command_line import add_sampling
 from jedi.io.config import import_extensions
 from jedi.io.ranges import DTYPES
 
@@ -16,19 +17,10 @@ DEFAULT_MODEL = str(Path(__file__).resolve().parents[3] / "models" / "jedi-tiny"
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """The model, and how it samples."""
-    add = parser.add_argument_group("model and sampling").add_argument
-    text = "a model folder, a training run, or a hub name (models/jedi-tiny)"
-    add("--model", default=DEFAULT_MODEL, metavar="M", help=text)
-    add("--steps", type=int, metavar="S", help="denoising steps (the model's)")
-    add("--guidance", metavar="RULE", help="a guidance rule (the model's)")
-    add("--guidance-scale", type=float, metavar="G", help="weight of the prompt, 1 is off (the model's)")
-    add("--image-guidance-scale", type=float, metavar="R", help="weight of the references, 1 is off (the model's)")
-    add("--mode", metavar="M", help="one_way or mutual (the model's)")
-    add("--seed", type=int, default=0, metavar="N", help="each image's noise is drawn from this and its name (0)")
-    add("--dtype", default="float32", choices=DTYPES, help="of the model (float32)")
-    add("--batch-size", type=int, default=8, metavar="N", help="images at once (8); the images do not depend on it")
-    text = "Python modules that add guidance rules and the like"
-    add("--extensions", nargs="+", default=[], metavar="MODULE", help=text)
+    group = parser.add_argument_group("model and sampling")
+    add_sampling(group)
+    group.add_argument("--seed", type=int, metavar="N", help="each image's noise is drawn from this and its name (0)")
+    parser.set_defaults(model=DEFAULT_MODEL, seed=0, dtype="float32", batch_size=8, extensions=[])
 
 
 def add_scoring_options(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +37,7 @@ def sampling_of(arguments: argparse.Namespace) -> Sampling:
     """How to sample. Raises ``InputError`` for what makes no sense."""
     check_options(arguments, check_count, "steps", "batch_size")
     check_options(arguments, check_scale, "guidance_scale", "image_guidance_scale")
+    check_choice("--dtype", arguments.dtype, DTYPES)
     import_extensions(arguments.extensions)
     keys = ("steps", "guidance", "guidance_scale", "image_guidance_scale", "mode")
     return Sampling(**{key: getattr(arguments, key) for key in keys})
