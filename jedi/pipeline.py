@@ -1,6 +1,6 @@
 """JediPipeline: images of the subject that the references show, wherever the prompt puts it.
 
-Reads as ``prepare -> schedule -> denoise -> decode``. Letters: ``b`` sets, ``k`` references and ``m`` targets
+Reads as ``check -> prepare -> schedule -> denoise -> decode``. Letters: ``b`` sets, ``k`` references and ``m`` targets
 of a set, ``c h w`` latents, ``H W`` pixels, ``l d`` tokens of a caption. The ``n = b m`` targets are the
 images; between network calls they lie flat, ``[(b m) c h w]``, in the order of the images that come out.
 """
@@ -319,14 +319,25 @@ class JediPipeline(DiffusionPipeline):
         """
         settings = self.sampling_settings(num_inference_steps, guidance, guidance_scale, image_guidance_scale)
         mode = mode or (self.config.trained_modes[0] if cache is None else cache.mode)
-        texts = (prompt, prompt_embeds, negative_prompt, negative_prompt_embeds)
         given = (references, reference_prompts, reference_masks)
-        intervals = (guidance_interval, image_guidance_interval)
-        outputs = (output_type, callback_on_step_end_tensor_inputs)
-        counts = (num_images_per_prompt, joint, settings["num_inference_steps"])
-        self.check_inputs(
-            *texts, *given, cache, mode, *counts, image, mask_image, generator, latents, *intervals, *outputs
-        )
+
+        # check
+        shape = (caption_length(self.tokenizer, self.text_encoder), self.unet.config.cross_attention_dim)
+        checks.check_prompts(prompt, prompt_embeds, negative_prompt, negative_prompt_embeds, shape)
+        checks.check_count("num_images_per_prompt", num_images_per_prompt)
+        checks.check_mode(mode, self.config.trained_modes)
+        schedulers.check_prediction_type(self.scheduler, self.config.prediction_type)
+        self._check_references(*given, cache, mode)
+        checks.check_edit(image, mask_image)
+        count = num_images_per_prompt * checks.num_prompts(prompt, prompt_embeds)
+        checks.check_cache(cache, num_images_per_prompt if joint else count)
+        checks.check_noise(generator, latents, (count, *self._latent_shape))
+        checks.check_interval("guidance_interval", guidance_interval)
+        checks.check_interval("image_guidance_interval", image_guidance_interval)
+        checks.check_outputs(output_type, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
+        noisy = bool(references) and not ATTENTION_MODES.get(mode).clean_references
+        use = "for an edit" if image is not None else f"in mode {mode!r}" if noisy else ""
+        schedulers.check_sampler(self.scheduler, settings["num_inference_steps"], use)
         rule = GUIDANCE.get(settings["guidance"])
         scales = (settings["guidance_scale"], settings["image_guidance_scale"])
         device = self._execution_device
@@ -398,47 +409,6 @@ class JediPipeline(DiffusionPipeline):
             result = self.image_processor.postprocess(pixels, output_type=output_type)
         self.maybe_free_model_hooks()
         return JediPipelineOutput(images=result) if return_dict else (result,)
-
-    def check_inputs(
-        self,
-        prompt: Any,
-        prompt_embeds: Any,
-        negative_prompt: Any,
-        negative_prompt_embeds: Any,
-        references: Any,
-        reference_prompts: Any,
-        reference_masks: Any,
-        cache: Any,
-        mode: str,
-        num_images_per_prompt: Any,
-        joint: bool,
-        num_inference_steps: int,
-        image: Any,
-        mask_image: Any,
-        generator: Any,
-        latents: Any,
-        guidance_interval: Any,
-        image_guidance_interval: Any,
-        output_type: str,
-        tensor_inputs: Sequence[str],
-    ) -> None:
-        """Raises ``InputError`` for arguments of a call that are senseless or do not fit one another or the model."""
-        shape = (caption_length(self.tokenizer, self.text_encoder), self.unet.config.cross_attention_dim)
-        checks.check_prompts(prompt, prompt_embeds, negative_prompt, negative_prompt_embeds, shape)
-        checks.check_count("num_images_per_prompt", num_images_per_prompt)
-        checks.check_mode(mode, self.config.trained_modes)
-        schedulers.check_prediction_type(self.scheduler, self.config.prediction_type)
-        self._check_references(references, reference_prompts, reference_masks, cache, mode)
-        checks.check_edit(image, mask_image)
-        sets, targets = num_images_per_prompt, checks.num_prompts(prompt, prompt_embeds)
-        checks.check_cache(cache, sets if joint else sets * targets)
-        checks.check_noise(generator, latents, (sets * targets, *self._latent_shape))
-        checks.check_interval("guidance_interval", guidance_interval)
-        checks.check_interval("image_guidance_interval", image_guidance_interval)
-        checks.check_outputs(output_type, tensor_inputs, self._callback_tensor_inputs)
-        noisy = bool(references) and not ATTENTION_MODES.get(mode).clean_references
-        use = "for an edit" if image is not None else f"in mode {mode!r}" if noisy else ""
-        schedulers.check_sampler(self.scheduler, num_inference_steps, use)
 
     # The steps of __call__, in its order.
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from jedi.guidance import GUIDANCE, in_interval
+from jedi.io.command_line import GUIDANCE_RULES
 
 
 @pytest.fixture
@@ -53,3 +54,9 @@ def test_interval_in_shares_of_the_run():
     assert all(in_interval(i, 7, (0.0, 1.0)) for i in range(7))
     assert [in_interval(i, 10, (0.2, 0.5)) for i in range(10)] == [False] * 2 + [True] * 3 + [False] * 5
     assert not any(in_interval(i, 10, (0.0, 0.0)) for i in range(10))
+
+
+def test_help_names_all_rules():
+    """By a list, since it loads no torch."""
+    ours = {name for name in GUIDANCE if GUIDANCE.get(name).combine.__module__ == "jedi.guidance"}
+    assert ours == set(GUIDANCE_RULES)
