@@ -20,6 +20,7 @@ from jedi.errors import InputError, first_line
 from jedi.io.files import file_sha256
 from jedi.io.images import to_rgb
 from jedi.io.parts import load_network
+from jedi.io.registry import Registry
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,8 @@ _VIT_SIZES = {
 }  # fmt: skip
 
 Item = TypeVar("Item")
+ENCODERS: Registry[Callable[[str, torch.device], Any]] = Registry("encoder")
+"""Kinds of encoders that :func:`load_encoder` knows."""
 
 
 class EncoderError(InputError):
@@ -74,7 +77,8 @@ def load_encoder(spec: str, device: str | torch.device = "cpu") -> Any:
     ``blip-itm:X``       :class:`BlipMatcher`, as ``blip-itm:Salesforce/blip-itm-large-coco``
     ==================== ==========================================================================
 
-    ``X`` is a folder or the name of a model on the hub.
+    ``X`` is a folder or the name of a model on the hub. An extension adds kinds with ``ENCODERS.register``: a class of
+    ``X`` and a device, of the form of :class:`ImageEncoder` and with its network as ``model``.
 
     Raises:
         EncoderError: an unknown kind, no such folder or model, a model of another kind, missing weights.
@@ -86,11 +90,12 @@ def load_encoder(spec: str, device: str | torch.device = "cpu") -> Any:
     if needs_source != bool(source):
         right = f"{kind}:FOLDER_OR_HUB_NAME" if needs_source else kind
         raise EncoderError(f"encoder {spec!r}: write it as {right}")
-    encoder = ENCODERS[kind](source, torch.device(device))
+    encoder = ENCODERS.get(kind)(source, torch.device(device))
     encoder.source = spec
     return encoder
 
 
+@ENCODERS.register("clip")
 class ClipEncoder:
     """``CLIPModel``: projected image and text features.
 
@@ -131,6 +136,7 @@ class ClipEncoder:
         return self.model.get_text_features(**inputs).pooler_output
 
 
+@ENCODERS.register("dino")
 class DinoEncoder:
     """``ViTModel`` with DINO's weights: the normalised class token of the last layer.
 
@@ -155,6 +161,7 @@ class DinoEncoder:
         return _embed(images, lambda x: self.model(self.preprocess(x).to(self.model.device)).last_hidden_state[:, 0])
 
 
+@ENCODERS.register("dinov2")
 class Dinov2Encoder:
     """``Dinov2Model`` (with or without registers): the normalised class token of the last layer.
 
@@ -177,6 +184,7 @@ class Dinov2Encoder:
         return _embed(images, lambda x: self.model(self.preprocess(x).to(self.model.device)).last_hidden_state[:, 0])
 
 
+@ENCODERS.register("timm")
 class TimmEncoder:
     """Any image model of timm: its pooled features, with the preprocessing that timm keeps beside the weights.
 
@@ -222,6 +230,10 @@ class TimmEncoder:
         return cls(source, device, model, "EfficientNet-Lite0")
 
 
+ENCODERS.register("efficientnet-lite0")(TimmEncoder.efficientnet_lite0)
+
+
+@ENCODERS.register("blip-itm")
 class BlipMatcher:
     """``BlipForImageTextRetrieval``: how probably a text describes an image, by the image-text matching head.
 
@@ -320,17 +332,6 @@ def load_aesthetic_head(path: str | Path, width: int = 768) -> nn.Sequential:
         raise EncoderError(f"{path}: a head from {shape}, expected {width} to 1 (CLIP ViT-L/14 has 768)")
     head.load_state_dict(parts)
     return head.eval().requires_grad_(False)
-
-
-ENCODERS: dict[str, Callable[[str, torch.device], Any]] = {
-    "clip": ClipEncoder,
-    "dino": DinoEncoder,
-    "dinov2": Dinov2Encoder,
-    "timm": TimmEncoder,
-    "efficientnet-lite0": TimmEncoder.efficientnet_lite0,
-    "blip-itm": BlipMatcher,
-}
-"""Kinds of encoders that :func:`load_encoder` knows."""
 
 
 def _batches(items: Sequence[Item]) -> list[Sequence[Item]]:

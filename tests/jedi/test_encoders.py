@@ -10,15 +10,18 @@ import pytest
 import timm
 import torch
 import torchvision
-from PIL import Image
+from PIL import Image, ImageStat
 from safetensors.torch import load_file, save_file
 from transformers import CLIPImageProcessor, CLIPVisionConfig, ViTConfig, ViTImageProcessor
 
+from data_gen.stages.filters import Encoders
 from jedi import encoders
 from jedi.encoders import EncoderError, ImageEncoder, Lpips, TextImageEncoder, load_aesthetic_head, load_encoder
+from jedi.evaluation.score import load_encoders
 from jedi.io.images import to_tensor
 from tests import encoders as small
 from tests import tiny
+from tests.data_gen.made_sets import context
 
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -238,7 +241,10 @@ def test_names_say_the_size_only_where_it_is_that_size(config, name):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("siglip:x", "the kind 'siglip' is unknown; write one of clip, dino, dinov2, timm"),
+        (
+            "siglip:x",
+            "the kind 'siglip' is unknown; write one of blip-itm, clip, dino, dinov2, efficientnet-lite0, timm",
+        ),
         ("clip", "write it as clip:FOLDER_OR_HUB_NAME"),
         ("efficientnet-lite0:x", "write it as efficientnet-lite0"),
         ("dino:no/such", "no/such: a model of transformers is not there as a folder or on the model hub"),
@@ -250,6 +256,28 @@ def test_what_cannot_be_had_is_named(spec, message):
         load_encoder(spec)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_an_extension_adds_an_encoder(monkeypatch, images):
+    """For `--encoders` and for the settings of filters."""
+    monkeypatch.setattr(encoders.ENCODERS, "_parts", dict(encoders.ENCODERS._parts))
+
+    @encoders.ENCODERS.register("means")
+    class Means:
+        source = ""
+
+        def __init__(self, source, device):
+            self.name, self.model = f"means of {source}", torch.nn.Identity()
+
+        def embed_images(self, images):
+            return torch.nn.functional.normalize(torch.tensor([ImageStat.Stat(x).mean for x in images]), dim=-1)
+
+    [scored] = load_encoders(["means:colours"])
+    assert scored.columns and scored.network.source == "means:colours" and isinstance(scored.network, ImageEncoder)
+    filtering = Encoders(context()).get("filter.identity.encoder", "means:colours")
+    assert filtering.name == "means of colours" and filtering.embed_images([images[0].convert("RGB")]).shape == (1, 3)
+    with pytest.raises(EncoderError, match="write it as means:"):
+        load_encoder("means")
 
 
 def test_a_model_of_another_kind_is_refused_with_the_right_name(folders):

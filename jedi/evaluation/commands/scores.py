@@ -18,6 +18,7 @@ from jedi.errors import InputError, given
 from jedi.evaluation.commands import options
 from jedi.evaluation.score import COPIED, MODEL, ORACLE, ScoredImage, ScoredSubject, load_encoders, score_all
 from jedi.io.command_line import command_line
+from jedi.io.config import import_extensions
 from jedi.io.files import file_sha256, locked
 from jedi.io.images import SUFFIXES, find_images
 from jedi.io.texts import read_json, read_lines
@@ -34,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--label", metavar="TEXT", help="the method's name in tables (the folder's name)")
     add("--out", required=True, metavar="DIR", help="the folder to write")
     options.add_scoring_options(parser)
+    add("--extensions", nargs="+", default=[], metavar="MODULE", help="Python modules that add encoders")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -41,6 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     from jedi.report.page import check_place
 
     check_options(arguments, check_count, "samples")
+    import_extensions(arguments.extensions)
     out = Path(arguments.out)
     check_place(out, images=arguments.images, references=arguments.references, real=arguments.real)
     groups = read_groups(
