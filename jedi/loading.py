@@ -40,7 +40,7 @@ def load_pipeline(name: str, device: str | None = None, dtype: str = "float32") 
     device = find_device(device)
     try:
         if origin == "run":
-            from jedi.training.export import load_run
+            from jedi.training.load_run import load_run
 
             pipe = load_run(name)
         else:

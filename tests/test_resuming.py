@@ -18,6 +18,7 @@ import train
 from jedi.errors import InputError
 from jedi.training import callbacks, checkpoints, export
 from jedi.training import module as training
+from jedi.training.load_run import load_run
 from tests import extensions, tiny
 from tests.conftest import write_shard
 
@@ -232,7 +233,7 @@ def test_the_newest_few_are_kept_and_some_for_good_and_nothing_else_lies_there(r
     kept = checkpoints.load(checkpoints.find(tmp_path / "run", "kept-00000006"))["state_dict"]
     last = saved(tmp_path / "run")["state_dict"]
     assert {name.split(".")[0] for name in kept} == {"ema"} and {name.split(".")[0] for name in last} == {"ema", "unet"}
-    pipe = export.load_run(tmp_path / "run", "kept-00000003")
+    pipe = load_run(tmp_path / "run", "kept-00000003")
     weights = checkpoints.load(checkpoints.find(tmp_path / "run", "kept-00000003"))["state_dict"]
     assert all(torch.equal(v, weights[f"ema.module.unet.{k}"]) for k, v in pipe.unet.state_dict().items())
 

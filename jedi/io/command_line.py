@@ -34,12 +34,6 @@ class Parser(argparse.ArgumentParser):
         raise InputError(message)
 
 
-def help_at_once(make: Callable[[], argparse.ArgumentParser]) -> None:
-    """Answers ``--help`` of a module that is run as a command, before it loads what is slow; called above that."""
-    if {"-h", "--help"}.intersection(sys.argv[1:]):
-        make().parse_args()
-
-
 def add_settings(parser: argparse.ArgumentParser, file: str, setting: str) -> None:
     """The arguments of a command that takes settings: :func:`jedi.io.config.of_command` makes them from these.
 

@@ -9,95 +9,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from jedi.io.command_line import Parser, exit_code, help_at_once
-
-
-def make_parser() -> Parser:
-    """The command's arguments."""
-    parser = Parser(prog="python -m jedi.training.export", description=__doc__.splitlines()[0])
-    parser.add_argument("run", help="folder of a training run")
-    parser.add_argument("out", help="folder to write; must not exist")
-    parser.add_argument(
-        "--checkpoint", default="last", metavar="NAME", help="last, best, or a name in checkpoints/ (kept-00001000)"
-    )
-    return parser
-
-
-if __name__ == "__main__":
-    help_at_once(make_parser)
-
-from diffusers import UNet2DConditionModel
 
 from jedi.errors import InputError
-from jedi.io import config as configs
-from jedi.io.base import FROZEN_PARTS, check_init_from, find_folder, fingerprint, load_parts
-from jedi.io.files import atomic, read_own_json
-from jedi.pipeline import JediPipeline
-from jedi.training import checkpoints
-from jedi.training.config import TrainConfig
-
-_AVERAGED = "ema.module.unet."
-
-
-def is_run(folder: str | Path) -> bool:
-    """Whether this is the folder of a training run."""
-    return (Path(folder) / "config.yaml").is_file() and (Path(folder) / "checkpoints").is_dir()
-
-
-def load_run(run: str | Path, checkpoint: str = "last") -> JediPipeline:
-    """The pipeline of a run's averaged weights.
-
-    Args:
-        run: the run's folder.
-        checkpoint: `last`, `best` (by the held-out loss), or one of ``checkpoints/`` by its name (`kept-00001000`).
-
-    Raises:
-        InputError: not a run, or one without that checkpoint; it is damaged, or not finite.
-    """
-    config, state, path = _read(run, checkpoint)
-    configs.import_extensions(config.extensions)  # a mode of the run's may be one that they register
-    return JediPipeline(
-        **load_parts(base_of(run, config), FROZEN_PARTS),
-        unet=_unet(state, path),
-        trained_modes=config.trained_modes,
-        max_trained_references=state["jedi"]["max_references"],
-        sampling_defaults=config.sampling_defaults,
-    )
-
-
-def base_of(run: str | Path, config: TrainConfig) -> Path:
-    """The folder of a run's base, also where this command is given from another folder than the training's, and where
-    run and base were moved together; what the hub gives for a name.
-
-    Raises:
-        InputError: it is not there, or what is there is not what the run was trained on.
-    """
-    key, file = "base fingerprint", Path(run) / "base.json"
-    wanted = read_own_json(Path(run) / "identity.json", **{key: str})[key]
-    if file.exists():
-        places = read_own_json(file, absolute=str, relative=str)
-        named = [Path(places["absolute"]), Path(run, places["relative"])]
-        found = [folder for folder in named if (folder / "model_index.json").is_file()]
-        if not found:
-            raise InputError(f"{run} was trained on base {config.base}, which is neither {named[0]} nor {named[1]}")
-    else:
-        found = [find_folder(config.base)]
-    for folder in found:
-        if fingerprint(folder)[:16] == wanted:
-            return folder
-    raise InputError(
-        f"{run} was trained on another base than {' and '.join(map(str, found))}, where it was: "
-        f"{', '.join(FROZEN_PARTS)} differ; put the old one back"
-    )
-
-
-def load_run_unet(run: str | Path, prediction_type: str) -> UNet2DConditionModel:
-    """The averaged UNet of a run's last checkpoint. Raises ``InputError`` if it predicts something else."""
-    _, state, path = _read(run, "last")
-    check_init_from(state["jedi"]["prediction_type"], prediction_type, run)
-    return _unet(state, path)
+from jedi.io.command_line import Parser, exit_code
+from jedi.io.files import atomic
 
 
 def export(run: str | Path, out: str | Path, checkpoint: str = "last") -> Path:
@@ -109,6 +24,8 @@ def export(run: str | Path, out: str | Path, checkpoint: str = "last") -> Path:
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} exists already: remove it, or choose another name")
+    from jedi.training.load_run import load_run
+
     pipe = load_run(run, checkpoint)
     for part in (pipe.unet, pipe.vae):
         part.register_to_config(_name_or_path="")  # where the base lay on the machine that trained
@@ -118,29 +35,14 @@ def export(run: str | Path, out: str | Path, checkpoint: str = "last") -> Path:
     return out
 
 
-def _read(run: str | Path, checkpoint: str) -> tuple[TrainConfig, dict[str, Any], Path]:
-    run = Path(run)
-    if not is_run(run):
-        raise InputError(f"{run} is not the folder of a training run (config.yaml and checkpoints/ make one)")
-    path = checkpoints.find(run, checkpoint)
-    return configs.load(TrainConfig, run / "config.yaml"), checkpoints.load(path), path
-
-
-def _unet(state: dict[str, Any], path: Path) -> UNet2DConditionModel:
-    weights = {
-        name.removeprefix(_AVERAGED): value for name, value in state["state_dict"].items() if name.startswith(_AVERAGED)
-    }
-    invalid = [name for name, value in weights.items() if not bool(value.isfinite().all())]
-    if invalid:
-        raise checkpoints.CheckpointError(f"{path}: weights are not finite ({invalid[0]} and {len(invalid) - 1} more)")
-    unet = UNet2DConditionModel.from_config(state["jedi"]["unet"])
-    unet.load_state_dict(weights)
-    return unet.eval()
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code, 2 with one line on stderr for a mistake in the request."""
-    parser = make_parser()
+    parser = Parser(prog="python -m jedi.training.export", description=__doc__.splitlines()[0])
+    parser.add_argument("run", help="folder of a training run")
+    parser.add_argument("out", help="folder to write; must not exist")
+    parser.add_argument(
+        "--checkpoint", default="last", metavar="NAME", help="last, best, or a name in checkpoints/ (kept-00001000)"
+    )
 
     def work() -> None:
         args = parser.parse_args(argv)

@@ -33,7 +33,7 @@ from jedi.sampling import check_defaults, check_modes, sampling_settings
 from jedi.schedulers import start
 from jedi.training import checkpoints
 from jedi.training.config import TrainConfig
-from jedi.training.export import is_run, load_run_unet
+from jedi.training.load_run import is_run, load_run_unet
 from jedi.training.optimizer import ema_update, lr_factor, make_optimizer
 from jedi.unet import JointUNet
 from jedi.vae import encode_pixels

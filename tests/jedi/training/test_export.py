@@ -21,7 +21,8 @@ from jedi.io.hub import is_hub_name
 from jedi.pipeline import JediPipeline
 from jedi.training import export as exporting
 from jedi.training.config import TrainConfig
-from jedi.training.export import base_of, export, is_run, load_run
+from jedi.training.export import export
+from jedi.training.load_run import base_of, is_run, load_run
 from jedi.training.run import write_run
 from tests.conftest import write_shard
 from tests.jedi.sampling import close, latents, random_image
@@ -209,7 +210,7 @@ def test_a_run_finds_its_base_from_anywhere_and_after_a_move(run, tmp_path, monk
 def test_the_base_of_a_run_may_be_a_name_on_the_hub(run, tmp_path, tiny_base, monkeypatch):
     identity = json.loads((run / "identity.json").read_text())
     asked = []
-    monkeypatch.setattr(exporting, "find_folder", lambda name: asked.append(name) or tiny_base)
+    monkeypatch.setattr("jedi.training.load_run.find_folder", lambda name: asked.append(name) or tiny_base)
     for base in (str(tmp_path), "owner/name"):  # first a folder, then the same from the hub
         config = configs.load(TrainConfig, None, [f"base={base}", f"out={tmp_path / 'run'}", "data.path=x"])
         write_run(config, identity, SimpleNamespace(is_global_zero=True, loggers=[]))
