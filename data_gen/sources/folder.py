@@ -16,22 +16,19 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from data_gen.context import Context
-from data_gen.samples import Dropped, Item, SubjectSet
-from data_gen.sources import SOURCES, Source
+from data_gen.samples import Dropped, SubjectSet
+from data_gen.sources import SOURCES
+from data_gen.sources.importer import Importer
 from data_gen.sources.subjects import (
-    FOUND_LIMITS,
     NAMES,
     PLAIN,
     check_template,
     composed,
-    given_folder,
-    heldout_rule,
     inside,
     is_system,
     names,
@@ -39,9 +36,7 @@ from data_gen.sources.subjects import (
     share_out,
     shown,
     slug,
-    split_of,
     unusable,
-    wanted,
     words,
 )
 from jedi.io.config import ConfigError
@@ -107,42 +102,25 @@ class PhotoSubject:
 
 
 @SOURCES.register("folder")
-class Folder(Source):
-    """Sets of photos that are there. The folder is read when it is first needed; all mistakes are ConfigErrors."""
+class Folder(Importer):
+    """Sets of photos that are there; a subject's sets follow one another."""
 
-    Settings, uses_model, limits = FolderSettings, False, FOUND_LIMITS
-
-    def __init__(self, settings: FolderSettings, context: Context) -> None:
-        super().__init__(settings, context)
-        self.root = given_folder(context, "folder.path", settings.path)
-
-    @classmethod
-    def heldout_rule(cls, settings: FolderSettings) -> str:
-        return heldout_rule(f"its folder's name{PLAIN}", settings.heldout_fraction)
+    Settings, name, decides = FolderSettings, "folder", f"its folder's name{PLAIN}"
 
     @functools.cached_property
     def subjects(self) -> list[PhotoSubject]:
         return read_subjects(self.root, self.settings)
 
-    @functools.cached_property
-    def sets(self) -> dict[str, list[tuple[PhotoSubject, list[Photo]]]]:
-        """All sets of each split; a subject's sets follow one another."""
-        sets: dict[str, list[tuple[PhotoSubject, list[Photo]]]] = {"train": [], "heldout": []}
+    def found(self) -> Iterator[tuple[str, tuple[PhotoSubject, list[Photo]]]]:
         for subject in self.subjects:
-            split = split_of(same_name(subject.folder.name), self.settings.heldout_fraction)
             for photos in share_out(subject.photos, self.context.images_per_set):
-                sets[split].append((subject, photos))
-        return sets
+                yield same_name(subject.folder.name), (subject, photos)
 
     @property
     def gives(self) -> frozenset[str]:
         """Masks, where every photo has one."""
         photos = [photo for subject in self.subjects for photo in subject.photos]
         return frozenset({"images", *(["masks"] if all(photo.mask for photo in photos) else [])})
-
-    def sizes(self) -> dict[str, int]:
-        """As many sets as there are, `sets` and `heldout_sets` at most."""
-        return wanted(self.context, {split: len(sets) for split, sets in self.sets.items()})
 
     def inputs(self) -> dict[str, str]:
         """One digest over the names and contents of all files that are used: this reads them all."""
@@ -157,13 +135,9 @@ class Folder(Source):
         """The files that are not used, by reason."""
         return dict(sum((subject.left_out for subject in self.subjects), Counter()))
 
-    def make(self, items: Sequence[Item]) -> Iterator[SubjectSet | Dropped]:
+    def make_set(self, key: str, found: tuple[PhotoSubject, list[Photo]]) -> SubjectSet | Dropped:
         """Raises ConfigError for an image that cannot be read, unless these are to be dropped."""
-        for item in items:
-            subject, photos = self.sets[item.split][item.index]
-            yield self._set(item.key, subject, photos)
-
-    def _set(self, key: str, subject: PhotoSubject, photos: list[Photo]) -> SubjectSet | Dropped:
+        subject, photos = found
         images, masks, used, broken = [], [], [], []
         for photo in photos:
             try:

@@ -40,7 +40,6 @@ def heldout_rule(identity: str, fraction: float = 0.1) -> str:
     )
 
 
-FOUND_LIMITS = ("The images were taken as they were found: nobody looked into who made them and what they show.",)
 PLAIN = " (small letters, no spaces, hyphens or underscores)"  # what `same_name` makes of a name
 
 
@@ -77,14 +76,6 @@ def share_out(images: Sequence[T], most: int) -> list[list[T]]:
     """
     sets = -(-len(images) // most)
     return [list(images[i::sets]) for i in range(sets)]
-
-
-def wanted(context: Context, found: dict[str, int]) -> dict[str, int]:
-    """How many of the sets that were found the configuration takes: the first `sets` and `heldout_sets`."""
-    return {
-        "train": min(context.sets, found.get("train", 0)),
-        "heldout": min(context.heldout_sets, found.get("heldout", 0)),
-    }
 
 
 NAMES = ("name", "a_name", "class", "a_class")

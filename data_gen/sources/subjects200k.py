@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,20 +29,13 @@ from PIL import Image
 
 from data_gen.context import Context
 from data_gen.packages import need
-from data_gen.samples import Dropped, Item, SubjectSet
-from data_gen.sources import SOURCES, Source
+from data_gen.samples import Dropped, SubjectSet
+from data_gen.sources import SOURCES
+from data_gen.sources.importer import Importer
 from data_gen.sources.subjects import (
-    FOUND_LIMITS,
     PLAIN,
-    given_folder,
-    heldout_rule,
-    inside,
     same_name,
-    shown,
     slug,
-    split_of,
-    unusable,
-    wanted,
 )
 from jedi.io.config import ConfigError
 from jedi.io.images import ImageError, load_image
@@ -83,36 +76,23 @@ class Row:
 
 
 @SOURCES.register("subjects200k")
-class Subjects200k(Source):
+class Subjects200k(Importer):
     """Its pairs, in the order of the files; all pairs of an item (by name) are in one split."""
 
-    Settings, uses_model, limits = Subjects200kSettings, False, FOUND_LIMITS
+    Settings, name, decides = Subjects200kSettings, "subjects200k", f"its item's name{PLAIN}"
     thresholds = tuple((f"subjects200k_{name}", "min_quality") for name in QUALITIES)
 
     def __init__(self, settings: Subjects200kSettings, context: Context) -> None:
         super().__init__(settings, context)
-        self.root = given_folder(context, "subjects200k.path", settings.path)
         if context.images_per_set < 2:
             raise ConfigError("images_per_set=1, and each set of Subjects200K is a pair: set images_per_set=2 or more")
         self._last: tuple[Any, list[dict[str, Any]]] = (None, [])  # the row group that was read last
 
-    @classmethod
-    def heldout_rule(cls, settings: Subjects200kSettings) -> str:
-        return heldout_rule(f"its item's name{PLAIN}", settings.heldout_fraction)
-
     @functools.cached_property
     def files(self) -> list[Path]:
-        files = sorted(self.root.rglob("*.parquet"))
-        if not files:
-            raise ConfigError(f"subjects200k.path={self.root}: no .parquet file there")
-        for file in files:
-            if reason := unusable(file):
-                raise ConfigError(f"{shown(file)}: {reason}")
-        return [inside(self.root, file) for file in files]
+        return self.usable(sorted(self.root.rglob("*.parquet")), "no .parquet file there")
 
-    @functools.cached_property
-    def pairs(self) -> dict[str, list[Row]]:
-        pairs: dict[str, list[Row]] = {"train": [], "heldout": []}
+    def found(self) -> Iterator[tuple[str, Row]]:
         number = 0
         for path in self.files:
             file = _open(path)
@@ -120,26 +100,15 @@ class Subjects200k(Source):
                 for index, row in enumerate(file.read_row_group(group, columns=_LIGHT).to_pylist()):
                     scores = {f"subjects200k_{k}": v for k, v in (row["quality_assessment"] or {}).items()}
                     item = (row["description"] or {}).get("item") or ""
-                    split = split_of(same_name(item), self.settings.heldout_fraction)
-                    pairs[split].append(Row(path, group, index, number, scores))
+                    yield same_name(item), Row(path, group, index, number, scores)
                     number += 1
-        return pairs
-
-    def sizes(self) -> dict[str, int]:
-        """As many pairs as there are, `sets` and `heldout_sets` at most."""
-        return wanted(self.context, {split: len(rows) for split, rows in self.pairs.items()})
 
     def inputs(self) -> dict[str, str]:
         """Digests of the files' footers, which hold the sizes, places and ranges of all columns: whole files are too
         large to be read at each launch."""
         return {file.relative_to(self.root).as_posix(): _footer_sha256(file) for file in self.files}
 
-    def make(self, items: Sequence[Item]) -> Iterator[SubjectSet | Dropped]:
-        """Raises ConfigError for an image that is missing or broken."""
-        for item in items:
-            yield self._set(item.key, self.pairs[item.split][item.index])
-
-    def _set(self, key: str, row: Row) -> SubjectSet | Dropped:
+    def make_set(self, key: str, row: Row) -> SubjectSet | Dropped:
         found = [row.scores.get(f"subjects200k_{name}") for name in QUALITIES]
         if self.settings.min_quality is not None and not all(
             isinstance(score, int | float) and score >= self.settings.min_quality for score in found

@@ -28,19 +28,13 @@ from typing import Annotated, Any
 from PIL import Image
 
 from data_gen.context import Context
-from data_gen.samples import Dropped, Item, SubjectSet
-from data_gen.sources import SOURCES, Source
+from data_gen.samples import Dropped, SubjectSet
+from data_gen.sources import SOURCES
+from data_gen.sources.importer import Importer
 from data_gen.sources.subjects import (
-    FOUND_LIMITS,
-    given_folder,
-    heldout_rule,
     inside,
     share_out,
-    shown,
     slug,
-    split_of,
-    unusable,
-    wanted,
 )
 from jedi.io.config import ConfigError
 from jedi.io.files import file_sha256
@@ -88,55 +82,33 @@ class Entry:
 
 
 @SOURCES.register("syncd")
-class Syncd(Source):
+class Syncd(Importer):
     """SynCD's sets, in the order of its metadata. Raises ConfigError for a folder or an entry of another layout."""
 
-    Settings, uses_model, limits = SyncdSettings, False, FOUND_LIMITS
+    Settings, name, decides = SyncdSettings, "syncd", "its object's name"
     thresholds = (("syncd_identity", "min_identity"), ("syncd_aesthetic", "min_aesthetic"))
 
     def __init__(self, settings: SyncdSettings, context: Context) -> None:
         super().__init__(settings, context)
-        self.root = given_folder(context, "syncd.path", settings.path)
         self.gives = frozenset({"images", "masks"} if settings.masks else {"images"})
-
-    @classmethod
-    def heldout_rule(cls, settings: SyncdSettings) -> str:
-        return heldout_rule("its object's name", settings.heldout_fraction)
 
     @functools.cached_property
     def files(self) -> list[Path]:
         """The metadata files; of a file without and with scores, that with scores."""
         found = {path.stem: path for path in sorted(self.root.glob("*metadata*.json"))}
         files = [path for stem, path in found.items() if stem.endswith(_SCORED) or stem + _SCORED not in found]
-        if not files:
-            raise ConfigError(f"syncd.path={self.root}: no *metadata*.json there; unpack SynCD as its page says")
-        for file in files:
-            if reason := unusable(file):
-                raise ConfigError(f"{shown(file)}: {reason}")
-        return files
+        return self.usable(files, "no *metadata*.json there; unpack SynCD as its page says")
 
-    @functools.cached_property
-    def sets(self) -> dict[str, list[Entry]]:
-        sets: dict[str, list[Entry]] = {"train": [], "heldout": []}
+    def found(self) -> Iterator[tuple[str, Entry]]:
         for file in self.files:
             for entry in read_entries(self.root, file, self.context.images_per_set):
-                sets[split_of(entry.identity, self.settings.heldout_fraction)].append(entry)
-        return sets
-
-    def sizes(self) -> dict[str, int]:
-        """As many sets as there are, `sets` and `heldout_sets` at most."""
-        return wanted(self.context, {split: len(sets) for split, sets in self.sets.items()})
+                yield entry.identity, entry
 
     def inputs(self) -> dict[str, str]:
         """The metadata files; images are published under names that do not change, and are too many to be read here."""
         return {path.name: file_sha256(path) for path in self.files}
 
-    def make(self, items: Sequence[Item]) -> Iterator[SubjectSet | Dropped]:
-        """Raises ConfigError for an image that is missing or broken."""
-        for item in items:
-            yield self._set(item.key, self.sets[item.split][item.index])
-
-    def _set(self, key: str, entry: Entry) -> SubjectSet | Dropped:
+    def make_set(self, key: str, entry: Entry) -> SubjectSet | Dropped:
         if reason := self._too_low(entry):
             return Dropped(key, reason, entry.scores)
         if len(entry.images) < 2:
