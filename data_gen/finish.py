@@ -17,9 +17,9 @@ from typing import Any
 from data_gen.config import DataConfig, config_hash
 from data_gen.plan import Plan, Unit
 from data_gen.samples import SPLITS
-from data_gen.shards import Record, read_images, thumbnail, write_json, write_shard
+from data_gen.shards import Record, read_images, thumbnail, write_shard
 from jedi.io.config import ConfigError
-from jedi.io.files import file_sha256
+from jedi.io.files import file_sha256, write_json
 
 RESULT = "finish.json"
 EXAMPLES = "finish.dropped.tar"

@@ -19,11 +19,12 @@ from typing import Any
 from data_gen.config import GENERATION, DataConfig, config_hash, content
 from data_gen.parts import Part
 from data_gen.samples import SPLITS, Item
-from data_gen.shards import NO_SPACE, write_json
+from data_gen.shards import NO_SPACE
 from data_gen.sources import SOURCES, Source
 from data_gen.stages import STAGES, Stage
 from jedi.errors import InputError
 from jedi.io.config import ConfigError
+from jedi.io.files import write_json
 from jedi.io.frozen import differences
 from jedi.io.registry import Registry
 

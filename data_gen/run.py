@@ -28,10 +28,10 @@ from data_gen.finish import layout, missing_shards, pack, units_of
 from data_gen.plan import Parts, Plan, Unit, check_versions, first_writes, freeze, make_parts, read_plan, source_class
 from data_gen.report import forget, is_reported, write_report
 from data_gen.samples import SPLITS, Dropped, SubjectSet
-from data_gen.shards import NO_SPACE, Record, encode, thumbnail, write_json, write_shard
+from data_gen.shards import NO_SPACE, Record, encode, thumbnail, write_shard
 from jedi.errors import InputError, one_line
 from jedi.io.config import ConfigError
-from jedi.io.files import FolderInUse, locked, remove_leftovers
+from jedi.io.files import FolderInUse, locked, remove_leftovers, write_json
 
 EXAMPLES = 8
 """Dropped sets whose images a unit keeps for the report, for each reason."""

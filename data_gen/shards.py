@@ -17,7 +17,7 @@ from typing import Any
 from PIL import Image
 
 from data_gen.samples import SubjectSet
-from jedi.io.files import atomic, file_sha256
+from jedi.io.files import atomic, file_sha256, write_json
 from jedi.io.images import load_image
 
 FORMAT = 1
@@ -88,12 +88,6 @@ def write_shard(path: Path, records: Iterable[Record], header: Mapping[str, Any]
     }
     write_json(path.with_suffix(".json"), manifest)
     return manifest
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON; the file appears whole or not at all."""
-    with atomic(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
 def read_images(tar: tarfile.TarFile, key: str, n: int) -> list[Image.Image]:

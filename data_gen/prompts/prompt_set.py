@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_gen.shards import write_json
 from jedi.io.config import ConfigError
+from jedi.io.files import write_json
 
 NAME = "prompts.json"
 FORMAT = 1

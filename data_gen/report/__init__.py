@@ -12,8 +12,7 @@ from data_gen.plan import Plan
 from data_gen.report.collect import Stored, statistics, take_survey, thresholds
 from data_gen.report.gallery import choose_sets, contact_sheet
 from data_gen.report.page import data_report, throughput, throughput_report
-from data_gen.shards import write_json
-from jedi.io.files import atomic, write_text
+from jedi.io.files import atomic, write_json, write_text
 from jedi.report.text import markdown
 
 CONTACT_SHEET = "report/contact_sheet.png"

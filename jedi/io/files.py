@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any
 
 from jedi.errors import InputError, given
+from jedi.io.texts import is_text
 
 
 def file_sha256(path: str | Path) -> str:
@@ -67,8 +68,9 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, values: Any) -> None:
-    """Writes JSON as :func:`write_text` does."""
-    write_text(path, json.dumps(values, indent=1) + "\n")
+    """Writes JSON as :func:`write_text` does. Names that are not UTF-8, and only these texts, are escaped."""
+    text = json.dumps(values, indent=1, ensure_ascii=False)
+    write_text(path, text if is_text(text) else json.dumps(values, indent=1))
 
 
 def read_own_json(path: str | Path, remedy: str = "put it back from a copy", /, **fields: type) -> dict[str, Any]:

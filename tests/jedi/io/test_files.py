@@ -223,6 +223,9 @@ def test_atomic_leaves_the_old_file_when_writing_fails(tmp_path):
     assert path.read_text() == "old"
     write_json(path, {"a": 1})
     assert json.loads(path.read_text()) == {"a": 1}
+    for name in ("caf\u00e9", "caf\udce9"):  # the other is no UTF-8
+        write_json(path, {"name": name})
+        assert json.loads(path.read_text(encoding="utf-8")) == {"name": name}
     assert [file.name for file in tmp_path.iterdir()] == ["x.json"]
 
 
