@@ -12,6 +12,7 @@ import platform
 from typing import TYPE_CHECKING, Any
 
 import jedi
+from jedi.checks import check_mode
 from jedi.errors import InputError
 from jedi.io.devices import find_device
 from jedi.io.hub import find_model
@@ -56,9 +57,12 @@ def load_pipeline(name: str, device: str | None = None, dtype: str = "float32") 
 
 def used_settings(pipe: JediPipeline, asked: Any) -> dict[str, Any]:
     """Arguments of the pipeline's call: what is ``asked`` for by its attributes ``steps``, ``guidance``,
-    ``guidance_scale``, ``image_guidance_scale`` and ``mode``, else the model's defaults."""
+    ``guidance_scale``, ``image_guidance_scale`` and ``mode``, else the model's defaults. Raises ``InputError`` for what
+    makes no sense, or that the model was not trained for."""
     used = pipe.sampling_settings(asked.steps, asked.guidance, asked.guidance_scale, asked.image_guidance_scale)
-    return {**used, "mode": asked.mode or pipe.config.trained_modes[0]}
+    mode = asked.mode or pipe.config.trained_modes[0]
+    check_mode(mode, pipe.config.trained_modes)
+    return {**used, "mode": mode}
 
 
 def scheduler_settings(pipe: JediPipeline) -> dict[str, Any]:
