@@ -74,13 +74,13 @@ class MaskedSharedAttnProcessor(JointAttnProcessor):
 
     def _coupled(self, query: Tensor, key: Tensor, value: Tensor, joint: SharedContext) -> Tensor:
         if not joint.shared:
-            return self.attend(query, key, value)
+            return self.kernel(query, key, value)
         if joint.mask is None:
             return super()._coupled(query, key, value, joint)
         length = query.shape[2]
         mask = F.adaptive_max_pool2d(joint.mask.float()[:, None], grid_of(length, joint.grid)).flatten(1).bool()
         mask = mask.repeat(query.shape[0] // mask.shape[0], 1)  # the same for the branches of guidance
-        return attend_within(query, key, value, mask, joint.num_images, self.attend)
+        return attend_within(query, key, value, mask, joint.num_images, self.kernel)
 
 
 def attend_within(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, n: int, attend: Callable) -> Tensor:

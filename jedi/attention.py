@@ -45,9 +45,9 @@ class AttentionMode:
     """Who attends to whom in a set, and what that means for the references."""
 
     attend: Callable[[Tensor, Tensor, Tensor, int, Callable], Tensor]
-    """``attend(query, key, value, k, kernel)``: ``query [b q h l d]`` of the last ``q`` of ``n`` images, ``key`` and
-    ``value`` ``[b n h l d]`` of all, the first ``k`` being references -> ``[b q h l d]``. ``kernel`` is a back end.
-    ``q`` is ``n``, or ``n - k`` where the references are cached."""
+    """``attend(query, key, value, k, kernel)``: ``key`` and ``value`` ``[b n h l d]`` of all images of the set, the
+    first ``k`` being references, and ``query [b q h l d]`` of its last ``q`` -> ``[b q h l d]``. ``q`` is ``n``, or
+    ``n - k`` where the references come from a cache. ``kernel`` is a back end: plain attention of ``[b h l d]``."""
     clean_references: bool = False
     """References are shown without noise, at timestep 0; otherwise at the noise level of the targets."""
     cacheable: bool = False
@@ -59,14 +59,18 @@ class AttentionMode:
 
 
 def attend_mutual(query: Tensor, key: Tensor, value: Tensor, k: int, kernel: Callable) -> Tensor:
-    """Every image attends to every image of its set (docs/method.md eq. 1). Shapes as :class:`AttentionMode` says."""
+    """Every image attends to every image of its set, whichever are references (docs/method.md eq. 1).
+
+    Shapes as in :attr:`AttentionMode.attend`.
+    """
     return unfold_set(kernel(fold_set(query), fold_set(key), fold_set(value)), query.shape[1])
 
 
 def attend_one_way(query: Tensor, key: Tensor, value: Tensor, k: int, kernel: Callable) -> Tensor:
     """References attend among themselves, targets to all. Two plain calls, no mask."""
     n = key.shape[1]
-    if k in (0, n) or query.shape[1] == n - k:
+    no_references, only_references, cached_references = k == 0, k == n, query.shape[1] == n - k
+    if no_references or only_references or cached_references:
         return attend_mutual(query, key, value, k, kernel)
     references = attend_mutual(query[:, :k], key[:, :k], value[:, :k], k, kernel)
     targets = attend_mutual(query[:, k:], key, value, k, kernel)
@@ -156,7 +160,7 @@ class ReferenceCache:
         return sum(x.numel() * x.element_size() for pair in self.layers.values() for x in pair)
 
     def expand(self, batch: int) -> ReferenceCache:
-        """The same references for ``batch`` sets. Raises ``InputError`` unless the cache holds one set or ``batch``."""
+        """The same references for ``batch`` sets. Raises ``ValueError`` unless the cache holds one set or ``batch``."""
         if self.batch == batch:
             return self
         if self.batch != 1:
@@ -184,7 +188,7 @@ class JointContext:
     """
 
     num_images: int
-    """n: images a set in this call, references in ``cache`` not counted."""
+    """Images a set in this call; references in ``cache`` are not among them."""
     num_references: int = 0
     """k: how many of them are references."""
     mode: str = "one_way"
@@ -203,7 +207,7 @@ class JointAttnProcessor:
 
     def __init__(self, name: str, backend: str = "sdpa") -> None:
         self.name = name
-        self.attend = ATTENTION_BACKENDS.get(backend)
+        self.kernel = ATTENTION_BACKENDS.get(backend)
 
     def __call__(
         self,
@@ -221,17 +225,19 @@ class JointAttnProcessor:
             rearrange(x, "bn l (h d) -> bn h l d", h=heads)
             for x in (attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context))
         )
-        if encoder_hidden_states is not None or joint is None:
+        if encoder_hidden_states is None and joint is not None:
+            if attention_mask is not None:
+                raise ValueError("attention across a set takes no attention_mask")
+            out = self._coupled(query, key, value, joint)
+        else:
             # Each image cross-attends to its own prompt (and, uncoupled, to itself alone).
             if attention_mask is None:
-                out = self.attend(query, key, value)
+                out = self.kernel(query, key, value)
             else:
                 mask = attn.prepare_attention_mask(attention_mask, key.shape[2], query.shape[0])
                 out = F.scaled_dot_product_attention(
                     query, key, value, mask.view(query.shape[0], heads, -1, key.shape[2])
                 )
-        else:
-            out = self._coupled(query, key, value, joint)
         out = attn.to_out[0](rearrange(out, "bn h l d -> bn l (h d)"))
         return attn.to_out[1](out) / attn.rescale_output_factor
 
@@ -247,7 +253,7 @@ class JointAttnProcessor:
                 unfold_set(torch.cat([cached, fold_set(x)], dim=2), k + n)
                 for cached, x in zip(joint.cache.layers[self.name], (key, value), strict=True)
             )
-        out = ATTENTION_MODES.get(joint.mode).attend(query, key, value, k, self.attend)
+        out = ATTENTION_MODES.get(joint.mode).attend(query, key, value, k, self.kernel)
         return rearrange(out, "b n h l d -> (b n) h l d")
 
 
