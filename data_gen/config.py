@@ -79,7 +79,10 @@ class DataConfig:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process makes the schema again, of its own registries."""
-        return load_config, (to_dict(self),)
+        # Only sections that are used: another process may know fewer parts than this one has imported by now.
+        named = named_sections(self)
+        used = {n: v for n, v in to_dict(self).items() if n in named or not is_dataclass(getattr(self, n))}
+        return load_config, (used,)
 
     @property
     def context(self) -> Context:
@@ -121,10 +124,15 @@ def load_config(settings: str | Path | Mapping[str, Any] | None, overrides: Sequ
     return load(schema_of(settings, overrides), settings, overrides)
 
 
+def named_sections(config: DataConfig) -> set[str]:
+    """The sections that count: of the source and the stages that are named, and those of all."""
+    reads_prompts = config.source in SOURCES and SOURCES.get(config.source).reads_prompts
+    return {config.source, *config.stages, "finish", *(("prompts",) if reads_prompts else ())}
+
+
 def content(config: DataConfig) -> dict[str, Any]:
     """The settings that decide the data's bytes: a section counts when its source or stage is named."""
-    reads_prompts = config.source in SOURCES and SOURCES.get(config.source).reads_prompts
-    named = {config.source, *config.stages, "finish", *(("prompts",) if reads_prompts else ())}
+    named = named_sections(config)
     settings = {
         name: value
         for name, value in to_dict(config).items()

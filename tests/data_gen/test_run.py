@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import pickle
 import shutil
 import sys
 import textwrap
@@ -17,7 +18,7 @@ from PIL import Image, ImageChops
 
 from data_gen import plan, report, run
 from data_gen.__main__ import main
-from data_gen.config import DataConfig, config_hash
+from data_gen.config import DataConfig, config_hash, load_config
 from data_gen.sources import SOURCES
 from data_gen.status import status
 from jedi.io.config import ConfigError
@@ -412,3 +413,12 @@ def test_a_plan_that_is_none_is_refused(tmp_path):
     (tmp_path / "plan.json").write_text("[]")
     with pytest.raises(ConfigError, match="is no plan of this version"):
         run.prepare(small_config(tmp_path))
+
+
+def test_a_worker_need_not_know_parts_that_are_not_named(tmp_path, monkeypatch):
+    """This process has the emoji source, a worker of a configuration that does not name its extension has not."""
+    assert "emoji" in SOURCES
+    config = load_config({"out": str(tmp_path), "source": "folder", "stages": ["square"]}, ["folder.path=x"])
+    data = pickle.dumps(config)
+    monkeypatch.delitem(SOURCES._parts, "emoji")
+    assert pickle.loads(data).folder.path == "x"
