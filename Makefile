@@ -1,6 +1,6 @@
 # make demo       images of an unseen subject with the model that ships, in out/demo
 # make test       the test suite, on a fresh clone too: what CI runs; at most 12 minutes on two cores, set-up included
-# make test-fast  without the tests marked slow: at most 2 minutes, to be run all day
+# make test-fast  without the tests marked slow: at most 2 minutes, to be run often
 # make tiny       the whole loop on a CPU: make data, train a small model for minutes, sample (in out/tiny)
 # make lint       ruff, its formatter, and mypy on jedi/
 # make docs       the documentation site, in out/site
@@ -37,7 +37,7 @@ test: $(VENV)/.test
 test-fast: $(VENV)/.test
 	$(PYTEST) -m "not slow"
 
-# Each step ends at once when it is done and goes on where it was interrupted.
+# A step that is done ends at once; one that was interrupted resumes.
 tiny: $(VENV)/.data
 	$(BIN)/python -m data_gen run --config configs/data_gen/tiny.yaml $(TINY_DATA)
 	$(BIN)/python -m jedi_toy.tiny_base --config configs/base/tiny.yaml $(TINY_BASE)

@@ -5,7 +5,7 @@ python evaluate.py toy --data DIR --model M --out out/toy
 python evaluate.py scores --images DIR --references DIR --prompts FILE --out out/scores
 
 Each writes report.html (one file, for any browser), report.json and scores.json (a score for each image) into --out.
-What takes long goes on where it was stopped by the same command. Exit code 0: done, 2: a mistake in the request, in
+What takes long is resumed by the same command. Exit code 0: done, 2: a mistake in the request, in
 one line on stderr, 130: interrupted.
 """
 
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = parser(command).parse_args(argv)
         module_of(arguments.command).run(arguments)
 
-    return exit_code("evaluate.py", work, "; what is done stays, the same command goes on")
+    return exit_code("evaluate.py", work, "; what is done is kept, the same command resumes")
 
 
 if __name__ == "__main__":

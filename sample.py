@@ -116,7 +116,7 @@ def parser() -> argparse.ArgumentParser:
     add = p.add_argument
     add("--references", nargs="+", metavar="DIR_OR_FILES", help="images of the subject, or folders of them")
     add("--subject", action=SubjectAction, dest="subjects", metavar="NAME=DIR",
-        help="one of several subjects: its name and images; they stand from left to right as given")  # fmt: skip
+        help="one of several subjects: its name and images; they appear from left to right as given")  # fmt: skip
     add("--prompt", action="append", dest="prompts", metavar="TEXT", help="what to show; may be repeated")
     add("--prompts-file", metavar="F", help="more prompts, one a line; lines with # in front do not count")
     add("--negative-prompt", metavar="TEXT", help="what not to show: guidance leads away from it (nothing)")

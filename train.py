@@ -2,7 +2,7 @@
 
     python train.py --config configs/train/tiny.yaml out=runs/tiny seed=1
 
-The same command again goes on where the run stands. Ctrl-C saves and stops.
+The same command again resumes the run. Ctrl-C saves and stops.
 """
 
 import signal
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns 0 when the run is complete or was put back into Slurm's queue, 2 when something is wrong with the
     arguments or the data (one line on stderr), 130 or 143 when SIGINT or SIGTERM stopped it (saved; the same
-    command goes on).
+    command resumes).
     """
     parser = Parser(prog="train.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_settings(parser, "configs/train/tiny.yaml", "optimizer.lr=1e-4")
@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     values = identity(config, data, base)
     with open_run(config, values, trainer) as state:
         if state.finished is not None:
-            print(f"{config.run} is complete at step {state.finished}; raise max_steps to go on")
+            print(f"{config.run} is complete at step {state.finished}; raise max_steps to continue")
             return 0
         model = JointTraining(config, base, state.resume_from)
         write_run(config, values, trainer)
@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     if trainer.is_global_zero:
         stop.put_back()
-        print(f"stopped and saved before step {config.max_steps}: the same command goes on")
+        print(f"stopped and saved before step {config.max_steps}: the same command resumes")
     return STOPPED.get(stop.told.value, 0)
 
 

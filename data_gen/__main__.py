@@ -24,7 +24,7 @@ _EMPTY = "out={} holds no data set yet: no plan.json"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one verb; returns the exit code: 0 done, 1 the work could not go on, 2 a mistake in the input."""
+    """Runs one verb; returns the exit code: 0 done, 1 the work could not continue, 2 a mistake in the input."""
 
     def work() -> None:
         try:
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
             extra = EXTRAS[error.name]
             raise InputError(f"{error.name} is not installed: pip install 'jedi-diffusion[{extra}]'") from error
 
-    return exit_code("error", work, "; the same command goes on from here", "lower the batch sizes in the settings")
+    return exit_code("error", work, "; the same command resumes from here", "lower the batch sizes in the settings")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -23,7 +23,7 @@ from data_gen.stages import STAGES
 from jedi.io.config import ConfigError, given_values, import_extensions, load, to_dict
 from jedi.io.ranges import DTYPES, Range
 
-# The settings that change no byte of the data: another value goes on in the same folder.
+# The settings that change no byte of the data: the same folder may be continued with another value.
 # (With models, the device changes bits, and on a CPU the number of threads: `workers` shares the cores out.)
 FREE_KEYS = ("out", "workers", "device", "keep_units", "contact_sheet_rows")
 GENERATION = 6  # raised whenever the same settings begin to give other bytes, so that no folder mixes both

@@ -40,7 +40,7 @@ class DuplicateIndex:
     def __init__(self, distance: int) -> None:
         """`distance`: bits in which hashes of near-duplicates may differ, 0 to 64."""
         if not 0 <= distance <= BITS:
-            raise ValueError(f"distance is {distance}; it must lie between 0 and {BITS}")
+            raise ValueError(f"distance is {distance}; expected 0 to {BITS}")
         self.distance = distance
         near = range(distance // BANDS + 1)
         self._masks = [sum(1 << bit for bit in bits) for k in near for bits in combinations(range(_WIDTH), k)]

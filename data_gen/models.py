@@ -74,7 +74,7 @@ def _check_source(key: str, source: str) -> None:
         raise ConfigError(f"{key} is empty: name a diffusers folder, or OWNER/NAME on the model hub")
     if folder.is_dir():
         if not (folder / "model_index.json").is_file():
-            raise ConfigError(f"{key}={source} is no diffusers folder: it holds no model_index.json")
+            raise ConfigError(f"{key}={source} is not a diffusers folder: it has no model_index.json")
         for part in sorted(path for path in folder.iterdir() if path.is_dir()):
             files = {path.suffix for path in part.iterdir()}
             if files.intersection(_PICKLED) and ".safetensors" not in files:
@@ -83,7 +83,7 @@ def _check_source(key: str, source: str) -> None:
                     "convert them to safetensors (save_pretrained writes these)"
                 )
     elif folder.exists():
-        raise ConfigError(f"{key}={source} is a file; a diffusers folder is wanted (from_single_file can convert it)")
+        raise ConfigError(f"{key}={source} is a file; expected a diffusers folder (from_single_file can convert it)")
     elif not is_hub_name(source):
         raise ConfigError(f"{key}={source}: no such folder (and a name on the model hub is OWNER/NAME)")
 
@@ -130,7 +130,7 @@ def _parts(folder: Path, index: dict[str, Any], dtype: torch.dtype) -> dict[str,
 def _why(key: str, source: str, kind: str, name: str, error: Exception) -> str:
     reason = first_line(error)
     if isinstance(error, ValueError) and "AutoPipeline" in reason:
-        return f"{key}={source} is a {name}, and a {_TASKS[kind]} pipeline is wanted"
+        return f"{key}={source} is a {name}; expected a {_TASKS[kind]} pipeline"
     if "safetensors" in reason:
         return f"{key}={source}: a part of it has no safetensors weights, and pickles are not read ({reason})"
     return f"{key}={source}: {name} does not load: {reason}"
@@ -145,5 +145,5 @@ def _check_channels(key: str, source: str, kind: str, pipe: Any) -> None:
     if found != latents:
         raise ConfigError(
             f"{key}={source}: its unet takes {found} channels for latents of {latents}; "
-            "a text-to-image model is wanted, not one for inpainting or editing"
+            "expected a text-to-image model, not one for inpainting or editing"
         )

@@ -184,7 +184,7 @@ def frozen_settings(out: str | Path) -> dict[str, Any] | None:
 
 
 def _no_plan(path: Path) -> ConfigError:
-    return ConfigError(f"{path} is no plan of this version of data_gen; choose another out=")
+    return ConfigError(f"{path} is not a plan of this version of data_gen; choose another out=")
 
 
 def freeze(config: DataConfig) -> Plan:
@@ -231,7 +231,7 @@ def check_versions(plan: Plan, parts: Parts) -> None:
     for name, old in plan.versions.items():
         if old != (new := installed.get(name, "none")):
             raise ConfigError(
-                f"{plan.out} was begun with {name} {old}, now there is {new}, which may draw other bytes: "
+                f"{plan.out} was started with {name} {old}, installed is {new}, which may draw other bytes: "
                 f"pip install {name}=={old}, or choose another out="
             )
 

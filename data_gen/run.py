@@ -39,7 +39,7 @@ _ENCODERS = 8  # threads that write PNGs, which Pillow does beside Python
 
 
 class RunError(InputError):
-    """The work could not go on (no space, a dead worker); what is done stays, the same command goes on."""
+    """The work could not continue (no space, a dead worker); what is done is kept, the same command resumes."""
 
     status = 1
 
@@ -76,7 +76,7 @@ def _locked_folder(config: DataConfig) -> Iterator[None]:
 def run(config: DataConfig) -> None:
     """Everything that is missing: prompts, plan, units, shards, report. Running it again makes what is lost.
 
-    Raises ConfigError (a senseless or changed configuration) or RunError (the work could not go on).
+    Raises ConfigError (a senseless or changed configuration) or RunError (the work could not continue).
     """
     plan = prepare(config)
     with locked(config.out), clear_errors(config):
@@ -127,7 +127,7 @@ def clear_errors(config: DataConfig) -> Iterator[None]:
             raise
         place = error.filename or config.out
         remedy = "make space there, then run" if error.errno in NO_SPACE else "run"
-        raise RunError(f"{place}: {error.strerror or error}; {remedy} the same command again to go on") from None
+        raise RunError(f"{place}: {error.strerror or error}; {remedy} the same command again to resume") from None
 
 
 def make_units(config: DataConfig, plan: Plan, missing: Sequence[Unit], again: bool = False) -> None:
@@ -153,7 +153,7 @@ def make_units(config: DataConfig, plan: Plan, missing: Sequence[Unit], again: b
             for future in as_completed(futures):
                 _show(bar, futures[future], future.result())
         except BrokenProcessPool:
-            raise RunError("a worker process died; run the same command again to go on") from None
+            raise RunError("a worker process died; run the same command again to resume") from None
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -85,7 +85,7 @@ def check_mode(mode: str, trained: Sequence[str]) -> None:
 def check_references(references: Any, prompts: Any, masks: Any, cache: Any = None, mode: str | None = None) -> None:
     """PIL images, with as many captions and masks; or a cache in their place, of the same attention mode."""
     if cache is not None and (references or prompts is not None or masks is not None or mode != cache.mode):
-        raise InputError(f"cache stands for references, their prompts and masks, and means mode {cache.mode!r}")
+        raise InputError(f"cache replaces references, their prompts and masks, and fixes mode {cache.mode!r}")
     references = [] if references is None else references
     if isinstance(references, Image.Image) or not all(isinstance(x, Image.Image) for x in references):
         raise InputError("references must be a list of PIL images; jedi.io.images.load_image reads a file")

@@ -445,7 +445,7 @@ def _tar_members(path: Path) -> dict[str, tuple[int, int]]:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
                 if member.size < 0 or member.offset_data + member.size > end:  # tarfile would go back, for ever
-                    raise tarfile.ReadError("a member lies outside of it")
+                    raise tarfile.ReadError("a member is outside the file")
                 if member.isfile():
                     members[member.name] = member.offset_data, member.size
     except Exception as error:  # tarfile raises almost anything: TarError, ValueError, IndexError, OverflowError

@@ -138,7 +138,7 @@ class JediPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(cls, name: str | Path, *, dtype: torch.dtype = torch.float32, **given: Any) -> JediPipeline:
-        """The pipeline of a diffusers folder or, if there is none of that name, of a model on the hub.
+        """The pipeline of a diffusers folder or, if there is no such folder, of a model on the hub.
 
         Unlike diffusers' own it takes known classes of diffusers and transformers only, and refuses weights that are
         missing, not expected or not finite (:func:`jedi.io.parts.load_network`).

@@ -48,7 +48,7 @@ def sampling_settings(
         elif guidance is None:
             settings["guidance"] = "three_branch"
         else:
-            raise InputError(f"guidance {guidance!r} has no use for image_guidance_scale; 'three_branch' has")
+            raise InputError(f"guidance {guidance!r} does not use image_guidance_scale; 'three_branch' does")
     check_count("num_inference_steps", settings["num_inference_steps"])
     for key in ("guidance_scale", "image_guidance_scale"):
         check_scale(key, settings[key])

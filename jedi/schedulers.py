@@ -41,7 +41,7 @@ def prediction_type(scheduler: Any) -> str:
     """What the scheduler takes the network's output for. Raises ``InputError`` for one that says nothing of it."""
     found = scheduler.config.get("prediction_type")
     if found is None or not hasattr(scheduler, "alphas_cumprod"):
-        raise InputError(f"{type(scheduler).__name__} is no discrete-time diffusion scheduler (DDIM, DPM-Solver++...)")
+        raise InputError(f"{type(scheduler).__name__} is not a discrete-time diffusion scheduler (as DDIM, DPM++)")
     return found
 
 
@@ -76,7 +76,7 @@ def check_sampler(scheduler: Any, steps: int, use: str = "") -> None:
         raise InputError(f"{name} cannot take {steps} steps: {str(failure) or type(failure).__name__}") from failure
     if drew and not ruled:
         raise InputError(
-            f"{name} draws noise that no generator rules, so its images could not be made again: take a scheduler "
+            f"{name} draws noise that ignores the generator, so its images could not be reproduced: use a scheduler "
             f"whose `step` takes a generator, or one that draws none ({', '.join(SCHEDULERS)})"
         )
     if use and not error < _TOLERANCE:

@@ -83,7 +83,7 @@ class JointUNet(nn.Module):
             raise ValueError(f"num_references must be 0 to n = {n}, got {num_references}")
         if cache is not None:
             if mode != cache.mode or num_references:
-                raise ValueError(f"a reference cache stands for the references: mode {cache.mode!r}, num_references 0")
+                raise ValueError(f"the cache replaces references: expected mode {cache.mode!r}, num_references 0")
             cache = cache.expand(b)
         timestep = timestep[:, None].expand(b, n) if timestep.ndim == 1 else timestep
         if ATTENTION_MODES.get(mode).clean_references and num_references:

@@ -79,16 +79,16 @@ class EmojiSource(Source):
                     raise ConfigError(f"emoji.classes={world.classes} leaves no {split} subject; add a class")
             if max(world.subjects) >= context.images_per_set:
                 raise ConfigError(
-                    f"emoji.subjects={world.subjects} wants images_per_set={max(world.subjects) + 1} or more: "
+                    f"emoji.subjects={world.subjects} needs images_per_set={max(world.subjects) + 1} or more: "
                     "an image of each subject alone, and one of all together"
                 )
             if world.references >= context.images_per_set:
                 raise ConfigError(
                     f"emoji.references={world.references} leaves no target; "
-                    f"wanted are fewer than images_per_set={context.images_per_set}"
+                    f"expected fewer than images_per_set={context.images_per_set}"
                 )
             if max(world.subjects) > len(world.classes):
-                raise ConfigError(f"emoji.subjects={world.subjects} wants as many classes, got {world.classes}")
+                raise ConfigError(f"emoji.subjects={world.subjects} needs as many classes, got {world.classes}")
 
     def _subjects(self, world: EmojiSettings, split: str) -> list[tuple[Drawing, int]]:
         chosen = [

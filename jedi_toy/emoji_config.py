@@ -124,7 +124,7 @@ class EmojiSettings:
                 raise ConfigError(f"there is no {kind} to choose from: name one, or set emoji.{key}=0")
         if self.covered_reference_prob and not (self.references and "companion" in self.vary):
             raise ConfigError(
-                "emoji.covered_reference_prob wants emoji.references above 0, and companion in emoji.vary"
+                "emoji.covered_reference_prob needs emoji.references above 0, and companion in emoji.vary"
             )
         if self.wording not in VOCABULARIES:
             raise ConfigError(f"emoji.wording is {self.wording!r}; known are {', '.join(VOCABULARIES)}")

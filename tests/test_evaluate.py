@@ -110,7 +110,7 @@ def test_scoring_wants_all_images(dreambench, tmp_path, capsys):
     assert "9 of 18 images are missing (vase/00-1" in capsys.readouterr().err
     assert dreambench("--part", "1/2", scoring=False) == 0
     assert dreambench("--stage", "score", **{"num-images-per-prompt": 1}) == 2
-    assert "out holds another plan (it has 18 items, wanted are 12" in capsys.readouterr().err
+    assert "out holds another plan (expected 12 items, found 18" in capsys.readouterr().err
     assert dreambench("--stage", "score") == 0
 
 
@@ -239,9 +239,9 @@ def test_files_of_others_stay_and_are_seen_before_the_work(dreambench, tmp_path,
 @pytest.mark.parametrize("out", ["data", "data/out", "data/can"])
 def test_nothing_is_written_into_what_is_read(dreambench, tmp_path, capsys, encoders, out):
     before = sorted(tmp_path.rglob("*"))
-    assert dreambench(out=out) == 2 and f"--out {out} lies in --data data" in capsys.readouterr().err
+    assert dreambench(out=out) == 2 and f"--out {out} is inside --data data" in capsys.readouterr().err
     scores = ["scores", "--images", "data", "--references", "data", "--out", out, *encoders]
-    assert evaluate.main(scores) == 2 and f"--out {out} lies in --images data" in capsys.readouterr().err
+    assert evaluate.main(scores) == 2 and f"--out {out} is inside --images data" in capsys.readouterr().err
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -260,8 +260,8 @@ CANS = ("scores", "--images", "data/can", "--references", "data/can", "--out", "
         (["--no-reference", "-1"], "--no-reference must be 0 or more"),
         (["--steps", "0"], "--steps must be a whole number of 1 or more"),
         (["--guidance-scale", "nan"], "--guidance-scale must be a number of 0 or more"),
-        (["--part", "3/3"], "--part 3/3: wanted is I/N"),
-        (["--part", "x"], "--part x: wanted is I/N"),
+        (["--part", "3/3"], "--part 3/3: expected I/N"),
+        (["--part", "x"], "--part x: expected I/N"),
         (["--part", "0/3", "--stage", "score"], "--part is for generating"),
         (["--data", "absent"], "--data absent: no such folder"),
         (["--model", "absent"], "--model absent: no such folder (a model, a training run"),
@@ -294,7 +294,7 @@ def test_a_mistake_is_one_line(dreambench, tmp_path, capsys, encoders, more, mes
         (["scores", "--images", "empty", "--references", "x", "--out", "y"], "neither images nor folders"),
         ([*CANS, "--prompts", "three"], "three: 3 lines, but data/can holds 6 images"),
         ([*CANS, "--prompts", "no.json"], "data/can holds no no.png"),
-        ([*CANS, "--prompts", "bad.json"], 'wanted is {"IMAGE"'),
+        ([*CANS, "--prompts", "bad.json"], 'expected {"IMAGE"'),
     ],
 )
 def test_other_mistakes(tmp_path, monkeypatch, capsys, encoders, arguments, message):
@@ -322,7 +322,7 @@ def test_an_interruption_is_said(dreambench, tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(JediPipeline, "__call__", stop)
     assert dreambench("--batch-size", 2) == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "the same command resumes" in capsys.readouterr().err
     assert len(images(tmp_path / "out")) == 2
     monkeypatch.setattr(JediPipeline, "__call__", original)
     assert dreambench("--batch-size", 2) == 0

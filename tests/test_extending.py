@@ -43,7 +43,7 @@ def test_every_registry_of_the_table_exists(root):
     import importlib
 
     text = (root / "docs" / "extending.md").read_text(encoding="utf-8")
-    named = re.findall(r"\| `(data_gen[\w.]*)\.([A-Z_]+)` \|", text)
-    assert len(named) == 7
+    named = re.findall(r"\| `((?:data_gen|jedi)[\w.]*)\.([A-Z_]+)` \|", text)
+    assert len(named) == 13
     for module, name in named:
         assert name in vars(importlib.import_module(module))

@@ -268,7 +268,7 @@ def test_a_damaged_newest_checkpoint_costs_steps_and_nothing_else(recipe, refere
     assert export.main([str(tmp_path), str(tmp_path / "model")]) == 2
     assert f"{newest} is damaged" in (line := capsys.readouterr().err) and f"choose another: {older.stem}" in line
     assert launch(recipe, tmp_path) == 0
-    assert f"{newest} is damaged" in caplog.text and f"going on from the older {older.name}" in caplog.text
+    assert f"{newest} is damaged" in caplog.text and f"resuming from the older {older.name}" in caplog.text
     expected = references("linear", (5,) * 4 + (6,) * 2, "one")
     assert not [name for name, value in tensors(tmp_path).items() if not torch.equal(value, expected[name])]
 
@@ -276,7 +276,7 @@ def test_a_damaged_newest_checkpoint_costs_steps_and_nothing_else(recipe, refere
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda run: [path.unlink() for path in run.glob("checkpoints/*")], "stood at step 1, as done says, but"),
+        (lambda run: [path.unlink() for path in run.glob("checkpoints/*")], "had reached step 1, as done says, but"),
         (lambda run: [path.write_bytes(b"x") for path in run.glob("checkpoints/*.ckpt")], "No older one is whole"),
         (lambda run: (run / "done").write_text('{"step": '), "done is damaged"),
         (lambda run: (run / "done").write_text('{"step": "many"}'), "done is damaged"),

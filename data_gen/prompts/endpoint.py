@@ -57,7 +57,7 @@ class OpenAi:
             if not self.key:
                 raise ConfigError(f"prompts.api_key_variable: the environment has no {config.api_key_variable}")
             if not (self.key.isascii() and self.key.isprintable()):
-                raise ConfigError(f"prompts.api_key_variable: {config.api_key_variable} is no key: odd characters")
+                raise ConfigError(f"prompts.api_key_variable: {config.api_key_variable} is not a key: odd characters")
         self.config, self.concurrency = config, config.concurrency
         self._client: Any = None
         self._unsupported: frozenset[str] = frozenset()  # keys of _OPTIONAL
@@ -81,7 +81,7 @@ class OpenAi:
         except openai.APIConnectionError as error:
             raise EndpointError(
                 f"{where}: no connection ({error.__cause__ or error}); start the server (vllm serve, llama-server, "
-                "ollama serve, transformers serve) or correct the address; the same command then goes on"
+                "ollama serve, transformers serve) or correct the address; the same command then resumes"
             ) from None
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
             raise ConfigError(
@@ -92,7 +92,7 @@ class OpenAi:
             said = f"{where}: HTTP {error.status_code} ({_said(error)})"
             if error.status_code in (400, 404, 405, 413, 422):
                 raise ConfigError(f"{said}; {self._remedy(error)}") from None
-            then = "see the server's log" if error.status_code >= 500 else "the same command goes on later"
+            then = "see the server's log" if error.status_code >= 500 else "repeat the same command later to resume"
             raise EndpointError(f"{said}, up to {self.config.attempts} times; {then}") from None
         except (openai.APIError, ValueError) as error:  # a body that is no JSON, or JSON of something else
             raise EndpointError(

@@ -51,8 +51,8 @@ def write_prompts(config: PromptsSettings, out: str | Path, seed: int, *, progre
     category without any subject is an error. `progress` shows a bar on stderr.
 
     Raises:
-        ConfigError: a back end that cannot be had, a category without subjects, an LLM that never answers in
-        JSON. OSError: no connection, no space; the same command goes on from there.
+        ConfigError: a back end that is not available, a category without subjects, an LLM that never answers in
+        JSON. OSError: no connection, no space; the same command resumes from there.
     """
     out = Path(out)
     try:

@@ -42,7 +42,7 @@ def contact_sheet(shown: Shown) -> Image.Image:
 
 def sets(shown: Shown) -> list[Gallery]:
     """The same rows, a gallery for each split that has sets."""
-    note = "Sets that lie evenly over the data set, each with its subject's name, class and id, and its captions."
+    note = "Sets at even distances in the data set, each with its subject's name, class and id, and its captions."
     galleries = []
     for split, found in shown.items():
         rows = []
@@ -85,7 +85,7 @@ def examples(stored: Stored, survey: Survey, where: Mapping[str, Path], name: st
                 rows += [[GalleryImage(x, text) for x, text in members] for _, _, members in shown]
                 labels += [f"{word}, {score:.4g} ({key})" for score, key, _ in shown]
         if rows:
-            note = f"Of what was {empty[0]} there is no image." if empty else ""
+            note = f"There is no image of what was {empty[0]}." if empty else ""
             galleries.append(Gallery(f"Score {name}: both sides of {limit.words}", rows, labels, note=note))
     return galleries
 

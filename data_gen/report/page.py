@@ -208,7 +208,7 @@ def drops(config: DataConfig, statistics: Statistics, survey: Survey) -> list[Se
     rows += [(reason, _by_split(statistics, "left_out_images", reason)) for reason in single]
     groups.append(("single images left out of sets that stayed", len(single)))
     columns, formats = [*COLUMNS.values(), "share of all sets"], {"share of all sets": ".2%"}
-    note = f"{survey.begun:,} sets were begun, by the units that are done."
+    note = f"{survey.begun:,} sets were started, by the units that are done."
     return [Table("Why sets were dropped", columns, rows, note, groups, formats=formats)] if rows else []
 
 
@@ -230,9 +230,9 @@ def histogram(survey: Survey, name: str) -> Histogram:
     edges, counted, outside = spread.bins(limits)
     lines = {limit.words: limit.value for limit in limits if edges[0] <= limit.value <= edges[-1]}
     said = ["Kept or dropped is what became of the set (or of the image, left out alone), for whatever reason."]
-    said += [f"{limit.words} lies outside of the drawing." for limit in limits if limit.words not in lines]
+    said += [f"{limit.words} is outside the range of the chart." for limit in limits if limit.words not in lines]
     if outside:
-        said.append(f"{outside:,} values lie beyond the ends and are counted in the outermost bars.")
+        said.append(f"{outside:,} values are beyond the ends and are counted in the outermost bars.")
     what = "images" if spread.of_images else "sets"
     return Histogram(f"Score {name}", name, what, edges, counted, lines, " ".join(said))
 
@@ -387,7 +387,7 @@ def limits(config: DataConfig, statistics: Mapping[str, Any]) -> list[str]:
     if config.finish.duplicate_distance is None and not source.exact:
         said.append("Sets were not compared with one another: near-duplicates across sets are possible.")
     if shared := statistics["subjects_in_both_splits"]:
-        said.append(f"{len(shared)} subjects are in both splits ({shared[0]}, ...): the split is no fair test.")
+        said.append(f"{len(shared)} subjects are in both splits ({shared[0]}, ...): the split is not a fair test.")
     if "caption" in config.stages and config.section("caption").method == "captioner":
         said.append("Captions come from a captioner: they name what it saw, which may be wrong.")
     elif source.reads_prompts:
@@ -439,7 +439,7 @@ def throughput_report(result: Mapping[str, Any], source: str) -> Report | None:
         formats={"seconds": ",.1f", "share": ".1%", "images/s": ",.1f"},
         groups=[("Steps, in their order", len(seconds)), ("Together", 1)],
     )
-    done = f"{result['units']:,} of {result['units_planned']:,} units, {result['sets_begun']:,} sets begun"
+    done = f"{result['units']:,} of {result['units_planned']:,} units, {result['sets_begun']:,} sets started"
     return Report(
         f"Throughput of the data set from the source {source}",
         [f"{done}, {images:,} images: {images / total:,.1f} a second and process."],

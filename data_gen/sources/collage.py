@@ -54,7 +54,7 @@ class Collage(PromptedSource):
         self.panels = settings.panels or context.images_per_set
 
     def make(self, items: Sequence[Item]) -> Iterator[SubjectSet | Dropped]:
-        """Each collage from noise of its own seed. Raises ConfigError where the model cannot be had or used."""
+        """Each collage from noise of its own seed. Raises ConfigError where the model is not available or usable."""
         for start in range(0, len(items), self.settings.batch_size):
             yield from self._batch(items[start : start + self.settings.batch_size])
 

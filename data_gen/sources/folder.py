@@ -66,7 +66,7 @@ class FolderSettings:
     min_images: Annotated[int, Range(1, 64)] = 2
     """A set with less is dropped: one image cannot be both reference and target."""
     unreadable: str = "error"
-    """A broken image: error, or drop (its set goes on without it, and says so)."""
+    """A broken image: error, or drop (its set continues without it, and says so)."""
     heldout_fraction: Share = 0.1
     """Of the subjects, by the sha256 of their names; 0: none."""
 
@@ -186,16 +186,16 @@ def read_subjects(root: Path, settings: FolderSettings) -> list[PhotoSubject]:
                 raise ConfigError(f"{shown(path)}: the name of a subject's folder must be UTF-8; rename it")
             folders.append(path)
         elif path.suffix.lower() in (*SUFFIXES, *_FILMS):
-            raise ConfigError(f"{path}: images lie in a folder for each subject, {root}/SUBJECT/{path.stem}.jpg")
+            raise ConfigError(f"{path}: expected a folder for each subject, {root}/SUBJECT/{path.stem}.jpg")
     if not folders:
-        raise ConfigError(f"folder.path={root} holds no folder: each subject's photos lie in a folder of their own")
+        raise ConfigError(f"folder.path={root} has no folders; expected one for the photos of each subject")
     known: dict[str, Path] = {}
     for folder in folders:
         other = known.setdefault(same_name(folder.name), folder)
         if other is not folder:
             raise ConfigError(f"{other} and {folder} name the same subject; put their photos together, or rename one")
     if missing := sorted(set(told) - {composed(folder.name) for folder in folders}):
-        raise ConfigError(f"{root / SUBJECTS} tells of {missing[0]!r}, and there is no such folder")
+        raise ConfigError(f"{root / SUBJECTS} names {missing[0]!r}, but there is no such folder")
     return [_subject(root, folder, told.get(composed(folder.name), {}), settings) for folder in folders]
 
 
@@ -220,7 +220,7 @@ def _subject(root: Path, folder: Path, told: dict[str, str], settings: FolderSet
             continue
         suffix, stem = path.suffix.lower(), composed(path.stem)
         if path.is_dir():
-            raise ConfigError(f"{shown(path)}: photos lie in their subject's folder, not in folders below it")
+            raise ConfigError(f"{shown(path)}: photos must be in their subject's folder, not in folders below it")
         if reason := unusable(path):
             if suffix in SUFFIXES and settings.unreadable == "error":
                 raise ConfigError(f"{shown(path)}: {reason}; mend or remove it, or set folder.unreadable=drop")

@@ -25,7 +25,7 @@ class Importer(Source):
     decides: ClassVar[str]
     """For the report: by what it is decided whether a subject is held out ("its object's name")."""
     uses_model = False
-    limits = ("The images were taken as they were found: nobody looked into who made them and what they show.",)
+    limits = ("The images were taken as they were found: nobody checked who made them or what they show.",)
 
     def __init__(self, settings: Any, context: Context) -> None:
         super().__init__(settings, context)

@@ -70,7 +70,7 @@ class Generator:
 
     @functools.cached_property
     def pipe(self) -> Any:
-        """Raises ConfigError where the model cannot be had, or its call does not take what the section sets.
+        """Raises ConfigError where the model is not available, or its call does not take what the section sets.
 
         Pipelines differ (some FLUX classes know no negative_prompt), and some swallow what they don't know.
         """

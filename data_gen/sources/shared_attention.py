@@ -75,7 +75,7 @@ class SharedAttention(PromptedSource):
         return sizes
 
     def make(self, items: Sequence[Item]) -> Iterator[SubjectSet | Dropped]:
-        """Each image from noise of its own seed. Raises ConfigError where the model cannot be had or used."""
+        """Each image from noise of its own seed. Raises ConfigError where the model is not available or usable."""
         self._prepare()
         for start in range(0, len(items), self.settings.sets_per_batch):
             batch = items[start : start + self.settings.sets_per_batch]

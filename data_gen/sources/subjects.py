@@ -35,7 +35,7 @@ def split_of(identity: str, fraction: float = 0.1) -> str:
 def heldout_rule(identity: str, fraction: float = 0.1) -> str:
     """What the report says of :func:`is_held_out`."""
     return (
-        f"A subject is held out when the first 64 bits of the sha256 of {identity}, as a share of 2**64, lie below "
+        f"A subject is held out when the first 64 bits of the sha256 of {identity}, as a share of 2**64, are below "
         f"{fraction:g}: the same subjects in every data set, on every machine (data_gen.sources.subjects.is_held_out)."
     )
 
@@ -100,7 +100,8 @@ def check_template(key: str, template: str, known: Sequence[str]) -> None:
         template.format_map(dict.fromkeys(known, ""))
     except (KeyError, IndexError, ValueError, AttributeError) as error:
         raise ConfigError(
-            f"{key} is {template!r}: {error} is no placeholder; known are {', '.join(f'{{{name}}}' for name in known)}"
+            f"{key} is {template!r}: {error} is not a placeholder; "
+            f"known are {', '.join(f'{{{name}}}' for name in known)}"
         ) from None
 
 
@@ -117,7 +118,7 @@ def given_folder(context: Context, key: str, path: str) -> Path:
 def check_apart(context: Context, key: str, path: str) -> None:
     """Raises ConfigError where `out` is a folder that is read, or lies in it: what is written would be read as well."""
     if Path(context.out).resolve().is_relative_to(Path(path).resolve()):
-        raise ConfigError(f"out={context.out} lies in {key}={path}, which is only read; give another folder, beside it")
+        raise ConfigError(f"out={context.out} is inside {key}={path}, which is only read; give another folder")
 
 
 def is_system(name: str) -> bool:

@@ -150,7 +150,7 @@ class Subjects200k(Importer):
         """Left and right image; None where it is no composite of two squares."""
         where = f"{row.file}, row {row.number}"
         if not stored or not stored.get("bytes"):
-            raise ConfigError(f"{where}: no image; parquet files that hold the images themselves are wanted")
+            raise ConfigError(f"{where}: no image; expected parquet files that hold the images themselves")
         try:
             whole = load_image(stored["bytes"], where)
         except ImageError as error:

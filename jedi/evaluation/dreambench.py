@@ -170,7 +170,7 @@ def read_prompts(file: Path) -> tuple[dict[str, str], dict[str, tuple[str, ...]]
     sections = dict(zip(parts[1::2], parts[2::2], strict=True))
     for name in ("Classes", "Object Prompts", "Live Subject Prompts"):
         if name not in sections:
-            raise BenchmarkError(f"{file}: no section {name!r}; wanted is DreamBench's own file")
+            raise BenchmarkError(f"{file}: no section {name!r}; expected DreamBench's file")
     rows = [line.split(",") for line in map(str.strip, sections["Classes"].splitlines()) if line]
     if any(len(row) != 2 for row in rows) or not rows:
         raise BenchmarkError(f"{file}: under 'Classes' each line is SUBJECT,NOUN")
@@ -191,13 +191,13 @@ def _read_dreambench(folder: Path, references: int, lists: Mapping[str, list[str
     subjects, remarks, unlisted = [], [], []
     for name, noun in sorted(nouns.items()):
         if not re.fullmatch(r"\w+", name):
-            raise BenchmarkError(f"{folder / PROMPTS_FILE}: subject {name!r}: letters, digits and '_' are wanted")
+            raise BenchmarkError(f"{folder / PROMPTS_FILE}: subject {name!r}: expected letters, digits and '_'")
         if not (folder / name).is_dir():
             raise BenchmarkError(f"{folder / name}: no such folder, but {PROMPTS_FILE} names the subject")
         files = sorted(x for x in (folder / name).iterdir() if x.name[0] != ".")
         images = tuple(x for x in files if x.suffix.lower() in SUFFIXES)
         if len(images) < references:
-            raise BenchmarkError(f"{folder / name}: {len(images)} images; {references} references are wanted")
+            raise BenchmarkError(f"{folder / name}: {len(images)} images; expected {references} or more")
         if lists is not None:
             if name not in lists:
                 raise BenchmarkError(f"the list of references has none for the subject {name!r}")
@@ -217,12 +217,12 @@ def _read_dreambench(folder: Path, references: int, lists: Mapping[str, list[str
         counts = " and ".join(str(len(x)) for x in templates.values())
         remarks.append(f"{counts} prompts a subject in the folder, not {PROMPTS}")
     if lists is not None:
-        named = "a list of references of one's own"
-        remarks.append("references by a list of one's own")
+        named = "references by another list"
+        remarks.append("the references are not the usual ones: they are by another list")
     elif references == 1:
         named = "1 reference, Kosmos-G's list"
     else:
-        named = f"{references} references: Kosmos-G's and {references - 1} of our own fixed list"
+        named = f"{references} references: Kosmos-G's and {references - 1} of a fixed list of this project"
     return Benchmark("DreamBench", tuple(subjects), named, tuple(remarks))
 
 
@@ -237,11 +237,11 @@ def _read_dreambench_plus(folder: Path) -> Benchmark:
         with given(str(file)):
             lines = read_lines(file)
         if len(lines) < 2:
-            raise BenchmarkError(f"{file}: wanted are the subject's noun and then its prompts, a line each")
+            raise BenchmarkError(f"{file}: expected the subject's noun and then its prompts, a line each")
         files = sorted((folder / "images" / place.parent).glob(f"{place.name}.*"))
         images = [x for x in files if x.suffix.lower() in SUFFIXES]
         if len(images) != 1:
-            raise BenchmarkError(f"{file}: {len(images)} files images/{place}.*, wanted is one")
+            raise BenchmarkError(f"{file}: {len(images)} files images/{place}.*, expected one")
         name = re.sub(r"\W+", "_", place.as_posix())
         kind = " ".join(place.parts[:-1]).replace("_", " ") or "subject"
         subjects.append(DreamBenchSubject(name, lines[0], kind, tuple(lines[1:]), tuple(images), tuple(images)))
@@ -268,7 +268,7 @@ def _read_lists(file: Path) -> dict[str, list[str]]:
         isinstance(names, list) and names and all(isinstance(name, str) for name in names) for names in lists.values()
     )
     if not right:
-        raise BenchmarkError(f'{file}: wanted is {{"SUBJECT": ["02.jpg", ...], ...}}')
+        raise BenchmarkError(f'{file}: expected {{"SUBJECT": ["02.jpg", ...], ...}}')
     return lists
 
 

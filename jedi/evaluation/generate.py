@@ -225,7 +225,7 @@ def _check(items: Sequence[ImageRequest], settings: Sampling) -> None:
         if not _ID.fullmatch(item.id):
             raise PlanError(f"item {item.id!r}: an id is letters, digits, '_', '-' and '.', with '/' between folders")
         if not item.prompts or isinstance(item.prompts, str):
-            raise PlanError(f"item {item.id}: prompts is {item.prompts!r}; a tuple of one or more is wanted")
+            raise PlanError(f"item {item.id}: prompts is {item.prompts!r}; expected a tuple of one or more")
         if clash := seen.intersection(item.files):
             raise PlanError(f"item {item.id}: two items make the file {clash.pop()}")
         if not 0 <= item.seed < 2**63:
@@ -271,11 +271,11 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What differs between two plans, in words; the versions are another matter."""
     before, after = ({section: plan[section] for section in ("model", "settings")} for plan in (old, new))
     found = [
-        f"{key.replace('.', ' ', 1)}: it has {f'{was}'[:40]}, wanted is {f'{wanted}'[:40]}"
+        f"{key.replace('.', ' ', 1)}: expected {f'{wanted}'[:40]}, found {f'{was}'[:40]}"
         for key, was, wanted in differences(before, after)
     ]
     if len(old["items"]) != len(new["items"]):
-        found.append(f"it has {len(old['items'])} items, wanted are {len(new['items'])}")
+        found.append(f"expected {len(new['items'])} items, found {len(old['items'])}")
     for was, wanted in zip(old["items"], new["items"], strict=False):
         if was != wanted:
             found.append(f"item {wanted['id']}: another {', '.join(key for key, *_ in differences(was, wanted))}")
@@ -287,7 +287,7 @@ def _check_versions(folder: Path) -> None:
     frozen, now = read_plan(folder)["versions"], versions()
     if changed := [f"{key} {frozen.get(key)} -> {now[key]}" for key in now if frozen.get(key) != now[key]]:
         raise PlanError(
-            f"{folder} was begun with other versions ({', '.join(changed)}); go on with those, or take another folder"
+            f"{folder} was started with other versions ({', '.join(changed)}); resume with those, or use another folder"
         )
 
 

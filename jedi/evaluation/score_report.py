@@ -85,7 +85,7 @@ def read_scores(folder: str | Path, benchmark: str) -> dict[str, Any]:
         raise BenchmarkError(f"{path}: not readable as JSON ({error})") from None
     found = result.get("benchmark") if isinstance(result, dict) else None
     if found != benchmark:
-        raise BenchmarkError(f"--beside {folder}: scores of {found}, wanted is {benchmark}")
+        raise BenchmarkError(f"--beside {folder}: expected scores of {benchmark}, found {found}")
     return result
 
 

@@ -56,7 +56,7 @@ class Base:
         if width % factor or height % factor:
             raise InputError(
                 f"images of {width} x {height} pixels: the vae of base {self.folder} takes multiples of {factor}; "
-                "make the data anew at such a resolution"
+                "regenerate the data at such a resolution"
             )
         return height // factor, width // factor
 
@@ -79,7 +79,7 @@ def fingerprint(folder: Path, parts: Sequence[str] = FROZEN_PARTS) -> str:
 
 
 def load_base(name: str | Path) -> Base:
-    """Loads a base from a folder or, if there is none of that name, from the model hub. All parts are in float32.
+    """Loads a base from a folder or, if there is no such folder, from the model hub. All parts are in float32.
 
     Raises:
         InputError: nothing there, a folder that lacks a part, parts that are damaged or do not fit one another.

@@ -65,7 +65,7 @@ def part_of(text: str | None) -> tuple[int, int]:
         return 0, 1
     index, _, count = text.partition("/")
     if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
-        raise InputError(f"--part {text}: wanted is I/N with I from 0 to N - 1, for instance 0/8")
+        raise InputError(f"--part {text}: expected I/N with I from 0 to N - 1, for instance 0/8")
     return int(index), int(count)
 
 

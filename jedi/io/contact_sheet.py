@@ -170,7 +170,7 @@ def _own_font(size: int) -> FreeTypeFont:
 
 @functools.cache
 def _font(name: str, size: int) -> FreeTypeFont | None:
-    """A font of the system, None where there is none of that name."""
+    """A font of the system, None where there is no such font."""
     try:
         return ImageFont.truetype(name, size)
     except OSError:

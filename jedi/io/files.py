@@ -214,7 +214,7 @@ def _file_lock(path: Path) -> Iterator[None]:
         if not dead:
             raise FolderInUse(
                 f"another run is at work in {path.parent}: process {process or '?'} on {host or '?'}; "
-                f"if it is no longer there, remove {path}"
+                f"if it no longer runs, remove {path}"
             )
         stale = path.with_name(f"{path.name}.{os.getpid()}")
         path.replace(stale)
@@ -267,7 +267,7 @@ class ResultFolder:
     def __init__(self, path: str | Path, names: Sequence[str]) -> None:
         self.path, self.names = Path(path), list(names)
         if self.path.exists() and not self.path.is_dir():
-            raise InputError(f"{self.path} is a file; a folder is wanted")
+            raise InputError(f"{self.path} is a file; expected a folder")
         self.old = self._recorded()
         if foreign := [name for name in self.names if name not in self.old and (self.path / name).exists()]:
             raise InputError(f"{self.path} holds a {foreign[0]} that no earlier run wrote")
@@ -306,7 +306,7 @@ class ResultFolder:
         name = self.path.absolute().name
         aside = next(x for n in itertools.count(2) if not (x := self.temporary.with_name(f"{name}-{n}")).exists())
         self.temporary.rename(aside)
-        raise InputError(f"another run has written to {self.path} meanwhile; what this one made lies in {aside}")
+        raise InputError(f"another run has written to {self.path} meanwhile; the results of this one are in {aside}")
 
     def _publish(self) -> None:
         """Moves the files to their place: a new folder in one step; in an old one the record comes last.

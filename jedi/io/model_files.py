@@ -182,7 +182,7 @@ def read_model_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not readable as JSON ({str(error) or type(error).__name__})") from None
     if not isinstance(values, dict):
-        raise InputError(f"{path}: an object is wanted, it holds {short(values)}")
+        raise InputError(f"{path}: expected an object, found {short(values)}")
     return values
 
 

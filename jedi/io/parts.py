@@ -47,7 +47,7 @@ def known_class(library: Any, name: Any, where: str | Path) -> type:
             found = None
         if inspect.isclass(found) and issubclass(found, kinds):
             return found
-    raise InputError(f"{where}: {library!r}, {name!r} is no class of diffusers or transformers for a part of a model")
+    raise InputError(f"{where}: {library!r}, {name!r} is not a class of diffusers or transformers for a model part")
 
 
 def load_part(

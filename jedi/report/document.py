@@ -43,7 +43,7 @@ def _require_interval(value: Any, low: Any, high: Any, what: str) -> None:
         require_number(x, f"{what} with an interval")
     slack = 1e-6 * max(1.0, abs(value))  # the mean of equal values may differ from them in the last digits
     inside = low - slack <= value <= high + slack
-    require(inside, f"{what}: the value {value} lies outside of its interval [{low}, {high}]")
+    require(inside, f"{what}: the value {value} is outside its interval [{low}, {high}]")
 
 
 def _name(section: Section) -> str:
@@ -89,7 +89,7 @@ class Table:
         require(columns and self.rows, size)
         for column in columns:
             require_text(column, f"{where}: a column's name")
-            require(columns.count(column) == 1, f"{where}: the column {column!r} stands there twice")
+            require(columns.count(column) == 1, f"{where}: the column {column!r} is there twice")
         for argument in ("better", "formats"):
             for column in getattr(self, argument):
                 require(column in columns, f"{where}: {argument} names {column!r}; its columns are {names}")
@@ -256,7 +256,7 @@ class Gallery:
             require(right, f"{where}: row {i} has {len(row)} places, and there are {len(self.columns)} columns")
         for shown in images:
             right = isinstance(shown, GalleryImage)
-            require(right, f"{where}: a {type(shown).__name__} stands where a GalleryImage should")
+            require(right, f"{where}: expected a GalleryImage, found {type(shown).__name__}")
 
 
 @dataclass

@@ -80,7 +80,7 @@ def check_place(out: str | Path, **read: str | Path | None) -> None:
     """
     for option, folder in read.items():
         if folder is not None and lies_in(out, folder):
-            raise InputError(f"--out {out} lies in --{option} {folder}, which is only read; give another folder")
+            raise InputError(f"--out {out} is inside --{option} {folder}, which is only read; give another folder")
     ResultFolder(out, report_files())
 
 

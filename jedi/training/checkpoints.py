@@ -2,7 +2,7 @@
 
 ``RUN/checkpoints`` holds, N being the step:
 
-    step-N.ckpt   everything: weights, their average, optimiser. The newest few; a run goes on from the newest.
+    step-N.ckpt   everything: weights, their average, optimiser. The newest few; a run resumes from the newest.
     kept-N.ckpt   the averaged weights, for good.
     best-N.ckpt   the averaged weights with the lowest held-out loss.
 
@@ -129,12 +129,12 @@ def recorded_step(run: str | Path, name: str = "progress.json") -> int:
         InputError: it is damaged.
     """
     file = Path(run) / name
-    remedy = "remove it: the checkpoints say where the run stands"
+    remedy = "remove it: the checkpoints say how far the run is"
     return read_own_json(file, remedy, step=int)["step"] if file.exists() else 0
 
 
 def has_begun(run: str | Path) -> bool:
-    """Whether there is a checkpoint to go on from.
+    """Whether there is a checkpoint to resume from.
 
     Raises:
         CheckpointError: there was one, as `progress.json` or `done` says, and none is left.
@@ -144,14 +144,14 @@ def has_begun(run: str | Path) -> bool:
     for name in ("done", "progress.json"):
         if step := recorded_step(run, name):
             raise CheckpointError(
-                f"{run} stood at step {step}, as {name} says, but checkpoints/ holds no step-*.ckpt to go on from: "
-                f"put it back with the .json beside it, or remove {run} to begin anew"
+                f"{run} had reached step {step}, as {name} says, but checkpoints/ has no step-*.ckpt to resume from: "
+                f"put it back with the .json beside it, or remove {run} to start over"
             )
     return False
 
 
 def newest(run: str | Path) -> Path:
-    """The newest whole checkpoint to go on from; a warning says if it is not the one that was saved last.
+    """The newest whole checkpoint to resume from; a warning says if it is not the one that was saved last.
 
     Raises:
         CheckpointError: none of them is whole.
@@ -166,9 +166,9 @@ def newest(run: str | Path) -> Path:
         if (last := recorded_step(run)) > max(found):
             faults.append(f"{place(run, 'step', last)} is missing")
         if faults:
-            log.warning("%s; going on from the older %s", "; ".join(faults), path.name)
+            log.warning("%s; resuming from the older %s", "; ".join(faults), path.name)
         return path
-    raise CheckpointError(f"{'; '.join(faults)}. No older one is whole: put one back, or remove {run} to begin anew")
+    raise CheckpointError(f"{'; '.join(faults)}. No older one is whole: put one back, or remove {run} to start over")
 
 
 def find(run: str | Path, name: str) -> Path:

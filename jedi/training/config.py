@@ -79,12 +79,12 @@ class EmaConfig:
 
 @dataclass
 class CheckpointConfig:
-    """What lies in ``checkpoints/``: step-N.ckpt to go on from, best-N.ckpt, kept-N.ckpt."""
+    """What is in ``checkpoints/``: step-N.ckpt to resume from, best-N.ckpt, kept-N.ckpt."""
 
     every_steps: Count = 1000
     """A run that is killed loses so many steps at most; one that is told to stop saves first."""
     keep: Count = 2
-    """How many of those there are: were the newest damaged, the run goes on from the one before."""
+    """How many of those there are: if the newest is damaged, the run resumes from the one before."""
     keep_every_steps: Count | None = None
     """Every so many steps one is kept for good."""
     weights_only: bool = True
@@ -186,7 +186,7 @@ class HardwareConfig:
 
 @dataclass
 class TrainConfig:
-    """One training run. The same command again goes on where the run in ``out`` stands."""
+    """One training run. The same command again resumes the run in ``out``."""
 
     base: str
     """A diffusers folder or hub name: unet (plain or inpainting), vae, text_encoder, tokenizer, scheduler."""
@@ -195,11 +195,11 @@ class TrainConfig:
     data: TrainDataConfig
     init_from: str | None = None
     """Start from the UNet weights of a model folder or of another run (its averaged weights). Not read when the run
-    goes on."""
+    resumes."""
     seed: Whole = 0
     """Of all that is drawn: noise, timesteps, conditioning, the order of the data."""
     max_steps: Count = 100_000
-    """Optimiser steps of the whole run; may be raised when it goes on."""
+    """Optimiser steps of the whole run; may be raised when it resumes."""
     batch_size: Count = 128
     """Sets per optimiser step, over all processes."""
     micro_batch_size: Count | None = None

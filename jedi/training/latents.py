@@ -236,7 +236,7 @@ class LatentCache:
                 if len(batch) == 1:
                     raise DataError(what) from error
                 self._batch_size[size] = len(batch) // 2
-                log.warning("%s: going on with %d", what, self._batch_size[size])
+                log.warning("%s: continuing with %d", what, self._batch_size[size])
                 continue
             yield latents
             waiting = waiting[len(batch) :]
@@ -302,7 +302,7 @@ def _read_layout(part: LatentPart, wanted: dict[str, int]) -> tuple[dict[str, _R
             raise ValueError(f"{name} is {head[name]['dtype']} {shape}, not {kind} of {count}")
         numbers = (start, stop, *shape)
         if not all(type(x) is int for x in numbers) or min(numbers) < 0 or stop - start != width * math.prod(shape):
-            raise ValueError(f"{name} of {shape} lies at {start} to {stop}")
+            raise ValueError(f"{name} of {shape} is at {start} to {stop}")
         rows[name], end = _Rows(8 + length + start, tuple(shape)), max(end, stop)
     if size != 8 + length + end:
         raise ValueError(f"{size} bytes, not {8 + length + end}")
@@ -350,7 +350,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         encode_all(cache, base.vae.to(find_device("cpu" if config.hardware.accelerator == "cpu" else None)))
         print(f"{cache.folder}: the latents of {cache.count} images in {len(cache.parts)} parts")
 
-    return exit_code("jedi.training.latents", work, "; the parts that are finished are kept, the same command goes on")
+    return exit_code("jedi.training.latents", work, "; finished parts are kept, the same command resumes")
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ class RunState:
     """What there is of a run in its folder."""
 
     resume_from: Path | None
-    """The checkpoint to go on from, whole; None: the run has not begun."""
+    """The checkpoint to resume from, whole; None: the run has not begun."""
     finished: int | None
     """The last step, if that is as far as ``max_steps`` or farther."""
 
@@ -43,7 +43,7 @@ def open_run(config: TrainConfig, identity: dict[str, Any], trainer: L.Trainer) 
 
     Raises:
         FolderInUse: another launch is at work there.
-        InputError: the run there was made with other settings or data, and going on would mix the two.
+        InputError: the run there was made with other settings or data, and resuming would mix the two.
     """
     environment: Any = getattr(trainer.strategy, "cluster_environment", None)
     together = trainer.world_size > 1 and environment.creates_processes_externally
@@ -127,7 +127,7 @@ def identity(config: TrainConfig, data: JointData, base: Base) -> dict[str, Any]
 
 
 def make_logger(name: str, config: TrainConfig) -> Logger:
-    """A Lightning logger that writes below the run's folder. A run that goes on adds to what is there.
+    """A Lightning logger that writes below the run's folder. A run that resumes adds to what is there.
 
     Raises:
         InputError: its package is not installed.

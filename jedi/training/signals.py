@@ -18,7 +18,7 @@ from jedi.training.latents import LatentCache
 
 
 class StopOnSignal(L.Callback):
-    """SIGINT, SIGTERM, SIGUSR1: save after the step that is running, and stop; the same command goes on.
+    """SIGINT, SIGTERM, SIGUSR1: save after the step that is running, and stop; the same command resumes.
 
     Validation and sampling are put off, or given up in the middle: they may take longer than the warning leaves.
     SIGUSR1 under Slurm (``#SBATCH --signal=USR1@90``, pre-emption) also puts the job back into the queue. Not
@@ -120,5 +120,5 @@ def requeue(environment: Mapping[str, str]) -> None:
         subprocess.run(["scontrol", "requeue", job], check=True)
     except (OSError, subprocess.CalledProcessError) as error:
         raise InputError(
-            f"job {job} could not be put back into the queue ({error}): submit it again, it goes on from what is saved"
+            f"job {job} could not be put back into the queue ({error}): submit it again, it resumes from what is saved"
         ) from None

@@ -1,9 +1,9 @@
 """``evaluate.py toy``: the benchmark over held-out subjects of the emoji source, whose attributes are exact.
 
-For each of 100 subjects one image is asked for: its caption is the prompt, and its pose and background differ from
+For each of 100 subjects one image is generated: its caption is the prompt, and its pose and background differ from
 every reference's. A small CLIP that was trained on real renders of *other* subjects judges (:mod:`encoder`): is the
 subject recognised among the 100, is the background the one asked for? The pose is judged by the target's pixels
-(:mod:`judge`). Beside the model always stand
+(:mod:`judge`). The report always includes
 
 - *oracle*: the real image of the target, the best that the judge can be shown;
 - *copy*: the first reference returned, what whole-image scores are fooled by;
@@ -13,7 +13,7 @@ subject recognised among the 100, is the background the one asked for? The pose 
 
 Then: what more references bring (several noises, compared subject by subject), diversity, curves of identity against
 prompt as guidance varies, editing (:mod:`edits`), and two subjects in one image. Each row's images have a folder
-and a frozen plan; the same command goes on where it was stopped.
+and a frozen plan; the same command resumes.
 """
 
 from __future__ import annotations

@@ -195,7 +195,7 @@ def chart(result: Mapping[str, Any]) -> LineChart:
         series = [Series(own["label"], [_point(means[own["name"]])])]
     oracle = next(row for row in result["rows"] if row["kind"] == "oracle")
     series.append(Series(oracle["label"], [_point(result["summary"]["rows"][oracle["name"]])]))
-    note = f"{own['label']}, {len(own['images'])} subjects; the oracle has all. Copy and no reference lie far away."
+    note = f"{own['label']}, {len(own['images'])} subjects; the oracle has all. Copy and no reference are far away."
     return LineChart("Identity against prompt as guidance varies", "prompt", "likeness", series, note)
 
 
@@ -253,7 +253,7 @@ def galleries(result: Mapping[str, Any], run: ToyRun) -> list[Gallery]:
     cases, image = run.shown["rows"][0], run.cases.image
     main = rows[result["main"]]
     ranked = sorted(range(len(cases)), key=lambda i: -main["images"][i]["likeness"])
-    note = f"By likeness of the row '{main['label']}'. Above each row stands its prompt."
+    note = f"By likeness of the row '{main['label']}'. Above each row is its prompt."
     given = lambda case: [image(case, x) for x in case.references[:2]]
     two = ("reference 1", "reference 2")
     found = [

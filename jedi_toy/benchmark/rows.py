@@ -50,7 +50,7 @@ class ToyRow:
         """``"one_way:2"`` -> the model with two references. Raises ``InputError`` for anything else."""
         mode, _, count = text.partition(":")
         if not (re.fullmatch(r"\w+", mode) and count in ("1", "2", "3")):
-            raise InputError(f"--rows {text}: wanted is MODE:REFERENCES with 1 to 3 references, as one_way:2")
+            raise InputError(f"--rows {text}: expected MODE:REFERENCES with 1 to 3 references, as one_way:2")
         return cls(f"{mode}-{count}", f"{_spoken(mode)}, {_references(int(count))}", "model", int(count), mode)
 
     def record(self, cases: Sequence[Any], scores: Sequence[Mapping[str, Any]], **more: Any) -> dict[str, Any]:

@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             logging.basicConfig(level=logging.INFO, format="%(message)s")
             logging.info("encoder: %s", train(config))
 
-    return exit_code("encoder", work, "; the same command goes on", "fewer sets or drawings need less")
+    return exit_code("encoder", work, "; the same command resumes", "fewer sets or drawings need less")
 
 
 if __name__ == "__main__":

@@ -140,7 +140,7 @@ def watch(model: CLIPModel, probes: Probes, sets: Sets, subjects: int = 100) -> 
 
 
 def train(config: EncoderConfig) -> Path:
-    """Trains and writes the encoder; returns its folder. The same call goes on after an interruption."""
+    """Trains and writes the encoder; returns its folder. The same call resumes after an interruption."""
     out = Path(config.out)
     if (out / "config.json").exists():
         log.info("%s is there already", out)

@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             logging.basicConfig(level=logging.INFO, format="%(message)s")
             logging.info("base model: %s", make(config))
 
-    kept = "; finished parts are kept, the same command goes on"
+    kept = "; finished parts are kept, the same command resumes"
     return exit_code("tiny_base", work, kept, "smaller batch sizes, or fewer images, need less")
 
 

@@ -112,7 +112,7 @@ def make(config: TinyBaseConfig) -> Path:
 
 
 class _Parts:
-    """What has been trained of a base, in a folder beside it: an interrupted command goes on after its last part."""
+    """What has been trained of a base, in a folder beside it: an interrupted command resumes after its last part."""
 
     def __init__(self, out: Path, config: TinyBaseConfig) -> None:
         self.folder, self.seed = out.with_name(f"{out.name}.parts"), config.seed
@@ -120,7 +120,7 @@ class _Parts:
         record = self.folder / "settings.json"
         kept = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else None
         if self.folder.exists() and kept != settings:
-            log.info("%s holds parts of a base with other settings: they are made anew", self.folder)
+            log.info("%s holds parts of a base with other settings: they are rebuilt", self.folder)
             self.remove()
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(record, settings)

@@ -117,7 +117,7 @@ def write_encoder(vae: AutoencoderKL, mean: Tensor, projection: Tensor) -> None:
     least.append(encoder.conv_norm_out.num_groups * 2 * (1 + -(-latent_channels // encoder.conv_norm_out.num_groups)))
     if any(width < wanted for width, wanted in zip(widths, least, strict=True)) or widths[-1] == widths[-2]:
         raise ConfigError(
-            f"vae.block_out_channels are {list(widths)}; vae.linear_encoder wants {least} or more, the last two unequal"
+            f"vae.block_out_channels are {list(widths)}; vae.linear_encoder needs {least} or more, the last two unequal"
         )
     for name, module in encoder.named_modules():
         if name.endswith(("conv2", "conv_in", "downsamplers.0.conv", "conv_shortcut", "conv_out")):

@@ -284,7 +284,7 @@ def test_keys_as_people_keep_them(tmp_path, monkeypatch):
         written(endpoint_config(url, api_key_variable="MY_KEY"), tmp_path)
         assert keys == {"Bearer sk-secret"}
         monkeypatch.setenv("MY_KEY", "\u201csk-secret\u201d")
-        with pytest.raises(ConfigError, match=r"MY_KEY is no key: odd characters") as caught:
+        with pytest.raises(ConfigError, match=r"MY_KEY is not a key: odd characters") as caught:
             written(endpoint_config(url, api_key_variable="MY_KEY"), tmp_path)
     assert "secret" not in str(caught.value)
 
@@ -376,7 +376,7 @@ NO_ENDPOINT = "does not answer as an OpenAI-compatible endpoint.*the address usu
         (
             error(429, "You exceeded your current quota"),
             EndpointError,
-            r"HTTP 429 \(You exceeded your current quota\), up to 2 times; the same command goes on later",
+            r"HTTP 429 \(You exceeded your current quota\), up to 2 times; repeat the same command later to resume",
         ),
         (
             error(400, "This model's maximum context length is 512 tokens, and max_tokens is 600"),

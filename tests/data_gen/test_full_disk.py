@@ -21,7 +21,7 @@ from tests.data_gen.conftest import all_bytes, small_config
 from tests.data_gen.pipelines import save_plain_jedi
 
 PAGE = 4  # KiB: what the smallest file takes of a tmpfs
-FULL = r"(\S+): No space left on device; make space there, then run the same command again to go on"
+FULL = r"(\S+): No space left on device; make space there, then run the same command again to resume"
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ def test_a_model_that_cannot_be_had(source, said):
 
 
 def test_a_folder_that_is_no_pipeline(tmp_path):
-    with pytest.raises(ConfigError, match="no diffusers folder.*model_index.json"):
+    with pytest.raises(ConfigError, match="not a diffusers folder.*model_index.json"):
         load_pipeline("collage.model", str(tmp_path), "text2image", context())
     (tmp_path / "model_index.json").write_text("{}")
     with pytest.raises(ConfigError, match="names no pipeline class"):
@@ -54,7 +54,7 @@ def test_a_folder_that_is_no_pipeline(tmp_path):
 
 
 def test_a_pipeline_of_another_kind(root, tmp_path):
-    with pytest.raises(ConfigError, match="is a JediPipeline, and a text-to-image pipeline is wanted"):
+    with pytest.raises(ConfigError, match="is a JediPipeline; expected a text-to-image pipeline"):
         load_pipeline("collage.model", str(root / "models" / "jedi-tiny"), "text2image", context())
     folder = tiny.save_base(tiny.components(in_channels=9), tmp_path)
     with pytest.raises(ConfigError, match="takes 9 channels for latents of 4"):

@@ -282,7 +282,7 @@ def test_the_page_shows_what_it_should(made):
     ]  # fmt: skip
     assert f"{COPY} is nearly {ORIGINAL}" in html
     assert html.count(">min_share 0.4</text>") == 2  # the threshold's line, drawn wide and narrow
-    assert "min_score 0 lies outside of the drawing" in html
+    assert "min_score 0 is outside the range of the chart" in html
     assert "Left out, since they have too many values: file." in html
     assert config_hash(made) in html and read_plan(made).hash in html
 
@@ -374,7 +374,7 @@ def test_prompts_and_models_of_a_prompted_data_set(tmp_path):
     assert page.prompts(config)["counts"]["refused subjects: twice"] == 3
     limits = " ".join(page.limits(config, statistics))
     assert "made by a model" in limits and "dog" in limits and "near-duplicates across sets are possible" in limits
-    assert "lie below 0.1" in SOURCES.get("collage").heldout_rule(config.collage)
+    assert "are below 0.1" in SOURCES.get("collage").heldout_rule(config.collage)
 
 
 # ---- times

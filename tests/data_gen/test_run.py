@@ -116,7 +116,7 @@ def test_status_and_report_need_the_folder_only(small, tmp_path, capsys):
     assert main(["run", f"out={copy}"]) == 2  # that changes data, so the settings must be said
     (copy / "plan.json").write_text("[]")
     assert main(["status", f"out={copy}"]) == 2
-    assert "is no plan of this version" in capsys.readouterr().err
+    assert "is not a plan of this version" in capsys.readouterr().err
 
 
 def test_another_seed_gives_other_images(small, tmp_path):
@@ -301,7 +301,7 @@ def test_units_are_not_made_by_other_versions_than_the_plan_s(tmp_path, monkeypa
     monkeypatch.setattr(plan, "version", lambda name: "9.9" if name == "pillow" else known(name))
     run.run(config)  # nothing is missing
     (tmp_path / "units" / "train-000001.json").unlink()
-    with pytest.raises(ConfigError, match=rf"begun with pillow {known('pillow')}, now there is 9\.9"):
+    with pytest.raises(ConfigError, match=rf"started with pillow {known('pillow')}, installed is 9\.9"):
         run.run(config)
 
 
@@ -378,7 +378,7 @@ def test_an_extension_adds_a_source(tmp_path, monkeypatch, capsys):
         (["run", "out={tmp}/x", "set=3"], "did you mean 'sets'?"),
         (["run", "out={tmp}/x", "source=folder", "sets=0"], "sets is 0; it must be 1 to"),
         (["run", "out={tmp}/x", *EMOJI, "stages=[squares]"], "unknown stage 'squares': did you mean 'square'?"),
-        (["run", "out={tmp}/x", *EMOJI, "--part", "3/3"], "--part 3/3: wanted is I/N"),
+        (["run", "out={tmp}/x", *EMOJI, "--part", "3/3"], "--part 3/3: expected I/N"),
         (["run", "out={tmp}/x", *EMOJI, "--part", "0/3"], "run `python -m data_gen plan` before its parts"),
         (["finish", "out={tmp}/x", *EMOJI], "holds no data set yet"),
         (["prompts", "out={tmp}/x", *EMOJI], "source 'emoji' reads no prompts"),
@@ -411,7 +411,7 @@ def test_reference_images_are_held_out_and_up_to_date(root, tmp_path):
 
 def test_a_plan_that_is_none_is_refused(tmp_path):
     (tmp_path / "plan.json").write_text("[]")
-    with pytest.raises(ConfigError, match="is no plan of this version"):
+    with pytest.raises(ConfigError, match="is not a plan of this version"):
         run.prepare(small_config(tmp_path))
 
 

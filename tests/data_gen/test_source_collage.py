@@ -158,7 +158,7 @@ def test_what_the_safety_checker_blackens_is_dropped(book, tiny_base, monkeypatc
     ("settings", "said"),
     [
         ({"model": ""}, "collage.model is empty"),
-        ({"prompt": "{collge}"}, "'collge' is no placeholder"),
+        ({"prompt": "{collge}"}, "'collge' is not a placeholder"),
         ({"prompt": "{"}, "collage.prompt"),
         ({"panels": 1}, "collage.panels is 1"),
         ({"batch_size": 0}, "collage.batch_size"),

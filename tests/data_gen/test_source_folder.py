@@ -254,15 +254,15 @@ def outside(root):
     [
         (lambda root: photo(root / "DOG 2" / "0.png"), "DOG 2 and .*dog2 name the same subject"),
         (empty, "empty: a subject's folder without images"),
-        (lambda root: photo(root / "00.png"), "00.png: images lie in a folder for each subject"),
-        (lambda root: photo(root / "dog2" / "deeper" / "0.png"), "deeper: photos lie in their subject's folder"),
+        (lambda root: photo(root / "00.png"), "00.png: expected a folder for each subject"),
+        (lambda root: photo(root / "dog2" / "deeper" / "0.png"), "deeper: photos must be in their subject's folder"),
         (lambda root: photo(root / "dog2" / "00.jpg"), "00.png and .*00.jpg share a name"),
         (lambda root: (root / "dog2" / "film.mp4").write_bytes(b""), "films are not read; .*ffmpeg"),
         (outside, "leads out of"),
         (lambda root: (root / "link").symlink_to(root.parent), "leads out of"),
         (lambda root: (root / "subjects.json").write_text('{"a": 1,}'), "subjects.json: not JSON: .*line 1 column 9"),
         (lambda root: (root / "subjects.json").write_text('{"dog2": {"nmae": "x"}}'), "subjects.json: expected"),
-        (lambda root: (root / "subjects.json").write_text('{"dog3": {"name": "x"}}'), "tells of 'dog3'"),
+        (lambda root: (root / "subjects.json").write_text('{"dog3": {"name": "x"}}'), "names 'dog3'"),
     ],
 )
 def test_what_cannot_be_meant(photos, change, said):
@@ -283,7 +283,7 @@ def test_what_is_written_never_lies_among_the_photos(photos, monkeypatch, capsys
     (photos.parent / "link").symlink_to(photos / "dog2")
     before = sorted(photos.rglob("*"))
     assert main(["run", f"out={photos / out}", "source=folder", f"folder.path={photos}", "stages=[square]"]) == 2
-    assert "lies in folder.path=" in capsys.readouterr().err and sorted(photos.rglob("*")) == before
+    assert "is inside folder.path=" in capsys.readouterr().err and sorted(photos.rglob("*")) == before
 
 
 def test_a_data_set_without_a_set_is_no_success(photos, capsys):
@@ -311,14 +311,14 @@ def test_no_folder(tmp_path):
         Folder(FolderSettings(), context())
     with pytest.raises(ConfigError, match="nowhere: no such folder"):
         source(tmp_path / "nowhere")
-    with pytest.raises(ConfigError, match="holds no folder"):
+    with pytest.raises(ConfigError, match="has no folders; expected"):
         source(tmp_path).sizes()
 
 
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"caption": "{nme}"}, "'nme' is no placeholder"),
+        ({"caption": "{nme}"}, "'nme' is not a placeholder"),
         ({"every_nth": 0}, "folder.every_nth is 0"),
         ({"min_images": 0}, "folder.min_images is 0"),
         ({"unreadable": "skip"}, "folder.unreadable is 'skip'"),

@@ -356,7 +356,7 @@ def test_too_few_scenes(tmp_path, tiny_base):
     ("settings", "said"),
     [
         ({"model": ""}, "shared_attention.model is empty"),
-        ({"prompt": "{collage}"}, "'collage' is no placeholder"),
+        ({"prompt": "{collage}"}, "'collage' is not a placeholder"),
         ({"shared_steps": [0.5]}, "shared_attention.shared_steps"),
         ({"shared_steps": [0.5, 1.5]}, "shared_attention.shared_steps"),
         ({"sets_per_batch": 0}, "shared_attention.sets_per_batch"),

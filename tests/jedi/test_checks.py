@@ -17,7 +17,7 @@ def test_schedulers_that_do_not_fit_are_refused(pipe):
         latents(pipe)
     for scheduler in (diffusers.FlowMatchEulerDiscreteScheduler(), diffusers.EDMEulerScheduler()):
         pipe.scheduler = scheduler
-        with pytest.raises(ValueError, match=f"{type(scheduler).__name__} is no discrete-time"):
+        with pytest.raises(ValueError, match=f"{type(scheduler).__name__} is not a discrete-time"):
             latents(pipe)
 
 
@@ -79,7 +79,7 @@ def test_a_cache_holds_the_references_of_all_sets_or_of_each(pipe):
 def test_a_cache_stands_alone(pipe):
     cache = pipe.encode_references(REFERENCES)
     for options in ({"references": REFERENCES}, {"mode": "mutual"}, {"reference_prompts": "a"}):
-        with pytest.raises(ValueError, match="cache stands for"):
+        with pytest.raises(ValueError, match="cache replaces"):
             pipe("a cat", cache=cache, **options)
     with pytest.raises(ValueError, match="nothing to encode"):
         pipe.encode_references([])

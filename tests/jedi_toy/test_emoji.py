@@ -170,7 +170,7 @@ def test_companions_cover_references_only():
     assert len(covered) > 20 and len(whole) > 20 and set(whole) == {1.0}
     assert sum(covered) / len(covered) < 0.93
     for wrong in ({"references": 0}, {"references": 1, "vary": ["background"]}):
-        with pytest.raises(ConfigError, match="covered_reference_prob wants emoji.references above 0, and companion"):
+        with pytest.raises(ConfigError, match="covered_reference_prob needs emoji.references above 0, and companion"):
             source(covered_reference_prob=0.5, **wrong)
     with pytest.raises(ConfigError, match="there is no companion to choose from.*covered_reference_prob=0"):
         source(references=1, covered_reference_prob=0.5, companion_prob=0.0, companions=[])
@@ -266,7 +266,7 @@ def test_a_hidden_subject_drops_the_set():
         ({"name_prob": 1.5}, "emoji.name_prob is 1.5; it must be 0 to 1"),
         ({"backgrounds": ["beech"]}, "did you mean 'beach'?"),
         ({"subjects": [4]}, "emoji.subjects[0] is 4; it must be 1 to 3"),
-        ({"subjects": [2], "classes": ["animal"]}, "wants as many classes"),
+        ({"subjects": [2], "classes": ["animal"]}, "needs as many classes"),
         ({"mixture": [{"subject": [2]}]}, "emoji.mixture: unknown key 'subject'"),
         ({"mixture": [{"share": 0}]}, "share is a number above 0, got 0"),
         ({"mixture": [{"poses": ["flying"]}]}, "emoji.poses: unknown 'flying'"),

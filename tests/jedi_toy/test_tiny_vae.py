@@ -72,7 +72,7 @@ def test_a_linear_encoder_gives_the_principal_components(widths, channels):
 def test_a_linear_encoder_wants_room():
     vae = make_vae(VaeConfig([8, 8, 8], 4), 16)
     with pytest.raises(
-        ConfigError, match=r"block_out_channels are \[8, 8, 8\]; vae.linear_encoder wants \[13, 13, 32\]"
+        ConfigError, match=r"block_out_channels are \[8, 8, 8\]; vae.linear_encoder needs \[13, 13, 32\]"
     ):
         write_encoder(vae, torch.zeros(48), torch.zeros(48, 4))
 

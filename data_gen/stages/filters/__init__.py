@@ -68,7 +68,7 @@ class Encoders:
         """The encoder that `spec` names (`jedi.encoders.load_encoder`); it must have the method `kind`.
 
         Raises:
-            ConfigError: it cannot be had; `key` is the configuration's name for it.
+            ConfigError: it is not available; `key` is the configuration's name for it.
         """
         from data_gen.models import device_of
         from jedi.encoders import EncoderError, load_encoder
@@ -108,7 +108,7 @@ class Images:
         """For each set ``[n d]``, rows of length 1; `masked`: of the subject's cut-out, cropped, on white.
 
         Raises:
-            ConfigError: the encoder that `key` names cannot be had; a mask is missing.
+            ConfigError: the encoder that `key` names is not available; a mask is missing.
         """
         encoder = self.encoders.get(key, spec)
         if (spec, masked) not in self._embedded:

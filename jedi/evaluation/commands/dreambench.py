@@ -2,7 +2,7 @@
 
 Two stages. *generate* makes the images of a frozen plan in ``OUT/images/SUBJECT/PP-I.png`` (prompt PP, image I),
 as an array of parts if one likes. *score* reads them and writes ``scores.json`` (a score for each image),
-``report.html`` and ``report.json``. Beside the model always stand: the real images (oracle), the reference
+``report.html`` and ``report.json``. The report always includes: the real images (oracle), the reference
 returned as it is (copy), and the model without references.
 """
 
@@ -30,12 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--data", required=True, metavar="DIR", help="DreamBench (dataset of google/dreambooth) or DreamBench++")
     add("--out", required=True, metavar="DIR", help="the folder to write")
     add("--refs", type=int, default=1, choices=(1, 3), help="references: 1 (Kosmos-G's list) or 3 (ours) (1)")
-    add("--reference-list", metavar="F", help='a list of one\'s own instead, JSON: {"SUBJECT": ["02.jpg", ...]}')
+    add("--reference-list", metavar="F", help='another list, JSON: {"SUBJECT": ["02.jpg", ...]}')
     add("--num-images-per-prompt", type=int, default=IMAGES, metavar="N", help=f"images a prompt ({IMAGES})")
     add("--subjects", nargs="+", metavar="NAME", help="only these, or a number: the first so many")
     add("--prompts", type=int, metavar="N", help="only the first so many prompts of each subject")
     add("--no-reference", type=int, default=1, metavar="N", help="images a prompt without references (1; 0: no row)")
-    add("--identifier", default="", metavar="WORD", help="stands before the noun in the model's prompts")
+    add("--identifier", default="", metavar="WORD", help="is put before the noun in the model's prompts")
     add("--stage", default="all", choices=STAGES, help="generate the images, score them, or all (all)")
     add("--part", metavar="I/N", help="generate only the I-th of N parts, I from 0; for arrays of tasks")
     add("--label", metavar="TEXT", help="the model's name in tables (its folder's name)")

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--references", required=True, metavar="DIR", help="what the method was given: likewise")
     add("--real", metavar="DIR", help="more real images of them, for the average over all real: likewise")
     add("--prompts", metavar="F", help="a line for each image, or JSON, or samples.json; without: no text score")
-    add("--identifier", default="", metavar="WORD", help="is dropped from the prompts, as CLIP-T wants it")
+    add("--identifier", default="", metavar="WORD", help="is dropped from the prompts, as CLIP-T requires")
     add("--label", metavar="TEXT", help="the method's name in tables (the folder's name)")
     add("--out", required=True, metavar="DIR", help="the folder to write")
     options.add_scoring_options(parser)
@@ -118,7 +118,7 @@ def read_prompts(file: Path, images: Path, files: Sequence[Path]) -> Mapping[str
     except (AttributeError, KeyError, TypeError):
         right = False
     if not right or not found:
-        raise InputError(f'--prompts {file}: wanted is {{"IMAGE": "PROMPT", ...}} or a samples.json of sample.py')
+        raise InputError(f'--prompts {file}: expected {{"IMAGE": "PROMPT", ...}} or a samples.json of sample.py')
     if lost := sorted(set(found) - set(ids)):
         raise InputError(f"--prompts {file}: {images} holds no {lost[0]} ({len(lost)} such names)")
     if left := [id for id in ids if id not in found]:

@@ -166,7 +166,7 @@ def test_other_runs_are_read_and_checked(tmp_path):
         score_report.read_scores(tmp_path, "DreamBench")
     (tmp_path / "scores.json").write_text(json.dumps(result()))
     assert score_report.read_scores(tmp_path, "DreamBench") == copy.deepcopy(result())
-    with pytest.raises(BenchmarkError, match=r"scores of DreamBench, wanted is DreamBench\+\+"):
+    with pytest.raises(BenchmarkError, match=r"expected scores of DreamBench\+\+, found DreamBench"):
         score_report.read_scores(tmp_path, "DreamBench++")
 
 

@@ -88,13 +88,13 @@ def test_a_list_of_ones_own(tmp_path):
     (tmp_path / "lists.json").write_text(json.dumps(lists))
     benchmark = read_benchmark(tmp_path / "data", lists=tmp_path / "lists.json")
     assert [names(x.references) for x in benchmark.subjects] == [["05.jpg", "03.jpg"], ["00.jpg"], ["01.jpg"]]
-    assert "references by a list of one's own" in benchmark.remarks
+    assert "the references are not the usual ones: they are by another list" in benchmark.remarks
     for wrong, message in [
         ({"can": ["05.jpg"]}, "none for the subject 'cat'"),
         ({**lists, "dog": ["00"]}, "names 'dog', which"),
         ({**lists, "can": ["09.jpg"]}, r"can: no image '09\.jpg'"),
-        ({**lists, "can": []}, r'wanted is \{"SUBJECT"'),
-        ([], r'wanted is \{"SUBJECT"'),
+        ({**lists, "can": []}, r'expected \{"SUBJECT"'),
+        ([], r'expected \{"SUBJECT"'),
     ]:
         (tmp_path / "lists.json").write_text(json.dumps(wrong))
         with pytest.raises(BenchmarkError, match=message):
@@ -143,7 +143,7 @@ def test_folders_that_make_no_sense(tmp_path):
     made_up.dreambench(tmp_path)
     for i in (2, 3, 4, 5):
         (tmp_path / "can" / f"{i:02}.jpg").unlink()
-    with pytest.raises(BenchmarkError, match="can: 2 images; 3 references are wanted"):
+    with pytest.raises(BenchmarkError, match="can: 2 images; expected 3 or more"):
         read_benchmark(tmp_path, 3)
     (tmp_path / "prompts_and_classes.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="not a text file in UTF-8"):

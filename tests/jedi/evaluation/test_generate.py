@@ -191,8 +191,8 @@ def test_the_plan_says_what_the_images_depend_on(pipe, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda items: (items, Sampling(steps=3)), "settings num_inference_steps: it has 2, wanted is 3"),
-        (lambda items: (items[:-1], SETTINGS), "it has 5 items, wanted are 4"),
+        (lambda items: (items, Sampling(steps=3)), "settings num_inference_steps: expected 3, found 2"),
+        (lambda items: (items[:-1], SETTINGS), "expected 4 items, found 5"),
         (
             lambda items: ([*items[:-1], ImageRequest("none", ("a cat",), (), 5)], SETTINGS),
             "item none: another prompts",
@@ -216,7 +216,7 @@ def test_another_plan_is_refused(pipe, calls, tmp_path, change, message):
 def test_another_model_is_refused(pipe, tmp_path):
     items = [ImageRequest("a", ("a cat",))]
     generate(pipe, items, tmp_path, settings=SETTINGS)
-    with pytest.raises(PlanError, match="model unet: it has .*, wanted is 000"):
+    with pytest.raises(PlanError, match="model unet: expected 000.*, found "):
         generate(pipe, items, tmp_path, settings=SETTINGS, model={**read_plan(tmp_path)["model"], "unet": "000"})
 
 
@@ -228,7 +228,7 @@ def test_other_versions_make_no_further_images(pipe, tmp_path):
     (tmp_path / "plan.json").write_text(json.dumps(plan))
     generate(pipe, items, tmp_path, settings=SETTINGS)  # nothing is missing
     (tmp_path / "images/b.png").unlink()
-    with pytest.raises(PlanError, match=r"begun with other versions \(diffusers 0\.1 -> "):
+    with pytest.raises(PlanError, match=r"started with other versions \(diffusers 0\.1 -> "):
         generate(pipe, items, tmp_path, settings=SETTINGS)
 
 

@@ -120,7 +120,7 @@ def test_of_two_runs_to_one_folder_none_is_lost(tmp_path, exists):
     for n in (2, 3):
         with pytest.raises(InputError, match="another run has written to") as caught:
             overtaken(tmp_path / "out", f"slow {n}", lambda n=n: write(tmp_path / "out", text=f"quick {n}"))
-        aside = Path(str(caught.value).rpartition(" lies in ")[2])
+        aside = Path(str(caught.value).rpartition(" are in ")[2])
         assert aside.name.startswith("out-") and {(aside / name).read_text() for name in NAMES} == {f"slow {n}"}
         assert (tmp_path / "out" / "0000.png").read_text() == f"quick {n}"
     assert not list(tmp_path.rglob(".*"))
@@ -130,7 +130,7 @@ def test_of_two_runs_to_one_folder_none_is_lost(tmp_path, exists):
 
 def test_a_file_that_came_meanwhile_is_not_overwritten(tmp_path):
     (tmp_path / "out").mkdir()
-    with pytest.raises(InputError, match="lies in"):
+    with pytest.raises(InputError, match="results of this one are in"):
         overtaken(tmp_path / "out", "new", lambda: (tmp_path / "out" / "grid.png").write_text("mine"))
     assert (tmp_path / "out" / "grid.png").read_text() == "mine"
 

@@ -243,7 +243,7 @@ def test_nothing_is_imported_because_a_folder_says_so(base, model, part, entry, 
     for folder, load in ((base, load_base), (model, JediPipeline.from_pretrained)):
         index = json.loads((folder / "model_index.json").read_text()) | {part: entry}
         (folder / "model_index.json").write_text(json.dumps(index))
-        with pytest.raises(InputError, match=r"model_index\.json: .* is no class of diffusers or transformers"):
+        with pytest.raises(InputError, match=r"model_index\.json: .* is not a class of diffusers or transformers"):
             load(folder)
 
 
@@ -251,7 +251,7 @@ def test_nor_for_the_data_engine(base, tmp_path, monkeypatch):
     (tmp_path / "payload.py").write_text("raise SystemExit('the payload ran')\n")
     monkeypatch.syspath_prepend(tmp_path)
     with_json(base, "model_index.json", safety_checker=["payload", "Payload"])
-    with pytest.raises(ConfigError, match="'payload', 'Payload' is no class of diffusers or transformers"):
+    with pytest.raises(ConfigError, match="'payload', 'Payload' is not a class of diffusers or transformers"):
         load_pipeline("collage.model", str(base), "text2image", context())
 
 

@@ -118,21 +118,21 @@ def test_the_older_one_is_taken_where_the_newest_is_not_whole_and_that_is_said(r
 def test_without_any_whole_one_all_are_named(run):
     for path in checkpoints.listed(run).values():
         path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(CheckpointError, match=r"00000006.ckpt is damaged.*00000003.ckpt is damaged.*to begin anew"):
+    with pytest.raises(CheckpointError, match=r"00000006.ckpt is damaged.*00000003.ckpt is damaged.*to start over"):
         checkpoints.newest(run)
 
 
 def test_a_missing_newest_is_said(run, caplog):
     checkpoints.remove(checkpoints.newest(run))
     assert checkpoints.newest(run).name == "step-00000003.ckpt"
-    assert "step-00000006.ckpt is missing; going on from the older step-00000003.ckpt" in caplog.text
+    assert "step-00000006.ckpt is missing; resuming from the older step-00000003.ckpt" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["progress.json", "done"])
 def test_a_run_that_stood_somewhere_does_not_begin_anew_without_its_checkpoints(tmp_path, name):
     assert not checkpoints.has_begun(tmp_path)
     (tmp_path / name).write_text('{"step": 7}')
-    with pytest.raises(CheckpointError, match=rf"stood at step 7, as {name} says"):
+    with pytest.raises(CheckpointError, match=rf"had reached step 7, as {name} says"):
         checkpoints.has_begun(tmp_path)
     write(tmp_path, 6)
     assert checkpoints.has_begun(tmp_path)

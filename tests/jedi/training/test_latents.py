@@ -333,7 +333,7 @@ def test_out_of_memory_halves_the_batch_once_and_says_so(index, tmp_path, caplog
     with caplog.at_level(logging.WARNING):
         cache.fill(of_little_memory)
     assert calls == [35, 17, 8, 8, 8, 8, 3, 8, 8, 8, 8, 3]
-    assert [record.message.split(": ")[1] for record in caplog.records] == ["going on with 17", "going on with 8"]
+    assert [record.message.split(": ")[1] for record in caplog.records] == ["continuing with 17", "continuing with 8"]
     dataset = SetDataset(index)
     for i, record in enumerate(index.sets):
         assert torch.equal(cache.read(i), encode(dataset.images(i, range(record.n))).half().float())

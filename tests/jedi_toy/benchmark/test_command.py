@@ -216,7 +216,7 @@ def test_edits_cover_the_subject_that_goes(world, pipe):
 
 @pytest.mark.parametrize("text", ["one_way", "one_way:0", "one_way:4", "one-way:2", ":2"])
 def test_rows_are_mode_and_references(text):
-    with pytest.raises(ValueError, match="wanted is MODE:REFERENCES"):
+    with pytest.raises(ValueError, match="expected MODE:REFERENCES"):
         ToyRow.parse(text)
 
 
