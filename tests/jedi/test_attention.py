@@ -147,4 +147,4 @@ def test_joint_is_stored_nowhere(tiny_components):
     install_joint_attention(unet)
     unet(torch.randn(2, 4, 8, 8), 5, torch.randn(2, 3, 32), cross_attention_kwargs={"joint": JointContext(2, 1)})
     for processor in unet.attn_processors.values():
-        assert set(vars(processor)) == {"name", "attend"}
+        assert set(vars(processor)) == {"name", "kernel"}
