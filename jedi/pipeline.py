@@ -322,22 +322,27 @@ class JediPipeline(DiffusionPipeline):
         given = (references, reference_prompts, reference_masks)
 
         # check
-        shape = (caption_length(self.tokenizer, self.text_encoder), self.unet.config.cross_attention_dim)
-        checks.check_prompts(prompt, prompt_embeds, negative_prompt, negative_prompt_embeds, shape)
-        checks.check_count("num_images_per_prompt", num_images_per_prompt)
-        checks.check_mode(mode, self.config.trained_modes)
-        schedulers.check_prediction_type(self.scheduler, self.config.prediction_type)
-        self._check_references(*given, cache, mode)
-        checks.check_edit(image, mask_image)
-        count = num_images_per_prompt * checks.num_prompts(prompt, prompt_embeds)
-        checks.check_cache(cache, num_images_per_prompt if joint else count)
-        checks.check_noise(generator, latents, (count, *self._latent_shape))
+        self.check_inputs(
+            prompt=prompt,
+            prompt_embeds=prompt_embeds,
+            negative_prompt=negative_prompt,
+            negative_prompt_embeds=negative_prompt_embeds,
+            references=references,
+            reference_prompts=reference_prompts,
+            reference_masks=reference_masks,
+            cache=cache,
+            mode=mode,
+            num_images_per_prompt=num_images_per_prompt,
+            joint=joint,
+            num_inference_steps=settings["num_inference_steps"],
+            image=image,
+            mask_image=mask_image,
+            generator=generator,
+            latents=latents,
+        )
         checks.check_interval("guidance_interval", guidance_interval)
         checks.check_interval("image_guidance_interval", image_guidance_interval)
         checks.check_outputs(output_type, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
-        noisy = bool(references) and not ATTENTION_MODES.get(mode).clean_references
-        use = "for an edit" if image is not None else f"in mode {mode!r}" if noisy else ""
-        schedulers.check_sampler(self.scheduler, settings["num_inference_steps"], use)
         rule = GUIDANCE.get(settings["guidance"])
         scales = (settings["guidance_scale"], settings["image_guidance_scale"])
         device = self._execution_device
@@ -409,6 +414,41 @@ class JediPipeline(DiffusionPipeline):
             result = self.image_processor.postprocess(pixels, output_type=output_type)
         self.maybe_free_model_hooks()
         return JediPipelineOutput(images=result) if return_dict else (result,)
+
+    def check_inputs(
+        self,
+        *,
+        prompt: Any,
+        prompt_embeds: Any,
+        negative_prompt: Any,
+        negative_prompt_embeds: Any,
+        references: Any,
+        reference_prompts: Any,
+        reference_masks: Any,
+        cache: Any,
+        mode: str,
+        num_images_per_prompt: Any,
+        joint: bool,
+        num_inference_steps: int,
+        image: Any,
+        mask_image: Any,
+        generator: Any,
+        latents: Any,
+    ) -> None:
+        """The checks of what a call is given, by its arguments. Raises ``InputError`` as ``__call__`` does."""
+        shape = (caption_length(self.tokenizer, self.text_encoder), self.unet.config.cross_attention_dim)
+        checks.check_prompts(prompt, prompt_embeds, negative_prompt, negative_prompt_embeds, shape)
+        checks.check_count("num_images_per_prompt", num_images_per_prompt)
+        checks.check_mode(mode, self.config.trained_modes)
+        schedulers.check_prediction_type(self.scheduler, self.config.prediction_type)
+        self._check_references(references, reference_prompts, reference_masks, cache, mode)
+        checks.check_edit(image, mask_image)
+        count = num_images_per_prompt * checks.num_prompts(prompt, prompt_embeds)
+        checks.check_cache(cache, num_images_per_prompt if joint else count)
+        checks.check_noise(generator, latents, (count, *self._latent_shape))
+        noisy = bool(references) and not ATTENTION_MODES.get(mode).clean_references
+        use = "for an edit" if image is not None else f"in mode {mode!r}" if noisy else ""
+        schedulers.check_sampler(self.scheduler, num_inference_steps, use)
 
     # The steps of __call__, in its order.
 
