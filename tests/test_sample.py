@@ -421,7 +421,7 @@ BAD = {
     "batch": ({}, ("--batch-size", "0"), "--batch-size must be"),
     "mode": ({}, ("--mode", "both"), "trained in one_way, mutual"),
     "guidance": ({}, ("--guidance", "plane"), "did you mean 'plain'"),
-    "unused scale": ({}, ("--guidance", "plain", "--image-guidance-scale", "2"), "no use for image_guidance_scale"),
+    "unused scale": ({}, ("--guidance", "plain", "--image-guidance-scale", "2"), "does not use image_guidance_scale"),
     "scheduler": ({}, ("--scheduler", "eulr"), "--scheduler 'eulr': known are ddim"),
     "dtype": ({}, ("--dtype", "int8"), "--dtype 'int8': known are float32"),
     "device": ({}, ("--device", "gpu7"), "--device gpu7"),
