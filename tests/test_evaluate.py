@@ -137,7 +137,7 @@ def test_three_references_and_other_runs_beside(dreambench, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "more, 3 ref." in out and "tiny_model" in out
     result = json.loads((tmp_path / "out/scores.json").read_text())
-    assert result["references"].startswith("3 references: Kosmos-G's and 2 of our own")
+    assert result["references"].startswith("3 references: Kosmos-G's and 2 of a fixed list of this project")
     assert "<svg" in (tmp_path / "out/report.html").read_text()
     assert "no_reference" not in json.loads((tmp_path / "first/scores.json").read_text())["rows"]
     assert len(json.loads((tmp_path / "out/plan.json").read_text())["items"][0]["references"]) == 3

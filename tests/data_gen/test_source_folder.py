@@ -409,7 +409,7 @@ def test_files_that_are_not_read_are_counted_and_told(photos, tmp_path, capsys):
     assert main(["run", f"out={out}", f"folder.path={photos}", *RUN]) == 0
     assert "left out 2 files: .heic: not a kind that is read" in capsys.readouterr().out
     assert json.loads((out / "statistics.json").read_text())["left_out_files"] == one.left_out()
-    assert "2 (.heic: not a kind that is read)" in (out / "DATA_CARD.md").read_text()
+    assert "Not used: 2 files, .heic: not a kind that is read." in (out / "DATA_CARD.md").read_text()
     assert ".heic: not a kind that is read" in (out / "report" / "report.html").read_text()
 
 

@@ -107,7 +107,7 @@ def test_a_mode_of_an_extension_can_be_cached(parts, monkeypatch, joint):
         pipe.encode_references(REFERENCES)
     with pytest.raises(InputError, match="cannot be cached in mode mutual "):
         pipe.encode_references(REFERENCES, mode="mutual")
-    with pytest.raises(InputError, match="means mode 'apart'"):
+    with pytest.raises(InputError, match="fixes mode 'apart'"):
         latents(pipe, ["a cat", "a dog"], None, cache=cache, mode="mutual", **options)
 
 
@@ -277,7 +277,7 @@ def test_settings_come_from_the_arguments_then_the_model_then_us(parts):
     assert pipe.sampling_settings(guidance_scale=2)["guidance_scale"] == 2
     assert pipe.sampling_settings(image_guidance_scale=2)["guidance"] == "three_branch"
     assert pipe.sampling_settings(guidance="two_branch")["guidance"] == "two_branch"
-    with pytest.raises(ValueError, match="no use for image_guidance_scale"):
+    with pytest.raises(ValueError, match="does not use image_guidance_scale"):
         pipe.sampling_settings(guidance="plain", image_guidance_scale=2)
     with pytest.raises(ValueError, match="sampling_defaults"):
         JediPipeline(**parts, sampling_defaults={"guidance_sale": 1})
