@@ -276,7 +276,15 @@ def test_status_tells_pace_and_time_left(settings, tmp_path):
         (["stages=[segment]"], "add the stage 'square'"),
         (["stages=[segment, compose, compose, square]"], "there are two sets train-0000.*is a stage named twice"),
         (["images_per_set=9"], "4 scenes of .* ask for more scenes, or set images_per_set=4"),
-        (["prompts.backend=openai", "prompts.endpoint=http://127.0.0.1:9/v1", "prompts.model=x"], "127.0.0.1:9"),
+        (
+            [
+                "prompts.backend=openai",
+                "prompts.endpoint=http://127.0.0.1:9/v1",
+                "prompts.model=x",
+                "prompts.attempts=1",
+            ],
+            "127.0.0.1:9",
+        ),
         (["shared_attention.model=/no/such/folder"], "no such folder"),
     ],
 )
