@@ -42,7 +42,6 @@ def test_ipython_completes_in_the_checkout(python, root, tmp_path):
     assert answer["torch"] is False
 
 
-@pytest.mark.slow
 def test_the_other_library_s_names_are_passed_on():
     import jedi
     import jedi.settings
