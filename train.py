@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     quiet_lightning()
     quiet(logging.WARNING)
-    base = load_base(config.base)
+    base = load_base(config.base, config.base_revision, config.base_variant)
     data = JointData(config, base)
     stop = StopOnSignal()
     trainer = make_trainer(config, data, stop)

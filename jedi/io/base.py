@@ -13,11 +13,13 @@ from transformers import CLIPTextModel, CLIPTokenizer, CLIPTokenizerFast
 
 from jedi.diffusion import NoiseSchedule
 from jedi.errors import InputError
+from jedi.io.download import download
 from jedi.io.hub import is_hub_name
+from jedi.io.kinds import INDEX, detect
 from jedi.io.model_files import SCHEDULER, TEXT_ENCODER, TOKENIZER, UNET, VAE, Rule, check_values, read_model_json
 from jedi.io.parts import known_class, load_part
+from jedi.io.variants import check_variant
 
-INDEX = "model_index.json"
 KINDS = {
     "unet": (UNet2DConditionModel,),
     "vae": (AutoencoderKL,),
@@ -78,14 +80,17 @@ def fingerprint(folder: Path, parts: Sequence[str] = FROZEN_PARTS) -> str:
     return digest.hexdigest()
 
 
-def load_base(name: str | Path) -> Base:
+def load_base(name: str | Path, revision: str | None = None, variant: str | None = None) -> Base:
     """Loads a base from a folder or, if there is no such folder, from the model hub. All parts are in float32.
 
+    ``revision`` is the hub's; ``variant`` is of the weights' files, as `fp16`.
+
     Raises:
-        InputError: nothing there, a folder that lacks a part, parts that are damaged or do not fit one another.
+        InputError: nothing there, another kind of model (:mod:`jedi.io.kinds`), a folder that lacks a part, parts that
+            are damaged or do not fit one another.
     """
-    folder = find_folder(name)
-    parts = load_parts(folder)
+    folder = find_folder(name, revision, variant)
+    parts = load_parts(folder, variant=variant)
     check_parts(parts, f"base {folder}")
     for part in ("vae", "text_encoder"):
         parts[part].requires_grad_(False).eval()
@@ -106,12 +111,16 @@ def load_unet(name: str | Path, prediction_type: str) -> UNet2DConditionModel:
     return load_parts(folder, ("unet",))["unet"]
 
 
-def load_parts(folder: Path, names: Sequence[str] = PARTS) -> dict[str, Any]:
+def load_parts(folder: Path, names: Sequence[str] = PARTS, variant: str | None = None) -> dict[str, Any]:
     """Parts of a model by their names, in float32; their JSON files are checked before any is built.
 
+    ``variant`` of the weights is read where a part has it (at least one must), the plain ones elsewhere.
+
     Raises:
-        InputError: a part that is not there, is of a class that we do not use, or cannot be loaded.
+        InputError: another kind of model; a part that is not there, is of a class that we do not use, or cannot be
+            loaded.
     """
+    detect(folder)
     index = read_model_json(folder / INDEX)
     lacking = [name for name in names if name not in index or not (folder / name).is_dir()]
     if lacking:
@@ -122,7 +131,8 @@ def load_parts(folder: Path, names: Sequence[str] = PARTS) -> dict[str, Any]:
         path = folder / name / file
         if needed or path.exists():
             check_values(path, read_model_json(path), rules, needed)
-    return {name: load_part(kinds[name], folder / name) for name in names}
+    check_variant(variant, [[path.name for path in (folder / name).glob("*")] for name in PARTS], str(folder))
+    return {name: load_part(kinds[name], folder / name, variant=variant) for name in names}
 
 
 def check_parts(parts: Mapping[str, Any], source: str) -> None:
@@ -174,23 +184,19 @@ def check_init_from(found: str, wanted: str, source: str | Path) -> None:
         )
 
 
-def find_folder(name: str | Path) -> Path:
-    """The folder of a model: ``name`` itself or, if there is none, what the hub gives. ``InputError`` if neither is."""
+def find_folder(name: str | Path, revision: str | None = None, variant: str | None = None, **options: Any) -> Path:
+    """The folder of a model: ``name`` itself or, if there is none, what the hub gives. ``InputError`` if neither is.
+
+    ``revision``, ``variant`` and ``options`` are those of :func:`jedi.io.download.download`.
+    """
     folder = Path(name)
-    if (folder / "model_index.json").is_file():
+    if (folder / INDEX).is_file():
         return folder
     if folder.exists():
-        raise InputError(f"{name} is not a model: a diffusers folder has a model_index.json")
+        raise InputError(f"{name} is not a model: a diffusers folder has a {INDEX}")
     if not is_hub_name(str(name)):
         raise InputError(
             f"{name}: no such folder (a model, or OWNER/NAME on the hub); a small base is made by "
             f"`python -m jedi_toy.tiny_base --config configs/base/tiny.yaml out={name}`"
         )
-    from diffusers import DiffusionPipeline
-
-    try:
-        return Path(DiffusionPipeline.download(str(name)))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"no folder {name}, and the model hub does not give it: {str(error).splitlines()[0]}"
-        ) from None
+    return download(str(name), PARTS, revision, variant, **options)

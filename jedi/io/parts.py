@@ -17,6 +17,7 @@ from torch import nn
 
 from jedi.errors import InputError, first_line
 from jedi.io.quiet import quiet
+from jedi.io.variants import choose
 
 T = TypeVar("T")
 
@@ -55,10 +56,16 @@ def load_part(
 ) -> Any:
     """A part from its folder: a network by :func:`load_network` (``options`` are its), anything else as its class does.
 
+    A network's ``variant`` is taken where the folder has it; where it has others only, one of those is
+    (:func:`jedi.io.variants.choose`).
+
     Raises:
         InputError: it cannot be made of what lies there.
     """
     if issubclass(kind, nn.Module):
+        chosen = choose([path.name for path in folder.iterdir()], options.pop("variant", None))
+        if chosen and chosen[0]:
+            options["variant"] = chosen[0]
         return load_network(kind, folder, dtype, unexpected, **options)
     return _made(lambda: kind.from_pretrained(folder, local_files_only=True), kind, folder)
 

@@ -193,6 +193,11 @@ class TrainConfig:
     out: str
     """The run's folder: config.yaml, checkpoints/, logs/, samples/."""
     data: TrainDataConfig
+    base_revision: str | None = None
+    """Of a base on the hub: a branch, a tag or a commit."""
+    base_variant: str | None = None
+    """Which files of the base's weights are read where there are several, `fp16` for instance; without it the plain
+    ones, or what there is. Training is in float32 all the same."""
     init_from: str | None = None
     """Start from the UNet weights of a model folder or of another run (its averaged weights). Not read when the run
     resumes."""

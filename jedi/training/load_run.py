@@ -36,7 +36,7 @@ def load_run(run: str | Path, checkpoint: str = "last") -> JediPipeline:
     config, state, path = _read(run, checkpoint)
     configs.import_extensions(config.extensions)  # a mode of the run's may be one that they register
     return JediPipeline(
-        **load_parts(base_of(run, config), FROZEN_PARTS),
+        **load_parts(base_of(run, config), FROZEN_PARTS, config.base_variant),
         unet=_unet(state, path),
         trained_modes=config.trained_modes,
         max_trained_references=state["jedi"]["max_references"],
@@ -60,7 +60,7 @@ def base_of(run: str | Path, config: TrainConfig) -> Path:
         if not found:
             raise InputError(f"{run} was trained on base {config.base}, which is neither {named[0]} nor {named[1]}")
     else:
-        found = [find_folder(config.base)]
+        found = [find_folder(config.base, config.base_revision, config.base_variant)]
     for folder in found:
         if fingerprint(folder)[:16] == wanted:
             return folder

@@ -107,7 +107,7 @@ def write_run(config: TrainConfig, identity: dict[str, Any], trainer: L.Trainer)
 
 # What may differ when a run goes on: it changes neither the data nor what a step computes (but for rounding),
 # or, as max_steps does, only what lies ahead. Base and data are compared by what they hold.
-_MAY_CHANGE = {"base", "out", "max_steps", "micro_batch_size", "init_from"}
+_MAY_CHANGE = {"base", "base_revision", "base_variant", "out", "max_steps", "micro_batch_size", "init_from"}
 _MAY_CHANGE |= {"checkpoints", "network", "validation", "samples", "sampling_defaults", "log", "hardware"}
 _ALWAYS = ("seed", "data fingerprint", "base fingerprint")
 _MAY_CHANGE_IN_DATA = {"path", "workers", "latents_folder", "verify"}

@@ -107,7 +107,9 @@ def test_mutated_indices(kind, tiny_base, tiny_model, tmp_path, monkeypatch):
     source, load = {"base": (tiny_base, load_base), "model": (tiny_model, JediPipeline.from_pretrained)}[kind]
     folder = shutil.copytree(source, tmp_path / "model")
     loaded = load_parts(folder)
-    monkeypatch.setattr("jedi.io.base.load_part", lambda kind, path: loaded[Path(path).name])  # built once is enough
+    monkeypatch.setattr(
+        "jedi.io.base.load_part", lambda kind, path, **_: loaded[Path(path).name]
+    )  # built once is enough
     text, mishandled, refused = (folder / INDEX).read_text(), [], 0
     for i, data in enumerate(mutations(text, seed=7, count=3 * TRIALS)):
         (folder / INDEX).write_bytes(data)

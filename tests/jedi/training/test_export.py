@@ -210,7 +210,7 @@ def test_a_run_finds_its_base_from_anywhere_and_after_a_move(run, tmp_path, monk
 def test_the_base_of_a_run_may_be_a_name_on_the_hub(run, tmp_path, tiny_base, monkeypatch):
     identity = json.loads((run / "identity.json").read_text())
     asked = []
-    monkeypatch.setattr("jedi.training.load_run.find_folder", lambda name: asked.append(name) or tiny_base)
+    monkeypatch.setattr("jedi.training.load_run.find_folder", lambda name, *_: asked.append(name) or tiny_base)
     for base in (str(tmp_path), "owner/name"):  # first a folder, then the same from the hub
         config = configs.load(TrainConfig, None, [f"base={base}", f"out={tmp_path / 'run'}", "data.path=x"])
         write_run(config, identity, SimpleNamespace(is_global_zero=True, loggers=[]))
