@@ -71,11 +71,13 @@ def write_shard(path: Path, records: Iterable[Record], header: Mapping[str, Any]
     with atomic(path) as temporary:
         with tarfile.open(temporary, mode="w", format=tarfile.USTAR_FORMAT) as tar:
             for record in records:
+                places = []
                 for ending, data in record.members.items():
                     member = tarfile.TarInfo(f"{record.row['key']}.{ending}")  # no time, no owner: equal bytes
                     member.size = len(data)
+                    places.append(f"{ending}:{tar.offset + tarfile.BLOCKSIZE}:{len(data)}")
                     tar.addfile(member, io.BytesIO(data))
-                rows.append(dict(record.row))
+                rows.append({**record.row, "members": " ".join(places)})
         size, digest = temporary.stat().st_size, file_sha256(temporary)
     manifest = {
         "format": FORMAT,

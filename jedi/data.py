@@ -9,12 +9,8 @@ step, there is no state to save; nothing depends on the number of ranks or worke
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
-import os
-import re
-import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -24,26 +20,12 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from jedi.errors import InputError
 from jedi.io.files import file_sha256
-from jedi.io.images import MAX_PIXELS, ImageError, load_image, open_image, to_tensor
+from jedi.io.images import ImageError, load_image, open_image, to_tensor
 from jedi.rng import keyed_generator
+from jedi.shards import DataError, SetRecord, ShardReader, parse_record, read_manifest
 
 log = logging.getLogger(__name__)
-
-
-class DataError(InputError):
-    """Data that cannot be used; the message names the shard and, where there is one, the set."""
-
-
-class SetRecord(NamedTuple):
-    """What a manifest says of one set."""
-
-    shard: int
-    key: str
-    n: int
-    width: int
-    height: int
 
 
 class Bucket(NamedTuple):
@@ -87,7 +69,7 @@ class SetIndex:
         sets: list[SetRecord] = []
         digest = hashlib.sha256()
         for path in manifests:
-            tar, manifest = path.with_suffix(".tar"), _read_manifest(path)
+            tar, manifest = path.with_suffix(".tar"), read_manifest(path)
             if not tar.is_file():
                 raise DataError(f"{path}: {tar.name} is missing; remove the manifest or make the shard again")
             size = tar.stat().st_size
@@ -267,7 +249,7 @@ class SetDataset(Dataset):
 
     def __init__(self, index: SetIndex, seed: int = 0, latents: LatentStore | None = None) -> None:
         self.index, self.seed, self.latents = index, seed, latents
-        self._members: dict[int, dict[str, tuple[int, int]]] = {}
+        self._reader = ShardReader()
 
     def __len__(self) -> int:
         return len(self.index.sets)
@@ -280,7 +262,9 @@ class SetDataset(Dataset):
         else:
             generator = keyed_generator(self.seed, "members", draw.position)
             order = torch.randperm(self.index.sets[draw.index].n, generator=generator).tolist()
-        record = self.record(draw.index)
+        names = [] if self.latents is not None else [f"{i}.png" for i in range(len(order))]
+        members = self._members(draw.index, "json", *names)  # one read
+        record = self.record(draw.index, members)
         # A set of several subjects names the members that show one each: these are references before any other, but
         # leave room for a member that shows them all.
         named = [i for i in order if i in record.get("references", ())]
@@ -291,36 +275,34 @@ class SetDataset(Dataset):
         if self.latents is not None:
             latents = self.latents.read(draw.index)[list(order)]
         else:
-            images = self.images(draw.index, order)
+            images = to_tensor([self.image(draw.index, member, members) for member in order])
         return JointSet(images, latents, captions, record["subject"]["id"], draw.position, draw.step)
 
-    def record(self, index: int) -> dict:
-        """KEY.json of a set."""
-        data, where = self._read(index, "json")
-        try:
-            record = json.loads(data)
-            _check_record(record, self.index.sets[index])
-        except _UNFIT as error:
-            raise DataError(f"{where}: not the record of a set ({_said(error)}); make the shard again") from None
-        return record
+    def record(self, index: int, members: Mapping[str, bytes] | None = None) -> dict:
+        """KEY.json of a set; ``members``: what has been read of the set."""
+        data = (members or self._members(index, "json"))["json"]
+        of = self.index.sets[index]
+        return parse_record(data, of, self.index.shards[of.shard])
 
     def images(self, index: int, members: Sequence[int]) -> Tensor:
         """``[len(members) 3 H W]`` in -1 to 1."""
-        return to_tensor([self.image(index, member) for member in members])
+        read = self._members(index, *(f"{member}.png" for member in members))
+        return to_tensor([self.image(index, member, read) for member in members])
 
-    def image(self, index: int, member: int) -> Image.Image:
-        """One image of a set, RGB."""
-        record = self.index.sets[index]
-        data, where = self._read(index, f"{member}.png")
+    def image(self, index: int, member: int, members: Mapping[str, bytes] | None = None) -> Image.Image:
+        """One image of a set, RGB; ``members``: what has been read of the set."""
+        record, ending = self.index.sets[index], f"{member}.png"
+        data = (members or self._members(index, ending))[ending]
         try:
-            return load_image(data, where, (record.width, record.height))
+            return load_image(data, self._name(index, ending), (record.width, record.height))
         except ImageError as error:
             raise DataError(f"{error}; make the shard again") from None
 
     def mask(self, index: int, member: int) -> Image.Image:
         """The mask of one image's subject, mode "L", 255 = subject. Raises `DataError` where the set has none."""
         record = self.index.sets[index]
-        data, where = self._read(index, f"{member}.mask.png")
+        ending = f"{member}.mask.png"
+        data, where = self._members(index, ending)[ending], self._name(index, ending)
         try:
             mask = open_image(data, where, (record.width, record.height))
         except ImageError as error:
@@ -329,25 +311,13 @@ class SetDataset(Dataset):
             raise DataError(f"{where}: an image with colours, no mask; make the shard again")
         return mask
 
-    def _read(self, index: int, suffix: str) -> tuple[bytes, str]:
+    def _members(self, index: int, *endings: str) -> dict[str, bytes]:
         record = self.index.sets[index]
-        shard, name = self.index.shards[record.shard], f"{record.key}.{suffix}"
-        if record.shard not in self._members:
-            self._members[record.shard] = _tar_members(shard)
-        if name not in self._members[record.shard]:
-            raise DataError(f"{shard}: no member {name}, which its manifest has; make the shard again")
-        offset, size = self._members[record.shard][name]
-        try:
-            file = os.open(shard, os.O_RDONLY)
-            try:
-                data = os.pread(file, size, offset)
-            finally:
-                os.close(file)
-        except OSError as error:
-            raise DataError(f"{shard}: cannot be read ({error.strerror}); copy or make it again") from None
-        if len(data) != size:
-            raise DataError(f"{shard}: {name} is cut short; copy the shard again")
-        return data, f"{shard}: {name}"
+        return self._reader.read(self.index.shards[record.shard], record, endings)
+
+    def _name(self, index: int, ending: str) -> str:
+        record = self.index.sets[index]
+        return f"{self.index.shards[record.shard]}: {record.key}.{ending}"
 
 
 def _stacked(tensors: Sequence[Tensor | None]) -> Tensor:
@@ -364,90 +334,3 @@ def collate(sets: Sequence[JointSet]) -> JointBatch:
         positions=torch.tensor([s.position for s in sets]),
         step=sets[0].step,
     )
-
-
-_UNFIT = (ValueError, KeyError, TypeError, RecursionError)
-"""What reading JSON and looking into it raises where it is not what it should be."""
-_MOST_IMAGES = 4096
-"""Of a set: more is a damaged number."""
-
-
-def _said(error: Exception) -> str:
-    """What an error says, without the file's content, which some carry."""
-    return f"no {error}" if isinstance(error, KeyError) else str(error)[:200] or type(error).__name__
-
-
-def _expect(fits: bool, name: str, found: object, expected: str) -> None:
-    if not fits:
-        raise ValueError(f"{name} is {ascii(found)[:60]}, expected {expected}")
-
-
-def _is_number(value: object, least: int, most: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
-
-
-def _check_record(record: dict, of: SetRecord) -> None:
-    """Raises one of ``_UNFIT`` unless KEY.json is the record of the set that its manifest names."""
-    _expect(isinstance(record, dict), "it", record, "an object")
-    _expect(record["key"] == of.key, "key", record["key"], f"{of.key!a}, as its manifest says")
-    captions, subject, references = record["captions"], record["subject"], record.get("references", [])
-    _expect(isinstance(captions, list), "captions", captions, "a list")
-    _expect(len(captions) == of.n, "captions", captions, f"as many as images, {of.n}")
-    for caption in captions:
-        _expect(isinstance(caption, str), "a caption", caption, "a text")
-        caption.encode()  # half a surrogate pair is JSON, but no text: a UnicodeEncodeError is a ValueError
-    _expect(isinstance(subject, dict), "subject", subject, "an object")
-    _expect(isinstance(subject["id"], str) and bool(subject["id"]), "subject.id", subject["id"], "a text")
-    subject["id"].encode()
-    whole = isinstance(references, list) and all(_is_number(i, 0, of.n - 1) for i in references)
-    _expect(whole and len(set(references)) == len(references), "references", references, "numbers of images, each once")
-
-
-def _read_manifest(path: Path) -> dict:
-    """The manifest, its sets as the fields of `SetRecord` after the shard."""
-    if not path.is_file():  # to open a pipe would wait for ever
-        raise DataError(f"{path}: not a regular file, and so no manifest; remove it")
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        _expect(isinstance(manifest, dict), "it", manifest, "an object")
-        if manifest["format"] != 1:
-            raise DataError(f"{path}: format {ascii(manifest['format'])[:40]}, this version reads format 1")
-        _expect(_is_number(manifest["bytes"], 0, 1 << 60), "bytes", manifest["bytes"], "a whole number")
-        digest = manifest["sha256"]
-        _expect(isinstance(digest, str) and bool(re.fullmatch("[0-9a-f]{64}", digest)), "sha256", digest, "64 digits")
-        _expect(isinstance(manifest["sets"], list), "sets", manifest["sets"], "a list")
-        manifest["sets"] = [_entry(entry) for entry in manifest["sets"]]
-        keys = [key for key, *_ in manifest["sets"]]
-        _expect(len(set(keys)) == len(keys), "sets", keys, "each key once")
-    except DataError:
-        raise
-    except _UNFIT as error:
-        raise DataError(f"{path}: not the manifest of a shard ({_said(error)}); make the shard again") from None
-    return manifest
-
-
-def _entry(entry: dict) -> tuple[str, int, int, int]:
-    _expect(isinstance(entry, dict), "a set", entry, "an object")
-    key, n, width, height = (entry[name] for name in ("key", "n", "width", "height"))
-    _expect(isinstance(key, str) and key.isprintable() and 0 < len(key) <= 200, "key", key, "a name")
-    _expect(_is_number(n, 1, _MOST_IMAGES), "n", n, f"a whole number from 1 to {_MOST_IMAGES}")
-    for name, value in (("width", width), ("height", height)):
-        _expect(_is_number(value, 1, MAX_PIXELS), name, value, "a whole number above 0")
-    _expect(width * height <= MAX_PIXELS, "width x height", width * height, f"at most {MAX_PIXELS:,}")
-    return key, n, width, height
-
-
-def _tar_members(path: Path) -> dict[str, tuple[int, int]]:
-    """Where each member lies: offset and size."""
-    members = {}
-    try:
-        end = path.stat().st_size
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                if member.size < 0 or member.offset_data + member.size > end:  # tarfile would go back, for ever
-                    raise tarfile.ReadError("a member is outside the file")
-                if member.isfile():
-                    members[member.name] = member.offset_data, member.size
-    except Exception as error:  # tarfile raises almost anything: TarError, ValueError, IndexError, OverflowError
-        raise DataError(f"{path}: not a readable tar ({_said(error)}); copy or make it again") from None
-    return members

@@ -154,6 +154,18 @@ def write_shard(folder: Path, name: str, sizes: list[int], pixels: int, seed: in
     return folder / f"{name}.tar"
 
 
+def add_offsets(shard: Path) -> None:
+    """Writes where the members lie into the manifest of ``shard`` (a path without suffix), as data_gen does."""
+    manifest = json.loads(shard.with_suffix(".json").read_text())
+    places: dict[str, list[str]] = {}
+    with tarfile.open(shard.with_suffix(".tar")) as tar:
+        for member in tar:
+            key, _, ending = member.name.partition(".")
+            places.setdefault(key, []).append(f"{ending}:{member.offset_data}:{member.size}")
+    manifest["sets"] = [{**row, "members": " ".join(places[row["key"]])} for row in manifest["sets"]]
+    shard.with_suffix(".json").write_text(json.dumps(manifest))
+
+
 @pytest.fixture(scope="session")
 def shards(tmp_path_factory) -> Path:
     """DIR/train (2 shards, 20 sets of 3 or 4 images) and DIR/heldout (1 shard, 6 sets of 4). Read only."""

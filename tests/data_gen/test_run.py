@@ -7,6 +7,7 @@ import os
 import pickle
 import shutil
 import sys
+import tarfile
 import textwrap
 import time
 from importlib.metadata import PackageNotFoundError
@@ -56,7 +57,10 @@ def test_manifests_describe_their_shards(small):
         rows = [
             {"key": s["key"], "n": len(s["captions"]), "width": s["photos"][0].width, "height": 64} for s in samples
         ]
-        assert manifest["sets"] == rows
+        assert [{key: row[key] for key in rows[0]} for row in manifest["sets"]] == rows
+        with tarfile.open(path) as tar:  # where each member lies
+            places = [f"{x.name.partition('.')[2]}:{x.offset_data}:{x.size}" for x in tar]
+        assert [place for row in manifest["sets"] for place in row["members"].split(" ")] == places
         assert manifest["counts"] == {"sets": len(rows), "images": 4 * len(rows)}
         seen += [row["key"] for row in rows]
     assert len(seen) == len(set(seen)) == 120 and not any("." in key for key in seen)

@@ -2,19 +2,22 @@
 
 import json
 import math
+import os
 import shutil
 import tarfile
 from io import BytesIO
+from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+import jedi.shards
 from jedi.data import BatchPlan, Bucket, DataError, Draw, SetDataset, SetIndex, SetRecord, StepSampler, collate
 from jedi.io.images import to_tensor
 from tests import tiny
-from tests.conftest import write_shard
+from tests.conftest import add_offsets, write_shard
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +55,30 @@ def test_members_are_read_as_they_were_written(index, shards):
     assert (read.captions, read.subject_id) == (record["captions"], record["subject"]["id"])
 
 
+@pytest.mark.parametrize("offsets", [True, False])
+def test_a_set_costs_one_read_of_a_tar_that_is_never_listed(index, shards, tmp_path, monkeypatch, offsets):
+    """With offsets in the manifest; a shard without them, of an older version, is listed once."""
+    if offsets:
+        shutil.copytree(shards, tmp_path / "data")
+        add_offsets(tmp_path / "data" / "train" / "00000")
+        index = SetIndex.read(tmp_path / "data")
+        assert index.fingerprint == SetIndex.read(shards).fingerprint  # what is beside the data may be added later
+    calls, listed = [], []
+    for name in ("open", "pread"):
+        function = getattr(os, name)
+        counted = lambda *of, name=name, function=function: (calls.append(name), function(*of))[1]
+        monkeypatch.setattr(f"jedi.shards.os.{name}", counted)
+    list_members = jedi.shards.list_members
+    monkeypatch.setattr("jedi.shards.list_members", lambda path: listed.append(path) or list_members(path))
+    dataset = SetDataset(index)
+    read = [dataset[Draw(0, position, position, 3)].images for position in range(8)]
+    assert len(read) == 8 and calls == ["open", "pread"] * 8
+    assert listed == ([] if offsets else [index.shards[0]])
+    calls.clear()
+    SetDataset(index, latents=SimpleNamespace(read=lambda i: torch.zeros(4, 1, 1, 1)))[Draw(0, 0, 0, 4)]
+    assert calls == ["open", "pread"]  # of the captions alone
+
+
 def test_a_draw_orders_images_and_captions_alike(index):
     dataset = SetDataset(index, seed=3)
     plain, drawn = dataset[13], dataset[Draw(step=0, position=5, index=13, n=3)]
@@ -70,7 +97,7 @@ def test_members_that_show_one_subject_each_come_before_any_other(index, monkeyp
     first = [1, n - 1]
     captions = dataset.record(0)["captions"]
     read = dataset.record
-    monkeypatch.setattr(dataset, "record", lambda i: read(i) | {"references": first})
+    monkeypatch.setattr(dataset, "record", lambda *of: read(*of) | {"references": first})
     seen = [tuple(captions.index(text) for text in dataset[Draw(0, p, 0, n)].captions) for p in range(30)]
     assert len(set(captions)) == n
     assert {order[:2] for order in seen} == {(1, n - 1), (n - 1, 1)}
@@ -80,7 +107,7 @@ def test_members_that_show_one_subject_each_come_before_any_other(index, monkeyp
     cuts = [[captions.index(text) for text in dataset[draw].captions] for draw in draws]
     assert all(cut[-1] not in first and set(cut[:-1]) <= set(first) for cut in cuts)
     assert {cut[0] for cut in cuts[1::2]} == set(first)
-    monkeypatch.setattr(dataset, "record", lambda i: read(i) | {"references": range(n)})  # where there is no other
+    monkeypatch.setattr(dataset, "record", lambda *of: read(*of) | {"references": range(n)})  # where there is no other
     assert len(dataset[Draw(0, 7, 0, 2)].captions) == 2
     without = {tuple(captions.index(text) for text in plain[Draw(0, p, 0, n)].captions)[:2] for p in range(30)}
     assert len(without) > 2

@@ -148,6 +148,34 @@ def test_mutated_shards_are_read_right_or_refused_in_words(whole, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ("json:0:99999999", "00000-0000.json is cut short .bytes 0 to 99,999,999"),
+        ("json:99999999:5", "00000-0000.json is cut short"),
+        ("json:-512:400", "a member 'json:-512:400', expected ENDING:OFFSET:SIZE; make the shard again"),
+        ("json:512:" + "9" * 30, "a member 'json:512:999"),
+        ("json:512:400 json:512:400", "a member 'json:512:400', expected"),
+        ("json:x:4", "a member 'json:x:4'"),
+        ("json", "a member 'json'"),
+        (" ", "a member ''"),
+        ("0.png:512:9", "no member 00000-0000.json"),
+        ("json:0:512 0.png:0:9", "00000-0000.json: not the record of a set"),
+        (["json"], "json: not the manifest of a shard .members is .'json'., expected a text"),
+        (None, "json: not the manifest of a shard .members is None"),
+    ],
+)
+def test_offsets_that_make_no_sense_are_refused_with_the_shard(whole, tmp_path, members, message):
+    manifest, contents = whole
+    tar = pack(contents)
+    rows = [{**row, "members": members} for row in manifest["sets"]]
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "0.tar").write_bytes(tar)
+    (tmp_path / "train" / "0.json").write_text(json.dumps({**manifest, "bytes": len(tar), "sets": rows}))
+    with pytest.raises(DataError, match=f"train/0.(tar: .*)?{message}"):
+        SetDataset(SetIndex.read(tmp_path)).record(0)
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"key": "00000-0001"}, "key is '00000-0001', expected '00000-0000', as its manifest says"),
@@ -209,7 +237,7 @@ def test_a_shard_that_is_cut_short_or_gone_while_it_is_read(whole, tmp_path):
     dataset = SetDataset(SetIndex.read(tmp_path))
     assert torch.equal(dataset[0].images, dataset[0].images)
     (tmp_path / "train" / "0.tar").write_bytes(tar[:600])
-    with pytest.raises(DataError, match="00000-0000.json is cut short; copy the shard again"):
+    with pytest.raises(DataError, match="00000-0000.json is cut short .bytes .* of 600.; copy the shard again"):
         dataset[0]
     (tmp_path / "train" / "0.tar").unlink()
     with pytest.raises(DataError, match="0.tar: cannot be read .*No such file"):
