@@ -435,3 +435,36 @@ def test_a_signal_saves_before_validation_and_samples_which_are_made_up_for(
     images = sorted(path.name for path in (tmp_path / "samples").iterdir())
     assert images == [f"step-{number:08d}.png" for number in sorted({step, 3})]
     assert next(iter(checkpoints.listed(tmp_path))) == 3
+
+
+def test_without_an_average_none_is_kept_and_the_trained_weights_are_sampled_and_exported(
+    recipe, tmp_path, monkeypatch
+):
+    scored, losses = [], callbacks.reference_losses
+
+    def spied(unet, *args, **kwargs):
+        scored.append(unet.unet.conv_in.weight.detach().clone())
+        assert not unet.training
+        return losses(unet, *args, **kwargs)
+
+    monkeypatch.setattr(callbacks, "reference_losses", spied)
+    options = [*VALIDATION, "validation.sets=2", "max_steps=2", "ema.decay=0", "optimizer.warmup_steps=0"]
+    assert launch(recipe, tmp_path, *options, "optimizer.schedule=constant") == 0
+    state = saved(tmp_path)["state_dict"]
+    assert {name.split(".")[0] for name in state} == {"unet"}
+    assert torch.equal(scored[0], state["unet.unet.conv_in.weight"])
+    for name in ("best", "last"):
+        weights = load_run(tmp_path, name).unet.state_dict()
+        assert all(torch.equal(value, state[f"unet.unet.{name}"]) for name, value in weights.items())
+    best = checkpoints.load(checkpoints.find(tmp_path, "best"))
+    assert "optimizer_states" not in best and best["state_dict"].keys() == state.keys()
+
+
+@pytest.mark.slow
+def test_an_average_of_every_few_steps_on_the_cpu_resumes_exactly(recipe, tmp_path):
+    options = ["ema.every_steps=2", "ema.device=cpu", "optimizer.schedule=constant"]
+    assert launch(recipe, tmp_path / "whole", *options) == 0
+    assert launch(recipe, tmp_path / "run", *options, "max_steps=3") == 0
+    assert launch(recipe, tmp_path / "run", *options[:1], *options[2:]) == 0  # the device is free to change
+    found, expected = tensors(tmp_path / "run"), tensors(tmp_path / "whole")
+    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)

@@ -151,16 +151,17 @@ class HeldOut(Recurring):
         if self._sets is None:
             encoders = (module.encode_images, module.encode_text)
             self._sets = HeldOutSets.encode(self.data, self.members, self.k, *encoders)
-        losses = reference_losses(
-            module.ema_unet,
-            module.schedule,
-            self._sets,
-            modes,
-            config.bins,
-            config.batch_size,
-            only=range(trainer.global_rank, len(self._sets), trainer.world_size),
-            stop=lambda: self.stop.received,
-        )
+        with module.averaged() as unet:
+            losses = reference_losses(
+                unet,
+                module.schedule,
+                self._sets,
+                modes,
+                config.bins,
+                config.batch_size,
+                only=range(trainer.global_rank, len(self._sets), trainer.world_size),
+                stop=lambda: self.stop.received,
+            )
         losses = trainer.strategy.reduce(losses, reduce_op="sum")
         if self.stop.agreed(trainer):
             return False
@@ -213,7 +214,10 @@ class SampleGrid(Recurring):
         self.members, self.k = chosen
 
     def work(self, trainer, module) -> bool:
-        grid = self.draw(module.pipeline()) if trainer.is_global_zero else None
+        grid = None
+        if trainer.is_global_zero:
+            with module.averaged():
+                grid = self.draw(module.pipeline())
         if self.stop.agreed(trainer):
             return False
         if grid is not None:

@@ -74,7 +74,13 @@ class EmaConfig:
     """The averaged weights: what is validated, sampled and exported."""
 
     decay: Decay = 0.9999
-    """Share of the old average kept at each step; it rises to this as (1 + step) / (10 + step)."""
+    """Share of the old average kept at each step; it rises to this as (1 + step) / (10 + step). 0: no average is kept,
+    and the trained weights themselves are validated, sampled and exported."""
+    every_steps: Count = 1
+    """Updated every so many steps, then with the share that is kept over all of them."""
+    device: Literal["auto", "cpu"] = "auto"
+    """Where it is kept: with the trained weights, or in the CPU's memory: that much less on the GPU (3.4 GB for Stable
+    Diffusion's UNet), but a copy at each update: take every_steps=10 or so. It is on the GPU while it validates."""
 
 
 @dataclass

@@ -13,9 +13,10 @@ from jedi.io.base import FROZEN_PARTS, check_init_from, find_folder, fingerprint
 from jedi.io.files import read_own_json
 from jedi.pipeline import JediPipeline
 from jedi.training import checkpoints
+from jedi.training.average import PREFIX
 from jedi.training.config import TrainConfig
 
-_AVERAGED = "ema.module.unet."
+_TRAINED, _AVERAGED = "unet.unet.", f"{PREFIX}unet."
 
 
 def is_run(folder: str | Path) -> bool:
@@ -87,7 +88,10 @@ def _read(run: str | Path, checkpoint: str) -> tuple[TrainConfig, dict[str, Any]
 
 def _unet(state: dict[str, Any], path: Path) -> UNet2DConditionModel:
     weights = {
-        name.removeprefix(_AVERAGED): value for name, value in state["state_dict"].items() if name.startswith(_AVERAGED)
+        name.removeprefix(prefix): value
+        for prefix in (_TRAINED, _AVERAGED)  # where there is an average, that
+        for name, value in state["state_dict"].items()
+        if name.startswith(prefix)
     }
     invalid = [name for name, value in weights.items() if not bool(value.isfinite().all())]
     if invalid:

@@ -18,7 +18,6 @@ import lightning as L
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel
 
 from jedi.captions import encode_captions
 from jedi.conditioning import CONDITIONING_POLICIES, draw_sets
@@ -32,9 +31,10 @@ from jedi.rng import keyed_seed, seed_global
 from jedi.sampling import check_defaults, check_modes, sampling_settings
 from jedi.schedulers import start
 from jedi.training import checkpoints
+from jedi.training.average import PREFIX, AveragedWeights
 from jedi.training.config import TrainConfig
 from jedi.training.load_run import is_run, load_run_unet
-from jedi.training.optimizer import ema_update, lr_factor, make_optimizer
+from jedi.training.optimizer import lr_factor, make_optimizer
 from jedi.unet import JointUNet
 from jedi.vae import encode_pixels
 
@@ -60,7 +60,7 @@ class JointTraining(L.LightningModule):
         if config.network.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
         self.unet = JointUNet.from_base(unet, config.network.attention).train()
-        self.ema = AveragedModel(self.unet, multi_avg_fn=ema_update(config.ema.decay)).requires_grad_(False).eval()
+        self.average = AveragedWeights(self.unet, config.ema)
         if config.network.compile:
             self.unet.compile()
         self._base = (base,)  # in a tuple: a module would become part of this one
@@ -74,16 +74,23 @@ class JointTraining(L.LightningModule):
         """The frozen vae, text encoder, tokenizer and scheduler."""
         return self._base[0]
 
-    @property
-    def ema_unet(self) -> JointUNet:
-        """The averaged UNet: what is validated, sampled and exported."""
-        return cast(JointUNet, self.ema.module)
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[JointUNet]:
+        """The UNet with the averaged weights, in evaluation mode: what is validated and sampled. It is the trained one,
+        which has its own weights again at the end of the block."""
+        # What was compiled for the training would be compiled once more, for this.
+        eager = torch.compiler.set_stance("force_eager") if self.config.network.compile else contextlib.nullcontext()
+        with self.average.applied(), eager:
+            try:
+                yield self.unet.eval()
+            finally:
+                self.unet.train()
 
     def setup(self, stage: str) -> None:
-        height, width = self.trainer.datamodule.latent_size
-        for unet in (self.unet.unet, self.ema_unet.unet):  # what is trained is what is saved, sampled and exported
-            unet.register_to_config(sample_size=height if height == width else [height, width])
+        height, width = self.trainer.datamodule.latent_size  # what is trained is what is saved, sampled and exported
+        self.unet.unet.register_to_config(sample_size=height if height == width else [height, width])
         device = self.trainer.strategy.root_device
+        self.average.to(device)
         self.base.vae.to(device)
         self.base.text_encoder.to(device)
         self.schedule = replace(self.schedule, alphas_cumprod=self.schedule.alphas_cumprod.to(device))
@@ -147,7 +154,7 @@ class JointTraining(L.LightningModule):
         for group in optimizer.param_groups:
             group["lr"] = config.optimizer.lr * lr_factor(self.global_step, config.max_steps, config.optimizer)
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        self.ema.update_parameters(self.unet)
+        self.average.update(self.global_step + 1)  # Lightning counts the step when this returns
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return make_optimizer(self.unet, self.config.optimizer)
@@ -160,28 +167,31 @@ class JointTraining(L.LightningModule):
             "unet": json.loads(self.unet.unet.to_json_string()),
             "step": self.global_step,
         }
+        state = checkpoint["state_dict"] | self.average.state_dict()
+        if "optimizer_states" not in checkpoint:  # only to be sampled from and exported: the average is enough
+            state = {k: v for k, v in state.items() if PREFIX + k.removeprefix("unet.") not in state}
+        checkpoint["state_dict"] = state
         if "optimizer_states" in checkpoint and self._optimizer_states is not None:
             checkpoint["optimizer_states"] = self._optimizer_states  # Lightning restores them after `on_fit_start`
-        if "optimizer_states" not in checkpoint:  # only to be sampled from and exported: the average is enough
-            averaged = {k: v for k, v in checkpoint["state_dict"].items() if k.startswith("ema.module.")}
-            checkpoint["state_dict"] = averaged
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # Of Lightning's counters only the number of steps goes on. A launch begins at a whole step, so its micro
         # batches are counted from 0: restored, they would end a step in the middle where `accumulate` has changed.
         del checkpoint["loops"]
+        self.average.load_state_dict(checkpoint["state_dict"])
         self._optimizer_states = checkpoint["optimizer_states"]
         steps = self.trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total
         steps.ready = steps.completed = checkpoint["jedi"]["step"]
 
     def pipeline(self) -> JediPipeline:
-        """A pipeline of the averaged UNet and the frozen parts (shared, not copied). For a trainer's module."""
+        """A pipeline of the UNet and the frozen parts (shared, not copied), to be used while the UNet is
+        :meth:`averaged`. For a trainer's module."""
         base, config = self.base, self.config
         pipe = JediPipeline(
             base.vae,
             base.text_encoder,
             base.tokenizer,
-            self.ema_unet.unet,
+            self.unet.unet,
             own_scheduler(base),
             config.trained_modes,
             self.trainer.datamodule.max_references,

@@ -1,12 +1,11 @@
-"""AdamW, the learning rate at each step, and the average of the weights."""
+"""AdamW, and the learning rate at each step."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from jedi.training.config import OptimizerConfig
 
@@ -31,13 +30,3 @@ def lr_factor(step: int, max_steps: int, config: OptimizerConfig) -> float:
     done = min(1.0, max(0.0, 1 - (max_steps - step) / length))
     shape = 1 - done if config.schedule == "linear" else 0.5 + 0.5 * math.cos(math.pi * done)
     return config.final_lr + (1 - config.final_lr) * shape
-
-
-def ema_update(decay: float) -> Callable[..., None]:
-    """Averaging for `AveragedModel`; the decay rises, lest a short run be an average of its first weights."""
-
-    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
-        step = int(count)
-        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + step) / (10 + step)))
-
-    return update

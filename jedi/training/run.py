@@ -110,13 +110,14 @@ def write_run(config: TrainConfig, identity: dict[str, Any], trainer: L.Trainer)
 _MAY_CHANGE = {"base", "base_revision", "base_variant", "out", "max_steps", "micro_batch_size", "init_from"}
 _MAY_CHANGE |= {"checkpoints", "network", "validation", "samples", "sampling_defaults", "log", "hardware"}
 _ALWAYS = ("seed", "data fingerprint", "base fingerprint")
-_MAY_CHANGE_IN_DATA = {"path", "workers", "latents_folder", "verify"}
+_MAY_CHANGE_IN = {"data": {"path", "workers", "latents_folder", "verify"}, "ema": {"device"}}
 
 
 def identity(config: TrainConfig, data: JointData, base: Base) -> dict[str, Any]:
     """What makes a run this run, as flat plain values."""
     values = {key: value for key, value in configs.to_dict(config).items() if key not in _MAY_CHANGE}
-    values["data"] = {key: value for key, value in values["data"].items() if key not in _MAY_CHANGE_IN_DATA}
+    for section, names in _MAY_CHANGE_IN.items():
+        values[section] = {key: value for key, value in values[section].items() if key not in names}
     flat: dict[str, Any] = {}
     for key, value in values.items():
         flat |= {f"{key}.{name}": v for name, v in value.items()} if isinstance(value, dict) else {key: value}

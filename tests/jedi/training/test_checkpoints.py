@@ -4,6 +4,7 @@ import errno
 import json
 import random
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,40 @@ def test_saving_goes_straight_to_the_folder_piece_by_piece(tmp_path, monkeypatch
     assert sum(pieces) > 16 << 20 and max(pieces) <= 1 << 20  # never more than one tensor at a time
     found = checkpoints.load(tmp_path / "step-00000001.ckpt")
     assert all(torch.equal(found[name], state[name]) for name in state)
+
+
+def anonymous_memory() -> int:
+    """Bytes of this process that no file stands for."""
+    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("RssAnon"))
+    return int(line.split()[1]) << 10
+
+
+def test_neither_saving_nor_resuming_holds_a_second_copy(tmp_path):
+    """32 MiB of weights and twice that of moments."""
+    model = torch.nn.Linear(4096, 2048, bias=False)
+    optimizer = torch.optim.AdamW(model.parameters(), foreach=False)
+    model.weight.grad = torch.zeros_like(model.weight)
+    optimizer.step()
+    model.weight.grad = None
+    state = {"state_dict": model.state_dict(), "optimizer_states": [optimizer.state_dict()]}
+    path, most, watching = tmp_path / "step-00000001.ckpt", [0], threading.Event()
+
+    def watch():
+        while not watching.wait(0.002):
+            most[0] = max(most[0], anonymous_memory())
+
+    before, watcher = anonymous_memory(), threading.Thread(target=watch)
+    watcher.start()
+    try:
+        checkpoints.save(state, path, {"step": 1})
+        del state
+        found = checkpoints.load(path)
+        model.load_state_dict(found["state_dict"])
+        optimizer.load_state_dict(found["optimizer_states"][0])
+    finally:
+        watching.set()
+        watcher.join()
+    assert path.stat().st_size > 96 << 20 and 0 < most[0] < before + (16 << 20)
 
 
 @pytest.mark.parametrize("after", [0, 1 << 14])

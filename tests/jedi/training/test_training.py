@@ -12,7 +12,7 @@ from jedi.io.base import load_base
 from jedi.io.config import load
 from jedi.training.config import OptimizerConfig, TrainConfig, TrainDataConfig
 from jedi.training.module import JointTraining
-from jedi.training.optimizer import ema_update, lr_factor, make_optimizer
+from jedi.training.optimizer import lr_factor, make_optimizer
 from jedi.training.run import make_logger, write_run
 from jedi.training.signals import requeue
 
@@ -49,28 +49,6 @@ def test_only_matrices_and_kernels_decay():
     assert {id(p) for p in decayed["params"]} == {id(model[0].weight), id(model[2].weight)}
     assert len(plain["params"]) == 4
     assert optimizer.defaults["betas"] == (0.8, 0.9)
-
-
-def test_the_average_warms_up_and_holds_the_unet_only(module):
-    weight = module.unet.unet.conv_in.weight
-    averaged = module.ema_unet.unet.conv_in.weight
-    values = []
-    with torch.no_grad():
-        for value in (1.0, 2.0, 3.0):
-            weight.fill_(value)
-            module.ema.update_parameters(module.unet)
-            values.append(float(averaged.mean()))
-    # the first update copies; then decay is (1 + 1) / (10 + 1) and (1 + 2) / (10 + 2)
-    second = 2 + (1 - 2) * 2 / 11
-    assert values == pytest.approx([1.0, second, 3 + (second - 3) * 3 / 12])
-    assert not any(p.requires_grad for p in module.ema.parameters())
-    assert {name.split(".")[0] for name, _ in module.named_parameters()} == {"unet", "ema"}
-
-
-def test_a_long_run_reaches_the_decay_of_the_config():
-    averaged, current = [torch.zeros(3)], [torch.ones(3)]
-    ema_update(0.99)(averaged, current, 10**6)
-    assert averaged[0].tolist() == pytest.approx([0.01] * 3)
 
 
 def test_text_is_encoded_as_in_sampling_and_equal_captions_once(module, monkeypatch):
