@@ -29,6 +29,7 @@ from jedi.io.texts import is_text, read_json, read_lines
 from jedi.loading import load_pipeline, scheduler_settings, used_settings, versions
 from jedi.rng import check_seed
 from jedi.schedulers import SCHEDULERS, exchange
+from jedi.sizes import REFERENCE_RESIZES
 
 if TYPE_CHECKING:  # torch and diffusers are loaded after the request is known to make sense
     from PIL import Image
@@ -61,6 +62,9 @@ class Settings:
     image_guidance_scale: float | None = None
     mode: str | None = None
     joint: bool = False
+    height: int | None = None
+    width: int | None = None
+    reference_resize: str = "pad"
     seed: int = 0
     image: str | None = None
     mask_image: str | None = None
@@ -124,6 +128,9 @@ def parser() -> argparse.ArgumentParser:
     add("--num-images-per-prompt", type=int, metavar="N", help="images a prompt; with --joint, stories (1)")
     add_sampling(p)
     add("--joint", action="store_true", help="all prompts are one set, a story, and agree with one another")
+    add("--height", type=int, metavar="H", help="pixels of what is made, a multiple of the vae's factor (the model's)")
+    add("--width", type=int, metavar="W", help="likewise (the model's)")
+    add("--reference-resize", metavar="R", help="pad (all of a reference is seen), crop or keep (its own aspect) (pad)")
     add("--seed", type=int, metavar="N", help="image i is made with seed N + i (0)")
     add("--image", metavar="F", help="an image to edit")
     add("--mask-image", metavar="F", help="what of it is to be generated (white)")
@@ -213,6 +220,8 @@ def check(settings: Settings) -> None:
     if settings.references and settings.subjects:
         raise InputError("--references shows one subject, --subject names each of several: give one or the other")
     checks.check_options(settings, checks.check_count, "num_images_per_prompt", "steps", "batch_size")
+    checks.check_options(settings, checks.check_count, "height", "width")
+    checks.check_choice("--reference-resize", settings.reference_resize, REFERENCE_RESIZES)
     if (count := len(settings.prompts) * settings.num_images_per_prompt) > MOST_OUTPUTS:
         lower = "lower --num-images-per-prompt"
         raise InputError(f"{count:,} images are asked for, at most {MOST_OUTPUTS:,} are made: {lower}")
@@ -270,7 +279,7 @@ def read_references(settings: Settings) -> list[Reference]:
     return references
 
 
-def side_by_side(references: list[Reference], size: int) -> tuple[list[Image.Image], list[str] | None]:
+def side_by_side(references: list[Reference], height: int, width: int) -> tuple[list[Image.Image], list[str] | None]:
     """Images and captions for the pipeline. Several subjects are put into a row, since a small model keeps the
     place of what it is shown, and go by their names."""
     from jedi.io.images import place_in_row
@@ -278,7 +287,7 @@ def side_by_side(references: list[Reference], size: int) -> tuple[list[Image.Ima
     subjects = list(dict.fromkeys(x.subject for x in references))
     if subjects in ([], [""]):
         return [x.image for x in references], None
-    place = lambda x: place_in_row(x.image, subjects.index(x.subject), len(subjects), size)
+    place = lambda x: place_in_row(x.image, subjects.index(x.subject), len(subjects), width, height)
     return [place(x) for x in references], [x.subject for x in references]
 
 
@@ -293,16 +302,19 @@ def sample(
     from jedi.attention import ATTENTION_MODES
     from jedi.pipeline import image_generators
 
+    fit = {"height": settings.height, "width": settings.width, "reference_resize": settings.reference_resize}
     options = {
         **used_settings(pipe, settings),
+        **fit,
         "image": image,
         "mask_image": mask_image,
         "negative_prompt": settings.negative_prompt,
         "joint": settings.joint,
     }
-    given, captions = side_by_side(references, pipe.image_size)
+    usual = pipe.image_size
+    given, captions = side_by_side(references, settings.height or usual[0], settings.width or usual[1])
     if given and ATTENTION_MODES.get(options["mode"]).cacheable:
-        options["cache"] = pipe.encode_references(given, captions, mode=options["mode"])
+        options["cache"] = pipe.encode_references(given, captions, mode=options["mode"], **fit)
     else:
         options |= {"references": given, "reference_prompts": captions}
     size = len(settings.prompts) if settings.joint else settings.batch_size
@@ -351,6 +363,9 @@ def describe(
         "settings": {
             **used_settings(pipe, settings),
             "joint": settings.joint,
+            "height": settings.height or pipe.image_size[0],
+            "width": settings.width or pipe.image_size[1],
+            "reference_resize": settings.reference_resize,
             "num_images_per_prompt": settings.num_images_per_prompt,
             "negative_prompt": settings.negative_prompt,
             "scheduler": scheduler_settings(pipe),

@@ -42,7 +42,8 @@ def labelled(images: Sequence[Image.Image], label: str = "reference") -> Row:
 
 def together(pipe: JediPipeline, subjects: dict[str, Image.Image], prompts: Sequence[str]) -> Row:
     """Several subjects in one image, as `sample.py --subject` makes it."""
-    row = [place_in_row(x, i, len(subjects), pipe.image_size) for i, x in enumerate(subjects.values())]
+    height, width = pipe.image_size
+    row = [place_in_row(x, i, len(subjects), width, height) for i, x in enumerate(subjects.values())]
     return images(pipe, prompts, row, reference_prompts=list(subjects))
 
 

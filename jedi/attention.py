@@ -52,6 +52,8 @@ class AttentionMode:
     """References are shown without noise, at timestep 0; otherwise at the noise level of the targets."""
     cacheable: bool = False
     """References attend to no target, so that their keys and values can be computed once. They are clean then."""
+    any_size: bool = False
+    """A target attends to every token of its set, whatever image it is of: cached references may have another size."""
 
     def __post_init__(self) -> None:
         if self.cacheable and not self.clean_references:
@@ -78,7 +80,7 @@ def attend_one_way(query: Tensor, key: Tensor, value: Tensor, k: int, kernel: Ca
 
 
 ATTENTION_MODES.register("mutual")(AttentionMode(attend_mutual))
-ATTENTION_MODES.register("one_way")(AttentionMode(attend_one_way, clean_references=True, cacheable=True))
+ATTENTION_MODES.register("one_way")(AttentionMode(attend_one_way, clean_references=True, cacheable=True, any_size=True))
 
 
 def fold_set(x: Tensor) -> Tensor:
@@ -148,6 +150,8 @@ class ReferenceCache:
     """Keys and values, by the layer's name."""
     mode: str = "one_way"
     """The attention mode that they were computed in."""
+    size: tuple[int, int] | None = None
+    """h w of their latents: only a mode for any size takes it to targets of another one."""
 
     @property
     def batch(self) -> int:
@@ -246,14 +250,21 @@ class JointAttnProcessor:
         query, key, value = (rearrange(x, "(b n) h l d -> b n h l d", n=n) for x in (query, key, value))
         if joint.record is not None:
             joint.record.layers[self.name] = (fold_set(key), fold_set(value))
+        mode = ATTENTION_MODES.get(joint.mode)
         if joint.cache is not None:
-            k = joint.cache.num_references
-            # Joined as a mode folds them, so that its folding copies nothing.
+            k, length = joint.cache.num_references, query.shape[3]
             key, value = (
-                unfold_set(torch.cat([cached, fold_set(x)], dim=2), k + n)
+                torch.cat([cached, fold_set(x)], dim=2)
                 for cached, x in zip(joint.cache.layers[self.name], (key, value), strict=True)
             )
-        out = ATTENTION_MODES.get(joint.mode).attend(query, key, value, k, self.kernel)
+            if key.shape[2] != (k + n) * length:  # references of another size
+                if not mode.any_size:
+                    raise ValueError(f"mode {joint.mode!r} takes references of the targets' size only")
+                out = unfold_set(self.kernel(fold_set(query), key, value), n)
+                return rearrange(out, "b n h l d -> (b n) h l d")
+            # Joined as a mode folds them, so that its folding copies nothing.
+            key, value = unfold_set(key, k + n), unfold_set(value, k + n)
+        out = mode.attend(query, key, value, k, self.kernel)
         return rearrange(out, "b n h l d -> (b n) h l d")
 
 

@@ -97,10 +97,15 @@ def check_references(references: Any, prompts: Any, masks: Any, cache: Any = Non
             check_mask(f"reference_masks[{i}]", image, mask)
 
 
-def check_cache(cache: Any, sets: int) -> None:
-    """The same references for all sets, or those of each."""
+def check_cache(cache: Any, sets: int, size: tuple[int, ...] | None = None) -> None:
+    """The same references for all sets, or those of each; of this size h w of their latents."""
     if cache is not None and cache.batch not in (1, sets):
         raise InputError(f"cache holds the references of {cache.batch} sets, {sets} are made: it must hold 1 or {sets}")
+    if cache is not None and size is not None and cache.size != size:
+        raise InputError(
+            f"cache was made at another size, and mode {cache.mode!r} takes references of the targets' size only: give "
+            "encode_references the height and width of the call"
+        )
 
 
 def check_pair(image_name: str, image: Any, mask_name: str, mask: Any) -> None:

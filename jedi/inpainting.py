@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from jedi.io import images
+from jedi.sizes import Size
 from jedi.vae import encode_pixels
 
 
@@ -23,24 +24,23 @@ class Inpainting:
     alpha: Tensor
     """``[1 1 H W]``: 1 = to be generated, 0 = stays; what lies between is blended."""
     box: images.Box
-    """Where the image stands in the model's square."""
+    """Where the image stands within what the model makes."""
     latents: Tensor
-    """``[1 c h w]``, clean: the square."""
+    """``[1 c h w]``, clean."""
     mask: Tensor
     """``[1 1 h w]``: 1 = to be generated, 0 = given."""
 
     @classmethod
-    def prepare(cls, image: Image.Image, mask: Image.Image, size: int, vae: Any, device: Any) -> Inpainting:
-        """From an image and its mask (white = to be generated), for a model of ``size`` pixels."""
-        image, mask = images.to_rgb(image), images.to_mask(mask)
-        square, box = images.fit_square(image, size)
+    def prepare(cls, image: Image.Image, mask: Image.Image, size: Size, vae: Any, device: Any) -> Inpainting:
+        """From an image and its mask (white = to be generated), for a model that makes ``size`` (height, width)."""
+        (height, width), image, mask = size, images.to_rgb(image), images.to_mask(mask)
+        whole, box = images.fit(image, width, height)
         left, top, right, bottom = box
-        latents = encode_pixels(vae, images.to_tensor([square]).to(device)).float()
+        latents = encode_pixels(vae, images.to_tensor([whole]).to(device)).float()
         alpha = (images.to_tensor([mask]).to(device) + 1) / 2
-        # A latent pixel is generated if the mask touches any pixel of it; the margins of the square are
-        # given.
+        # A latent pixel is generated if the mask touches any pixel of it; the margins are given.
         touched = F.adaptive_max_pool2d(alpha, (bottom - top, right - left))
-        touched = F.pad(touched, (left, size - right, top, size - bottom))
+        touched = F.pad(touched, (left, width - right, top, height - bottom))
         touched = (F.adaptive_max_pool2d(touched, latents.shape[-2:]) > 0).float()
         return cls(images.to_tensor([image]).to(device), alpha, box, latents, touched)
 
@@ -49,7 +49,7 @@ class Inpainting:
         return torch.where(self.mask > 0, latents, given)
 
     def paste(self, pixels: Tensor) -> Tensor:
-        """Decoded squares ``[n 3 S S]`` -> ``[n 3 H W]``, of its size, equal to it where alpha is 0."""
+        """What is decoded ``[n 3 ...]`` -> ``[n 3 H W]``, of the image's size, equal to it where alpha is 0."""
         left, top, right, bottom = self.box
         size = self.image.shape[-2:]
         pixels = pixels[..., top:bottom, left:right]

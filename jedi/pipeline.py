@@ -36,11 +36,12 @@ from jedi.errors import InputError
 from jedi.guidance import GUIDANCE, in_interval
 from jedi.guided_unet import Conditions, GuidedUNet, References
 from jedi.inpainting import Inpainting
-from jedi.io import images
 from jedi.io.base import INDEX, PARTS, check_parts, find_folder, load_parts
 from jedi.io.model_files import DEFAULTS, PIPELINE, check_values, read_model_json
+from jedi.references import ReferenceImages
 from jedi.rng import check_seed, seeded_generator
 from jedi.sampling import SAMPLING_DEFAULTS, check_defaults, check_modes, sampling_settings
+from jedi.sizes import Size, trained_size, wanted_size
 from jedi.unet import JointUNet
 from jedi.vae import decode_latents, encode_pixels
 
@@ -126,10 +127,6 @@ class JediPipeline(DiffusionPipeline):
             knows=knows,
         )
         self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1)
-        size = unet.config.sample_size
-        if not isinstance(size, int) and len(set(size)) > 1:
-            trained = " x ".join(str(side * self.vae_scale_factor) for side in size)
-            logger.warning(f"trained on images of {trained} pixels; it makes squares, {self.image_size} a side")
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
         self.attention_backend = "sdpa"
         self._joint_unet = JointUNet(unet)
@@ -159,10 +156,9 @@ class JediPipeline(DiffusionPipeline):
         return cls(**parts | settings | given).to(dtype)
 
     @property
-    def image_size(self) -> int:
-        """Side of the model's square images in pixels: the shorter one of what it was trained on."""
-        side = self.unet.config.sample_size
-        return (side if isinstance(side, int) else min(side)) * self.vae_scale_factor
+    def image_size(self) -> Size:
+        """Height and width in pixels of what the model was trained on, and makes where nothing else is asked for."""
+        return trained_size(self.unet, self.vae_scale_factor)
 
     @property
     def sampling_defaults(self) -> dict[str, Any]:
@@ -219,11 +215,16 @@ class JediPipeline(DiffusionPipeline):
         reference_prompts: str | Sequence[str] | None = None,
         reference_masks: Sequence[Image.Image | None] | None = None,
         mode: str | None = None,
+        *,
+        height: int | None = None,
+        width: int | None = None,
+        reference_resize: str = "pad",
     ) -> ReferenceCache:
         """Keys and values of the references, for ``pipe(..., cache=cache)`` with any prompt and batch.
 
         Arguments as in ``__call__``, at least one reference; ``mode`` is by default the first trained one whose
-        references can be cached. Raises ``InputError`` also if that is none, or the mode is not such a one.
+        references can be cached. A call's own ``height`` and ``width`` may be others where the mode says so
+        (`one_way` does). Raises ``InputError`` also if no mode can be cached, or the one that is named.
         """
         trained = self.config.trained_modes
         if mode is not None:
@@ -235,10 +236,12 @@ class JediPipeline(DiffusionPipeline):
                 f"references cannot be cached in mode {', '.join(asked)} (this model was trained in "
                 f"{', '.join(trained)}): give them to each call"
             )
-        self._check_references(references, reference_prompts, reference_masks)
-        if not references:
+        size = wanted_size(height, width, self.image_size, self.vae_scale_factor)
+        given = ReferenceImages(references, reference_prompts, reference_masks, reference_resize)
+        self._check_references(given, mode)
+        if not given:
             raise ValueError("references is empty: there is nothing to encode")
-        cache = self._encode_references(references, reference_prompts, reference_masks, mode)
+        cache = self._encode_references(given, size, mode)
         self.maybe_free_model_hooks()
         return cache
 
@@ -262,6 +265,9 @@ class JediPipeline(DiffusionPipeline):
         negative_prompt_embeds: Tensor | None = None,
         num_images_per_prompt: int = 1,
         joint: bool = False,
+        height: int | None = None,
+        width: int | None = None,
+        reference_resize: str = "pad",
         num_inference_steps: int | None = None,
         guidance: str | None = None,
         guidance_scale: float | None = None,
@@ -283,8 +289,7 @@ class JediPipeline(DiffusionPipeline):
 
         Args:
             prompt: one prompt or several; ``p`` below is their number.
-            references: ``k`` images of the subject, of any size, mode and aspect. They are fitted as a
-                whole into the model's square (:func:`jedi.io.images.fit_square`). None: plain text-to-image.
+            references: ``k`` images of the subject, of any size, mode and aspect. None: plain text-to-image.
             reference_prompts: one caption for all references or one each; ``None`` is the empty caption. The
                 same in every guidance branch.
             reference_masks: for each reference ``None`` or a mask of the subject (white); the rest is hidden.
@@ -295,6 +300,9 @@ class JediPipeline(DiffusionPipeline):
             num_images_per_prompt: with ``joint``, the number of stories.
             joint: sample all prompts as one set, so that they agree with one another; the images come story
                 after story. By default each image is a set of its own, with the references.
+            height, width: pixels of what is made, multiples of ``vae_scale_factor``; by default :attr:`image_size`.
+            reference_resize: "pad" fits references as a whole into the targets' size, "crop" fills it with their
+                middle, "keep" leaves them their aspect (:class:`jedi.references.ReferenceImages`; in `one_way`).
             num_inference_steps, guidance, guidance_scale, image_guidance_scale: ``None`` takes the model's
                 defaults. ``guidance`` names a rule of :mod:`jedi.guidance`; an ``image_guidance_scale`` chooses
                 `three_branch` where the default rule has no use for one. Scales of 1 switch guidance off.
@@ -302,7 +310,8 @@ class JediPipeline(DiffusionPipeline):
             mode: `one_way` (references are encoded once), `mutual` or an extension's; by default the cache's,
                 else the first trained one.
             image, mask_image: an image, and what of it is to be generated (white). The result has the image's
-                size and, outside of the mask, its pixels. Let the mask cover all of what has to go.
+                size and, outside of the mask, its pixels; the model works on it fitted as a whole into ``height`` x
+                ``width``. Let the mask cover all of what has to go.
             cache: from :meth:`encode_references`, in place of ``references``.
             generator: a list with one generator an image (:func:`image_generators`; an image is then the
                 same alone and in a batch), or a single one for all.
@@ -319,7 +328,8 @@ class JediPipeline(DiffusionPipeline):
         """
         settings = self.sampling_settings(num_inference_steps, guidance, guidance_scale, image_guidance_scale)
         mode = mode or (self.config.trained_modes[0] if cache is None else cache.mode)
-        given = (references, reference_prompts, reference_masks)
+        given = ReferenceImages(references, reference_prompts, reference_masks, reference_resize)
+        size = wanted_size(height, width, self.image_size, self.vae_scale_factor)
 
         # check
         self.check_inputs(
@@ -327,11 +337,10 @@ class JediPipeline(DiffusionPipeline):
             prompt_embeds=prompt_embeds,
             negative_prompt=negative_prompt,
             negative_prompt_embeds=negative_prompt_embeds,
-            references=references,
-            reference_prompts=reference_prompts,
-            reference_masks=reference_masks,
+            references=given,
             cache=cache,
             mode=mode,
+            size=size,
             num_images_per_prompt=num_images_per_prompt,
             joint=joint,
             num_inference_steps=settings["num_inference_steps"],
@@ -357,25 +366,26 @@ class JediPipeline(DiffusionPipeline):
         negative = self._text(negative_prompt or "", negative_prompt_embeds)
         if len(negative) > 1 and not joint:
             negative = negative.repeat_interleave(num_images_per_prompt, 0)[:, None]
-        noise = (
-            self._noise(b * m, self._latent_shape, generator) if latents is None else latents.to(device, torch.float32)
-        )
+        if latents is None:
+            noise = self._noise(b * m, self._latent_shape(size), generator)
+        else:
+            noise = latents.to(device, torch.float32)
         if cache is not None:
             members = References(cache.num_references, cache.to(device, self.unet.dtype))
-        elif not references:
+        elif not given:
             members = References(0)
         elif ATTENTION_MODES.get(mode).cacheable:
-            members = References(len(references), self._encode_references(*given, mode))
+            members = References(len(given), self._encode_references(given, size, mode))
         else:
-            clean, captions = self._reference_inputs(*given)
-            members = References(len(references), None, clean, captions)
+            clean, captions = self._reference_inputs(given, size)
+            members = References(len(given), None, clean, captions)
             if not ATTENTION_MODES.get(mode).clean_references:
                 # A set's first image draws for its references: a set is the same alone and in a batch.
                 first = generator[::m] if isinstance(generator, list) else generator
                 members.noise = self._noise(b, clean.shape, first)
         edit = None
         if image is not None and mask_image is not None:
-            edit = Inpainting.prepare(image, mask_image, self.image_size, self.vae, device)
+            edit = Inpainting.prepare(image, mask_image, size, self.vae, device)
         conditions = Conditions(mode, text, negative, members, edit)
 
         # schedule
@@ -422,11 +432,10 @@ class JediPipeline(DiffusionPipeline):
         prompt_embeds: Any,
         negative_prompt: Any,
         negative_prompt_embeds: Any,
-        references: Any,
-        reference_prompts: Any,
-        reference_masks: Any,
+        references: ReferenceImages,
         cache: Any,
         mode: str,
+        size: Size,
         num_images_per_prompt: Any,
         joint: bool,
         num_inference_steps: int,
@@ -441,27 +450,27 @@ class JediPipeline(DiffusionPipeline):
         checks.check_count("num_images_per_prompt", num_images_per_prompt)
         checks.check_mode(mode, self.config.trained_modes)
         schedulers.check_prediction_type(self.scheduler, self.config.prediction_type)
-        self._check_references(references, reference_prompts, reference_masks, cache, mode)
+        self._check_references(references, mode, cache)
         checks.check_edit(image, mask_image)
         count = num_images_per_prompt * checks.num_prompts(prompt, prompt_embeds)
-        checks.check_cache(cache, num_images_per_prompt if joint else count)
-        checks.check_noise(generator, latents, (count, *self._latent_shape))
+        c, h, w = self._latent_shape(size)
+        any_size = ATTENTION_MODES.get(mode).any_size
+        checks.check_cache(cache, num_images_per_prompt if joint else count, None if any_size else (h, w))
+        checks.check_noise(generator, latents, (count, c, h, w))
         noisy = bool(references) and not ATTENTION_MODES.get(mode).clean_references
         use = "for an edit" if image is not None else f"in mode {mode!r}" if noisy else ""
         schedulers.check_sampler(self.scheduler, num_inference_steps, use)
 
     # The steps of __call__, in its order.
 
-    @property
-    def _latent_shape(self) -> tuple[int, int, int]:
+    def _latent_shape(self, size: Size) -> tuple[int, int, int]:
         """c h w."""
-        side = self.image_size // self.vae_scale_factor
-        return self.unet.config.out_channels, side, side
+        return self.unet.config.out_channels, size[0] // self.vae_scale_factor, size[1] // self.vae_scale_factor
 
-    def _check_references(self, references: Any, *others: Any) -> None:
-        checks.check_references(references, *others)
+    def _check_references(self, references: ReferenceImages, mode: str, cache: Any = None) -> None:
+        references.check(mode, cache)
         limit = self.config.max_trained_references
-        if limit is not None and len(references or ()) > limit:
+        if limit is not None and len(references) > limit:
             logger.warning(f"{len(references)} references; this model was trained with at most {limit}")
 
     def _noise(self, count: int, shape: Sequence[int], generator: Any) -> Tensor:
@@ -473,20 +482,13 @@ class JediPipeline(DiffusionPipeline):
     def _text(self, prompt: Any, embeds: Tensor | None) -> Tensor:
         return self.encode_prompt(prompt) if embeds is None else embeds.to(self._execution_device, self.unet.dtype)
 
-    def _reference_inputs(self, references: Any, prompts: Any, masks: Any) -> tuple[Tensor, Tensor]:
+    def _reference_inputs(self, references: ReferenceImages, size: Size) -> tuple[Tensor, Tensor]:
         """Clean latents ``[k c h w]`` and text ``[k l d]`` of the references."""
-        squares = []
-        for image, mask in zip(references, masks or [None] * len(references), strict=True):
-            image = images.to_rgb(image)
-            image = image if mask is None else images.cut_out(image, images.to_mask(mask))
-            squares.append(images.fit_square(image, self.image_size)[0])
-        pixels = images.to_tensor(squares).to(self._execution_device)
-        prompts = prompts or ""
-        captions = [prompts] * len(squares) if isinstance(prompts, str) else prompts
-        return encode_pixels(self.vae, pixels).float(), self.encode_prompt(captions)
+        pixels = references.pixels(size, self.image_size, self.vae_scale_factor).to(self._execution_device)
+        return encode_pixels(self.vae, pixels).float(), self.encode_prompt(references.captions)
 
-    def _encode_references(self, references: Any, prompts: Any, masks: Any, mode: str) -> ReferenceCache:
-        latents, text = self._reference_inputs(references, prompts, masks)
+    def _encode_references(self, references: ReferenceImages, size: Size, mode: str) -> ReferenceCache:
+        latents, text = self._reference_inputs(references, size)
         latents = latents[None].to(self.unet.dtype)  # b = 1
         sample = network_input(latents, torch.zeros_like(latents[:, :, :1]), latents)
         return self.joint_unet.encode_references(sample, text[None], mode)

@@ -98,7 +98,7 @@ class JointUNet(nn.Module):
         if not ATTENTION_MODES.get(mode).cacheable:
             raise ValueError(f"mode {mode!r}: its references depend on the targets and cannot be cached")
         b, k = sample.shape[:2]
-        record = ReferenceCache(num_references=k, mode=mode)
+        record = ReferenceCache(num_references=k, mode=mode, size=(sample.shape[-2], sample.shape[-1]))
         timestep = torch.zeros(b, k, dtype=torch.int64, device=sample.device)
         self._call(sample, timestep, encoder_hidden_states, JointContext(k, k, mode, record=record))
         return record

@@ -211,7 +211,7 @@ def in_slot(image: Render, slot: int, slots: int) -> Render:
     mask.paste(small, (slot * size // slots, (size - size // slots) // 2))
     centre = ((slot + figure.centre[0]) / slots, 0.5 + (figure.centre[1] - 0.5) / slots)
     placed = RenderedSubject(mask, tuple(round(x, 4) for x in centre), figure.visible)
-    return Render(place_in_row(image.image, slot, slots, size), (placed,))
+    return Render(place_in_row(image.image, slot, slots, size, size), (placed,))
 
 
 def is_clear(place: str, centre: tuple[float, float]) -> bool:

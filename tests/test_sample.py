@@ -167,6 +167,18 @@ def test_a_negative_prompt(request_in, tmp_path):
     assert record["request"]["negative_prompt"] == record["settings"]["negative_prompt"] == "a dog"
 
 
+def test_a_size_of_ones_own(request_in, tmp_path, capsys):
+    assert (
+        request_in("--height", "24", "--width", "40", "--reference-resize", "keep", references=("photos/a.png",)) == 0
+    )
+    assert Image.open(tmp_path / "out" / "0000.png").size == (40, 24)
+    settings = json.loads((tmp_path / "out" / "samples.json").read_text())["settings"]
+    assert [settings[x] for x in ("height", "width", "reference_resize")] == [24, 40, "keep"]
+    assert request_in("--height", "25") == 2
+    assert "sample.py: height 25: the model makes multiples of 4; the nearest: 24 and 28\n" in capsys.readouterr().err
+    assert request_in("--subject", "fox=photos", "--subject", "cat=photos", "--width", "64", references=()) == 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("scales", [(), ("--image-guidance-scale", "2", "--guidance-scale", "3")])
 def test_the_record_is_enough_to_make_one_of_the_images_again(request_in, tmp_path, scales):

@@ -169,38 +169,44 @@ def _sheets(record: Path) -> set[str]:
     return set()
 
 
-def fit_square(image: Image.Image, size: int) -> tuple[Image.Image, Box]:
-    """The whole image in a square of ``size`` pixels, and the box in which it stands.
+def fit(image: Image.Image, width: int, height: int) -> tuple[Image.Image, Box]:
+    """The whole image within ``width`` x ``height`` pixels, and the box in which it stands.
 
     Nothing is cropped, for a subject must not lose its ears; the margins get the mean colour of the edge they
-    continue, which a model trained on squares takes for more background, where black bars would be objects.
+    continue, which a model trained on full images takes for more background, where black bars would be objects.
     """
-    scale = size / max(image.size)
-    width, height = (max(1, round(x * scale)) for x in image.size)
-    small = image.resize((width, height), Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC)
-    if width == height:
-        return small, (0, 0, size, size)
-    left, top = (size - width) // 2, (size - height) // 2
+    scale = min(width / image.width, height / image.height)
+    inner = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    small = image.resize(inner, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC)
+    if inner == (width, height):
+        return small, (0, 0, width, height)
+    left, top = (width - inner[0]) // 2, (height - inner[1]) // 2
     pixels = np.asarray(small.convert("RGB"))
-    edges = pixels[[0, -1]] if width > height else pixels[:, [0, -1]]
-    square = Image.new("RGB", (size, size), tuple(edges.mean((0, 1)).round().astype(int).tolist()))
-    square.paste(small, (left, top))
-    return square, (left, top, left + width, top + height)
+    edges = pixels[[0, -1]] if inner[1] < height else pixels[:, [0, -1]]
+    whole = Image.new("RGB", (width, height), tuple(edges.mean((0, 1)).round().astype(int).tolist()))
+    whole.paste(small, (left, top))
+    return whole, (left, top, left + inner[0], top + inner[1])
 
 
-def place_in_row(image: Image.Image, slot: int, slots: int, size: int) -> Image.Image:
-    """The whole image, small, in one of ``slots`` places from left to right of a square of ``size`` pixels.
+def fit_square(image: Image.Image, size: int) -> tuple[Image.Image, Box]:
+    """:func:`fit` within a square of ``size`` pixels."""
+    return fit(image, size, size)
+
+
+def place_in_row(image: Image.Image, slot: int, slots: int, width: int, height: int) -> Image.Image:
+    """The whole image, small, in one of ``slots`` places from left to right of ``width`` x ``height`` pixels.
 
     So a model that keeps the place of what its references show can put several subjects beside one another. The rest
-    of the square has the mean colour of the image's edge, as in :func:`fit_square`.
+    has the mean colour of the image's edge, as in :func:`fit`.
     """
-    side = size // slots
+    side = min(width // slots, height)
     small, _ = fit_square(image, side)
     pixels = np.asarray(small.convert("RGB")).astype(float)
     rim = np.concatenate([pixels[[0, -1]].reshape(-1, 3), pixels[:, [0, -1]].reshape(-1, 3)])
-    square = Image.new("RGB", (size, size), tuple(rim.mean(0).round().astype(int).tolist()))
-    square.paste(small, (slot * size // slots, (size - side) // 2))
-    return square
+    row = Image.new("RGB", (width, height), tuple(rim.mean(0).round().astype(int).tolist()))
+    margin = (width // slots - side) // 2
+    row.paste(small, (slot * width // slots + margin, (height - side) // 2))
+    return row
 
 
 def cut_out(image: Image.Image, mask: Image.Image) -> Image.Image:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from jedi.evaluation.generate import ImageRequest, Sampling, missing, seed_of, write_plan
 from jedi.inpainting import Inpainting
-from jedi.io.images import Box, fit_square, load_image, save_png, to_pil, to_tensor
+from jedi.io.images import Box, fit, load_image, save_png, to_pil, to_tensor
 from jedi.pipeline import JediPipeline
 from jedi.rng import seeded_generator
 from jedi.vae import decode_latents, encode_pixels
@@ -158,8 +158,9 @@ def score_edits(
     for i, edit in enumerate(edits):
         scene = cases.image(edit.scene, edit.scene.target)
         prepared = Inpainting.prepare(scene, mask_of(edit, scene.size), pipe.image_size, pipe.vae, pipe.device)
-        square = fit_square(scene, pipe.image_size)[0]
-        pixels = encode_pixels(pipe.vae, to_tensor([square]).to(pipe.device))
+        height, width = pipe.image_size
+        whole = fit(scene, width, height)[0]
+        pixels = encode_pixels(pipe.vae, to_tensor([whole]).to(pipe.device))
         plain = to_pil(decode_latents(pipe.vae, pixels).float())[0]
         decoded = load_image(folder / "decoded" / f"{edit.id}.png")
         scores.append(
@@ -167,8 +168,8 @@ def score_edits(
                 "subject": right[i],
                 "likeness": likeness[i],
                 "kept": float(math.isinf(psnr(finished[i], scene, prepared.alpha[0, 0].cpu() == 0))),
-                "decoded": min(psnr(decoded, square, outside(prepared, square.size)), EQUAL),
-                "vae": min(psnr(plain, square, outside(prepared, square.size)), EQUAL),
+                "decoded": min(psnr(decoded, whole, outside(prepared, pipe.image_size)), EQUAL),
+                "vae": min(psnr(plain, whole, outside(prepared, pipe.image_size)), EQUAL),
             }
         )
     return scores
@@ -189,6 +190,6 @@ def real_edits(judge: Judge, edits: Sequence[EditCase], cases: ToyCases, member:
 
 
 def outside(edit: Inpainting, size: tuple[int, int]) -> Tensor:
-    """Where nothing was generated: bool ``[H W]`` in the model's square. A latent pixel that the mask touches was."""
+    """Where nothing was generated: bool ``[H W]`` at the model's size. A latent pixel that the mask touches was."""
     factor = size[1] // edit.mask.shape[-1]
     return edit.mask[0, 0].cpu().repeat_interleave(factor, 0).repeat_interleave(factor, 1) == 0

@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
         from jedi.loading import load_pipeline
 
         pipe, digests = load_pipeline(arguments.model, arguments.device, arguments.dtype)
-        notes = {"model": arguments.model, "image size": pipe.image_size, "references": benchmark.references}
+        notes = {"model": arguments.model, "image size": list(pipe.image_size), "references": benchmark.references}
         generate(
             pipe, items, arguments.out,
             settings=sampling, model=digests, batch_size=arguments.batch_size, part=part, notes=notes,

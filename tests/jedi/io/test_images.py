@@ -520,11 +520,13 @@ def test_an_image_in_its_slot_of_a_row():
     image = Image.effect_noise((90, 60), 80).convert("RGB")
     for slots, slot, left in ((2, 0, 0), (2, 1, 32), (3, 1, 21), (3, 2, 42)):
         side = 64 // slots
-        row = place_in_row(image, slot, slots, 64)
+        row = place_in_row(image, slot, slots, 64, 64)
         box = (left, (64 - side) // 2, left + side, (64 - side) // 2 + side)
         assert row.size == (64, 64) and row.crop(box).tobytes() == fit_square(image, side)[0].tobytes()
         rest = np.asarray(row).copy()
         rest[box[1] : box[3], box[0] : box[2]] = rest[0, 0]
         assert (rest == rest[0, 0]).all()
         assert np.abs(rest[0, 0].astype(int) - 128).max() < 40  # the mean of the edge
-    assert place_in_row(image, 0, 1, 64).tobytes() == fit_square(image, 64)[0].tobytes()
+    assert place_in_row(image, 0, 1, 64, 64).tobytes() == fit_square(image, 64)[0].tobytes()
+    wide = place_in_row(image, 1, 2, 64, 16)  # in the middle of its half
+    assert wide.size == (64, 16) and wide.crop((40, 0, 56, 16)).tobytes() == fit_square(image, 16)[0].tobytes()
