@@ -249,9 +249,9 @@ def test_several_subjects_stand_in_a_row_and_go_by_their_names(request_in, tmp_p
     photo(tmp_path / "hats" / "c.png", 3)
     seen, inner = [], JediPipeline._reference_inputs
 
-    def spy(self, references, prompts, masks):
-        seen.append((references, prompts))
-        return inner(self, references, prompts, masks)
+    def spy(self, given, size):
+        seen.append((given.images, given.captions))
+        return inner(self, given, size)
 
     monkeypatch.setattr(JediPipeline, "_reference_inputs", spy)
     assert request_in("--subject", "dog=photos", "--subject", "hat=hats", "--mode", mode, references=()) == 0
