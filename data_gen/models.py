@@ -37,6 +37,18 @@ def device_of(context: Context) -> str:
     return wish
 
 
+def load_network(cls: type, key: str, source: str, kinds: tuple[str, ...], context: Context) -> Any:
+    """A network of transformers by `jedi.encoders.load_model`, on its device. Errors are ConfigErrors of `key`."""
+    import torch
+
+    from jedi.encoders import EncoderError, load_model
+
+    try:
+        return load_model(cls, source, kinds, torch.device(device_of(context)))
+    except EncoderError as error:
+        raise ConfigError(f"{key}: {error}") from None
+
+
 def load_pipeline(key: str, source: str, kind: Literal["text2image", "inpaint"], context: Context) -> DiffusionPipeline:
     """The pipeline of a diffusers folder or, where there is no such folder, of a model hub's OWNER/NAME.
 

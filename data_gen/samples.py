@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from PIL import Image
 
 SPLITS = ("train", "heldout")
+Member = tuple[str, Image.Image, Image.Image | None, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,16 @@ class SubjectSet:
     @property
     def split(self) -> str:
         return self.key.split("-")[0]
+
+    @property
+    def members(self) -> list[Member]:
+        """Caption, image, mask and attributes of each."""
+        return list(zip(self.captions, self.images, self.masks, self.attributes, strict=True))
+
+    def with_members(self, members: Iterable[Member], **changes: Any) -> SubjectSet:
+        """A copy that holds these, one or more, and has the other `changes`."""
+        captions, images, masks, attributes = map(list, zip(*members, strict=True))
+        return replace(self, captions=captions, images=images, masks=masks, attributes=attributes, **changes)
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,16 @@ To add one: write a subclass of `Stage`, decorate it with `@STAGES.register("nam
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
+from random import Random
+from typing import TypeVar
 
 from data_gen.parts import Part
 from data_gen.samples import Dropped, SubjectSet
+from jedi.io.ranges import batches
 from jedi.io.registry import Registry
+
+T, R = TypeVar("T"), TypeVar("R")
 
 
 class Stage(Part, ABC):
@@ -30,3 +35,21 @@ class Stage(Part, ABC):
 
 
 STAGES: Registry[type[Stage]] = Registry("stage")
+
+
+def in_batches(
+    items: Sequence[T], size: int, work: Callable[[Sequence[T]], Sequence[R]], like: Callable[[T], Hashable] = type
+) -> list[R]:
+    """What `work` makes of each item, in their order. It gets at most `size` at once, for which `like` is equal."""
+    alike: dict[Hashable, list[int]] = {}
+    for number, item in enumerate(items):
+        alike.setdefault(like(item), []).append(number)
+    made: dict[int, R] = {}
+    for numbers in (batch for group in alike.values() for batch in batches(group, size)):
+        made.update(zip(numbers, work([items[number] for number in numbers]), strict=True))
+    return [made[number] for number in range(len(items))]
+
+
+def dealt(rng: Random, items: Sequence[T], n: int) -> list[T]:
+    """`n` of the items by chance; none comes again before all have come."""
+    return [item for _ in range(-(-n // len(items))) for item in rng.sample(items, len(items))][:n]

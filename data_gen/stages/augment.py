@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Annotated, Any, NamedTuple
 
 from PIL import Image
@@ -17,29 +17,28 @@ from PIL import Image
 from data_gen.context import Context
 from data_gen.samples import SubjectSet
 from data_gen.sources.prompted import GenerationSettings, Generator
-from data_gen.sources.subjects import check_template
-from data_gen.stages import STAGES, Stage
-from data_gen.stages.backgrounds import Backgrounds, BackgroundSettings, check_places
+from data_gen.sources.subjects import NAMES, check_template
+from data_gen.stages import STAGES, in_batches
+from data_gen.stages.backgrounds import Backgrounds, BackgroundSettings, OnBackgrounds, check_places
 from data_gen.stages.compositing import (
     EdgesSettings,
     Pixels,
     area,
-    box_and_centre,
     cut,
     cut_sides,
     grown,
     is_hidden,
-    keep,
     paste,
     resized,
+    where,
 )
-from data_gen.stages.phrases import PLACEHOLDERS, PLACES, fill, place_of, subjects_in, words_for
+from data_gen.stages.phrases import PLACES, fill, place_of, subjects_in, words_for
 from jedi.io.config import ConfigError
-from jedi.io.ranges import Interval, Range, Share
+from jedi.io.ranges import Interval, OneOf, Range, Share
+from jedi.rng import keyed_seed, seeded_generator
 
 STEP = 16  # diffusion models want sides that are multiples of 8, FLUX of 16
-METHODS = ("inpaint", "composite")
-_WORDS = (*PLACEHOLDERS, "background")
+_WORDS = (*NAMES, "background")
 # What a source may have noted of surroundings that are gone (the emoji source does).
 _STALE = ("background_variant", "companion", "companion_side", "accessory", "caption_says")
 _MOVED = ("place", "size", "size_fraction", "centre", "box", "mask_share")  # what is untrue of a subject that was moved
@@ -82,7 +81,7 @@ class AugmentSettings:
     stays as it is: there the mask is likely to be wrong, or there is hardly a background. Its attributes say so.
     """
 
-    method: str = "inpaint"
+    method: Annotated[str, OneOf(("inpaint", "composite"))] = "inpaint"
     share: Share = 0.5
     """Of a set's images, on average; at least one of each set is left as it is."""
     area: Annotated[list[float], Interval(0, 1)] = field(default_factory=lambda: [0.01, 0.8])
@@ -97,8 +96,6 @@ class AugmentSettings:
     """composite: at most so far (a share of the side) the subject moves, inside of the image."""
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise ConfigError(f"augment.method is {self.method!r}; expected one of {', '.join(METHODS)}")
         check_template("augment.caption", self.caption, _WORDS)
         self.backgrounds.check("augment.backgrounds")
         if self.inpaint.model:
@@ -110,14 +107,21 @@ class AugmentSettings:
 class Job(NamedTuple):
     """One image that is to get a new background."""
 
-    owner: int
-    """Number of its set in the unit."""
-    image: int
-    """Its number in the set."""
-    phrase: str
+    sample: SubjectSet
+    number: int
+    """Of the image in its set."""
+    phrase: str = ""
     """inpaint: the place."""
-    background: int
+    background: int = -1
     """composite: the background's number."""
+
+    @property
+    def image(self) -> Image.Image:
+        return self.sample.images[self.number]
+
+    @property
+    def mask(self) -> Image.Image:
+        return self.sample.masks[self.number]
 
 
 class Result(NamedTuple):
@@ -125,11 +129,11 @@ class Result(NamedTuple):
     mask: Image.Image
     phrase: str
     made_by: dict[str, Any]
-    moved: bool
+    moved: bool = False
 
 
 @STAGES.register("augment")
-class Augment(Stage):
+class Augment(OnBackgrounds):
     """New backgrounds. Which images, which backgrounds and all noise are drawn by the seed and the set's key."""
 
     Settings = AugmentSettings
@@ -137,7 +141,6 @@ class Augment(Stage):
 
     def __init__(self, settings: AugmentSettings, context: Context) -> None:
         super().__init__(settings, context)
-        self.backgrounds = None
         if self.settings.method == "composite":
             self.backgrounds = Backgrounds("augment", self.settings.backgrounds, context)
         elif not self.settings.inpaint.model:
@@ -148,39 +151,26 @@ class Augment(Stage):
         self.generator = Generator("augment.inpaint", self.settings.inpaint, context, "inpaint")
 
     @property
-    def uses_model(self) -> bool:
-        return self.settings.method == "inpaint" or bool(self.settings.backgrounds.generate.model)
-
-    @property
     def rights(self) -> str:
         return self.settings.inpaint.rights() if self.backgrounds is None else self.backgrounds.rights
 
-    def inputs(self) -> dict[str, str]:
-        """sha256 of what is given as files."""
-        return {} if self.backgrounds is None else self.backgrounds.inputs()
-
-    def left_out(self) -> dict[str, int]:
-        """Files in the folder of backgrounds that are none."""
-        return {} if self.backgrounds is None else self.backgrounds.left_out()
-
     def process(self, sets: Sequence[SubjectSet]) -> list[SubjectSet]:
         """All sets, in order; the images of all of them are repainted in common batches."""
-        jobs, left = [], []
-        for number, sample in enumerate(sets):
-            chosen, kept = self._choose(number, sample)
-            jobs += chosen
-            left.append(kept)
-        paint = self._inpaint if self.settings.method == "inpaint" else self._composite
-        results = paint(sets, jobs) if jobs else []
-        made: list[dict[int, Result]] = [{} for _ in sets]
-        for job, result in zip(jobs, results, strict=True):
-            if result is None:
-                left[job.owner][job.image] = "the model's safety checker refused it"
-            else:
-                made[job.owner][job.image] = result
-        return [self._changed(*sample) for sample in zip(sets, made, left, strict=True)]
+        chosen = [self._choose(sample) for sample in sets]
+        jobs = [job for jobs, _ in chosen for job in jobs]
+        if self.backgrounds is None:
+            size = self.settings.inpaint.batch_size
+            results = iter(in_batches(jobs, size, self._inpaint, lambda job: self._working_size(job.image.size)))
+        else:
+            results = map(self._composite, jobs)
+        changed = []
+        for sample, (jobs, left) in zip(sets, chosen, strict=True):
+            made = {job.number: next(results) for job in jobs}
+            refused = {i: "the model's safety checker refused it" for i, result in made.items() if result is None}
+            changed.append(self._changed(sample, made, {**left, **refused}))
+        return changed
 
-    def _choose(self, number: int, sample: SubjectSet) -> tuple[list[Job], dict[int, str]]:
+    def _choose(self, sample: SubjectSet) -> tuple[list[Job], dict[int, str]]:
         """The jobs of one set, and why images that cannot be changed are not."""
         rng = random.Random(f"{self.context.seed}/{sample.key}/augment")
         n, left = len(sample.images), {}
@@ -197,9 +187,9 @@ class Augment(Stage):
         chosen = sorted(rng.sample(possible, min(count, len(possible), n - 1)))
         if self.backgrounds is not None:
             numbers = self.backgrounds.draw(rng, len(chosen))
-            return [Job(number, i, "", j) for i, j in zip(chosen, numbers, strict=True)], left
+            return [Job(sample, i, background=j) for i, j in zip(chosen, numbers, strict=True)], left
         phrases = self._phrases(sample, chosen, rng)
-        return [Job(number, i, phrase, -1) for i, phrase in zip(chosen, phrases, strict=True)], left
+        return [Job(sample, i, phrase) for i, phrase in zip(chosen, phrases, strict=True)], left
 
     def _phrases(self, sample: SubjectSet, chosen: Sequence[int], rng: random.Random) -> list[str]:
         """Where each chosen image will be set, different places as far as there are enough."""
@@ -207,100 +197,69 @@ class Augment(Stage):
         drawn = rng.sample(prompts, len(prompts)) * (len(chosen) // len(prompts) + 1)
         if not self.settings.inpaint.scenes:
             return drawn[: len(chosen)]
+        places = [place_of(caption) for caption in sample.captions]
         phrases = []
         for i, otherwise in zip(chosen, drawn, strict=False):
-            places = [place_of(caption) for j, caption in enumerate(sample.captions) if j != i]
-            places = [place for place in places if place and place != place_of(sample.captions[i])]
-            phrases.append(rng.choice(places) if places else otherwise)
+            others = [place for place in places if place and place != places[i]]
+            phrases.append(rng.choice(others) if others else otherwise)
         return phrases
 
-    def _composite(self, sets: Sequence[SubjectSet], jobs: Sequence[Job]) -> list[Result]:
-        results = []
-        for job in jobs:
-            sample = sets[job.owner]
-            image, mask = sample.images[job.image], sample.masks[job.image]
-            background = self.backgrounds.get(job.background, image.size)
-            made_by = {"backdrop": job.background, **background.origin}
-            rng = random.Random(f"{self.context.seed}/{sample.key}/{job.image}/place")
-            # Where several subjects stand, their places are recorded one by one: they stay.
-            placed = (
-                None if len(subjects_in(sample, job.image)) > 1 else self._placed(image, mask, background.image, rng)
-            )
-            if placed is None:
-                result = keep(image, background.image, self.settings.edges.alpha(mask))
-                results.append(Result(result, mask, background.phrase, made_by, False))
-            else:
-                results.append(Result(*placed, background.phrase, made_by, True))
-        return results
+    def _composite(self, job: Job) -> Result:
+        background = self.backgrounds.get(job.background, job.image.size)
+        made_by = {"backdrop": job.background, **background.origin}
+        # Where several subjects stand, their places are recorded one by one: they stay.
+        alone = len(subjects_in(job.sample, job.number)) == 1
+        if alone and (placed := self._placed(job, background.image)) is not None:
+            return Result(*placed, background.phrase, made_by, moved=True)
+        image = Image.composite(job.image, background.image, self.settings.edges.alpha(job.mask))
+        return Result(image, job.mask, background.phrase, made_by)
 
-    def _placed(
-        self, image: Image.Image, mask: Image.Image, behind: Image.Image, rng: random.Random
-    ) -> tuple[Image.Image, Image.Image] | None:
+    def _placed(self, job: Job, behind: Image.Image) -> tuple[Image.Image, Image.Image] | None:
         """The subject in another size at another place, and its mask; None where it stays as it stands.
 
         A side at which the image's border cuts the subject stays at the border: elsewhere the cut would show.
         """
+        rng = random.Random(f"{self.context.seed}/{job.sample.key}/{job.number}/place")
         scale = rng.uniform(*self.settings.scale)
         shift = [rng.uniform(-self.settings.shift, self.settings.shift) for _ in range(2)]
-        cutout, old = cut(image, mask, self.settings.edges), self.settings.edges.alpha(mask).getbbox()
+        cutout, sides = cut(job.image, job.mask, self.settings.edges), cut_sides(job.mask)
         if cutout is None or (scale == 1 and not any(shift)):
             return None
-        sides = cut_sides(mask)
         if {"left", "right"} <= sides or {"top", "bottom"} <= sides:
             return None
+        old, whole = self.settings.edges.alpha(job.mask).getbbox(), job.image.size
         size = tuple(max(1, round(length * scale)) for length in cutout.size)
-        if any(length > whole for length, whole in zip(size, image.size, strict=True)):
+        if size[0] > whole[0] or size[1] > whole[1]:
             size = cutout.size
         corner = []
         for axis, (first, last) in enumerate((("left", "right"), ("top", "bottom"))):
-            slack = image.size[axis] - size[axis]
-            middle = (old[axis] + old[axis + 2] - size[axis]) / 2 + shift[axis] * image.size[axis]
+            slack = whole[axis] - size[axis]
+            middle = (old[axis] + old[axis + 2] - size[axis]) / 2 + shift[axis] * whole[axis]
             corner.append(0 if first in sides else slack if last in sides else round(min(max(middle, 0), slack)))
         result, (mask,) = paste(behind, [resized(cutout, size)], [tuple(corner)])
         return result, mask
 
-    def _inpaint(self, sets: Sequence[SubjectSet], jobs: Sequence[Job]) -> list[Result | None]:
-        """In batches of images of one size, in the order of the unit. None: refused by the safety checker."""
-        sizes: dict[tuple[int, int], list[int]] = {}
-        for number, job in enumerate(jobs):
-            size = self._working_size(sets[job.owner].images[job.image].size)
-            sizes.setdefault(size, []).append(number)
-        results: list[Result | None] = [None] * len(jobs)
-        for size, numbers in sizes.items():
-            for start in range(0, len(numbers), self.settings.inpaint.batch_size):
-                batch = numbers[start : start + self.settings.inpaint.batch_size]
-                painted = self._inpaint_batch(sets, [jobs[number] for number in batch], size)
-                for number, result in zip(batch, painted, strict=True):
-                    results[number] = result
-        return results
-
-    def _inpaint_batch(
-        self, sets: Sequence[SubjectSet], jobs: Sequence[Job], size: tuple[int, int]
-    ) -> list[Result | None]:
-        from jedi.rng import keyed_seed, seeded_generator
-
-        images = [sets[job.owner].images[job.image] for job in jobs]
-        masks = [sets[job.owner].masks[job.image] for job in jobs]
-        alphas = [self.settings.edges.alpha(mask) for mask in masks]
+    def _inpaint(self, jobs: Sequence[Job]) -> list[Result | None]:
+        """Images of one working size. None: refused by the safety checker."""
+        size = self._working_size(jobs[0].image.size)
+        alphas = [self.settings.edges.alpha(job.mask) for job in jobs]
         holes = [self._hole(alpha).resize(size, Image.Resampling.BOX) for alpha in alphas]
-        prompts = [self._words(self.settings.inpaint.prompt, sets[job.owner], job.image, job.phrase) for job in jobs]
-        seeds = [keyed_seed(self.context.seed, sets[job.owner].key, job.image, "inpaint") for job in jobs]
+        prompts = [self._words(self.settings.inpaint.prompt, job.sample, job.number, job.phrase) for job in jobs]
+        seeds = [keyed_seed(self.context.seed, job.sample.key, job.number, "inpaint") for job in jobs]
         painted, unsafe = self.generator(
             prompts,
             [seeded_generator(seed) for seed in seeds],
-            image=[image.resize(size, Image.Resampling.LANCZOS) for image in images],
+            image=[job.image.resize(size, Image.Resampling.LANCZOS) for job in jobs],
             mask_image=[hole.point(lambda value: 255 * (value > 0)) for hole in holes],
             width=size[0],
             height=size[1],
         )
         results: list[Result | None] = []
-        for job, image, mask, alpha, new, prompt, seed, is_unsafe in zip(
-            jobs, images, masks, alphas, painted, prompts, seeds, unsafe, strict=True
-        ):
-            result = keep(image, new.resize(image.size, Image.Resampling.LANCZOS), alpha)
+        for job, alpha, new, prompt, seed in zip(jobs, alphas, painted, prompts, seeds, strict=True):
+            image = Image.composite(job.image, new.resize(job.image.size, Image.Resampling.LANCZOS), alpha)
             made_by = {"model": self.settings.inpaint.model, "prompt": prompt, "seed": seed}
-            results.append(None if is_unsafe else Result(result, mask, job.phrase, made_by, False))
-        return results
+            results.append(Result(image, job.mask, job.phrase, made_by))
+        return [None if refused else result for refused, result in zip(unsafe, results, strict=True)]
 
     def _hole(self, alpha: Image.Image) -> Image.Image:
         """What the model repaints (255): all that does not stay wholly, and `dilate` pixels more."""
@@ -308,40 +267,30 @@ class Augment(Stage):
         return grown(alpha.point(lambda value: 255 * (value < 255)), pixels)
 
     def _working_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The nearest sides that models take."""
         scale = 1.0 if self.settings.inpaint.side is None else self.settings.inpaint.side / min(size)
-        return _whole_steps(size[0] * scale), _whole_steps(size[1] * scale)
+        return tuple(max(STEP, round(length * scale / STEP) * STEP) for length in size)
 
     def _words(self, template: str, sample: SubjectSet, image: int, phrase: str) -> str:
         return fill(template, **words_for(subjects_in(sample, image)), background=phrase)
 
-    def _changed(self, sample: SubjectSet, made: dict[int, Result], left: dict[int, str]) -> SubjectSet:
-        captions, images, masks = list(sample.captions), list(sample.images), list(sample.masks)
-        attributes = [dict(described) for described in sample.attributes]
-        for i, why in left.items():
-            attributes[i]["not_augmented"] = why
-        for i, result in made.items():
-            captions[i] = self._words(self.settings.caption, sample, i, result.phrase)
-            images[i], masks[i] = result.image, result.mask
-            stale = {*_STALE, *(_MOVED if result.moved else ())}
-            attributes[i] = {name: value for name, value in attributes[i].items() if name not in stale}
-            attributes[i] |= {"background": result.phrase, "augmented": self.settings.method}
-            if result.moved:
-                box, centre = box_and_centre(result.mask)
-                attributes[i] |= {"box": list(box), "centre": list(centre)}
-        record = {"method": self.settings.method, "images": {str(i): result.made_by for i, result in made.items()}}
-        provenance = {**sample.provenance, "augment": record}
-        rights = self.rights if made else ""
-        return replace(
-            sample,
-            captions=captions,
-            images=images,
-            masks=masks,
-            attributes=attributes,
+    def _changed(self, sample: SubjectSet, made: dict[int, Result | None], left: dict[int, str]) -> SubjectSet:
+        members, made_by = [], {}
+        for i, (caption, image, mask, described) in enumerate(sample.members):
+            if i in left:
+                described = {**described, "not_augmented": left[i]}
+            elif result := made.get(i):
+                caption = self._words(self.settings.caption, sample, i, result.phrase)
+                image, mask, made_by[str(i)] = result.image, result.mask, result.made_by
+                stale = {*_STALE, *(_MOVED if result.moved else ())}
+                described = {name: value for name, value in described.items() if name not in stale}
+                described |= {"background": result.phrase, "augmented": self.settings.method}
+                described |= where(mask) if result.moved else {}
+            members.append((caption, image, mask, described))
+        record = {"method": self.settings.method, "images": made_by}
+        rights = self.rights if made_by else ""
+        return sample.with_members(
+            members,
             licence=f"{sample.licence}; backgrounds: {rights}" if rights else sample.licence,
-            provenance=provenance,
+            provenance={**sample.provenance, "augment": record},
         )
-
-
-def _whole_steps(side: float) -> int:
-    """The nearest side that models take."""
-    return max(STEP, round(side / STEP) * STEP)

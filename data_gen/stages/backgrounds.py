@@ -17,13 +17,14 @@ from PIL import Image, ImageOps
 from data_gen.context import Context
 from data_gen.sources.prompted import GenerationSettings, Generator
 from data_gen.sources.subjects import check_apart, check_template
+from data_gen.stages import Stage, dealt
 from data_gen.stages.phrases import PLACES
 from jedi.io.config import ConfigError
 from jedi.io.files import file_sha256
 from jedi.io.images import ImageError, find_images, load_image
 from jedi.io.ranges import Range
 from jedi.io.texts import read_text
-from jedi.rng import seeded_generator
+from jedi.rng import keyed_seed, seeded_generator
 
 if TYPE_CHECKING:
     from random import Random
@@ -112,8 +113,7 @@ class Backgrounds:
 
     def draw(self, rng: Random, n: int) -> list[int]:
         """The numbers of `n` backgrounds, different ones as far as there are enough."""
-        rounds = -(-n // len(self))
-        return [number for _ in range(rounds) for number in rng.sample(range(len(self)), len(self))][:n]
+        return dealt(rng, range(len(self)), n)
 
     def get(self, number: int, size: tuple[int, int]) -> Background:
         """Background `number`, cropped and resized to `size` (width, height)."""
@@ -123,9 +123,9 @@ class Backgrounds:
             block, place = divmod(number, self.settings.batch_size)
             if block not in self.blocks:
                 self.blocks[block] = self._generate(block)
-            phrase, seed = self._phrase(number), self._seed(number)
-            origin = {"model": self.settings.generate.model, "prompt": self._prompt(number), "seed": seed}
-            return Background(_fit(self.blocks[block][place], size), phrase, origin)
+            made_by = {"prompt": self._prompt(number), "seed": self._seed(number)}
+            origin = {"model": self.settings.generate.model, **made_by}
+            return Background(_fit(self.blocks[block][place], size), self._phrase(number), origin)
         file = self.files[number]
         try:
             image = load_image(file)
@@ -170,10 +170,27 @@ class Backgrounds:
         return self.settings.template.format(background=self._phrase(number))
 
     def _seed(self, number: int) -> int:
-        from jedi.rng import keyed_seed
-
         # The old word in it keeps what a seed draws.
         return keyed_seed(self.context.seed, self.key.replace("backgrounds", "backdrops"), number)
+
+
+class OnBackgrounds(Stage):
+    """A stage that sets subjects before backgrounds."""
+
+    backgrounds: Backgrounds | None = None
+    """None: it has other means."""
+
+    @property
+    def uses_model(self) -> bool:
+        return self.backgrounds is None or bool(self.backgrounds.settings.generate.model)
+
+    def inputs(self) -> dict[str, str]:
+        """sha256 of what is given as files."""
+        return {} if self.backgrounds is None else self.backgrounds.inputs()
+
+    def left_out(self) -> dict[str, int]:
+        """Files in the folder of backgrounds that are none."""
+        return {} if self.backgrounds is None else self.backgrounds.left_out()
 
 
 def check_places(key: str, prompts: list[str]) -> None:

@@ -12,23 +12,22 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Protocol
 
 from PIL import Image
 
 from data_gen.context import Context
+from data_gen.models import load_network
 from data_gen.samples import SubjectSet
-from data_gen.sources.subjects import check_template
-from data_gen.stages import STAGES, Stage
-from data_gen.stages.phrases import PLACEHOLDERS, begins_with_determiner, noun_of, subjects_in, words_for
+from data_gen.sources.subjects import NAMES, check_template
+from data_gen.stages import STAGES, Stage, in_batches
+from data_gen.stages.phrases import begins_with_determiner, noun_of, subjects_in, words_for
 from jedi.errors import InputError
 from jedi.io.config import ConfigError
-from jedi.io.ranges import Range
+from jedi.io.ranges import OneOf, Range
 from jedi.io.registry import Registry
 
-METHODS = ("keep", "captioner")
-NOUNS = ("", "class", "name")
 # What says nothing at the beginning of a caption; `openings` put their own there.
 _OPENING = re.compile(
     r"^(?:(?:this|here|it)\s+is\s+|there\s+(?:is|are)\s+|(?:an?|the)\s+(?:photo|photograph|image|image)\s+of\s+)+",
@@ -55,11 +54,11 @@ class CaptionSettings:
     `noun`: "name" or "class" if each caption must say that word of its subject: one that does not gets it put in front.
     """
 
-    method: str = "keep"
+    method: Annotated[str, OneOf(("keep", "captioner"))] = "keep"
     captioner: str = ""
     begin: str = "a photo of {a_class}"
     """What the captioner is made to begin with: {name}, {a_name}, {class}, {a_class}. "" lets it begin as it likes."""
-    noun: str = ""
+    noun: Annotated[str, OneOf(("", "class", "name"))] = ""
     openings: list[str] = field(default_factory=lambda: ["", "", "a photo of", "an image of"])
     """One is drawn for each caption that begins with its subject, in place of what it begins with; "" is none."""
     max_words: Annotated[int, Range(3, 300)] = 40
@@ -72,14 +71,9 @@ class CaptionSettings:
     """With another number a GPU's bits differ."""
 
     def __post_init__(self) -> None:
-        for name, known in (("method", METHODS), ("noun", NOUNS)):
-            if getattr(self, name) not in known:
-                raise ConfigError(
-                    f"caption.{name} is {getattr(self, name)!r}; expected one of {', '.join(map(repr, known))}"
-                )
         if not self.openings:
             raise ConfigError("caption.openings is empty: name at least one, '' for none")
-        check_template("caption.begin", self.begin, PLACEHOLDERS)
+        check_template("caption.begin", self.begin, NAMES)
 
 
 class Captioner(Protocol):
@@ -104,12 +98,10 @@ class BlipCaptioner:
         import torch
         from transformers import BlipForConditionalGeneration, BlipImageProcessor
 
-        from data_gen.models import device_of
-        from jedi.encoders import load_model, load_processor, load_tokenizer
+        from jedi.encoders import load_processor, load_tokenizer
 
-        self.settings = settings
-        device = torch.device(device_of(context))
-        model = load_model(BlipForConditionalGeneration, source, ("blip",), device)
+        self.settings, key = settings, f"caption.captioner={settings.captioner}"
+        model = load_network(BlipForConditionalGeneration, key, source, ("blip",), context)
         self.model = model.to(getattr(torch, context.dtype))
         side = self.model.config.vision_config.image_size
         self.preprocess = load_processor(source, BlipImageProcessor(size={"height": side, "width": side}), side)
@@ -120,22 +112,13 @@ class BlipCaptioner:
         of each row as the word to go on from, which must not be padding."""
         longest = self.context // 2
         tokens = [self.tokenizer(text, truncation=True, max_length=longest)["input_ids"] for text in beginnings]
-        tokens = [ids[:-1] for ids in tokens]  # without the end
-        lengths: dict[int, list[int]] = {}
-        for number, ids in enumerate(tokens):
-            lengths.setdefault(len(ids), []).append(number)
-        captions = [""] * len(images)
-        for numbers in lengths.values():
-            for start in range(0, len(numbers), self.settings.batch_size):
-                batch = numbers[start : start + self.settings.batch_size]
-                said = self._say([images[i] for i in batch], [tokens[i] for i in batch])
-                for number, caption in zip(batch, said, strict=True):
-                    captions[number] = caption
-        return captions
+        items = [(image, ids[:-1]) for image, ids in zip(images, tokens, strict=True)]  # without the end
+        return in_batches(items, self.settings.batch_size, self._say, lambda item: len(item[1]))
 
-    def _say(self, images: Sequence[Image.Image], tokens: Sequence[list[int]]) -> list[str]:
+    def _say(self, items: Sequence[tuple[Image.Image, list[int]]]) -> list[str]:
         import torch
 
+        images, tokens = zip(*items, strict=True)
         device, end = self.model.device, self.model.config.text_config.sep_token_id
         room = self.context - len(tokens[0])
         output = self.model.generate(
@@ -173,9 +156,7 @@ class Caption(Stage):
 
     def process(self, sets: Sequence[SubjectSet]) -> list[SubjectSet]:
         """All sets, in order; the captioner sees the images of all of them in common batches."""
-        said: list[list[str] | None] = [None] * len(sets)
-        if self.settings.method == "captioner":
-            said = self._describe(sets)
+        said = self._describe(sets) if self.settings.method == "captioner" else [None] * len(sets)
         return [self._captioned(sample, texts) for sample, texts in zip(sets, said, strict=True)]
 
     @functools.cached_property
@@ -189,19 +170,17 @@ class Caption(Stage):
 
     def _describe(self, sets: Sequence[SubjectSet]) -> list[list[str]]:
         images = [image for sample in sets for image in sample.images]
-        beginnings = [
-            self.settings.begin.format(**words_for(subjects_in(sample, i)))
-            for sample in sets
-            for i in range(len(sample.images))
-        ]
+        beginnings = [self._beginning(sample, i) for sample in sets for i in range(len(sample.images))]
         captions = iter(self.captioner.describe(images, beginnings) if images else [])
         return [[next(captions) for _ in sample.images] for sample in sets]
 
+    def _beginning(self, sample: SubjectSet, image: int) -> str:
+        return self.settings.begin.format(**words_for(subjects_in(sample, image)))
+
     def _captioned(self, sample: SubjectSet, said: Sequence[str] | None) -> SubjectSet:
         rng = random.Random(f"{self.context.seed}/{sample.key}/caption")
-        captions, attributes, troubles = [], [], Counter()
-        seen: set[str] = set()
-        for i, prompt in enumerate(sample.captions):
+        members, troubles, seen = [], Counter(), set()
+        for i, (prompt, image, mask, described) in enumerate(sample.members):
             text, origin = self._tidy(prompt), "prompt"
             if said is not None:
                 found = self._tidy(_STAMMER.sub(r"\1", " ".join(said[i].split())))
@@ -216,13 +195,12 @@ class Caption(Stage):
                 text, origin = words_for(subjects_in(sample, i))["a_name"], "name"
             if begins_with_determiner(text) and not _STYLE.match(text):
                 text = f"{rng.choice(self.settings.openings).strip()} {text}".strip()
-            captions.append(text.lower() if self.settings.lowercase else text)
-            attributes.append({**sample.attributes[i], "caption_from": origin})
+            text = text.lower() if self.settings.lowercase else text
+            members.append((text, image, mask, {**described, "caption_from": origin}))
         record: dict[str, Any] = {"method": self.settings.method}
         if said is not None:
             record |= {"captioner": self.settings.captioner, "said": list(said), "prompts_kept": dict(troubles)}
-        provenance = {**sample.provenance, "caption": record}
-        return replace(sample, captions=captions, attributes=attributes, provenance=provenance)
+        return sample.with_members(members, provenance={**sample.provenance, "caption": record})
 
     def _tidy(self, text: str) -> str:
         """One line without an opening or a full stop, of at most `max_words` words."""
@@ -237,8 +215,7 @@ class Caption(Stage):
         """Why the prompt is the better caption; "" where it is not."""
         if not caption:
             return "empty"
-        begin = self.settings.begin.format(**words_for(subjects_in(sample, image)))
-        if caption.lower() == self._tidy(begin).lower():
+        if caption.lower() == self._tidy(self._beginning(sample, image)).lower():
             return "says no more than its beginning"
         return "repeated" if caption.lower() in seen else ""
 

@@ -21,12 +21,10 @@ from typing import Annotated
 import numpy as np
 from PIL import Image
 
-from jedi.io.config import ConfigError
 from jedi.io.images import Box
-from jedi.io.ranges import Range
+from jedi.io.ranges import OneOf, Range
 
 Evidence = Annotated[float, Range(-10, 10)]
-CHOICES = ("first", "random")
 
 
 @dataclass
@@ -40,7 +38,7 @@ class SplitSettings:
 
     min_panels: Annotated[int, Range(1, 64)] = 2
     """Training needs a reference and a target."""
-    choose: str = "first"
+    choose: Annotated[str, OneOf(("first", "random"))] = "first"
     panel_captions: bool = False
     trim: Annotated[int, Range(0, 64)] = 2
     """Pixels cut off at each side of a panel, so that nothing of a blurred seam is left."""
@@ -60,10 +58,6 @@ class SplitSettings:
     """Of the strongest seam of a collage without gutters; photos hold weak ones."""
     search_size: Annotated[int, Range(256, 8192)] = 1024
     """Pixels of the longer side at which larger collages are searched."""
-
-    def __post_init__(self) -> None:
-        if self.choose not in CHOICES:
-            raise ConfigError(f"split.choose is {self.choose!r}; expected one of {', '.join(CHOICES)}")
 
 
 BLOCK = 8
@@ -256,11 +250,12 @@ class _Search:
             frame = self._without_border(frame)
         for colour in colours:
             self._look_for(colour)
-            layout = self._at_gutters(frame)
+            layout = self._cut(frame, self._gutter, self.config.gutter_evidence)
             if layout.evidence > best.evidence + _BETTER:
                 best = layout
         if len(best.panels) < 2 or best.gutter <= _THIN:
-            seams = self._at_seams(frame, self.config.seam_evidence if len(best.panels) < 2 else _SURE)
+            least = self.config.seam_evidence if len(best.panels) < 2 else _SURE
+            seams = self._cut(frame, self._seam, least)
             strongest = max((cut.evidence for cut in seams.cuts), default=-np.inf)
             if len(seams.panels) > len(best.panels) and strongest >= self.config.first_seam_evidence:
                 best = seams
@@ -270,19 +265,12 @@ class _Search:
         for view in self.views:
             view.look_for(colour)
 
-    def _at_gutters(self, frame: Box) -> _Layout:
+    def _cut(self, frame: Box, find: Callable[[Box, int, float], _Cut | None], least: float) -> _Layout:
         """Cut twice: how wide gutters and how large panels usually are is known after the first time."""
         width, area = 0, _area(frame) / _PANELS
         for _ in range(2):
-            layout = _divide(frame, partial(self._gutter, width=width, area=area), self.config.gutter_evidence)
+            layout = _divide(frame, partial(find, width=width, area=area), least)
             width, area = layout.gutter, layout.area
-        return layout
-
-    def _at_seams(self, frame: Box, least: float) -> _Layout:
-        area = _area(frame) / _PANELS
-        for _ in range(2):
-            layout = _divide(frame, partial(self._seam, area=area), least)
-            area = layout.area
         return layout
 
     def _gutter(self, region: Box, width: int, area: float) -> _Cut | None:
@@ -305,8 +293,8 @@ class _Search:
                         cuts.append(_Cut(evidence + _GUTTER_SIZES * gain, axis, top, bottom))
         return max(cuts, key=lambda cut: cut.evidence, default=None)
 
-    def _seam(self, region: Box, area: float) -> _Cut | None:
-        """The line through the region that is likeliest to be a seam, given the usual panel area."""
+    def _seam(self, region: Box, width: int, area: float) -> _Cut | None:
+        """The line through the region that is likeliest to be a seam, given the usual panel area (it has no width)."""
         cuts = []
         for axis, view in enumerate(self.views):
             low, high, start, end = _sides(region, axis)
@@ -357,10 +345,8 @@ class _Search:
         for axis, view in enumerate(self.views):
             low, high, start, end = _sides(panel, axis)
             straight = view.steps[:, _blocks(start, end)].mean(1) >= _STRAIGHT
-            inwards = [x for x in range(_SNUG, 0, -1) if straight[low + x]]
-            sides[1 - axis] = low + inwards[0] if inwards else low
-            inwards = [x for x in range(_SNUG, 0, -1) if straight[high - x]]
-            sides[3 - axis] = high - inwards[0] if inwards else high
+            sides[1 - axis] = next((x for x in range(low + _SNUG, low, -1) if straight[x]), low)
+            sides[3 - axis] = next((x for x in range(high - _SNUG, high) if straight[x]), high)
         return tuple(sides)
 
 

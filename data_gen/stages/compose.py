@@ -15,21 +15,11 @@ from typing import Annotated, Any, NamedTuple
 from PIL import Image
 
 from data_gen.context import Context
-from data_gen.samples import Dropped, SubjectSet
+from data_gen.samples import Dropped, Member, SubjectSet
 from data_gen.sources.subjects import names
-from data_gen.stages import STAGES, Stage
-from data_gen.stages.backgrounds import Backgrounds, BackgroundSettings
-from data_gen.stages.compositing import (
-    EdgesSettings,
-    area,
-    box_and_centre,
-    cut,
-    cut_sides,
-    is_hidden,
-    paste,
-    resized,
-    union,
-)
+from data_gen.stages import STAGES, dealt
+from data_gen.stages.backgrounds import Backgrounds, BackgroundSettings, OnBackgrounds
+from data_gen.stages.compositing import EdgesSettings, area, cut, cut_sides, is_hidden, paste, resized, union, where
 from data_gen.stages.phrases import noun_of
 from jedi.io.config import ConfigError
 from jedi.io.ranges import Interval, Range, Share
@@ -86,7 +76,7 @@ class Figure(NamedTuple):
 
 
 @STAGES.register("compose")
-class Compose(Stage):
+class Compose(OnBackgrounds):
     """New sets of two subjects, after the sets that it was given. A pair whose images do not allow it is dropped,
     and counted, under the new set's key."""
 
@@ -102,18 +92,6 @@ class Compose(Stage):
                 f"{self.settings.references} of each alone (compose.references): set images_per_set={least} or more"
             )
         self.backgrounds = Backgrounds("compose", self.settings.backgrounds, context)
-
-    @property
-    def uses_model(self) -> bool:
-        return bool(self.settings.backgrounds.generate.model)
-
-    def inputs(self) -> dict[str, str]:
-        """sha256 of what is given as files."""
-        return self.backgrounds.inputs()
-
-    def left_out(self) -> dict[str, int]:
-        """Files in the folder of backgrounds that are none."""
-        return self.backgrounds.left_out()
 
     def process(self, sets: Sequence[SubjectSet]) -> list[SubjectSet | Dropped]:
         """All sets as they are, then the new ones in the order of their first halves."""
@@ -139,32 +117,28 @@ class Compose(Stage):
             figures.append([figure for figure in usable if figure.image not in alone[-1]])
             if not figures[-1]:
                 return Dropped(key, "compose: no image of a subject is whole and large enough")
-        captions, images, masks, attributes = [], [], [], []
+        members: list[Member] = []
         for j, (sample, chosen) in enumerate(zip((a, b), alone, strict=True)):
-            captions += [sample.captions[i] for i in chosen]
-            images += [sample.images[i] for i in chosen]
-            masks += [sample.masks[i] for i in chosen]
-            attributes += [{**sample.attributes[i], "subjects": [j]} for i in chosen]
+            for *member, attributes in (sample.members[i] for i in chosen):
+                members.append((*member, {**attributes, "subjects": [j]}))
         targets = self.context.images_per_set - 2 * count
-        # All images of a subject are used before one is used again.
-        rows = zip(*(_dealt(rng, given, targets) for given in figures), strict=True)
+        rows = zip(*(dealt(rng, given, targets) for given in figures), strict=True)
         made_by = []
         for row, number in zip(rows, self.backgrounds.draw(rng, targets), strict=True):
             background = self.backgrounds.get(number, (self.context.resolution,) * 2)
             order = rng.sample((0, 1), 2)  # who stands on the left
             image, parts = self._image(row, order, background.image, rng)
-            captions.append(self._caption((a, b), order, background.phrase, rng))
-            images.append(image)
-            masks.append(union(parts))
-            attributes.append(
-                {
-                    "background": background.phrase,
-                    "subjects": [0, 1],
-                    "standing": [_standing(mask, _PLACES[order.index(j)]) for j, mask in enumerate(parts)],
-                }
-            )
+            attributes = {
+                "background": background.phrase,
+                "subjects": [0, 1],
+                "standing": [
+                    {"place": _PLACES[order.index(j)], "size": "together", **where(mask), "visible": 1.0}
+                    for j, mask in enumerate(parts)
+                ],
+            }
+            members.append((self._caption((a, b), order, background.phrase, rng), image, union(parts), attributes))
             made_by.append({"images": [figure.image for figure in row], "backdrop": number, **background.origin})
-        licences = dict.fromkeys(filter(None, [a.licence, b.licence, self.backgrounds.rights]))
+        captions, images, masks, attributes = map(list, zip(*members, strict=True))
         return SubjectSet(
             key,
             _joined(a.subject, b.subject),
@@ -172,7 +146,7 @@ class Compose(Stage):
             images,
             masks,
             attributes,
-            "; ".join(licences),
+            "; ".join(dict.fromkeys(filter(None, [a.licence, b.licence, self.backgrounds.rights]))),
             references=list(range(2 * count)),
             made_from=[a.key, b.key],
             provenance={"compose": {"sets": [a.key, b.key], "references": alone, "together": made_by}},
@@ -184,11 +158,8 @@ class Compose(Stage):
         for i, (image, mask) in enumerate(zip(sample.images, sample.masks, strict=True)):
             if mask is None or not self.settings.area[0] <= area(mask) <= self.settings.area[1]:
                 continue
-            if is_hidden(sample.attributes[i]):
-                continue
-            sides = cut_sides(mask)
-            cutout = cut(image, mask, self.settings.edges)
-            if cutout is None or sides - {"bottom"}:
+            sides, cutout = cut_sides(mask), cut(image, mask, self.settings.edges)
+            if is_hidden(sample.attributes[i]) or cutout is None or sides - {"bottom"}:
                 continue
             size = self._fitted(cutout.size, self.settings.size[1])
             share = area(cutout.getchannel("A")) * size[0] * size[1] / self.context.resolution**2
@@ -274,16 +245,6 @@ def pairs(sets: Sequence[SubjectSet]) -> Iterator[tuple[SubjectSet, SubjectSet]]
 def _differ(a: SubjectSet, b: SubjectSet) -> bool:
     """Captions must tell the two apart, by their names and by their classes."""
     return all(noun_of(a.subject, what) != noun_of(b.subject, what) for what in ("name", "class"))
-
-
-def _dealt(rng: random.Random, figures: Sequence[Figure], n: int) -> list[Figure]:
-    rounds = -(-n // len(figures))
-    return [figure for _ in range(rounds) for figure in rng.sample(figures, len(figures))][:n]
-
-
-def _standing(mask: Image.Image, place: str) -> dict[str, Any]:
-    box, centre = box_and_centre(mask)
-    return {"place": place, "size": "together", "box": list(box), "centre": list(centre), "visible": 1.0}
 
 
 def _joined(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Subjects cut out of images: soft edges without the old background, and pasting. PIL and numpy only.
+"""Subjects cut out of images: soft edges without the old background, and pasting.
 
 Along a subject's outline a camera (or a painter's antialiasing) mixes the subject with what stood behind it, and a
 mask is seldom right to the pixel. Pasted as it is, such a rim shines: the halo of a bad collage. So an outline is first
@@ -10,6 +10,7 @@ until their middle stays, but not below a third, or slivers of background in a c
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops
 
-from jedi.io.images import Box
+from jedi.io.images import binary
 from jedi.io.ranges import Range
 
 _THINNEST = 1 / 3  # to this share of what they are elsewhere edges shrink on thin parts
@@ -48,54 +49,33 @@ class EdgesSettings:
         """
         scale = min(mask.size) / 512
         erode, feather = self.erode * scale, max(0.5, self.feather * scale)
+        from scipy import ndimage
+
         depth = _depth(np.asarray(mask) >= 128, erode + feather)
-        thin = (_highest_near(depth, erode + feather) / (erode + feather)).clip(_THINNEST, 1)
+        highest_near = ndimage.maximum_filter(depth, 2 * int(np.ceil(erode + feather)) + 1, mode="constant")
+        thin = (highest_near / (erode + feather)).clip(_THINNEST, 1)
         return Image.fromarray((255 * ((depth / thin - erode) / feather).clip(0, 1)).round().astype(np.uint8))
 
 
 def _depth(inside: NDArray[np.bool_], limit: float) -> NDArray[np.float32]:
-    """`[H W]`: distance of each pixel's centre to the nearest outline, 0 outside; exact below `limit`, which caps it.
+    """`[H W]`: distance of each pixel's centre to the nearest outline, 0 outside, at most `limit`.
 
-    The distance to the next pixel outside is found along the rows first, then over the columns, as far as `limit`
-    reaches; to the outline it is half a pixel less.
+    To the outline it is half a pixel less than to the next pixel outside.
     """
-    reach = int(np.ceil(limit)) + 1
-    padded = np.pad(inside, reach, mode="edge")  # beyond the border the subject goes on as it reaches it
-    columns = np.arange(padded.shape[1], dtype=np.float32)
-    before = np.maximum.accumulate(np.where(padded, np.float32(-reach), columns), axis=1)
-    after = np.minimum.accumulate(np.where(padded, columns[-1] + reach, columns)[:, ::-1], axis=1)[:, ::-1]
-    squared = np.minimum(np.minimum(columns - before, after - columns), np.float32(reach))[:, reach:-reach] ** 2
-    height = inside.shape[0]
-    nearest = squared[reach : reach + height].copy()
-    for shift in range(1, reach):
-        for start in (reach - shift, reach + shift):
-            np.minimum(nearest, squared[start : start + height] + np.float32(shift**2), out=nearest)
-    return np.clip(np.sqrt(nearest) - np.float32(0.5), 0, limit, dtype=np.float32)
+    from scipy import ndimage
 
-
-def _highest_near(depth: NDArray[np.float32], distance: float) -> NDArray[np.float32]:
-    """`[H W]`: the greatest depth in the square that reaches so far from each pixel."""
-    reach, highest = int(np.ceil(distance)), depth
-    for _ in range(2):  # along the rows, then, transposed, along the columns
-        padded = np.pad(highest, [(0, 0), (reach, reach)])
-        highest = padded[:, : highest.shape[1]].copy()
-        for shift in range(1, 2 * reach + 1):
-            np.maximum(highest, padded[:, shift : shift + highest.shape[1]], out=highest)
-        highest = np.ascontiguousarray(highest.T)
-    return highest
+    reach = int(np.ceil(limit)) + 1  # beyond the border the subject goes on as it reaches it, so far
+    padded = np.pad(np.pad(inside, reach, mode="edge"), 1)
+    nearest = ndimage.distance_transform_edt(padded)[reach + 1 : -reach - 1, reach + 1 : -reach - 1]
+    return np.clip(nearest.astype(np.float32) - np.float32(0.5), 0, limit, dtype=np.float32)
 
 
 def grown(mask: Image.Image, pixels: float) -> Image.Image:
     """The mask (L, from 128 on) and all that lies within so many pixels of it, as 0 and 255."""
     if pixels <= 0:
-        return mask.point(lambda value: 255 * (value >= 128))
+        return binary(mask)
     outside = np.asarray(mask) < 128
     return Image.fromarray(np.where(_depth(outside, pixels + 1) > pixels, 0, 255).astype(np.uint8))
-
-
-def keep(image: Image.Image, behind: Image.Image, alpha: Image.Image) -> Image.Image:
-    """`image` over `behind` (RGB, of one size): equal to `image` where alpha is 255, to `behind` where it is 0."""
-    return Image.composite(image, behind, alpha)
 
 
 def area(mask: Image.Image) -> float:
@@ -152,20 +132,17 @@ def paste(
         image.paste(cutout, corner, cutout)
         alpha = Image.new("L", behind.size)
         alpha.paste(cutout.getchannel("A"), corner)
-        masks.append(alpha.point(lambda value: 255 * (value >= 128)))
+        masks.append(binary(alpha))
     return image, masks
 
 
-def box_and_centre(mask: Image.Image) -> tuple[Box, tuple[float, float]]:
-    """The subject's box in pixels, and its centre as fractions of the image's sides."""
-    box = mask.getbbox() or (0, 0, 0, 0)
-    centre = ((box[0] + box[2]) / 2 / mask.width, (box[1] + box[3]) / 2 / mask.height)
-    return box, (round(centre[0], 4), round(centre[1], 4))
+def where(mask: Image.Image) -> dict[str, list]:
+    """What attributes say of a subject: its `box` in pixels, and its `centre` as fractions of the image's sides."""
+    left, top, right, bottom = mask.getbbox() or (0, 0, 0, 0)
+    centre = [round((left + right) / 2 / mask.width, 4), round((top + bottom) / 2 / mask.height, 4)]
+    return {"box": [left, top, right, bottom], "centre": centre}
 
 
 def union(masks: Sequence[Image.Image]) -> Image.Image:
     """What any of the masks (L, of one size) holds."""
-    whole = masks[0]
-    for mask in masks[1:]:
-        whole = ImageChops.lighter(whole, mask)
-    return whole
+    return functools.reduce(ImageChops.lighter, masks)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, make_dataclass, replace
 from typing import Annotated, Any
 
@@ -66,22 +66,21 @@ class FilterSets(Stage):
             return []
         images = Images(sets, self._encoders)
         verdicts = {name: part.judge(images) for name, part in self.filters.items()}
-        each = [{name: of_sets[n] for name, of_sets in verdicts.items()} for n in range(len(sets))]
-        return [self._decide(sample, found) for sample, found in zip(sets, each, strict=True)]
+        each = zip(*verdicts.values(), strict=True)
+        return [self._decide(sample, dict(zip(verdicts, x, strict=True))) for sample, x in zip(sets, each, strict=True)]
 
-    def _decide(self, sample: SubjectSet, verdicts: Mapping[str, Verdict]) -> SubjectSet | Dropped:
+    def _decide(self, sample: SubjectSet, verdicts: dict[str, Verdict]) -> SubjectSet | Dropped:
         scores = dict(sample.scores)
         for name, verdict in verdicts.items():
             try:
                 scores[name] = rounded(verdict.score)
             except InputError as error:
-                raise InputError(
-                    f"filter.{name}: {error} for set {sample.key}; its images or the model are broken"
-                ) from None
+                what = f"filter.{name}: {error} for set {sample.key}"
+                raise InputError(f"{what}; its images or the model are broken") from None
         sample = replace(sample, scores=scores)
         bad: dict[int, str] = {}
-        for verdict in verdicts.values():
-            bad = {**verdict.images, **bad}
+        for verdict in reversed(verdicts.values()):  # of several complaints the first one counts
+            bad |= verdict.images
         kept = without(sample, bad, "filter", self.settings.min_images if self.settings.drop_images else None)
         # Where leaving images out is no way, the first filter that complains of anything names the reason.
         is_dropped = isinstance(kept, Dropped)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,15 +12,14 @@ from data_gen.samples import Dropped, SubjectSet
 
 def keep_images(sample: SubjectSet, keep: Sequence[int]) -> SubjectSet:
     """The set with the images at these positions only, in this order. None of its references may be missing."""
-    keep = list(keep)
-    return replace(
-        sample,
-        captions=[sample.captions[i] for i in keep],
-        images=[sample.images[i] for i in keep],
-        masks=[sample.masks[i] for i in keep],
-        attributes=[sample.attributes[i] for i in keep],
+    keep, members = list(keep), sample.members
+    return sample.with_members(
+        (members[i] for i in keep),
         references=[keep.index(i) for i in sample.references],
-        scores={name: _kept(score, keep, len(sample.images)) for name, score in sample.scores.items()},
+        scores={
+            name: [score[i] for i in keep] if _is_of_images(score, sample) else score
+            for name, score in sample.scores.items()
+        },
     )
 
 
@@ -35,24 +35,22 @@ def without(sample: SubjectSet, bad: Mapping[int, str], stage: str, least: int |
         return sample
     if least is None or len(sample.images) - len(bad) < least or set(bad) & set(sample.references):
         return Dropped(sample.key, bad[min(bad)], sample.scores, sample)
-    reasons = [bad[i] for i in sorted(bad)]
-    counted = {reason: reasons.count(reason) for reason in dict.fromkeys(reasons)}
-    left_out = {**sample.provenance.get("left_out", {}), stage: counted}
     places = [i for i in range(len(sample.images)) if i not in bad]
-    kept, told = keep_images(sample, places), {**sample.provenance.get("kept", {}), stage: places}
-    provenance = {**sample.provenance, "left_out": left_out, "kept": told}
-    return replace(kept, provenance=provenance, scores=kept.scores | _lost(sample, bad))
+    told = {"left_out": dict(Counter(bad[i] for i in sorted(bad))), "kept": places}
+    provenance = {name: {**sample.provenance.get(name, {}), stage: value} for name, value in told.items()}
+    kept = keep_images(sample, places)
+    return replace(kept, provenance={**sample.provenance, **provenance}, scores=kept.scores | _lost(sample, bad))
 
 
 def _lost(sample: SubjectSet, bad: Mapping[int, str]) -> dict[str, Any]:
     """`left_out`: the scores of the bad images, by name, after those of images that were left out before."""
     lost = dict(sample.scores.get("left_out", {}))
     for name, score in sample.scores.items():
-        if isinstance(score, list) and len(score) == len(sample.images):
+        if _is_of_images(score, sample):
             lost[name] = [*lost.get(name, []), *(score[i] for i in sorted(bad))]
     return {"left_out": lost} if lost else {}
 
 
-def _kept(score: Any, keep: list[int], images: int) -> Any:
-    """Of a list with a score for each image those of the images kept; else the score of the whole set, as it was."""
-    return [score[i] for i in keep] if isinstance(score, list) and len(score) == images else score
+def _is_of_images(score: Any, sample: SubjectSet) -> bool:
+    """Whether it is a list with a score for each image."""
+    return isinstance(score, list) and len(score) == len(sample.images)

@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from data_gen.samples import SubjectSet
-from data_gen.sources.subjects import names
-
-PLACEHOLDERS = ("name", "a_name", "class", "a_class")
+from data_gen.sources.subjects import NAMES, names
 
 # Where images are set when the configuration names no places: each completes "a fox ...".
 PLACES = (
@@ -45,9 +43,9 @@ def noun_of(subject: dict[str, Any], what: str = "name") -> str:
 
 
 def words_for(subjects: Sequence[dict[str, Any]]) -> dict[str, str]:
-    """What templates may say of the subjects of one image: see `PLACEHOLDERS`; several are joined by "and"."""
+    """What templates may say of the subjects of one image: see `NAMES`; several are joined by "and"."""
     each = [names(noun_of(subject), noun_of(subject, "class")) for subject in subjects]
-    return {placeholder: listed([said[placeholder] for said in each]) for placeholder in PLACEHOLDERS}
+    return {placeholder: listed([said[placeholder] for said in each]) for placeholder in NAMES}
 
 
 def listed(phrases: Sequence[str]) -> str:

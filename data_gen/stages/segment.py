@@ -11,13 +11,11 @@ from PIL import Image
 
 from data_gen.context import Context
 from data_gen.samples import Dropped, SubjectSet
-from data_gen.stages import STAGES, Stage
+from data_gen.stages import STAGES, Stage, in_batches
 from data_gen.stages.members import without
 from data_gen.stages.segmenters import make_segmenter
 from jedi.io.config import ConfigError
-from jedi.io.ranges import Interval, Range, Share
-
-PROMPTS = ("point", "box")
+from jedi.io.ranges import Interval, OneOf, Range, Share
 
 
 @dataclass
@@ -41,7 +39,7 @@ class SegmentSettings:
     min_part: Share = 0.1
     share: Annotated[list[float], Interval(0, 1)] = field(default_factory=lambda: [0.02, 0.9])
     max_border: Share | None = 0.6
-    prompt: str = "point"
+    prompt: Annotated[str, OneOf(("point", "box"))] = "point"
     """Of sam: point (the image's middle) or box (its middle 80 %)."""
     batch: Annotated[int, Range(1, 1024)] = 8
     """Images in one forward pass."""
@@ -54,8 +52,6 @@ class SegmentSettings:
     def __post_init__(self) -> None:
         if not self.model:
             raise ConfigError("segment.model is empty; expected KIND:SOURCE, for instance rembg:isnet-general-use")
-        if self.prompt not in PROMPTS:
-            raise ConfigError(f"segment.prompt is {self.prompt!r}; expected one of {', '.join(PROMPTS)}")
 
 
 @STAGES.register("segment")
@@ -73,23 +69,24 @@ class Segment(Stage):
         self.packages = ("scipy", *self.segmenter.packages)
 
     def process(self, sets: Sequence[SubjectSet]) -> list[SubjectSet | Dropped]:
+        known = [[mask if not self.settings.replace else None for mask in sample.masks] for sample in sets]
         wanted = [
-            (n, i)
-            for n, sample in enumerate(sets)
-            for i, mask in enumerate(sample.masks)
-            if mask is None or self.settings.replace
+            (image, str(sample.subject["name"]))
+            for sample, masks in zip(sets, known, strict=True)
+            for image, mask in zip(sample.images, masks, strict=True)
+            if mask is None
         ]
-        found = {}
-        for start in range(0, len(wanted), self.settings.batch):
-            places = wanted[start : start + self.settings.batch]
-            images = [sets[n].images[i] for n, i in places]
-            names = [str(sets[n].subject["name"]) for n, _ in places]
-            found.update(zip(places, self.segmenter.find(images, names), strict=True))
-        made = {place: clean(mask, self.settings.threshold, self.settings.min_part) for place, mask in found.items()}
-        return [self._judge(n, sample, made) for n, sample in enumerate(sets)]
+        found = iter(in_batches(wanted, self.settings.batch, self._find))
+        return [
+            self._judge(sample, [mask or next(found) for mask in masks], None in masks)
+            for sample, masks in zip(sets, known, strict=True)
+        ]
 
-    def _judge(self, n: int, sample: SubjectSet, made: dict[tuple[int, int], Image.Image]) -> SubjectSet | Dropped:
-        masks = [made.get((n, i), mask) for i, mask in enumerate(sample.masks)]
+    def _find(self, items: Sequence[tuple[Image.Image, str]]) -> list[Image.Image]:
+        masks = self.segmenter.find(*map(list, zip(*items, strict=True)))
+        return [clean(mask, self.settings.threshold, self.settings.min_part) for mask in masks]
+
+    def _judge(self, sample: SubjectSet, masks: list[Image.Image], are_new: bool) -> SubjectSet | Dropped:
         on = [np.asarray(mask) >= 255 * self.settings.threshold for mask in masks]
         shares = [round(float(x.mean()), 4) for x in on]
         borders = [round(_on_the_border(x), 4) for x in on]
@@ -97,12 +94,15 @@ class Segment(Stage):
             {**old, "box": _box(x), "mask_share": share}
             for old, x, share in zip(sample.attributes, on, shares, strict=True)
         ]
-        provenance = sample.provenance
-        if any((n, i) in made for i in range(len(masks))):
-            provenance = {**provenance, "segmenter": self.settings.model}
-        scores = {**sample.scores, "mask_share": shares, "mask_border": borders}
-        sample = replace(sample, masks=masks, attributes=described, provenance=provenance, scores=scores)
-        reasons = [self._why(share, border) for share, border in zip(shares, borders, strict=True)]
+        made_by = {"segmenter": self.settings.model} if are_new else {}
+        sample = replace(
+            sample,
+            masks=masks,
+            attributes=described,
+            provenance={**sample.provenance, **made_by},
+            scores={**sample.scores, "mask_share": shares, "mask_border": borders},
+        )
+        reasons = map(self._why, shares, borders)
         bad = {i: reason for i, reason in enumerate(reasons) if reason}
         return without(sample, bad, "segment", self.settings.min_images if self.settings.drop_images else None)
 

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from data_gen.context import Context
+from data_gen.models import device_of, load_network
 from data_gen.packages import need
 from jedi.errors import InputError, first_line
 from jedi.io.config import ConfigError
@@ -164,8 +165,6 @@ class Rembg:
     def _providers(self) -> list[Any]:
         import onnxruntime
 
-        from data_gen.models import device_of
-
         device, _, index = device_of(self.context).partition(":")
         if device == "cuda" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
             gpu = ("CUDAExecutionProvider", {"device_id": index}) if index else "CUDAExecutionProvider"
@@ -175,17 +174,27 @@ class Rembg:
         return ["CPUExecutionProvider"]
 
 
-@SEGMENTERS.register("clipseg")
-class ClipSeg:
-    """`CLIPSegForImageSegmentation`, as `CIDAS/clipseg-rd64-refined`, asked for the subject's name. Coarse (352
-    pixels), but it knows which of several things is meant. *Lüddecke & Ecker 2022, arXiv 2112.10003.*"""
+class _Network:
+    """A model of transformers, from a folder or the hub."""
 
     uses_model, packages = True, ("torch", "transformers")
+    kind: str
 
     def __init__(self, source: str, settings: Any, context: Context) -> None:
         if not source:
-            raise InputError("write clipseg:FOLDER_OR_HUB_NAME")
+            raise InputError(f"write {self.kind}:FOLDER_OR_HUB_NAME")
         self.source, self.settings, self.context = source, settings, context
+
+    def _load(self, cls: type) -> Any:
+        return load_network(cls, f"segment.model={self.settings.model}", self.source, (self.kind,), self.context)
+
+
+@SEGMENTERS.register("clipseg")
+class ClipSeg(_Network):
+    """`CLIPSegForImageSegmentation`, as `CIDAS/clipseg-rd64-refined`, asked for the subject's name. Coarse (352
+    pixels), but it knows which of several things is meant. *Lüddecke & Ecker 2022, arXiv 2112.10003.*"""
+
+    kind = "clipseg"
 
     def find(self, images: Sequence[Image.Image], names: Sequence[str]) -> list[Image.Image]:
         import torch
@@ -207,7 +216,7 @@ class ClipSeg:
 
         from jedi.encoders import load_processor, load_tokenizer
 
-        model = _load(CLIPSegForImageSegmentation, self.source, "clipseg", self.settings, self.context)
+        model = self._load(CLIPSegForImageSegmentation)
         side = model.config.vision_config.image_size
         imagenet = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
         default = ViTImageProcessorPil(size={"height": side, "width": side}, **imagenet)
@@ -215,16 +224,11 @@ class ClipSeg:
 
 
 @SEGMENTERS.register("sam")
-class Sam:
+class Sam(_Network):
     """`SamModel`, as `facebook/sam-vit-base`, asked what is in the middle (`segment.prompt`); of its three answers the
     one that it expects to be the best. *Kirillov et al. 2023, arXiv 2304.02643.*"""
 
-    uses_model, packages = True, ("torch", "transformers")
-
-    def __init__(self, source: str, settings: Any, context: Context) -> None:
-        if not source:
-            raise InputError("write sam:FOLDER_OR_HUB_NAME")
-        self.source, self.settings, self.context = source, settings, context
+    kind = "sam"
 
     def find(self, images: Sequence[Image.Image], names: Sequence[str]) -> list[Image.Image]:
         import torch
@@ -251,22 +255,10 @@ class Sam:
     def _parts(self) -> tuple[Any, Any]:
         from transformers import SamImageProcessorPil, SamModel, SamProcessor
 
-        model = _load(SamModel, self.source, "sam", self.settings, self.context)
+        model = self._load(SamModel)
         side = model.config.vision_config.image_size
         sizes = {"size": {"longest_edge": side}, "pad_size": {"height": side, "width": side}}
         try:
             return model, SamProcessor(SamImageProcessorPil.from_pretrained(self.source))
         except OSError:  # a folder without preprocessing: the class's own, for the model's size
             return model, SamProcessor(SamImageProcessorPil(**sizes))
-
-
-def _load(cls: type, source: str, kind: str, settings: Any, context: Context) -> Any:
-    import torch
-
-    from data_gen.models import device_of
-    from jedi.encoders import EncoderError, load_model
-
-    try:
-        return load_model(cls, source, (kind,), torch.device(device_of(context)))
-    except EncoderError as error:
-        raise ConfigError(f"segment.model={settings.model}: {error}") from None

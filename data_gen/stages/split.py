@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import replace
 
 from data_gen.context import Context
 from data_gen.samples import Dropped, SubjectSet
 from data_gen.stages import STAGES, Stage
 from data_gen.stages.collage_split import SplitSettings, find_panels
 from jedi.io.config import ConfigError
-from jedi.io.images import Box
 
 
 @STAGES.register("split")
@@ -41,24 +39,18 @@ class Split(Stage):
             return Dropped(sample.key, "no collage", sample.scores, sample)
         trim = self.settings.trim
         panels = [(left + trim, top + trim, right - trim, bottom - trim) for left, top, right, bottom in boxes]
-        large = [i for i, panel in enumerate(panels) if self._is_large(panel)]
+        sides = [min(right - left, bottom - top) for left, top, right, bottom in panels]
+        large = [i for i, side in enumerate(sides) if side >= self.settings.min_side]
         if len(large) < self.settings.min_panels:
             reason = "too few panels" if len(panels) < self.settings.min_panels else "panels too small"
             return Dropped(sample.key, reason, sample.scores, sample)
         chosen = self._choose(sample.key, large)
         captions = self._captions(sample, len(panels))
-        return replace(
-            sample,
-            captions=[captions[i] for i in chosen],
-            images=[collage.crop(panels[i]) for i in chosen],
-            masks=[None] * len(chosen),
-            attributes=[{**sample.attributes[0], "panel": list(panels[i])} for i in chosen],
+        attributes = [{**sample.attributes[0], "panel": list(panel)} for panel in panels]
+        return sample.with_members(
+            ((captions[i], collage.crop(panels[i]), None, attributes[i]) for i in chosen),
             provenance={**sample.provenance, "panels_found": len(panels)},
         )
-
-    def _is_large(self, panel: Box) -> bool:
-        left, top, right, bottom = panel
-        return min(right - left, bottom - top) >= self.settings.min_side
 
     def _choose(self, key: str, panels: list[int]) -> list[int]:
         """As many as a set may hold, in reading order; at random by the seed and the set's key alone."""

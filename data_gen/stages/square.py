@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from PIL import Image
@@ -11,11 +11,9 @@ from PIL import Image
 from data_gen.context import Context
 from data_gen.samples import Dropped, SubjectSet
 from data_gen.stages import STAGES, Stage
-from jedi.io.config import ConfigError
-from jedi.io.images import Box
-from jedi.io.ranges import Range
-
-_CENTRES = ("image", "subject")
+from data_gen.stages.compositing import area, where
+from jedi.io.images import Box, binary
+from jedi.io.ranges import OneOf, Range
 
 
 @dataclass
@@ -24,12 +22,8 @@ class SquareSettings:
     subject's. `min_side`: a set with an image of a shorter side is dropped, since enlarging invents
     nothing; null: half of `resolution`."""
 
-    centre: str = "subject"
+    centre: Annotated[str, OneOf(("image", "subject"))] = "subject"
     min_side: Annotated[int, Range(1, 10_000)] | None = None
-
-    def __post_init__(self) -> None:
-        if self.centre not in _CENTRES:
-            raise ConfigError(f"square.centre is {self.centre!r}; expected one of {', '.join(_CENTRES)}")
 
 
 @STAGES.register("square")
@@ -49,16 +43,14 @@ class Square(Stage):
     def _square(self, sample: SubjectSet) -> SubjectSet | Dropped:
         if min(min(image.size) for image in sample.images) < self.min_side:
             return Dropped(sample.key, "image too small", sample.scores, sample)
-        images, masks, attributes = [], [], []
-        for image, mask, described in zip(sample.images, sample.masks, sample.attributes, strict=True):
+        size, members = (self.context.resolution,) * 2, []
+        for caption, image, mask, described in sample.members:
             box = square_box(image.size, self._centre(mask))
-            size = (self.context.resolution,) * 2
-            images.append(image.resize(size, Image.Resampling.LANCZOS, box))
-            masks.append(None if mask is None else _half(mask.resize(size, Image.Resampling.BOX, box)))
-            if masks[-1] is not None:
-                described = _described(described, masks[-1])
-            attributes.append(described)
-        return replace(sample, images=images, masks=masks, attributes=attributes)
+            if mask is not None:
+                mask = binary(mask.resize(size, Image.Resampling.BOX, box))
+                described = _described(described, mask)
+            members.append((caption, image.resize(size, Image.Resampling.LANCZOS, box), mask, described))
+        return sample.with_members(members)
 
     def _centre(self, mask: Image.Image | None) -> tuple[float, float] | None:
         box = mask.getbbox() if mask is not None and self.settings.centre == "subject" else None
@@ -76,14 +68,5 @@ def square_box(size: tuple[int, int], centre: tuple[float, float] | None = None)
 
 def _described(attributes: dict[str, Any], mask: Image.Image) -> dict[str, Any]:
     """What the attributes say of the subject's box, share and centre, as the new mask has it."""
-    left, top, right, bottom = box = mask.getbbox() or (0, 0, 0, 0)
-    now = {
-        "box": list(box),
-        "mask_share": round(mask.histogram()[255] / (mask.width * mask.height), 4),
-        "centre": [round((left + right) / 2 / mask.width, 4), round((top + bottom) / 2 / mask.height, 4)],
-    }
+    now = {**where(mask), "mask_share": round(area(mask), 4)}
     return {name: now.get(name, value) for name, value in attributes.items()}
-
-
-def _half(mask: Image.Image) -> Image.Image:
-    return mask.point(lambda value: 255 * (value >= 128))

@@ -25,7 +25,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from jedi.errors import InputError, given
 from jedi.io.files import write_text
-from jedi.io.ranges import Interval, Range
+from jedi.io.ranges import Interval, OneOf, Range
 from jedi.io.texts import read_text
 
 T = TypeVar("T")
@@ -168,16 +168,16 @@ def _readable(origin: str) -> Iterator[None]:
 
 
 def _check_values(kind: Any, value: Any, key: str) -> None:
-    """Raises ConfigError for a number out of the range that its type says; see :func:`load`."""
+    """Raises ConfigError for a value out of the range that its type says; see :func:`load`."""
     within = Range()
     if typing.get_origin(kind) is Annotated:
         kind, *notes = typing.get_args(kind)
         within = next((note for note in notes if isinstance(note, Range)), within)
-        interval = next((note for note in notes if isinstance(note, Interval)), None)
-        if interval is not None:
+        other = next((note for note in notes if isinstance(note, Interval | OneOf)), None)
+        if other is not None:
             _check_values(kind, value, key)
-            if value not in interval:
-                raise ConfigError(f"{key} is {_short(value)}; it must be {interval}")
+            if value not in other:
+                raise ConfigError(f"{key} is {_short(value)}; it must be {other}")
             return
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         for name, of_field in _fields(kind, ranges=True).items():

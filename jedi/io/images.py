@@ -116,6 +116,11 @@ def to_mask(mask: Image.Image | np.ndarray, name: str = "mask") -> Image.Image:
     return Image.fromarray((values * (255 / top)).round().astype(np.uint8))
 
 
+def binary(mask: Image.Image) -> Image.Image:
+    """A mask ("L") with nothing in part: 255 from half white on, else 0."""
+    return mask.point(lambda value: 255 * (value >= 128))
+
+
 def _mask_values(mask: Image.Image | np.ndarray, name: str) -> np.ndarray:
     """The numbers of a mask as they were stored: ``[H W]``, or the array that was given."""
     if not isinstance(mask, Image.Image):

@@ -49,6 +49,19 @@ class Interval:
         return f"[least, most] between {self.low} and {self.high}"
 
 
+@dataclass(frozen=True)
+class OneOf:
+    """Of a text: one of these."""
+
+    choices: tuple[str, ...]
+
+    def __contains__(self, value: str) -> bool:
+        return value in self.choices
+
+    def __str__(self) -> str:
+        return f"one of {', '.join(choice or repr(choice) for choice in self.choices)}"
+
+
 Count = Annotated[int, Range(1)]
 Whole = Annotated[int, Range(0)]
 Share = Annotated[float, Range(0, 1)]
@@ -60,3 +73,8 @@ Decay = Annotated[float, Range(0, 1, below=True)]
 def evenly_spaced(items: Sequence[T], count: int) -> list[T]:
     """``count`` of the items at even distances, the first among them; all where there are no more."""
     return list(items) if len(items) <= count else [items[i * len(items) // count] for i in range(count)]
+
+
+def batches(items: Sequence[T], size: int) -> list[Sequence[T]]:
+    """The items in their order, ``size`` at a time; the last batch may be smaller."""
+    return [items[start : start + size] for start in range(0, len(items), size)]

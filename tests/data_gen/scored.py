@@ -10,7 +10,8 @@ from data_gen.samples import Dropped
 from data_gen.sources import SOURCES, Source
 from data_gen.stages.filter import FilterSets
 from data_gen.stages.filters import FILTERS, Filter, Verdict
-from data_gen.stages.filters.settings import DuplicatesSettings, IdentitySettings, SharpnessSettings
+from data_gen.stages.filters.likeness import DuplicatesSettings, IdentitySettings
+from data_gen.stages.filters.quality import SharpnessSettings
 from tests.data_gen.made_sets import SIDE, make_set
 
 HOSTILE = "a cup | <script>top.hit=1</script> {{ 7*7 }}"

@@ -15,6 +15,7 @@ from data_gen.stages.compositing import EdgesSettings, _depth, cut, cut_sides, g
 from data_gen.stages.phrases import PLACES, fill, place_of
 from jedi.io.config import ConfigError, load
 from jedi.rng import seeded_generator
+from tests.data_gen.conftest import section
 from tests.data_gen.made_sets import SIDE, context, copied, make_set, make_unit, photo, pixels, same
 from tests.data_gen.pipelines import save_inpainting
 
@@ -442,7 +443,6 @@ def test_registered_and_light():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"method": "blur"}, r"augment\.method is 'blur'.*inpaint, composite"),
         ({"caption": "{subject}"}, r"augment\.caption.*subject.*known are \{name\}"),
         ({"method": "inpaint", "shift": 0.1}, r"augment\.shift.*composite"),
         (
@@ -463,6 +463,11 @@ def test_registered_and_light():
 def test_mistakes_are_named(changes, message):
     with pytest.raises(ConfigError, match=message):
         augment(**changes)
+
+
+def test_an_unknown_method_is_refused():
+    with pytest.raises(ConfigError, match=r"augment\.method is 'blur'.*inpaint, composite"):
+        section("augment", method="blur")
 
 
 @dataclass

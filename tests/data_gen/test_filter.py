@@ -14,16 +14,9 @@ from data_gen.samples import Dropped, SubjectSet
 from data_gen.stages import STAGES
 from data_gen.stages.filter import ORDER, FilterSets
 from data_gen.stages.filters import FILTERS, Filter, Verdict, rounded
-from data_gen.stages.filters.quality import sharpness
-from data_gen.stages.filters.settings import (
-    AestheticSettings,
-    DuplicatesSettings,
-    IdentitySettings,
-    NsfwSettings,
-    PeopleSettings,
-    SharpnessSettings,
-    TextSettings,
-)
+from data_gen.stages.filters.content import NsfwSettings, PeopleSettings
+from data_gen.stages.filters.likeness import DuplicatesSettings, IdentitySettings
+from data_gen.stages.filters.quality import AestheticSettings, SharpnessSettings, TextSettings, sharpness
 from jedi import encoders
 from jedi.encoders import load_encoder
 from jedi.io.config import ConfigError, load

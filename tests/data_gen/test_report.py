@@ -32,7 +32,8 @@ from data_gen.report.collect import (
 from data_gen.sources import SOURCES
 from data_gen.sources.collage import CollageSettings
 from data_gen.stages.filter import FilterSets
-from data_gen.stages.filters.settings import IdentitySettings, SharpnessSettings
+from data_gen.stages.filters.likeness import IdentitySettings
+from data_gen.stages.filters.quality import SharpnessSettings
 from data_gen.stages.segment import SegmentSettings
 from tests.data_gen import scored
 from tests.data_gen.conftest import all_bytes, config_of, read_sets, small_config

@@ -263,7 +263,7 @@ def test_the_stage_is_registered():
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"choose": "best"}, "split.choose is 'best'; expected one of first, random"),
+        ({"choose": "best"}, "split.choose is 'best'; it must be one of first, random"),
         ({"min_panels": 0}, "split.min_panels is 0"),
         ({"trim": -1}, "split.trim is -1"),
         ({"min_side": 4}, "split.min_side is 4"),

@@ -2,6 +2,10 @@
 
 To add one: write a subclass of `Filter`, decorate it with `@FILTERS.register("name")`, and name its module under
 `extensions:` in the configuration, whose section `filter.NAME` then holds its settings (docs/extending.md).
+
+A filter is off while its thresholds are null; a threshold that nothing can miss (-1, or 0 where no score is negative)
+measures without dropping, for the report's histograms. Encoders are named as for `jedi.encoders.load_encoder`:
+dinov2:X, clip:X, timm:X, efficientnet-lite0, ...
 """
 
 from __future__ import annotations
@@ -10,7 +14,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from PIL import Image
 
@@ -19,6 +23,7 @@ from data_gen.parts import Part
 from data_gen.samples import SubjectSet
 from jedi.errors import InputError
 from jedi.io.config import ConfigError
+from jedi.io.ranges import Range
 from jedi.io.registry import Registry
 
 if TYPE_CHECKING:
@@ -45,16 +50,32 @@ class Filter(Part, ABC):
 
     @property
     def on(self) -> bool:
-        """Whether the settings ask for it."""
-        return True
+        """Whether the settings ask for it: unless all of its `thresholds` are null."""
+        values = [getattr(self.settings, key) for _, key in self.thresholds]
+        return not values or any(value is not None for value in values)
 
     @abstractmethod
     def judge(self, images: Images) -> Sequence[Verdict]:
         """One for each set, in order, whatever other filters say of it."""
 
 
+class ImageFilter(Filter):
+    """A filter with one threshold (`thresholds = (("NAME", "min_score"),)`) for the score of each image by itself."""
+
+    @abstractmethod
+    def scores(self, images: Images) -> Sequence[float]:
+        """One for each image of all sets."""
+
+    def judge(self, images: Images) -> list[Verdict]:
+        ((name, key),) = self.thresholds
+        outside = too_low if key.startswith("min") else too_high
+        limit = getattr(self.settings, key)
+        return [Verdict(x, images=outside(name, x, limit)) for x in images.by_set(self.scores(images))]
+
+
 FILTERS: Registry[type[Filter]] = Registry("filter")
 ENCODER_PACKAGES = ("torch", "transformers", "timm")
+Cosine = Annotated[float, Range(-1, 1)]
 
 
 class Encoders:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from PIL import Image
 
-from data_gen.context import Context
-from data_gen.stages.filters import FILTERS, Filter, Images, Verdict, too_high
-from data_gen.stages.filters.settings import NsfwSettings, PeopleSettings
+from data_gen.models import load_network
+from data_gen.stages.filters import FILTERS, ImageFilter, Images
 from jedi.io.config import ConfigError
+from jedi.io.ranges import Range, Share, batches
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,20 +21,26 @@ BATCH = 8
 """Images in one forward pass."""
 
 
+@dataclass
+class PeopleSettings:
+    """Are there people in the image? The highest probability of a detection called `label`; `model` is a folder
+    or hub name of an object detector of transformers. Not for subjects that are people."""
+
+    max_score: Share | None = None
+    """0.5 drops what the detector is sure of."""
+    model: str = "hustvl/yolos-tiny"
+    label: str = "person"
+
+
 @FILTERS.register("people")
-class People(Filter):
+class People(ImageFilter):
     """Score: of each image the highest probability of a detection with the label; 0 to 1."""
 
     Settings, packages = PeopleSettings, ("torch", "transformers")
     thresholds = (("people", "max_score"),)
 
-    @property
-    def on(self) -> bool:
-        return self.settings.max_score is not None
-
-    def judge(self, images: Images) -> list[Verdict]:
-        found = [score for images in _batches(images.images) for score in self._detect(images)]
-        return _verdicts("people", images, found, self.settings.max_score)
+    def scores(self, images: Images) -> list[float]:
+        return [score for batch in batches(images.images, BATCH) for score in self._detect(batch)]
 
     def _detect(self, images: Sequence[Image.Image]) -> list[float]:
         import torch
@@ -54,9 +61,8 @@ class People(Filter):
         from transformers.models.auto.modeling_auto import MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES
 
         key, source = "filter.people.model", self.settings.model
-        model = _load(
-            AutoModelForObjectDetection, key, source, tuple(MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES), self.context
-        )
+        kinds = tuple(MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES)
+        model = load_network(AutoModelForObjectDetection, key, source, kinds, self.context)
         labels = {name: number for number, name in model.config.id2label.items()}
         if self.settings.label not in labels:
             known = ", ".join(list(labels)[:8])
@@ -69,8 +75,18 @@ class People(Filter):
             raise ConfigError(f"{key}={source}: its image processor is not there ({error})") from None
 
 
+@dataclass
+class NsfwSettings:
+    """Stable Diffusion's safety checker: by how much the nearest of its 17 concepts is over that concept's own
+    threshold, so over 0 is what it would black out. `model` is a folder (safety_checker of a diffusers
+    pipeline) or a hub name, with safetensors."""
+
+    max_score: Annotated[float, Range(-2, 2)] | None = None
+    model: str = "CompVis/stable-diffusion-safety-checker"
+
+
 @FILTERS.register("nsfw")
-class Nsfw(Filter):
+class Nsfw(ImageFilter):
     """Score: of each image by how much it is over the threshold of the checker's nearest concept; over 0 is flagged.
 
     The decision is that of diffusers' `StableDiffusionSafetyChecker`, which says yes or no and blackens images;
@@ -80,21 +96,13 @@ class Nsfw(Filter):
     Settings = NsfwSettings
     thresholds = (("nsfw", "max_score"),)
 
-    @property
-    def on(self) -> bool:
-        return self.settings.max_score is not None
-
-    def judge(self, images: Images) -> list[Verdict]:
+    def scores(self, images: Images) -> list[float]:
         import torch
 
         model, preprocess = self._parts
+        pixels = (preprocess(batch).to(model.device) for batch in batches(images.images, BATCH))
         with torch.no_grad():
-            found = [
-                score
-                for images in _batches(images.images)
-                for score in concept_margins(model, preprocess(images).to(model.device)).tolist()
-            ]
-        return _verdicts("nsfw", images, found, self.settings.max_score)
+            return [score for x in pixels for score in concept_margins(model, x).tolist()]
 
     @cached_property
     def _parts(self) -> tuple[Any, Callable[[Sequence[Image.Image]], Tensor]]:
@@ -104,7 +112,7 @@ class Nsfw(Filter):
         from jedi.encoders import load_processor
 
         source = self.settings.model
-        model = _load(StableDiffusionSafetyChecker, "filter.nsfw.model", source, ("clip",), self.context)
+        model = load_network(StableDiffusionSafetyChecker, "filter.nsfw.model", source, ("clip",), self.context)
         side = model.config.vision_config.image_size
         default = CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
         return model, load_processor(source, default, side)
@@ -124,23 +132,3 @@ def concept_margins(checker: Any, pixels: Tensor) -> Tensor:
     special = margins(checker.special_care_embeds, checker.special_care_embeds_weights).round(decimals=3)
     strict = 0.01 * (special > 0).any(-1, keepdim=True)
     return (margins(checker.concept_embeds, checker.concept_embeds_weights) + strict).amax(-1).float().cpu()
-
-
-def _verdicts(name: str, images: Images, scores: list[float], most: float | None) -> list[Verdict]:
-    return [Verdict(x, images=too_high(name, x, most)) for x in images.by_set(scores)]
-
-
-def _batches(images: list[Image.Image]) -> Iterator[list[Image.Image]]:
-    return (images[start : start + BATCH] for start in range(0, len(images), BATCH))
-
-
-def _load(cls: type, key: str, source: str, kinds: tuple[str, ...], context: Context) -> Any:
-    import torch
-
-    from data_gen.models import device_of
-    from jedi.encoders import EncoderError, load_model
-
-    try:
-        return load_model(cls, source, kinds, torch.device(device_of(context)))
-    except EncoderError as error:
-        raise ConfigError(f"{key}: {error}") from None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from data_gen.samples import SubjectSet
-from data_gen.stages.filters import ENCODER_PACKAGES, FILTERS, Filter, Images, Verdict, too_high
-from data_gen.stages.filters.settings import DuplicatesSettings, IdentitySettings
+from data_gen.stages.filters import ENCODER_PACKAGES, FILTERS, Cosine, Filter, Images, Verdict, too_high
 from jedi.io.config import ConfigError
+from jedi.io.ranges import Share
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,16 +22,26 @@ def pair_cosines(embeddings: Tensor) -> Tensor:
     return (embeddings[first] * embeddings[second]).sum(-1)
 
 
+@dataclass
+class IdentitySettings:
+    """Do all images show one subject? The cosines of the embeddings of all pairs: `min_mean` for their mean,
+    `min_pair` for the least of them, which one stranger among many images cannot hide from. `masked`:
+    compared are cut-outs, cropped to the subject, on white (it needs masks); else whole images, whose
+    backgrounds then count. 0.7 with DINOv2 is SynCD's threshold (ICCV 2025). Other encoders need other
+    thresholds: benchmarks/filter.py chooses them from a curve."""
+
+    min_mean: Cosine | None = 0.7
+    min_pair: Cosine | None = None
+    encoder: str = "dinov2:facebook/dinov2-base"
+    masked: bool = True
+
+
 @FILTERS.register("identity")
 class Identity(Filter):
     """Score: `mean` and `min` of the pairs' cosines; None for a single image, which has nothing to differ from."""
 
     Settings, packages = IdentitySettings, ENCODER_PACKAGES
     thresholds = (("identity.mean", "min_mean"), ("identity.min", "min_pair"))
-
-    @property
-    def on(self) -> bool:
-        return self.settings.min_mean is not None or self.settings.min_pair is not None
 
     @property
     def needs(self) -> frozenset[str]:
@@ -59,6 +70,17 @@ class Identity(Filter):
         return Verdict({"mean": mean, "min": least}, reason)
 
 
+@dataclass
+class DuplicatesSettings:
+    """Is an image nearly a copy of an earlier one of its set? Such a set teaches copying. `max_copy`: the copy
+    score (jedi.metrics.copy_score, no model: the same pixels, shifted or mirrored); over 0.75 is a
+    near-duplicate. `max_cosine`: of whole images' embeddings by `encoder`."""
+
+    max_copy: Share | None = 0.75
+    max_cosine: Cosine | None = None
+    encoder: str = "dinov2:facebook/dinov2-base"
+
+
 @FILTERS.register("duplicates")
 class Duplicates(Filter):
     """Score: of the two most alike images `copy` and `cosine`, as far as they are asked for. Of copies the first
@@ -66,10 +88,6 @@ class Duplicates(Filter):
 
     Settings = DuplicatesSettings
     thresholds = (("duplicates.copy", "max_copy"), ("duplicates.cosine", "max_cosine"))
-
-    @property
-    def on(self) -> bool:
-        return self.settings.max_copy is not None or self.uses_model
 
     @property
     def uses_model(self) -> bool:
@@ -80,22 +98,21 @@ class Duplicates(Filter):
         return ENCODER_PACKAGES if self.uses_model else ("torch",)
 
     def judge(self, images: Images) -> list[Verdict]:
-        likeness: dict[str, list[list[float]]] = {}
+        likeness: list[dict[str, list[float]]] = [{} for _ in images.sets]
         if self.settings.max_copy is not None:
-            likeness["copy"] = [_copies(sample) for sample in images.sets]
+            for found, sample in zip(likeness, images.sets, strict=True):
+                found["copy"] = _copies(sample)
         if self.settings.max_cosine is not None:
             rows = images.embed("filter.duplicates.encoder", self.settings.encoder)
-            likeness["cosine"] = [_like_earlier(x) for x in rows]
-        bounds = {"copy": self.settings.max_copy, "cosine": self.settings.max_cosine}
-        verdicts = []
-        for n in range(len(images.sets)):
-            values = {name: of_sets[n] for name, of_sets in likeness.items()}
-            bad: dict[int, str] = {}
-            for name, of_images in values.items():
-                bad = {**too_high(f"duplicates ({name})", of_images, bounds[name]), **bad}
-            scores = {name: max(of_images[1:], default=None) for name, of_images in values.items()}
-            verdicts.append(Verdict(scores, images=bad))
-        return verdicts
+            for found, embeddings in zip(likeness, rows, strict=True):
+                found["cosine"] = _like_earlier(embeddings)
+        return [self._judge(found) for found in likeness]
+
+    def _judge(self, likeness: dict[str, list[float]]) -> Verdict:
+        bad: dict[int, str] = {}
+        for name, values in reversed(likeness.items()):  # of two reasons the first one counts
+            bad |= too_high(f"duplicates ({name})", values, getattr(self.settings, f"max_{name}"))
+        return Verdict({name: max(values[1:], default=None) for name, values in likeness.items()}, images=bad)
 
 
 def _copies(sample: SubjectSet) -> list[float]:
