@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     quiet_lightning()
     quiet(logging.WARNING)
-    base = load_base(config.base, config.base_revision, config.base_variant)
+    base = load_base(config.base, config.base_revision, config.base_variant, config.base_config)
     data = JointData(config, base)
     stop = StopOnSignal()
     trainer = make_trainer(config, data, stop)

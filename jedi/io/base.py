@@ -14,10 +14,12 @@ from transformers import CLIPTextModel, CLIPTokenizer, CLIPTokenizerFast
 from jedi.diffusion import NoiseSchedule
 from jedi.errors import InputError
 from jedi.io.download import download
+from jedi.io.files import file_sha256
 from jedi.io.hub import is_hub_name
 from jedi.io.kinds import INDEX, detect
 from jedi.io.model_files import SCHEDULER, TEXT_ENCODER, TOKENIZER, UNET, VAE, Rule, check_values, read_model_json
 from jedi.io.parts import known_class, load_part
+from jedi.io.single_file import config_folder, load_single
 from jedi.io.variants import check_variant
 
 KINDS = {
@@ -68,7 +70,10 @@ class Base:
 
 
 def fingerprint(folder: Path, parts: Sequence[str] = FROZEN_PARTS) -> str:
-    """sha256 over the files of parts of a base: equal when they are equal, wherever the folder lies."""
+    """sha256 over the files of parts of a base: equal when they are equal, wherever the folder lies. Of a base in one
+    file: over that file."""
+    if folder.is_file():
+        return file_sha256(folder)
     digest = hashlib.sha256()
     for part in parts:
         for path in sorted((folder / part).rglob("*")):
@@ -80,17 +85,20 @@ def fingerprint(folder: Path, parts: Sequence[str] = FROZEN_PARTS) -> str:
     return digest.hexdigest()
 
 
-def load_base(name: str | Path, revision: str | None = None, variant: str | None = None) -> Base:
-    """Loads a base from a folder or, if there is no such folder, from the model hub. All parts are in float32.
+def load_base(
+    name: str | Path, revision: str | None = None, variant: str | None = None, config: str | None = None
+) -> Base:
+    """Loads a base from a folder, from one file or, if there is neither, from the model hub. All parts are in float32.
 
-    ``revision`` is the hub's; ``variant`` is of the weights' files, as `fp16`.
+    ``revision`` is the hub's; ``variant`` is of the weights' files, as `fp16`; ``config`` of a model in one file as in
+    :func:`jedi.io.single_file.config_folder`.
 
     Raises:
         InputError: nothing there, another kind of model (:mod:`jedi.io.kinds`), a folder that lacks a part, parts that
             are damaged or do not fit one another.
     """
     folder = find_folder(name, revision, variant)
-    parts = load_parts(folder, variant=variant)
+    parts = load_parts(folder, variant=variant, config=config)
     check_parts(parts, f"base {folder}")
     for part in ("vae", "text_encoder"):
         parts[part].requires_grad_(False).eval()
@@ -111,15 +119,19 @@ def load_unet(name: str | Path, prediction_type: str) -> UNet2DConditionModel:
     return load_parts(folder, ("unet",))["unet"]
 
 
-def load_parts(folder: Path, names: Sequence[str] = PARTS, variant: str | None = None) -> dict[str, Any]:
+def load_parts(
+    folder: Path, names: Sequence[str] = PARTS, variant: str | None = None, config: str | None = None
+) -> dict[str, Any]:
     """Parts of a model by their names, in float32; their JSON files are checked before any is built.
 
-    ``variant`` of the weights is read where a part has it (at least one must), the plain ones elsewhere.
+    ``folder`` may be one file, whose JSON files lie in ``config``. ``variant`` of the weights is read where a part has
+    it (at least one must), the plain ones elsewhere.
 
     Raises:
         InputError: another kind of model; a part that is not there, is of a class that we do not use, or cannot be
             loaded.
     """
+    single, folder = (folder, config_folder(folder, config)) if folder.is_file() else (None, folder)
     detect(folder)
     index = read_model_json(folder / INDEX)
     lacking = [name for name in names if name not in index or not (folder / name).is_dir()]
@@ -131,6 +143,8 @@ def load_parts(folder: Path, names: Sequence[str] = PARTS, variant: str | None =
         path = folder / name / file
         if needed or path.exists():
             check_values(path, read_model_json(path), rules, needed)
+    if single is not None:
+        return load_single(single, folder, kinds)
     check_variant(variant, [[path.name for path in (folder / name).glob("*")] for name in PARTS], str(folder))
     return {name: load_part(kinds[name], folder / name, variant=variant) for name in names}
 
@@ -185,12 +199,15 @@ def check_init_from(found: str, wanted: str, source: str | Path) -> None:
 
 
 def find_folder(name: str | Path, revision: str | None = None, variant: str | None = None, **options: Any) -> Path:
-    """The folder of a model: ``name`` itself or, if there is none, what the hub gives. ``InputError`` if neither is.
+    """The folder or the one file of a model: ``name`` itself or, if there is none, what the hub gives. ``InputError``
+    if neither is.
 
     ``revision``, ``variant`` and ``options`` are those of :func:`jedi.io.download.download`.
     """
     folder = Path(name)
     if (folder / INDEX).is_file():
+        return folder
+    if folder.is_file():
         return folder
     if folder.exists():
         raise InputError(f"{name} is not a model: a diffusers folder has a {INDEX}")

@@ -21,10 +21,12 @@ def is_hub_name(name: str) -> bool:
 
 
 def find_model(name: str) -> str:
-    """Where the model is: "folder", "run" (of train.py) or "hub". Raises ``InputError`` if nowhere."""
+    """Where the model is: "folder", "file", "run" (of train.py) or "hub". Raises ``InputError`` if nowhere."""
     path = Path(name)
+    if path.is_file():
+        return "file"
     if path.is_dir():
         return "folder" if (path / "model_index.json").is_file() else "run"
     if is_hub_name(name):
         return "hub"
-    raise InputError(f"--model {name}: no such folder (a model, a training run, or OWNER/NAME on the hub)")
+    raise InputError(f"--model {name}: no such folder or file (a model, a training run, or OWNER/NAME on the hub)")

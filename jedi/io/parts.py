@@ -67,7 +67,7 @@ def load_part(
         if chosen and chosen[0]:
             options["variant"] = chosen[0]
         return load_network(kind, folder, dtype, unexpected, **options)
-    return _made(lambda: kind.from_pretrained(folder, local_files_only=True), kind, folder)
+    return made(lambda: kind.from_pretrained(folder, local_files_only=True), kind.__name__, folder)
 
 
 def load_network(
@@ -92,13 +92,13 @@ def load_network(
     options |= {"dtype": dtype, "output_loading_info": True}
     if "ignore_mismatched_sizes" in inspect.signature(kind.from_pretrained).parameters:  # transformers: reports them
         options["ignore_mismatched_sizes"] = True
-    network, report = _made(lambda: kind.from_pretrained(source, **options), kind, source)
+    network, report = made(lambda: kind.from_pretrained(source, **options), kind.__name__, source)
     faults = (
         ("missing", report["missing_keys"]),
         ("of another shape", [key for key, *_ in report["mismatched_keys"]]),
         ("not expected", () if unexpected else report["unexpected_keys"]),
     )
-    if found := "; ".join(f"{_named(names)} {what}" for what, names in faults if names):
+    if found := "; ".join(f"{named(names)} {what}" for what, names in faults if names):
         name = type(network).__name__
         raise InputError(f"{source}: the weights do not fit {name} as config.json describes it: {found}")
     check_finite(network, source)
@@ -108,22 +108,23 @@ def load_network(
 def check_finite(network: nn.Module, source: str | Path) -> None:
     """Raises ``InputError`` that names the weights which hold NaN or infinity."""
     if names := [name for name, value in network.state_dict().items() if not _finite(value)]:
-        raise InputError(f"{source}: weights that are not finite (NaN or infinity): {_named(names)}; get another copy")
+        raise InputError(f"{source}: weights that are not finite (NaN or infinity): {named(names)}; get another copy")
 
 
 def _finite(value: torch.Tensor) -> bool:
     return not value.is_floating_point() or bool(value.isfinite().all())
 
 
-def _named(names: Iterable[str], most: int = 3) -> str:
+def named(names: Iterable[str], most: int = 3) -> str:
+    """The first of these names, and how many there are, for a message."""
     names = sorted(map(str, names))
     return f"{', '.join(names[:most])}{', ...' * (len(names) > most)} ({len(names)} in all)"
 
 
-def _made(make: Callable[[], T], kind: type, source: str | Path) -> T:
+def made(make: Callable[[], T], kind: str, source: str | Path) -> T:
     """What a library makes of a user's files. It raises almost anything over them, none of it a fault of ours."""
     try:
         with quiet():
             return make()
     except Exception as error:
-        raise InputError(f"{source}: {kind.__name__} cannot be loaded: {first_line(error)}") from error
+        raise InputError(f"{source}: {kind} cannot be loaded: {first_line(error)}") from error

@@ -195,7 +195,8 @@ class TrainConfig:
     """One training run. The same command again resumes the run in ``out``."""
 
     base: str
-    """A diffusers folder or hub name: unet (plain or inpainting), vae, text_encoder, tokenizer, scheduler."""
+    """A diffusers folder or hub name: unet (plain or inpainting), vae, text_encoder, tokenizer, scheduler. Or one
+    .safetensors file in Stable Diffusion's original layout."""
     out: str
     """The run's folder: config.yaml, checkpoints/, logs/, samples/."""
     data: TrainDataConfig
@@ -204,6 +205,9 @@ class TrainConfig:
     base_variant: str | None = None
     """Which files of the base's weights are read where there are several, `fp16` for instance; without it the plain
     ones, or what there is. Training is in float32 all the same."""
+    base_config: str | None = None
+    """Of a base in one file: the folder or hub name of the model that has its JSON and tokenizer files; without it the
+    one that diffusers takes the file to be made from."""
     init_from: str | None = None
     """Start from the UNet weights of a model folder or of another run (its averaged weights). Not read when the run
     resumes."""

@@ -345,7 +345,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if (config := configs.of_command(TrainConfig, parser.parse_args(argv))) is None:
             return
         index = SetIndex.read(config.data.path, "train", config.data.verify)
-        base = load_base(config.base, config.base_revision, config.base_variant)
+        base = load_base(config.base, config.base_revision, config.base_variant, config.base_config)
         cache = LatentCache.of_run(config, index, base)
         encode_all(cache, base.vae.to(find_device("cpu" if config.hardware.accelerator == "cpu" else None)))
         print(f"{cache.folder}: the latents of {cache.count} images in {len(cache.parts)} parts")

@@ -37,7 +37,7 @@ def load_run(run: str | Path, checkpoint: str = "last") -> JediPipeline:
     config, state, path = _read(run, checkpoint)
     configs.import_extensions(config.extensions)  # a mode of the run's may be one that they register
     return JediPipeline(
-        **load_parts(base_of(run, config), FROZEN_PARTS, config.base_variant),
+        **load_parts(base_of(run, config), FROZEN_PARTS, config.base_variant, config.base_config),
         unet=_unet(state, path),
         trained_modes=config.trained_modes,
         max_trained_references=state["jedi"]["max_references"],
@@ -57,7 +57,7 @@ def base_of(run: str | Path, config: TrainConfig) -> Path:
     if file.exists():
         places = read_own_json(file, absolute=str, relative=str)
         named = [Path(places["absolute"]), Path(run, places["relative"])]
-        found = [folder for folder in named if (folder / "model_index.json").is_file()]
+        found = [folder for folder in named if folder.is_file() or (folder / "model_index.json").is_file()]
         if not found:
             raise InputError(f"{run} was trained on base {config.base}, which is neither {named[0]} nor {named[1]}")
     else:

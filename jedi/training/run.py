@@ -95,7 +95,7 @@ def write_run(config: TrainConfig, identity: dict[str, Any], trainer: L.Trainer)
     write_json(config.run / "identity.json", identity)
     configs.save(config, config.run / "config.yaml")
     base, run = Path(config.base).resolve(), config.run.resolve()
-    if base.is_dir():
+    if base.exists():
         write_json(config.run / "base.json", {"absolute": str(base), "relative": os.path.relpath(base, run)})
     else:  # a name on the hub
         (config.run / "base.json").unlink(missing_ok=True)
@@ -107,7 +107,16 @@ def write_run(config: TrainConfig, identity: dict[str, Any], trainer: L.Trainer)
 
 # What may differ when a run goes on: it changes neither the data nor what a step computes (but for rounding),
 # or, as max_steps does, only what lies ahead. Base and data are compared by what they hold.
-_MAY_CHANGE = {"base", "base_revision", "base_variant", "out", "max_steps", "micro_batch_size", "init_from"}
+_MAY_CHANGE = {
+    "base",
+    "base_revision",
+    "base_variant",
+    "base_config",
+    "out",
+    "max_steps",
+    "micro_batch_size",
+    "init_from",
+}
 _MAY_CHANGE |= {"checkpoints", "network", "validation", "samples", "sampling_defaults", "log", "hardware"}
 _ALWAYS = ("seed", "data fingerprint", "base fingerprint")
 _MAY_CHANGE_IN = {"data": {"path", "workers", "latents_folder", "verify"}, "ema": {"device"}}
