@@ -214,7 +214,7 @@ def stage_settings(folder: Path, segment: Sequence[str]) -> dict[str, tuple[str,
         ),
         "compose": ("compose", ["compose.share=1", "compose.backgrounds.painted=true"]),
         "caption (captioner, tiny BLIP)": ("caption", ["caption.method=captioner", f"caption.captioner=blip:{blip}"]),
-        "square": ("square", ["resolution=256"]),
+        "resize": ("resize", ["resolution=256"]),
     }  # fmt: skip
 
 

@@ -197,11 +197,13 @@ def _through_stages(
             sets = step(name, lambda stage=stage, given=sets: stage.process(given))
     if twice := [key for key, count in Counter(sample.key for sample in sets).items() if count > 1]:
         raise ConfigError(f"stages: there are two sets {twice[0]}; is a stage named twice, or are keys not unique?")
+    sizes = next((stage.sizes for _, stage in reversed(parts.stages) if stage.sizes), [(config.resolution,) * 2])
     for sample in sets:
-        if wrong := next((image.size for image in sample.images if image.size != (config.resolution,) * 2), None):
+        first = sample.images[0].size
+        if wrong := next((x.size for x in sample.images if x.size not in sizes or x.size != first), None):
             raise ConfigError(
                 f"stages: set {sample.key} arrives with an image of {wrong[0]} x {wrong[1]}, the data set is of "
-                f"resolution={config.resolution} squares; add the stage 'square'"
+                f"{' or '.join(f'{width} x {height}' for width, height in sizes)}; add the stage 'resize'"
             )
     return sets, dropped, seconds
 

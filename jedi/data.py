@@ -100,12 +100,18 @@ class BatchPlan:
 
     Each epoch shuffles every bucket and cuts it into batches of ``batch_size`` sets; what remains of a bucket
     (less than one batch) is left out, another remainder each epoch; the batches of all buckets are shuffled
-    together. Buckets smaller than a batch are never used: ``used`` has the others.
+    together. Buckets smaller than a batch are never used: ``used`` has the others. With ``merge_small`` they join,
+    where there is one, the bucket of the same size and the next smaller n: ``merged`` sets train with fewer images than
+    they have, others each time.
     """
 
-    def __init__(self, index: SetIndex, batch_size: int, seed: int, set_size: int | None = None) -> None:
+    def __init__(
+        self, index: SetIndex, batch_size: int, seed: int, set_size: int | None = None, merge_small: bool = False
+    ) -> None:
         self.index, self.batch_size, self.seed = index, batch_size, seed
-        self.buckets = index.buckets(set_size)
+        self.buckets, self.merged = index.buckets(set_size), 0
+        if merge_small:
+            self._merge_small()
         sizes = {bucket: len(sets) for bucket, sets in self.buckets.items()}
         self.used = [bucket for bucket, size in sizes.items() if size >= batch_size]
         self.never_used = sum(size for size in sizes.values() if size < batch_size)
@@ -122,7 +128,8 @@ class BatchPlan:
                 "lower batch_size, make more sets, or set data.set_size so that buckets join"
             )
         if small:
-            log.warning("never used, being fewer than batch_size=%d: %s", batch_size, "; ".join(small))
+            remedy = "" if merge_small else " (data.merge_small_buckets=true lets them join others of their size)"
+            log.warning("never used, being fewer than batch_size=%d: %s%s", batch_size, "; ".join(small), remedy)
         self._epoch: tuple[int, list[tuple[Bucket, list[int]]]] = (-1, [])
 
     def step(self, step: int) -> tuple[Bucket, list[int]]:
@@ -131,6 +138,16 @@ class BatchPlan:
         if self._epoch[0] != epoch:
             self._epoch = (epoch, self._shuffled(epoch))
         return self._epoch[1][position]
+
+    def _merge_small(self) -> None:
+        moved: set[int] = set()
+        for bucket in sorted(self.buckets, reverse=True):  # the largest n first: what is still too few goes on
+            sets = self.buckets[bucket]
+            smaller = [other for other in self.buckets if other[1:] == bucket[1:] and other.n < bucket.n]
+            if len(sets) < self.batch_size and smaller:
+                self.buckets[max(smaller)] = sorted(self.buckets[max(smaller)] + self.buckets.pop(bucket))
+                moved.update(sets)
+        self.merged = len(moved)
 
     def _shuffled(self, epoch: int) -> list[tuple[Bucket, list[int]]]:
         batches = []

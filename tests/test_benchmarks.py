@@ -112,7 +112,7 @@ def test_the_benchmark_of_the_data_engine_runs(tmp_path, monkeypatch, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("3 sets of 4 photos of 64 x 64")
     names = [line.split("  ")[0] for line in lines[1:]]
-    assert {"split", "segment (border)", "filter (identity, EfficientNet-Lite0)", "compose", "square"} <= set(names)
+    assert {"split", "segment (border)", "filter (identity, EfficientNet-Lite0)", "compose", "resize"} <= set(names)
     assert all("images/s" in line for line in lines[1:]) and len(names) == len(set(names)) == 19
     data_gen.main(["overhead", *OVERHEAD, "--device", "cpu"])
     said = capsys.readouterr().out

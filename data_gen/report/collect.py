@@ -341,6 +341,7 @@ def statistics(stored: Stored, survey: Survey) -> dict[str, Any]:
             "sets": sum(manifest["counts"]["sets"] for manifest in manifests),
             "images": sum(manifest["counts"]["images"] for manifest in manifests),
             "dropped": _sorted(dropped),
+            "sets_by_pixels": _sorted(Counter(f"{x['width']} x {x['height']}" for y in manifests for x in y["sets"])),
             **counted,
         }
     return {

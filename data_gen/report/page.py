@@ -95,13 +95,19 @@ def how_far(stored: Stored, survey: Survey) -> str:
 def about(config: DataConfig) -> Text:
     stages = f" and passed through {', '.join(config.stages)}" if config.stages else ""
     body = (
-        f"Sets of images of one subject each ({config.resolution} x {config.resolution} pixels, at most "
-        f"{config.images_per_set} a set), each with its caption, for training joint-image diffusion. The images come "
-        f"from the source {config.source}{stages}. Shards are plain webdataset tars, each with a manifest beside it; "
-        "each set's JSON holds its licence and its scores. report/report.html shows images, statistics.json has all "
-        "counts."
+        f"Sets of images of one subject each ({_pixels(config)}, at most {config.images_per_set} a set), each with its "
+        f"caption, for training joint-image diffusion. The images come from the source {config.source}{stages}. Shards "
+        "are plain webdataset tars, each with a manifest beside it; each set's JSON holds its licence and its scores. "
+        "report/report.html shows images, statistics.json has all counts."
     )
     return Text("What it is", body)
+
+
+def _pixels(config: DataConfig) -> str:
+    side = config.resolution
+    if "resize" in config.stages and config.section("resize").shape == "keep_aspect":
+        return f"one size a set, of at most {side * side:,} pixels"
+    return f"{side} x {side} pixels"
 
 
 # ---- what is in it
@@ -127,6 +133,8 @@ def counts(statistics: Statistics, survey: Survey) -> Table:
     rows: Rows = [(key, _by_split(statistics, key)) for key in ("sets", "images", "subjects")]
     rows.append(("classes", {column: len(x) for column, x in _by_split(statistics, "classes").items()}))
     rows += [(f"sets of {size} images", _by_split(statistics, "sets_by_images", str(size))) for size in sizes]
+    if len(shapes := sorted({size for part in parts for size in part["sets_by_pixels"]})) > 1:
+        rows += [(f"sets of {size} pixels", _by_split(statistics, "sets_by_pixels", size)) for size in shapes]
     rows += [("sets of several subjects", several)] if any(several.values()) else []
     dropped = _by_split(statistics, "dropped")
     rows.append(("dropped sets", {column: sum(x.values()) for column, x in dropped.items()}))

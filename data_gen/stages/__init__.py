@@ -16,6 +16,7 @@ from data_gen.parts import Part
 from data_gen.samples import Dropped, SubjectSet
 from jedi.io.ranges import batches
 from jedi.io.registry import Registry
+from jedi.io.sizes import Size
 
 T, R = TypeVar("T"), TypeVar("R")
 
@@ -27,6 +28,8 @@ class Stage(Part, ABC):
     """What sets must hold when they come here, of "collage", "images" and "masks"."""
     gives: frozenset[str] = frozenset()
     """What they hold afterwards, besides what they held. "images" replaces "collage"."""
+    sizes: Sequence[Size] = ()
+    """Widths and heights that its images have; empty: they are as they came."""
 
     @abstractmethod
     def process(self, sets: Sequence[SubjectSet]) -> Sequence[SubjectSet | Dropped]:

@@ -22,6 +22,9 @@ class TrainDataConfig:
     """Folder with ``train/`` and ``heldout/`` shards."""
     set_size: Count | None = None
     """At most so many images of each set are used (drawn anew each time); all of them if not given."""
+    merge_small_buckets: bool = False
+    """Where there are fewer sets of some number of images and size than ``batch_size``, they are trained with fewer of
+    their images, beside others of that size. False: they are never used, which is said."""
     workers: Annotated[int, Range(0, 1024)] = 2
     """Processes that read and decode, per rank; 0 reads in the training process."""
     cache_latents: bool = False

@@ -21,7 +21,8 @@ class JointData(L.LightningDataModule):
         super().__init__()
         self.config, self.base = config, base
         self.index = SetIndex.read(config.data.path, "train", config.data.verify)
-        self.plan = BatchPlan(self.index, config.batch_size, config.seed, config.data.set_size)
+        data = config.data
+        self.plan = BatchPlan(self.index, config.batch_size, config.seed, data.set_size, data.merge_small_buckets)
         self.max_references = max(bucket.n for bucket in self.plan.used) - 1
         if used := [k for k, weight in enumerate(config.conditioning.reference_weights) if weight > 0]:
             self.max_references = min(self.max_references, max(used))
@@ -43,6 +44,7 @@ class JointData(L.LightningDataModule):
         plan, count = self.plan, len(self.index.sets)
         dropped = f"{plan.dropped_per_epoch} sets left over, others each time" if plan.dropped_per_epoch else "no rest"
         never = f"; {plan.never_used} sets never used, too few of their size" if plan.never_used else ""
+        never += f"; {plan.merged} sets with fewer images than they have" if plan.merged else ""
         epoch = f"an epoch is {plan.steps_per_epoch} steps, {dropped}{never}"
         return f"{count} sets in {len(self.index.shards)} shards; {epoch}"
 

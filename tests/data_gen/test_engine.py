@@ -48,7 +48,7 @@ def settings(models) -> list[str]:
     """key=value for 5 training and 2 held-out sets of 3 images: prompts, shared attention, and all stages but split.
     The subject is said to be in the middle, for the images show noise."""
     return [
-        "source=shared_attention", "stages=[segment, filter, augment, compose, caption, square]",
+        "source=shared_attention", "stages=[segment, filter, augment, compose, caption, resize]",
         "extensions=[tests.data_gen.middle]", "segment.model=middle",
         "sets=5", "heldout_sets=2", "images_per_set=3", "resolution=24", "sets_per_unit=3", "sets_per_shard=5",
         "workers=1", "device=cpu", "prompts.subjects=24", "prompts.scenes_per_subject=4",
@@ -118,7 +118,7 @@ def test_sets_that_show_images_again_on_purpose_are_no_duplicates(made):
 
 @pytest.mark.slow
 def test_the_same_images_again_are_dropped_and_what_they_repeat_is_named(settings, tmp_path):
-    changes = ["prompts.subjects=24", "stages=[caption, square]", "caption.method=keep"]
+    changes = ["prompts.subjects=24", "stages=[caption, resize]", "caption.method=keep"]
     config = configured(settings, tmp_path / "out", *changes)
     config.finish.duplicate_distance = 64  # everything is like everything
     run.run(config)
@@ -192,10 +192,10 @@ def test_the_papers_way_from_collages(models, tiny_base, tmp_path, family):
     """Prompts, collages, panels, captions, shards. The images are noise, so `split` is told to see seams in it."""
     model = tiny_base if family == "sd" else save_flux(tmp_path / "flux")
     settings = [
-        "source=collage", "stages=[split, caption, square]", "sets=3", "heldout_sets=1", "images_per_set=4",
+        "source=collage", "stages=[split, caption, resize]", "sets=3", "heldout_sets=1", "images_per_set=4",
         "resolution=16", "prompts.subjects=24", f"collage.model={model}", "collage.width=64", "collage.height=64",
         "collage.num_inference_steps=2", "split.min_side=8", "split.first_seam_evidence=-10",
-        "split.seam_evidence=-10", "split.gutter_evidence=10", "square.min_side=8", "device=cpu",
+        "split.seam_evidence=-10", "split.gutter_evidence=10", "resize.min_side=8", "device=cpu",
     ]  # fmt: skip
     run.run(configured(settings, tmp_path / "out"))
     sets = read_sets(tmp_path / "out" / "train")
@@ -209,7 +209,7 @@ def test_the_papers_way_from_collages(models, tiny_base, tmp_path, family):
 
 
 def test_noise_that_is_no_collage_is_dropped_and_counted(tiny_base, tmp_path, capsys):
-    settings = ["source=collage", "stages=[split, square]", "sets=2", "heldout_sets=0", "prompts.subjects=12"]
+    settings = ["source=collage", "stages=[split, resize]", "sets=2", "heldout_sets=0", "prompts.subjects=12"]
     model = [f"collage.model={tiny_base}", "collage.num_inference_steps=1", "device=cpu", "resolution=16"]
     assert main(["run", f"out={tmp_path / 'out'}", *settings, *model]) == 2
     said = capsys.readouterr()
@@ -269,12 +269,12 @@ def test_status_tells_pace_and_time_left(settings, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        (["stages=[split, square]"], "'split' needs collage, but source 'shared_attention' leaves only images"),
-        (["stages=[augment, square]"], "'augment' needs images, masks|'augment' needs masks"),
-        (["source=collage", "stages=[square]"], "'square' needs images, but source 'collage' leaves only collage"),
+        (["stages=[split, resize]"], "'split' needs collage, but source 'shared_attention' leaves only images"),
+        (["stages=[augment, resize]"], "'augment' needs images, masks|'augment' needs masks"),
+        (["source=collage", "stages=[resize]"], "'resize' needs images, but source 'collage' leaves only collage"),
         (["source=collage", "stages=[]"], "there are collages only; add the stage 'split'"),
-        (["stages=[segment]"], "add the stage 'square'"),
-        (["stages=[segment, compose, compose, square]"], "there are two sets train-0000.*is a stage named twice"),
+        (["stages=[segment]"], "add the stage 'resize'"),
+        (["stages=[segment, compose, compose, resize]"], "there are two sets train-0000.*is a stage named twice"),
         (["images_per_set=9"], "4 scenes of .* ask for more scenes, or set images_per_set=4"),
         (
             [

@@ -340,7 +340,7 @@ def test_settings_of_all_kinds_are_written_as_they_are_read():
 
     folder = FolderSettings(path="/a b/ü", licence="yes", caption='it\'s {a_name}: "so" # 1', heldout_fraction=1e-05)
     emoji = EmojiSettings(poses=["tilted left"], tilt=[1.0, 2.5], vary=[], mixture=[{"share": 2, "poses": ["upright"]}])
-    more = {"stages": ["square"], "heldout_sets": 0}
+    more = {"stages": ["resize"], "heldout_sets": 0}
     for config in (
         config_of("x", source="folder", folder=folder, **more),
         config_of("x", "jedi_toy.emoji", source="emoji", emoji=emoji, seed=2**40),

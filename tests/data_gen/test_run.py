@@ -381,7 +381,7 @@ def test_an_extension_adds_a_source(tmp_path, monkeypatch, capsys):
         (["run", "out={tmp}/x"], "source is required"),
         (["run", "out={tmp}/x", "set=3"], "did you mean 'sets'?"),
         (["run", "out={tmp}/x", "source=folder", "sets=0"], "sets is 0; it must be 1 to"),
-        (["run", "out={tmp}/x", *EMOJI, "stages=[squares]"], "unknown stage 'squares': did you mean 'square'?"),
+        (["run", "out={tmp}/x", *EMOJI, "stages=[resized]"], "unknown stage 'resized': did you mean 'resize'?"),
         (["run", "out={tmp}/x", *EMOJI, "--part", "3/3"], "--part 3/3: expected I/N"),
         (["run", "out={tmp}/x", *EMOJI, "--part", "0/3"], "run `python -m data_gen plan` before its parts"),
         (["finish", "out={tmp}/x", *EMOJI], "holds no data set yet"),
@@ -422,7 +422,7 @@ def test_a_plan_that_is_none_is_refused(tmp_path):
 def test_a_worker_need_not_know_parts_that_are_not_named(tmp_path, monkeypatch):
     """This process has the emoji source, a worker of a configuration that does not name its extension has not."""
     assert "emoji" in SOURCES
-    config = load_config({"out": str(tmp_path), "source": "folder", "stages": ["square"]}, ["folder.path=x"])
+    config = load_config({"out": str(tmp_path), "source": "folder", "stages": ["resize"]}, ["folder.path=x"])
     data = pickle.dumps(config)
     monkeypatch.delitem(SOURCES._parts, "emoji")
     assert pickle.loads(data).folder.path == "x"

@@ -282,7 +282,7 @@ def test_what_is_written_never_lies_among_the_photos(photos, monkeypatch, capsys
     """It would be taken for photos ever after. Nothing is left there."""
     (photos.parent / "link").symlink_to(photos / "dog2")
     before = sorted(photos.rglob("*"))
-    assert main(["run", f"out={photos / out}", "source=folder", f"folder.path={photos}", "stages=[square]"]) == 2
+    assert main(["run", f"out={photos / out}", "source=folder", f"folder.path={photos}", "stages=[resize]"]) == 2
     assert "is inside folder.path=" in capsys.readouterr().err and sorted(photos.rglob("*")) == before
 
 
@@ -290,7 +290,7 @@ def test_a_data_set_without_a_set_is_no_success(photos, capsys):
     """The report is there, to see why."""
     out = photos.parent / "out"
     command = [f"out={out}", "source=folder", f"folder.path={photos}", "resolution=32", "workers=1"]
-    strict = ["stages=[filter,square]", "filter.sharpness.min_score=1e6", "filter.identity.min_mean=null"]
+    strict = ["stages=[filter,resize]", "filter.sharpness.min_score=1e6", "filter.identity.min_mean=null"]
     assert main(["run", *command, *strict]) == 2
     assert "holds no set: sharpness below 1e+06 (3), too few images (1); loosen what" in capsys.readouterr().err
     assert (out / "report" / "report.html").is_file()
@@ -300,9 +300,9 @@ def test_one_subject_leaves_none_to_hold_out(photos, capsys):
     for subject in ("dog2", "teapot"):
         shutil.rmtree(photos / subject)
     command = [f"out={photos.parent / 'out'}", "source=folder", f"folder.path={photos}", "resolution=32", "workers=1"]
-    assert main(["run", *command, "stages=[square]"]) == 0
+    assert main(["run", *command, "stages=[resize]"]) == 0
     assert "no set is held out, so nothing measures" in capsys.readouterr().out
-    assert main(["run", *command, "stages=[square]", "heldout_sets=0", f"out={photos.parent / 'other'}"]) == 0
+    assert main(["run", *command, "stages=[resize]", "heldout_sets=0", f"out={photos.parent / 'other'}"]) == 0
     assert "held out" not in capsys.readouterr().out
 
 
@@ -390,7 +390,7 @@ def test_the_split_of_plain_names_is_as_it_always_was():
     assert (same_name("Red-Mug_2"), slug("Red  Mug_2")) == ("redmug2", "red-mug-2")
 
 
-RUN = ["source=folder", "folder.heldout_fraction=0", "resolution=16", "stages=[square]", "workers=1"]
+RUN = ["source=folder", "folder.heldout_fraction=0", "resolution=16", "stages=[resize]", "workers=1"]
 
 
 @pytest.mark.slow

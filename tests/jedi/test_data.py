@@ -294,3 +294,25 @@ def test_a_bucket_that_is_never_used_is_reported(folder, caplog):
     assert (plan.steps_per_epoch, plan.dropped_per_epoch, plan.never_used) == (1, 0, 2)
     assert [bucket.n for bucket in plan.used] == [3]
     assert "never used, being fewer than batch_size=4: 2 sets of 4 images" in caplog.text
+
+
+def of_sizes(*sizes: tuple[int, int, int]) -> SetIndex:
+    """Sets of (n, width, height), in turn; nothing can be read of them."""
+    return SetIndex((), tuple(SetRecord(0, str(i), *size) for i, size in enumerate(sizes)), "")
+
+
+def test_small_buckets_join_the_next_smaller_n_of_their_size(caplog):
+    many = [(5, 8, 8)] * 2 + [(4, 8, 8)] * 1 + [(3, 8, 8)] * 9 + [(2, 8, 8)] * 4 + [(4, 16, 8)] * 3 + [(2, 16, 8)] * 3
+    index = of_sizes(*many)
+    assert BatchPlan(index, 4, 0).never_used == 9 and "data.merge_small_buckets=true lets them join" in caplog.text
+    caplog.clear()
+    plan = BatchPlan(index, 4, 0, merge_small=True)
+    joined = {Bucket(2, 8, 8): 4, Bucket(2, 16, 8): 6, Bucket(3, 8, 8): 12}  # the sets of 5 went on through those of 4
+    assert {bucket: len(sets) for bucket, sets in plan.buckets.items()} == joined
+    assert (plan.merged, plan.never_used) == (6, 0) and not caplog.text
+    seen = {i for epoch in range(9) for step in range(5) for i in plan.step(5 * epoch + step)[1]}
+    assert seen == set(range(len(many)))
+    alone = BatchPlan(of_sizes(*[(3, 8, 8)] * 4, (2, 8, 8)), 4, 0, merge_small=True)
+    assert (alone.merged, alone.never_used) == (0, 1) and caplog.text.rstrip().endswith("1 sets of 2 images, 8 x 8")
+    whole = of_sizes(*[(3, 8, 8)] * 4)  # where no bucket is small nothing changes
+    assert BatchPlan(whole, 2, 0, merge_small=True).step(5) == BatchPlan(whole, 2, 0).step(5)
