@@ -38,6 +38,7 @@ from jedi.guided_unet import Conditions, GuidedUNet, References
 from jedi.inpainting import Inpainting
 from jedi.io.base import INDEX, PARTS, check_parts, find_folder, load_parts
 from jedi.io.model_files import DEFAULTS, PIPELINE, check_values, read_model_json
+from jedi.mixins import StableDiffusionMethods
 from jedi.references import ReferenceImages
 from jedi.rng import check_seed, seeded_generator
 from jedi.sampling import SAMPLING_DEFAULTS, check_defaults, check_modes, sampling_settings
@@ -64,7 +65,7 @@ def image_generators(seed: int, count: int, device: torch.device | str = "cpu") 
     return [seeded_generator(seed + i, device) for i in range(count)]
 
 
-class JediPipeline(DiffusionPipeline):
+class JediPipeline(StableDiffusionMethods, DiffusionPipeline):
     """Personalised text-to-image generation by joint-image diffusion, without tuning.
 
     ``unet`` is a stock ``UNet2DConditionModel`` with ``2c + 1`` input channels; joint attention is installed
@@ -248,7 +249,7 @@ class JediPipeline(DiffusionPipeline):
     @torch.no_grad()
     def encode_prompt(self, prompt: str | Sequence[str]) -> Tensor:
         """The text encoder's output ``[p l d]`` for ``p`` prompts, as ``prompt_embeds`` of a call takes it."""
-        prompts = [prompt] if isinstance(prompt, str) else prompt
+        prompts = self.maybe_convert_prompt([prompt] if isinstance(prompt, str) else list(prompt), self.tokenizer)
         text = encode_captions(self.tokenizer, self.text_encoder, prompts)
         return text.to(self._execution_device, self.unet.dtype)
 

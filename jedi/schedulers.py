@@ -7,9 +7,10 @@ levels of its `add_noise` and of its samples agree, and whether it draws noise t
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jedi.errors import InputError
+from jedi.errors import InputError, short
 
 SCHEDULERS = {
     "ddim": "DDIMScheduler",
@@ -55,10 +56,27 @@ def check_prediction_type(scheduler: Any, trained: str) -> None:
         )
 
 
-def check_sampler(scheduler: Any, steps: int, use: str = "") -> None:
+def own_steps(scheduler: Any, timesteps: Sequence[int] | None, sigmas: Sequence[float] | None) -> dict[str, list]:
+    """Timesteps or noise levels of the caller's own, for :func:`start`; empty if there are none.
+
+    Raises ``InputError`` for both at once, numbers that do not fall, and a scheduler that takes no such.
+    """
+    own = {name: list(x) for name, x in (("timesteps", timesteps), ("sigmas", sigmas)) if x is not None}
+    if len(own) > 1:
+        raise InputError("timesteps and sigmas exclude one another: give one of them")
+    for name, values in own.items():
+        if name not in inspect.signature(scheduler.set_timesteps).parameters:
+            raise InputError(f"{type(scheduler).__name__} takes no {name} of one's own; EulerDiscreteScheduler does")
+        if not values or values != sorted(set(values), reverse=True):
+            raise InputError(f"{name} must be falling numbers, at least one, got {short(values)}")
+    return own
+
+
+def check_sampler(scheduler: Any, steps: int, use: str = "", own: Mapping[str, list] | None = None) -> None:
     """Raises ``InputError`` unless ``scheduler`` can take ``steps`` steps in which generators rule all that it draws.
 
     Args:
+        own: timesteps or noise levels instead of ``steps``, as :func:`own_steps` gives them.
         use: what it is used for, if that brings clean images to the samples' noise level by `add_noise`:
             "for an edit", "in mode 'mutual'".
     """
@@ -69,11 +87,12 @@ def check_sampler(scheduler: Any, steps: int, use: str = "") -> None:
     if ruled and not use:
         return
     try:
-        drew, error = _trial(scheduler, steps, ruled)
+        drew, error = _trial(scheduler, steps, ruled, own)
     except InputError:
         raise
     except Exception as failure:  # diffusers' code on a user's settings: a scheduler that fails here fails later
-        raise InputError(f"{name} cannot take {steps} steps: {str(failure) or type(failure).__name__}") from failure
+        what = f"these {', '.join(own)}" if own else f"{steps} steps"
+        raise InputError(f"{name} cannot take {what}: {str(failure) or type(failure).__name__}") from failure
     if drew and not ruled:
         raise InputError(
             f"{name} draws noise that ignores the generator, so its images could not be reproduced: use a scheduler "
@@ -86,7 +105,7 @@ def check_sampler(scheduler: Any, steps: int, use: str = "") -> None:
         )
 
 
-def _trial(scheduler: Any, steps: int, ruled: bool) -> tuple[bool, float]:
+def _trial(scheduler: Any, steps: int, ruled: bool, own: Mapping[str, list] | None) -> tuple[bool, float]:
     """Whether it drew noise, and by how much the noise level of its samples left that of add_noise, as a share.
 
     Of images that are 0 everywhere all noise is known: a network without fault says how far each pixel is from 0, in
@@ -97,7 +116,7 @@ def _trial(scheduler: Any, steps: int, ruled: bool) -> tuple[bool, float]:
     kind = type(scheduler)
     plain = {"prediction_type": "epsilon", "rescale_betas_zero_snr": False, "clip_sample": False, "thresholding": False}
     trial = kind.from_config(scheduler.config, **_known(kind, plain))
-    start(trial, steps)
+    start(trial, steps, own=own)
     options = {"generator": torch.Generator().manual_seed(0)} if ruled else {}
     size = lambda x: float(x.square().mean().sqrt())
     one, sample, error, drew = torch.ones(1, 1, 1, _PROBES), None, 0.0, False
@@ -113,20 +132,25 @@ def _trial(scheduler: Any, steps: int, ruled: bool) -> tuple[bool, float]:
     return drew, error
 
 
-def start(scheduler: Any, steps: int, device: Any = None) -> None:
-    """Makes it ready for a run. Raises ``InputError`` if it cannot take so many steps."""
+def start(scheduler: Any, steps: int, device: Any = None, own: Mapping[str, list] | None = None) -> None:
+    """Makes it ready for a run of ``steps`` steps, or of those of :func:`own_steps`.
+
+    Raises ``InputError`` if it cannot take them.
+    """
     name, known = type(scheduler).__name__, scheduler.config.num_train_timesteps
-    if steps > known:  # each scheduler of diffusers has its own way to fail
-        raise InputError(f"num_inference_steps={steps} is too many: the model knows {known} timesteps; take fewer")
+    ((what, values),) = (own or {"num_inference_steps": steps}).items()
+    what = f"{what}={short(values)}"
+    if not own and steps > known:  # each scheduler of diffusers has its own way to fail
+        raise InputError(f"{what} is too many: the model knows {known} timesteps; take fewer")
     try:
-        scheduler.set_timesteps(steps, device=device)
+        scheduler.set_timesteps(**own or {"num_inference_steps": steps}, device=device)
     except ValueError as error:
-        raise InputError(f"num_inference_steps={steps} does not suit {name}: {error}") from None
+        raise InputError(f"{what} does not suit {name}: {error}") from None
     first = float(max(scheduler.timesteps))
     if first > known - 1:  # where `steps_offset` pushes the first step over the end
+        remedy = "begin lower" if own else "take fewer"
         raise InputError(
-            f"num_inference_steps={steps} is too many: {name} would begin at timestep {first:g}, the last one is "
-            f"{known - 1}; take fewer"
+            f"{what} is too many: {name} would begin at timestep {first:g}, the last one is {known - 1}; {remedy}"
         )
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(0)
