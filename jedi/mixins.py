@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
 import torch.nn.functional as F
 from diffusers import DiffusionPipeline, UNet2DConditionModel
@@ -31,7 +31,7 @@ class StableDiffusionMethods(StableDiffusionMixin, TextualInversionLoaderMixin, 
     _lora_loadable_modules = ["unet", "text_encoder", "text_encoder_2"]  # noqa: RUF012 (diffusers' form)
 
     @classmethod
-    def from_pipe(cls, pipeline: DiffusionPipeline, **given: Any) -> Self:
+    def from_pipe(cls, pipeline: DiffusionPipeline, **given: Any) -> Any:
         """From a pipeline of diffusers or of ours, whose parts it shares; in the dtype that they have.
 
         The UNet of a plain base is copied and grown (:meth:`JointUNet.from_base`). ``given``:
@@ -52,7 +52,7 @@ class StableDiffusionMethods(StableDiffusionMixin, TextualInversionLoaderMixin, 
         kind.load_lora_weights(self, pretrained_model_name_or_path_or_dict, **options)
 
     @classmethod
-    def load_lora_into_unet(cls, state_dict: Mapping[str, Tensor], *, unet: Any, **options: Any) -> None:  # type: ignore[override]
+    def load_lora_into_unet(cls, state_dict: Mapping[str, Tensor], *, unet: Any, **options: Any) -> None:
         """As diffusers' own, which loads nothing for a `conv_in` of another width."""
         super().load_lora_into_unet(widen_conv_in(state_dict, unet), unet=unet, **options)
 

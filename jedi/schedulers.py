@@ -56,7 +56,7 @@ def check_prediction_type(scheduler: Any, trained: str) -> None:
         )
 
 
-def own_steps(scheduler: Any, timesteps: Sequence[int] | None, sigmas: Sequence[float] | None) -> dict[str, list]:
+def own_steps(scheduler: Any, timesteps: Sequence[int] | None, sigmas: Sequence[float] | None) -> dict[str, Any]:
     """Timesteps or noise levels of the caller's own, for :func:`start`; empty if there are none.
 
     Raises ``InputError`` for both at once, numbers that do not fall, and a scheduler that takes no such.
@@ -72,7 +72,7 @@ def own_steps(scheduler: Any, timesteps: Sequence[int] | None, sigmas: Sequence[
     return own
 
 
-def check_sampler(scheduler: Any, steps: int, use: str = "", own: Mapping[str, list] | None = None) -> None:
+def check_sampler(scheduler: Any, steps: int, use: str = "", own: Mapping[str, Any] | None = None) -> None:
     """Raises ``InputError`` unless ``scheduler`` can take ``steps`` steps in which generators rule all that it draws.
 
     Args:
@@ -105,7 +105,7 @@ def check_sampler(scheduler: Any, steps: int, use: str = "", own: Mapping[str, l
         )
 
 
-def _trial(scheduler: Any, steps: int, ruled: bool, own: Mapping[str, list] | None) -> tuple[bool, float]:
+def _trial(scheduler: Any, steps: int, ruled: bool, own: Mapping[str, Any] | None) -> tuple[bool, float]:
     """Whether it drew noise, and by how much the noise level of its samples left that of add_noise, as a share.
 
     Of images that are 0 everywhere all noise is known: a network without fault says how far each pixel is from 0, in
@@ -132,18 +132,18 @@ def _trial(scheduler: Any, steps: int, ruled: bool, own: Mapping[str, list] | No
     return drew, error
 
 
-def start(scheduler: Any, steps: int, device: Any = None, own: Mapping[str, list] | None = None) -> None:
+def start(scheduler: Any, steps: int, device: Any = None, own: Mapping[str, Any] | None = None) -> None:
     """Makes it ready for a run of ``steps`` steps, or of those of :func:`own_steps`.
 
     Raises ``InputError`` if it cannot take them.
     """
     name, known = type(scheduler).__name__, scheduler.config.num_train_timesteps
-    ((what, values),) = (own or {"num_inference_steps": steps}).items()
-    what = f"{what}={short(values)}"
+    options: Mapping[str, Any] = own or {"num_inference_steps": steps}
+    what = ", ".join(f"{name}={short(value)}" for name, value in options.items())
     if not own and steps > known:  # each scheduler of diffusers has its own way to fail
         raise InputError(f"{what} is too many: the model knows {known} timesteps; take fewer")
     try:
-        scheduler.set_timesteps(**own or {"num_inference_steps": steps}, device=device)
+        scheduler.set_timesteps(**options, device=device)
     except ValueError as error:
         raise InputError(f"{what} does not suit {name}: {error}") from None
     first = float(max(scheduler.timesteps))
