@@ -74,6 +74,7 @@ setup(
         "diffusers>=0.41,<0.43",
         "transformers>=5.20,<6",
         "accelerate>=1.12,<2",
+        "peft>=0.21,<0.22",
         "webdataset>=1.0.2,<1.1",
         "omegaconf>=2.4,<2.5",
         "einops>=0.8,<0.9",

@@ -103,7 +103,7 @@ class CheckpointConfig:
 
 @dataclass
 class NetworkConfig:
-    """How the UNet is run; none of it changes what is computed."""
+    """How the UNet is run, and what of it is trained."""
 
     attention: str = "sdpa"
     """A name of ``jedi.attention.ATTENTION_BACKENDS``: `sdpa` (PyTorch's), `xformers`, ..."""
@@ -111,6 +111,25 @@ class NetworkConfig:
     """Less memory, about a third more time."""
     compile: bool = False
     """torch.compile; pays off on GPUs and long runs."""
+    trainable: list[str] = field(default_factory=list)
+    """What of the UNet is trained, if not all of it: `attention`, `self_attention`, `cross_attention`, `transformers`
+    (attention with the layers around it), or patterns of parameters' names, `up_blocks.*` for instance. A plain base's
+    ``conv_in``, which gets new channels, is always trained."""
+
+
+@dataclass
+class LoraSettings:
+    """LoRA adapters (peft's) are trained instead of the UNet; a plain base's ``conv_in`` is trained too, in full."""
+
+    rank: Count | None = None
+    """Of the adapters' matrices; not given: no adapters, the UNet itself is trained."""
+    alpha: Count | None = None
+    """The adapters' output is scaled by alpha / rank; ``rank`` if not given."""
+    dropout: Decay = 0.0
+    """Share of an adapter's inputs that are dropped in training."""
+    target_modules: list[str] = field(default_factory=lambda: ["to_q", "to_k", "to_v", "to_out.0"])
+    """Layers that get an adapter, by the ends of their names: the projections of all attention; `all` means all linear
+    and convolutional layers."""
 
 
 @dataclass
@@ -212,8 +231,8 @@ class TrainConfig:
     """Of a base in one file: the folder or hub name of the model that has its JSON and tokenizer files; without it the
     one that diffusers takes the file to be made from."""
     init_from: str | None = None
-    """Start from the UNet weights of a model folder or of another run (its averaged weights). Not read when the run
-    resumes."""
+    """Start from the UNet weights of a model folder or of another run (its averaged weights). When a run resumes it is
+    read only if a part of them is not trained (``lora``, ``network.trainable``)."""
     seed: Whole = 0
     """Of all that is drawn: noise, timesteps, conditioning, the order of the data."""
     max_steps: Count = 100_000
@@ -228,6 +247,7 @@ class TrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     ema: EmaConfig = field(default_factory=EmaConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
+    lora: LoraSettings = field(default_factory=LoraSettings)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     samples: SamplesConfig = field(default_factory=SamplesConfig)
     log: LogConfig = field(default_factory=LogConfig)
@@ -236,6 +256,17 @@ class TrainConfig:
     """guidance_scale and the like (``jedi.sampling.SAMPLING_DEFAULTS``) that suit the model; exported."""
     extensions: list[str] = field(default_factory=list)
     """Modules to import: they register loss weightings, conditioning policies, ... by name."""
+
+    def __post_init__(self) -> None:
+        if self.lora.rank is not None and self.network.trainable:
+            raise InputError(
+                "network.trainable and lora.rank: with adapters nothing else is trained; give one of the two"
+            )
+
+    @property
+    def trains_part(self) -> bool:
+        """Whether weights of the UNet are kept as they are: they are in no checkpoint."""
+        return self.lora.rank is not None or bool(set(self.network.trainable) - {"all"})
 
     def accumulate(self, world_size: int) -> int:
         """Micro batches per optimiser step of one process; ``InputError`` if the batch cannot be cut so."""

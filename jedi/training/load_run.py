@@ -9,12 +9,13 @@ from diffusers import UNet2DConditionModel
 
 from jedi.errors import InputError
 from jedi.io import config as configs
-from jedi.io.base import FROZEN_PARTS, check_init_from, find_folder, fingerprint, load_parts
+from jedi.io.base import FROZEN_PARTS, check_init_from, find_folder, fingerprint, load_parts, load_unet
 from jedi.io.files import read_own_json
 from jedi.pipeline import JediPipeline
 from jedi.training import checkpoints
 from jedi.training.average import PREFIX
 from jedi.training.config import TrainConfig
+from jedi.training.trained import check_frozen, frozen_sha256, make_unet, merge_lora, trained
 
 _TRAINED, _AVERAGED = "unet.unet.", f"{PREFIX}unet."
 
@@ -38,7 +39,7 @@ def load_run(run: str | Path, checkpoint: str = "last") -> JediPipeline:
     configs.import_extensions(config.extensions)  # a mode of the run's may be one that they register
     return JediPipeline(
         **load_parts(base_of(run, config), FROZEN_PARTS, config.base_variant, config.base_config),
-        unet=_unet(state, path),
+        unet=_unet(run, config, state, path),
         trained_modes=config.trained_modes,
         max_trained_references=state["jedi"]["max_references"],
         sampling_defaults=config.sampling_defaults,
@@ -52,16 +53,9 @@ def base_of(run: str | Path, config: TrainConfig) -> Path:
     Raises:
         InputError: it is not there, or what is there is not what the run was trained on.
     """
-    key, file = "base fingerprint", Path(run) / "base.json"
+    key = "base fingerprint"
     wanted = read_own_json(Path(run) / "identity.json", **{key: str})[key]
-    if file.exists():
-        places = read_own_json(file, absolute=str, relative=str)
-        named = [Path(places["absolute"]), Path(run, places["relative"])]
-        found = [folder for folder in named if folder.is_file() or (folder / "model_index.json").is_file()]
-        if not found:
-            raise InputError(f"{run} was trained on base {config.base}, which is neither {named[0]} nor {named[1]}")
-    else:
-        found = [find_folder(config.base, config.base_revision, config.base_variant)]
+    found = _folders(run, "base", config.base) or [find_folder(config.base, config.base_revision, config.base_variant)]
     for folder in found:
         if fingerprint(folder)[:16] == wanted:
             return folder
@@ -73,9 +67,29 @@ def base_of(run: str | Path, config: TrainConfig) -> Path:
 
 def load_run_unet(run: str | Path, prediction_type: str) -> UNet2DConditionModel:
     """The averaged UNet of a run's last checkpoint. Raises ``InputError`` if it predicts something else."""
-    _, state, path = _read(run, "last")
+    config, state, path = _read(run, "last")
     check_init_from(state["jedi"]["prediction_type"], prediction_type, run)
-    return _unet(state, path)
+    return _unet(run, config, state, path)
+
+
+def _folders(run: str | Path, name: str, value: str) -> list[Path]:
+    """Where the folder lies that was the run's `base` or `init_from`; none if it was a name on the hub."""
+    file = Path(run) / f"{name}.json"
+    if not file.exists():
+        return []
+    places = read_own_json(file, absolute=str, relative=str)
+    named = [Path(places["absolute"]), Path(run, places["relative"])]
+    found = [
+        folder for folder in named if folder.is_file() or is_run(folder) or (folder / "model_index.json").is_file()
+    ]
+    if not found:
+        raise InputError(f"{run} was trained on {name} {value}, which is neither {named[0]} nor {named[1]}")
+    return found
+
+
+def load_first_unet(source: str | Path, prediction_type: str) -> UNet2DConditionModel:
+    """The UNet of ``init_from``: of a run or of a model. Raises ``InputError`` if it predicts something else."""
+    return (load_run_unet if is_run(source) else load_unet)(source, prediction_type)
 
 
 def _read(run: str | Path, checkpoint: str) -> tuple[TrainConfig, dict[str, Any], Path]:
@@ -86,7 +100,8 @@ def _read(run: str | Path, checkpoint: str) -> tuple[TrainConfig, dict[str, Any]
     return configs.load(TrainConfig, run / "config.yaml"), checkpoints.load(path), path
 
 
-def _unet(state: dict[str, Any], path: Path) -> UNet2DConditionModel:
+def _unet(run: str | Path, config: TrainConfig, state: dict[str, Any], path: Path) -> UNet2DConditionModel:
+    """With adapters merged."""
     weights = {
         name.removeprefix(prefix): value
         for prefix in (_TRAINED, _AVERAGED)  # where there is an average, that
@@ -96,6 +111,20 @@ def _unet(state: dict[str, Any], path: Path) -> UNet2DConditionModel:
     invalid = [name for name, value in weights.items() if not bool(value.isfinite().all())]
     if invalid:
         raise checkpoints.CheckpointError(f"{path}: weights are not finite ({invalid[0]} and {len(invalid) - 1} more)")
-    unet = UNet2DConditionModel.from_config(state["jedi"]["unet"])
-    unet.load_state_dict(weights)
-    return unet.eval()
+    if not config.trains_part:
+        unet = UNet2DConditionModel.from_config(state["jedi"]["unet"])
+        unet.load_state_dict(weights)
+        return unet.eval()
+    if config.init_from is None:
+        first = load_parts(base_of(run, config), ("unet",), config.base_variant, config.base_config)["unet"]
+    else:
+        source = next(iter(_folders(run, "init_from", config.init_from)), config.init_from)
+        first = load_first_unet(source, state["jedi"]["prediction_type"])
+    unet = make_unet(first, config).unet.eval()
+    check_frozen(state["jedi"], frozen_sha256(unet), config)
+    if weights.keys() != trained(unet).keys():
+        raise checkpoints.CheckpointError(f"{path}: it has other weights than {run}/config.yaml says are trained")
+    unet.load_state_dict(weights, strict=False)
+    unet.register_to_config(sample_size=state["jedi"]["unet"]["sample_size"])
+    merge_lora(unet)
+    return unet.requires_grad_(True)

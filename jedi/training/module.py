@@ -23,8 +23,9 @@ from jedi.captions import encode_captions
 from jedi.conditioning import CONDITIONING_POLICIES, draw_sets
 from jedi.data import JointBatch
 from jedi.diffusion import LOSS_WEIGHTINGS, NoiseSchedule
+from jedi.errors import InputError
 from jedi.io import config as configs
-from jedi.io.base import Base, check_unet, load_unet
+from jedi.io.base import Base, check_unet
 from jedi.loss import joint_loss
 from jedi.pipeline import JediPipeline
 from jedi.rng import keyed_seed, seed_global
@@ -33,8 +34,9 @@ from jedi.schedulers import start
 from jedi.training import checkpoints
 from jedi.training.average import PREFIX, AveragedWeights
 from jedi.training.config import TrainConfig
-from jedi.training.load_run import is_run, load_run_unet
+from jedi.training.load_run import load_first_unet
 from jedi.training.optimizer import lr_factor, make_optimizer
+from jedi.training.trained import check_frozen, frozen_sha256, make_unet
 from jedi.unet import JointUNet
 from jedi.vae import encode_pixels
 
@@ -51,15 +53,21 @@ class JointTraining(L.LightningModule):
         weight = LOSS_WEIGHTINGS.get(config.loss.weighting)
         weight(self.schedule, torch.zeros(1, dtype=torch.int64), config.loss.gamma)  # refused now, not at step 1
         unet = base.unet
-        if resume_from is not None:  # the model that the weights once came from may be gone
-            unet = UNet2DConditionModel.from_config(checkpoints.load(resume_from)["jedi"]["unet"])
+        saved = checkpoints.load(resume_from)["jedi"] if resume_from is not None else {}
+        if saved and not config.trains_part:  # the model that the weights once came from may be gone
+            unet = UNet2DConditionModel.from_config(saved["unet"])
         elif config.init_from is not None:
-            load = load_run_unet if is_run(config.init_from) else load_unet
-            unet = load(config.init_from, self.schedule.prediction_type)
+            unet = load_first_unet(config.init_from, self.schedule.prediction_type)
             check_unet(unet, base.vae, base.text_encoder, f"init_from {config.init_from} on base {config.base}")
         if config.network.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
-        self.unet = JointUNet.from_base(unet, config.network.attention).train()
+        self.unet = make_unet(unet, config).train()
+        self.frozen = {
+            f"unet.{name}" for name, parameter in self.unet.named_parameters() if not parameter.requires_grad
+        }
+        self.frozen_sha256 = frozen_sha256(self.unet.unet)
+        if saved:
+            check_frozen(saved, self.frozen_sha256, config)
         self.average = AveragedWeights(self.unet, config.ema)
         if config.network.compile:
             self.unet.compile()
@@ -166,8 +174,10 @@ class JointTraining(L.LightningModule):
             "prediction_type": self.schedule.prediction_type,
             "unet": json.loads(self.unet.unet.to_json_string()),
             "step": self.global_step,
+            "frozen_sha256": self.frozen_sha256,
         }
-        state = checkpoint["state_dict"] | self.average.state_dict()
+        state = {name: value for name, value in checkpoint["state_dict"].items() if name not in self.frozen}
+        state |= self.average.state_dict()
         if "optimizer_states" not in checkpoint:  # only to be sampled from and exported: the average is enough
             state = {k: v for k, v in state.items() if PREFIX + k.removeprefix("unet.") not in state}
         checkpoint["state_dict"] = state
@@ -178,7 +188,11 @@ class JointTraining(L.LightningModule):
         # Of Lightning's counters only the number of steps goes on. A launch begins at a whole step, so its micro
         # batches are counted from 0: restored, they would end a step in the middle where `accumulate` has changed.
         del checkpoint["loops"]
-        self.average.load_state_dict(checkpoint["state_dict"])
+        own, state = self.state_dict(), checkpoint["state_dict"]
+        state |= {name: own[name] for name in self.frozen}
+        if {name for name in state if name.startswith("unet.")} != own.keys():
+            raise InputError("the checkpoint has other trained weights than `lora` and `network.trainable` say")
+        self.average.load_state_dict(state)
         self._optimizer_states = checkpoint["optimizer_states"]
         steps = self.trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total
         steps.ready = steps.completed = checkpoint["jedi"]["step"]

@@ -94,11 +94,13 @@ def write_run(config: TrainConfig, identity: dict[str, Any], trainer: L.Trainer)
         remove_leftovers(folder)
     write_json(config.run / "identity.json", identity)
     configs.save(config, config.run / "config.yaml")
-    base, run = Path(config.base).resolve(), config.run.resolve()
-    if base.exists():
-        write_json(config.run / "base.json", {"absolute": str(base), "relative": os.path.relpath(base, run)})
-    else:  # a name on the hub
-        (config.run / "base.json").unlink(missing_ok=True)
+    for name, value in (("base", config.base), ("init_from", config.init_from if config.trains_part else None)):
+        file, folder = config.run / f"{name}.json", Path(value or "").resolve()
+        if value is not None and folder.exists():
+            places = {"absolute": str(folder), "relative": os.path.relpath(folder, config.run.resolve())}
+            write_json(file, places)
+        else:  # a name on the hub, or not needed again
+            file.unlink(missing_ok=True)
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
             with atomic(config.run / "wandb_id") as temporary:
@@ -127,6 +129,7 @@ def identity(config: TrainConfig, data: JointData, base: Base) -> dict[str, Any]
     values = {key: value for key, value in configs.to_dict(config).items() if key not in _MAY_CHANGE}
     for section, names in _MAY_CHANGE_IN.items():
         values[section] = {key: value for key, value in values[section].items() if key not in names}
+    values["network"] = {"trainable": config.network.trainable}
     flat: dict[str, Any] = {}
     for key, value in values.items():
         flat |= {f"{key}.{name}": v for name, v in value.items()} if isinstance(value, dict) else {key: value}
