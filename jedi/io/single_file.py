@@ -119,10 +119,10 @@ def load_single(file: Path, folder: Path, kinds: Mapping[str, type]) -> dict[str
         check_values(file, {"sample_size": own["sample_size"]}, UNET)
         parts["unet"].register_to_config(sample_size=own["sample_size"])
     if "scheduler" in parts and "scheduler" in own:
-        kind: Any = known_class("diffusers", own.get("scheduler_class"), file)
+        settings = own["scheduler"] if isinstance(own["scheduler"], dict) else {}
+        kind: Any = known_class("diffusers", settings.get("_class_name"), file)
         if not issubclass(kind, SchedulerMixin):
             raise InputError(f"{file}: its scheduler is of class {kind.__name__}")
-        settings = own["scheduler"] if isinstance(own["scheduler"], dict) else {}
         check_values(file, settings, SCHEDULER)
         parts["scheduler"] = made(lambda: kind.from_config(settings), kind.__name__, file)
     return parts

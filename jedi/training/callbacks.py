@@ -168,6 +168,7 @@ class HeldOut(Recurring):
         metrics = reference_gain(losses, modes)
         log_metrics(trainer, metrics)
         if trainer.is_global_zero:
+            checkpoints.record_validation(self.config.run, trainer.global_step, metrics)
             tqdm.write(
                 f"step {trainer.global_step}: held-out loss {metrics['heldout/loss']:.5f}, reference gain over wrong "
                 f"{metrics['gain/wrong']:.2%}, over none {metrics['gain/none']:.2%}",

@@ -133,6 +133,21 @@ def recorded_step(run: str | Path, name: str = "progress.json") -> int:
     return read_own_json(file, remedy, step=int)["step"] if file.exists() else 0
 
 
+def record_validation(run: str | Path, step: int, metrics: dict[str, float]) -> None:
+    """Keeps what a validation found, for the model card: ``RUN/validation.json``, by step."""
+    file = Path(run) / "validation.json"
+    found = read_own_json(file, "remove it: it is written anew") if file.exists() else {}
+    write_json(file, {**found, str(step): metrics})
+
+
+def validation(run: str | Path, step: int) -> dict[str, float]:
+    """What the latest validation up to that step found; {} if there was none."""
+    file = Path(run) / "validation.json"
+    found = read_own_json(file, "remove it: the model card then goes without") if file.exists() else {}
+    steps = [int(key) for key in found if key.isdecimal() and int(key) <= step]
+    return found[str(max(steps))] if steps else {}
+
+
 def has_begun(run: str | Path) -> bool:
     """Whether there is a checkpoint to resume from.
 
