@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from data_gen.packages import EXTRAS
 from jedi.errors import InputError
@@ -48,11 +49,21 @@ def _parser() -> argparse.ArgumentParser:
         if verb == "run":
             text = "begin at the I-th of N parts of the units, I from 0, and leave out `finish`: for arrays of tasks"
             sub.add_argument("--part", metavar="I/N", help=text)
+    text = "upload a finished data set to the hub, as its viewer reads it"
+    sub = verbs.add_parser("push", help=text, description=text)
+    sub.add_argument("folder", help="of the data set")
+    sub.add_argument("name", help="OWNER/NAME of a data set on the hub; made where there is none")
+    sub.add_argument("--private", action="store_true", help="make it a private one")
     return parser
 
 
 def _do(options: argparse.Namespace) -> Iterator[str]:
     """Does what is asked; yields what is to be said."""
+    if options.verb == "push":
+        from data_gen.push import push_data
+
+        yield f"uploaded to {push_data(Path(options.folder), options.name, options.private)}"
+        return
     from data_gen import run
     from data_gen.config import load_config, schema_of
     from data_gen.plan import frozen_settings, read_plan

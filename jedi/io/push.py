@@ -41,8 +41,9 @@ def push(
             repo_id=name, folder_path=folder, repo_type=kind, commit_message=message, allow_patterns=patterns
         )
     except (OSError, ValueError) as error:  # its HTTP errors are OSErrors
+        again = f": hf upload {name} {folder}" if kind == "model" else ""
         raise InputError(
             f"{folder} is whole, but the hub did not take it as {name}: {first_line(error)}; log in with "
-            f"`hf auth login` (or set HF_TOKEN) and repeat with `hf upload {name} {folder} --repo-type {kind}`"
+            f"`hf auth login` (or set HF_TOKEN) and upload it again{again}"
         ) from error
     return f"https://huggingface.co/{'datasets/' * (kind == 'dataset')}{name}"
