@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import dataclasses
 import difflib
+import functools
 import importlib
 import io
 import sys
@@ -99,7 +100,7 @@ def _merged(schema: type, path: str | Path | Mapping[str, Any] | None, overrides
     for origin, values in _layers(path, overrides):
         _check_keys(schema, values, origin)
         try:
-            config = OmegaConf.merge(config, values)
+            config = OmegaConf.unsafe_merge(config, values)  # in place: `merge` copies the whole schema each time
         except (OmegaConfBaseException, OverflowError) as error:  # the latter of a whole number that is to be a float
             raise ConfigError(f"{origin}: {_describe(error)}") from None
     return config
@@ -211,7 +212,8 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
 
 
-def _fields(schema: type, ranges: bool = False) -> dict[str, Any]:
+@functools.lru_cache(256)
+def _fields(schema: type, ranges: bool = False) -> Mapping[str, Any]:
     hints = typing.get_type_hints(schema, include_extras=ranges)
     return {field.name: hints[field.name] for field in dataclasses.fields(schema)}
 
