@@ -3,12 +3,14 @@ seconds that importing them costs, which is most of what a short command does.""
 
 import contextlib
 import io
+import json
 import multiprocessing
 import os
 import runpy
+import socket
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 _FORK = multiprocessing.get_context("fork")
@@ -49,6 +51,51 @@ def python(arguments: Sequence[str], folder: Path) -> Callable[[], int]:
         return 0
 
     return work
+
+
+CLIENT = """#!{python} -SE
+import json, os, socket, sys
+with socket.socket(socket.AF_UNIX) as server:
+    server.connect({place!r})
+    socket.send_fds(server, [b" "], [1])
+    server.sendall(json.dumps([os.getcwd(), dict(os.environ), sys.argv[1:]]).encode() + b"\\n")
+    sys.exit(int(server.recv(16)))
+"""
+
+
+@contextlib.contextmanager
+def interpreter(program: Path) -> Iterator[None]:
+    """While this lasts, `PROGRAM ARGUMENTS` does what `python ARGUMENTS` does, in a child as `run` makes them: for
+    the commands that another program, such as make, starts."""
+    with socket.socket(socket.AF_UNIX) as listening:
+        place = str(program.with_suffix(".socket"))
+        listening.bind(place)
+        listening.listen()
+        with program.open("x") as file:  # never over a real one
+            file.write(CLIENT.format(python=sys.executable, place=place))
+        program.chmod(0o755)
+        server = _FORK.Process(target=_serve, args=(listening,))
+        server.start()
+        try:
+            yield
+        finally:
+            server.terminate()
+            server.join()
+
+
+def _serve(listening: socket.socket) -> None:
+    while True:
+        client, _ = listening.accept()
+        with client, client.makefile("rb") as sent:
+            _, (output,), _, _ = socket.recv_fds(client, 1, 1)
+            folder, environment, arguments = json.loads(sent.readline())
+            child = os.fork()
+            if not child:
+                os.environ.clear()
+                os.environ.update(environment)
+                _child(python(arguments, Path(folder)), output)
+            os.close(output)
+            client.sendall(b"%d" % (os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) % 256))
 
 
 def _child(work: Callable[[], int], output: int) -> None:

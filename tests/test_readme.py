@@ -4,12 +4,14 @@ The copy is what a fresh clone would hold, with the environment of this test run
 commands run in the order of the pages, since later ones use what earlier ones made; what several pages say runs once.
 """
 
+import json
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,7 +35,9 @@ TINY_TRAIN = (
 # README command -> what is run in its place. None: not run, for the reason given.
 SHORTER = {
     "make test": None,  # this very suite
-    "make tiny": f'make tiny TINY_DATA="{TINY_DATA}" TINY_BASE="{TINY_BASE}" TINY_TRAIN="{TINY_TRAIN}"',
+    "make tiny": (
+        f'make tiny BIN=.venv/forked TINY_DATA="{TINY_DATA}" TINY_BASE="{TINY_BASE}" TINY_TRAIN="{TINY_TRAIN}"'
+    ),
     # What `make tiny` made is continued under the same settings.
     "python -m data_gen run --config configs/data_gen/tiny.yaml": (
         f"python -m data_gen run --config configs/data_gen/tiny.yaml {TINY_DATA}"
@@ -69,7 +73,7 @@ def commands() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def clone(tmp_path_factory) -> Path:
+def clone(tmp_path_factory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("clone")
     listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True).stdout
@@ -84,11 +88,20 @@ def clone(tmp_path_factory) -> Path:
             (folder / ".venv" / name).symlink_to(Path(sys.prefix, name))
     for name in (".demo", ".data", ".test"):
         (folder / ".venv" / name).touch()
-    return folder
+    # Its model samples in 3 steps, where no number of steps is given.
+    index = folder / "models" / "jedi-tiny" / "model_index.json"
+    settings = json.loads(index.read_text())
+    settings["sampling_defaults"]["num_inference_steps"] = 3
+    index.write_text(json.dumps(settings))
+    # An interpreter that costs less, where a command starts several.
+    (folder / ".venv" / "forked").mkdir()
+    (folder / ".venv" / "forked" / "uv").symlink_to(folder / ".venv" / "bin" / "uv")
+    with forked.interpreter(folder / ".venv" / "forked" / "python"):
+        yield folder
 
 
 def run(command: str, clone: Path) -> None:
-    """Runs a line of bash. `python ...` by itself runs in a child of this process; `make` starts real interpreters."""
+    """Runs a line of bash. Python is a child of this process; `make demo` starts a real interpreter."""
     if command.startswith("python "):
         code, said = forked.run(forked.python(shlex.split(command)[1:], clone))
     else:

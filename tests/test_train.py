@@ -372,28 +372,25 @@ def test_a_refused_launch_leaves_nothing(recipe, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_all_processes_learn_that_a_launch_is_refused(recipe, tmp_path, python, environment, root):
+def test_all_processes_learn_that_a_launch_is_refused(recipe, tmp_path):
     """Started from outside, as torchrun and Slurm do, they would wait for the first one for half an hour."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     launch = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "x"}
     launch |= {"GROUP_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
-    command = [python, "train.py", "--config", str(recipe), "hardware.devices=2", "hardware.strategy=ddp"]
-    with locked(tmp_path / "run"):
-        ranks = [
-            subprocess.Popen(
-                command,
-                cwd=root,
-                env=environment | launch | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for rank in (0, 1)
-        ]
-        for rank in ranks:
-            _, said = rank.communicate(timeout=180)
-            assert rank.returncode == 2 and f"another run is at work in {tmp_path / 'run'}" in said
+    command = ["--config", str(recipe), "hardware.devices=2", "hardware.strategy=ddp"]
+
+    def rank(number: int) -> int:
+        os.environ.update(launch | {"RANK": str(number), "LOCAL_RANK": str(number)})
+        return train.main(command)
+
+    with locked(tmp_path / "run"), (tmp_path / "0").open("w") as first, (tmp_path / "1").open("w") as second:
+        ranks = [forked.start(lambda i=i: rank(i), said.fileno()) for i, said in enumerate((first, second))]
+        for i, process in enumerate(ranks):
+            process.join(180)
+            said = (tmp_path / str(i)).read_text()
+            assert process.exitcode == 2 and f"another run is at work in {tmp_path / 'run'}" in said
     assert not (tmp_path / "run").exists()
 
 

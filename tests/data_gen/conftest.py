@@ -2,6 +2,7 @@
 
 import io
 import json
+import pickle
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from PIL import Image
 
 from data_gen import run
 from data_gen.config import DataConfig, load_config, schema_of
+from jedi.report import page
 
 
 def config_of(out, *extensions: str, **settings) -> DataConfig:
@@ -52,6 +54,23 @@ def all_bytes(folder: Path) -> dict[str, bytes]:
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.endswith(".lock")]
     kept = [path.relative_to(folder) for path in files]
     return {str(path): (folder / path).read_bytes() for path in kept if path.parts[0] != "logs"}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def charts_are_drawn_once():
+    """A chart that was drawn is not drawn again: of a small run, most of which is made many times here, that is a
+    third. Runs in processes of their own draw all of theirs."""
+    drawn, draw = {}, page.draw
+
+    def remembered(chart):
+        key = pickle.dumps(chart)
+        if key not in drawn:
+            drawn[key] = draw(chart)
+        return drawn[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page, "draw", remembered)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ any moment changes no byte, and that any number of processes share one plan."""
 import json
 import os
 import re
-import subprocess
 import time
 from pathlib import Path
 
@@ -180,9 +179,8 @@ def test_parts_in_processes_of_their_own_share_the_plan(made, settings, tmp_path
 
 
 @pytest.mark.slow
-def test_two_workers_make_the_same_bytes(made, settings, tmp_path, python, environment):
-    command = [python, "-m", "data_gen", "run", f"out={tmp_path / 'two'}", *settings, "workers=2"]
-    subprocess.run(command, env=environment, check=True, capture_output=True)
+def test_two_workers_make_the_same_bytes(made, settings, tmp_path):
+    run.run(configured(settings, tmp_path / "two", "workers=2"))  # in interpreters of their own
     assert all_bytes(tmp_path / "two") == all_bytes(made)
 
 

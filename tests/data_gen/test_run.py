@@ -129,11 +129,11 @@ def test_another_seed_gives_other_images(small, tmp_path):
     assert read_sets(tmp_path / "other" / "train")[0]["subject"] != read_sets(Path(small.out) / "train")[0]["subject"]
 
 
-# The run below draws 120 sets; it makes plan.json, 6 units of 3 files (log, tar, manifest), 4 shards of 2 files, and
+# The run below draws 20 sets; it makes plan.json, 6 units of 3 files (log, tar, manifest), 4 shards of 2 files, and
 # finish.json and the report.
-LITTLE = {"sets": 30, "heldout_sets": 10, "sets_per_unit": 8, "sets_per_shard": 14}  # units and shards as in `small`
+LITTLE = {"sets": 15, "heldout_sets": 5, "sets_per_unit": 4, "sets_per_shard": 7}  # units and shards as in `small`
 MOMENTS = [
-    *(f"step {number}" for number in (1, 3, 8, 9, 30, 39)),
+    *(f"step {number}" for number in (1, 2, 4, 5, 15, 19)),
     *(f"write {number}" for number in (1, 2, 3, 12, 13, 14, 15, 20, 21, 22)),
     *(f"rename {number}" for number in (1, 2, 3, 4, 11, 13, 14, 15, 16, 21, 22, 23, 24)),
     *(f"renamed {number}" for number in (1, 2, 13, 14, 21, 24)),
@@ -142,7 +142,7 @@ MOMENTS = [
 
 @pytest.fixture(scope="module")
 def little(tmp_path_factory) -> DataConfig:
-    """A finished data set of a third of the size of `small`. Read only."""
+    """A finished data set of a sixth of the size of `small`. Read only."""
     config = small_config(tmp_path_factory.mktemp("little") / "little", **LITTLE)
     run.run(config)
     return config
@@ -164,7 +164,7 @@ def test_a_kill_at_any_moment_costs_and_changes_nothing(little, tmp_path, moment
 def test_many_kills_in_one_run(little, tmp_path):
     config = small_config(tmp_path / "killed", **LITTLE)
     for _ in range(3):
-        for moment in ("step 10", "rename 2", "write 2"):
+        for moment in ("step 5", "rename 2", "write 2"):
             if plan.read_plan(config) is None or status(config, plan.read_plan(config)).done < 5:
                 killed_at(moment, lambda: run.run(config), [(EmojiSource, "_make")])
     run.run(config)
