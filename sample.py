@@ -49,6 +49,9 @@ class Settings:
     """
 
     model: str = str(HERE / "models" / "jedi-tiny")
+    revision: str | None = None
+    variant: str | None = None
+    model_config: str | None = None
     references: list[str] = field(default_factory=list)
     subjects: dict[str, str] = field(default_factory=dict)
     """Name -> folder, in place of ``references``."""
@@ -86,7 +89,18 @@ class Settings:
         """Each text that the record will hold, after its option; names of references are checked as they are read."""
         yield from (("--prompt", prompt) for prompt in self.prompts)
         yield from (("--subject", name) for name in self.subjects)
-        for key in ("model", "negative_prompt", "image", "mask_image", "guidance", "mode", "device"):
+        for key in (
+            "model",
+            "revision",
+            "variant",
+            "model_config",
+            "negative_prompt",
+            "image",
+            "mask_image",
+            "guidance",
+            "mode",
+            "device",
+        ):
             if (text := getattr(self, key)) is not None:
                 yield f"--{key.replace('_', '-')}", text
 
@@ -245,7 +259,9 @@ def run(settings: Settings) -> None:
     find_model(settings.model)  # refused now, before anything is loaded
     names = [f"{i:04d}.png" for i in range(len(settings.captions))]
     with ResultFolder(settings.out, [*names, "grid.png", RECORD]) as folder:
-        pipe, digests = load_pipeline(settings.model, settings.device, settings.dtype)
+        pipe, digests = load_pipeline(
+            settings.model, settings.device, settings.dtype, settings.revision, settings.variant, settings.model_config
+        )
         pipe.set_progress_bar_config(disable=False)
         if pipe.config.knows:
             print(f"sample.py: what {Path(settings.model).name} knows: {pipe.config.knows}", file=sys.stderr)

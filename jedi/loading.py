@@ -27,8 +27,17 @@ PARTS = ("unet", "vae", "text_encoder")
 """The parts of a model that have weights."""
 
 
-def load_pipeline(name: str, device: str | None = None, dtype: str = "float32") -> tuple[JediPipeline, dict[str, str]]:
+def load_pipeline(
+    name: str,
+    device: str | None = None,
+    dtype: str = "float32",
+    revision: str | None = None,
+    variant: str | None = None,
+    model_config: str | None = None,
+) -> tuple[JediPipeline, dict[str, str]]:
     """The pipeline on its device, silent, and the sha256 of its parts' weights in float32.
+
+    ``revision``, ``variant`` and ``model_config`` (there: ``config``) as in ``JediPipeline.from_pretrained``.
 
     Raises ``InputError`` for a model or a device that cannot be used.
     """
@@ -45,7 +54,7 @@ def load_pipeline(name: str, device: str | None = None, dtype: str = "float32") 
 
             pipe = load_run(name)
         else:
-            pipe = JediPipeline.from_pretrained(name)
+            pipe = JediPipeline.from_pretrained(name, revision=revision, variant=variant, config=model_config)
     except InputError as error:
         where = " from the hub (there is no such folder here)" if origin == "hub" else ""
         raise InputError(f"--model {name}: cannot be loaded{where}: {error}") from error

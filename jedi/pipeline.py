@@ -10,7 +10,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,9 +35,9 @@ from jedi.errors import InputError
 from jedi.guidance import GUIDANCE, in_interval
 from jedi.guided_unet import Conditions, GuidedUNet, References
 from jedi.inpainting import Inpainting
-from jedi.io.base import INDEX, PARTS, check_parts, find_folder, load_parts
-from jedi.io.model_files import DEFAULTS, PIPELINE, check_values, read_model_json
+from jedi.io.base import check_parts
 from jedi.mixins import StableDiffusionMethods
+from jedi.pretrained import Pretrained
 from jedi.references import ReferenceImages
 from jedi.rng import check_seed, seeded_generator
 from jedi.sampling import SAMPLING_DEFAULTS, check_defaults, check_modes, sampling_settings
@@ -65,7 +64,7 @@ def image_generators(seed: int, count: int, device: torch.device | str = "cpu") 
     return [seeded_generator(seed + i, device) for i in range(count)]
 
 
-class JediPipeline(StableDiffusionMethods, DiffusionPipeline):
+class JediPipeline(Pretrained, StableDiffusionMethods, DiffusionPipeline):
     """Personalised text-to-image generation by joint-image diffusion, without tuning.
 
     ``unet`` is a stock ``UNet2DConditionModel`` with ``2c + 1`` input channels; joint attention is installed
@@ -133,28 +132,6 @@ class JediPipeline(StableDiffusionMethods, DiffusionPipeline):
         self._joint_unet = JointUNet(unet)
         self._interrupt = False
         self._num_timesteps = 0
-
-    @classmethod
-    def from_pretrained(cls, name: str | Path, *, dtype: torch.dtype = torch.float32, **given: Any) -> JediPipeline:
-        """The pipeline of a diffusers folder or, if there is no such folder, of a model on the hub.
-
-        Unlike diffusers' own it takes known classes of diffusers and transformers only, and refuses weights that are
-        missing, not expected or not finite (:func:`jedi.io.parts.load_network`).
-
-        Args:
-            dtype: of the whole pipeline; whatever the folder's parts were stored in.
-            given: parts and settings of the constructor that stand in for the folder's (``scheduler=...``).
-
-        Raises:
-            InputError: no such model, or one that cannot be used; the message names the file and what is wrong.
-        """
-        folder = find_folder(name)
-        index = read_model_json(folder / INDEX)
-        settings = {key: value for key, value in index.items() if key in PIPELINE}
-        check_values(folder / INDEX, settings, PIPELINE)
-        check_values(folder / INDEX, settings.get("sampling_defaults") or {}, DEFAULTS)
-        parts = load_parts(folder, [part for part in PARTS if part not in given])
-        return cls(**parts | settings | given).to(dtype)
 
     @property
     def image_size(self) -> Size:

@@ -264,7 +264,7 @@ CANS = ("scores", "--images", "data/can", "--references", "data/can", "--out", "
         (["--part", "x"], "--part x: expected I/N"),
         (["--part", "0/3", "--stage", "score"], "--part is for generating"),
         (["--data", "absent"], "--data absent: no such folder"),
-        (["--model", "absent"], "--model absent: no such folder (a model, a training run"),
+        (["--model", "absent"], "--model absent: no such folder or file (a model, a training run"),
         (["--encoders", "clip:absent"], "absent"),
         (["--encoders", "eye:x"], "the kind 'eye' is unknown"),
         (["--device", "tpu9"], "--device tpu9"),

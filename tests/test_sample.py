@@ -480,7 +480,7 @@ def test_broken_and_plain_models(request_in, tmp_path, tiny_model, tiny_base, ca
     assert request_in(model=without_weights(tiny_model)) == 2
     assert "--model broken: cannot be loaded" in capsys.readouterr().err
     assert request_in(model=tiny_base) == 2
-    assert "becomes one by JointUNet.from_base() and training" in capsys.readouterr().err
+    assert "which JeDi has not trained (its model_index.json names no trained_modes): train" in capsys.readouterr().err
     assert names(tmp_path) == ["broken", "photos"]
 
 

@@ -48,7 +48,16 @@ def add_settings(parser: argparse.ArgumentParser, file: str, setting: str) -> No
 def add_sampling(parser: argparse._ActionsContainer) -> None:
     """The arguments that say by which model images are made, and how; without defaults."""
     add = parser.add_argument
-    add("--model", metavar="M", help="a model folder, a training run, or a hub name (models/jedi-tiny)")
+    add("--model", metavar="M", help="a model folder or file, a training run, or a hub name (models/jedi-tiny)")
+    add("--revision", metavar="R", help="of a model on the hub: a branch, a tag or a commit")
+    add(
+        "--variant", metavar="V", help="which files of the model's weights are read, for instance fp16 (the plain ones)"
+    )
+    add(
+        "--model-config",
+        metavar="D",
+        help="of a model in one file: a folder or hub name with its JSON and tokenizer files",
+    )
     add("--steps", type=int, metavar="S", help="denoising steps (the model's)")
     add("--guidance", metavar="RULE", help=f"{', '.join(GUIDANCE_RULES)} or an extension's (the model's)")
     add("--guidance-scale", type=float, metavar="G", help="weight of the prompt, 1 is off (the model's)")

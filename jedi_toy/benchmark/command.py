@@ -46,6 +46,8 @@ class ToyRequest:
     data: str
     out: str
     model: str = options.DEFAULT_MODEL
+    files: tuple[str | None, str | None, str | None] = (None, None, None)
+    """The model's revision, variant and ``model_config``, as :func:`jedi.loading.load_pipeline` takes them."""
     encoder: str = ENCODER
     rows: tuple[str, ...] = ROWS
     parts: tuple[str, ...] = PARTS
@@ -104,6 +106,7 @@ def request_from(arguments: argparse.Namespace) -> ToyRequest:
     ]
     return ToyRequest(
         **{name: getattr(arguments, name) for name in names},
+        files=(arguments.revision, arguments.variant, arguments.model_config),
         rows=rows,
         parts=tuple(parts),
         subjects=arguments.subjects or (QUICK_SUBJECTS if arguments.quick else 100),
@@ -145,7 +148,7 @@ def evaluate(request: ToyRequest) -> dict[str, Any]:
     rows = [ToyRow.parse(text) for text in request.rows]
     cases = read_cases(request.data)
     encoder = SubjectEncoder.load(request.encoder)
-    pipe, digests = load_pipeline(request.model, request.device, request.dtype)
+    pipe, digests = load_pipeline(request.model, request.device, request.dtype, *request.files)
     modes = list(pipe.config.trained_modes)
     skipped = [f"{row.label}: the model was trained for {', '.join(modes)}" for row in rows if row.mode not in modes]
     rows = [row for row in rows if row.mode in modes]

@@ -75,7 +75,14 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.stage != "score":
         from jedi.loading import load_pipeline
 
-        pipe, digests = load_pipeline(arguments.model, arguments.device, arguments.dtype)
+        pipe, digests = load_pipeline(
+            arguments.model,
+            arguments.device,
+            arguments.dtype,
+            arguments.revision,
+            arguments.variant,
+            arguments.model_config,
+        )
         notes = {"model": arguments.model, "image size": list(pipe.image_size), "references": benchmark.references}
         generate(
             pipe, items, arguments.out,

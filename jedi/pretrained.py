@@ -1,0 +1,91 @@
+"""Ways to a JediPipeline: a diffusers folder, one file, a name on the hub. Arguments as diffusers calls them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from jedi.errors import InputError
+from jedi.io.base import INDEX, PARTS, find_folder, load_parts
+from jedi.io.kinds import detect, is_trained
+from jedi.io.model_files import DEFAULTS, PIPELINE, check_values, read_model_json
+from jedi.io.single_file import config_folder, read_metadata
+
+P = TypeVar("P", bound="Pretrained")
+
+
+class Pretrained:
+    """``from_pretrained`` and ``from_single_file`` of a pipeline.
+
+    Unlike diffusers' own they take known classes of diffusers and transformers only, and refuse weights that are
+    missing, not expected or not finite (:func:`jedi.io.parts.load_network`). No code of a repository is run.
+    """
+
+    @classmethod
+    def from_pretrained(
+        cls: type[P],
+        name: str | Path,
+        *,
+        dtype: torch.dtype | None = None,
+        torch_dtype: torch.dtype | None = None,
+        revision: str | None = None,
+        variant: str | None = None,
+        config: str | Path | None = None,
+        cache_dir: str | Path | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+        force_download: bool = False,
+        **given: Any,
+    ) -> P:
+        """The pipeline of a diffusers folder, of one file or, if there is neither, of a model on the hub.
+
+        Args:
+            dtype, torch_dtype: of the whole pipeline, whatever the folder's parts were stored in; float32 by default.
+            revision: of a model on the hub: a branch, a tag or a commit.
+            variant: which files of weights to read, `fp16` for instance, in parts that have them.
+            config: of a model in one file: see :meth:`from_single_file`.
+            cache_dir, token, local_files_only, force_download: of the hub's downloads.
+            given: parts and settings of the constructor that stand in for the folder's (``scheduler=...``).
+
+        Raises:
+            InputError: no such model, or one that cannot be used; the message names the file and what is wrong.
+        """
+        hub: dict[str, Any] = {"cache_dir": cache_dir, "token": token}
+        hub |= {"local_files_only": local_files_only, "force_download": force_download}
+        found = find_folder(name, revision, variant, **hub)
+        if found.is_file():
+            folder = config_folder(found, config, **hub)
+            index, where = read_metadata(found).get("index", {}), found
+        else:
+            folder = found
+            index, where = read_model_json(folder / INDEX), folder / INDEX
+        kind = detect(folder)
+        settings = {key: value for key, value in index.items() if key in PIPELINE}
+        check_values(where, settings, PIPELINE)
+        check_values(where, settings.get("sampling_defaults") or {}, DEFAULTS)
+        if not is_trained(settings | given):
+            raise InputError(
+                f"{name} is {kind.family}, which JeDi has not trained (its {where.name} names no trained_modes): train "
+                f"on it with train.py base={name}"
+            )
+        parts = load_parts(found, [part for part in PARTS if part not in given], variant, str(folder))
+        pipe: Any = cls(**parts | settings | given)
+        return pipe.to(dtype or torch_dtype or torch.float32)
+
+    @classmethod
+    def from_single_file(cls: type[P], file: str | Path, *, config: str | Path | None = None, **options: Any) -> P:
+        """The pipeline of one .safetensors file in Stable Diffusion's original layout.
+
+        Args:
+            config: folder or hub name of a model whose JSON and tokenizer files fit; by default the one that
+                diffusers takes the file to be made from, out of the hub or its cache.
+            options: those of :meth:`from_pretrained`.
+
+        Raises:
+            InputError: no such file, one of another kind, or nothing gives the JSON and tokenizer files.
+        """
+        if not Path(file).is_file():
+            raise InputError(f"{file}: no such file")
+        return cls.from_pretrained(file, config=config, **options)
