@@ -112,6 +112,10 @@ def load_unet(name: str | Path, prediction_type: str) -> UNet2DConditionModel:
         InputError: there is none, it is damaged, or its model predicts something else than ``prediction_type``.
     """
     folder = find_folder(name)
+    if folder.is_file():
+        raise InputError(
+            f"init_from {name}: one file does not say what it predicts; make it the base (base=), or a folder"
+        )
     scheduler = folder / "scheduler" / FILES["scheduler"][0]
     if scheduler.exists():
         found = read_model_json(scheduler).get("prediction_type", "epsilon")

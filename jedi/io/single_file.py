@@ -45,8 +45,8 @@ def read_metadata(file: Path) -> dict[str, Any]:
         raise InputError(f"{file}: not readable as safetensors: {first_line(error)}") from None
     if _CONV_IN not in names:
         raise InputError(f"{file} holds no model in Stable Diffusion's original layout (it has no {_CONV_IN})")
-    if not isinstance(found, dict):
-        raise InputError(f"{file}: its metadata 'jedi' is no object")
+    if not isinstance(found, dict) or not all(isinstance(found.get(key, {}), dict) for key in ("index", "scheduler")):
+        raise InputError(f"{file}: its metadata 'jedi' is not as our export writes it")
     return found
 
 
@@ -119,7 +119,7 @@ def load_single(file: Path, folder: Path, kinds: Mapping[str, type]) -> dict[str
         check_values(file, {"sample_size": own["sample_size"]}, UNET)
         parts["unet"].register_to_config(sample_size=own["sample_size"])
     if "scheduler" in parts and "scheduler" in own:
-        settings = own["scheduler"] if isinstance(own["scheduler"], dict) else {}
+        settings = own["scheduler"]
         kind: Any = known_class("diffusers", settings.get("_class_name"), file)
         if not issubclass(kind, SchedulerMixin):
             raise InputError(f"{file}: its scheduler is of class {kind.__name__}")

@@ -20,7 +20,7 @@ from jedi.training.config import TrainConfig
 from jedi.training.load_run import base_of
 
 SAMPLES = "samples.png"
-_RECIPE = ("max_steps", "batch_size", "seed", "conditioning", "loss", "optimizer", "ema", "network", "data")
+_RECIPE = ("max_steps", "batch_size", "seed", "conditioning", "loss", "optimizer", "ema", "network", "lora", "data")
 _PLACES = {"path", "latents_folder"}
 """Of the machine that trained: nobody else's business."""
 
@@ -160,7 +160,7 @@ def recipe(config: TrainConfig) -> dict[str, str]:
     for key in _RECIPE:
         group = values[key] if isinstance(values[key], Mapping) else {"": values[key]}
         for name, value in group.items():
-            if name not in _PLACES:
+            if name not in _PLACES and value is not None and (key != "lora" or config.lora.rank):
                 flat[f"{key}.{name}".rstrip(".")] = _said(value)
     return flat
 

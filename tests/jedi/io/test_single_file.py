@@ -1,6 +1,7 @@
 """Models in one file, in the original layout: there and back through diffusers' own converter, and what is refused."""
 
 import copy
+import json
 
 import huggingface_hub
 import pytest
@@ -10,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel
 
 from jedi.errors import InputError
-from jedi.io.base import load_base
+from jedi.io.base import load_base, load_unet
 from jedi.io.original_layout import original_weights, write_original
 from jedi.io.single_file import config_folder, read_metadata
 from tests import tiny
@@ -136,6 +137,18 @@ def test_what_no_file_can_be_made_of(tmp_path, tiny_base):
     ):
         with pytest.raises(InputError, match=message):
             load_base(tmp_path / f"{name}.safetensors", config=str(tiny_base))
+    with pytest.raises(InputError, match="init_from .*model.safetensors: one file does not say what it predicts"):
+        load_unet(file, "epsilon")
+    for own in ("[]", '{"index": []}', '{"scheduler": 1}', "{"):
+        save_file(weights, tmp_path / "own.safetensors", {"jedi": own})
+        with pytest.raises(InputError, match=r"own.safetensors: (its metadata 'jedi' is not as|not readable)"):
+            load_base(tmp_path / "own.safetensors", config=str(tiny_base))
+    for own in ({"sample_size": 0}, {"scheduler": {"_class_name": "UNet2DConditionModel"}}, {"scheduler": {}}):
+        save_file(weights, tmp_path / "own.safetensors", {"jedi": json.dumps(own)})
+        with pytest.raises(
+            InputError, match=r"own.safetensors: ('sample_size' is 0|its scheduler is of class|None|'diff)"
+        ):
+            load_base(tmp_path / "own.safetensors", config=str(tiny_base))
     with pytest.raises(InputError, match=r"model.ckpt: a model in one file is a .safetensors file; a pickle can run"):
         load_base(tmp_path / "model.ckpt")
 
