@@ -9,12 +9,13 @@ import hashlib
 import importlib.metadata
 import logging
 import platform
+import sys
 from typing import TYPE_CHECKING, Any
 
 import jedi
 from jedi.checks import check_mode
 from jedi.errors import InputError
-from jedi.io.devices import find_device
+from jedi.io.devices import cpu_computes_in, find_device
 from jedi.io.hub import find_model
 from jedi.io.quiet import quiet
 
@@ -39,7 +40,7 @@ def load_pipeline(
 
     ``revision``, ``variant`` and ``model_config`` (there: ``config``) as in ``JediPipeline.from_pretrained``.
 
-    Raises ``InputError`` for a model or a device that cannot be used.
+    Says on stderr where a CPU is slow in ``dtype``. Raises ``InputError`` for a model or a device that cannot be used.
     """
     origin = find_model(name)
     import torch
@@ -48,6 +49,9 @@ def load_pipeline(
 
     quiet(logging.ERROR)
     device = find_device(device)
+    if device == "cpu" and dtype != "float32" and not cpu_computes_in(getattr(torch, dtype)):
+        slow = "this CPU has no fast arithmetic for it, and may take ten times as long as in float32"
+        print(f"--dtype {dtype}: {slow}", file=sys.stderr)
     try:
         if origin == "run":
             from jedi.training.load_run import load_run

@@ -208,6 +208,13 @@ def test_the_record_names_the_stored_weights_and_nothing_of_chance(request_in, t
     assert not any("_use_default_values" in record["settings"]["scheduler"] for record in records)
 
 
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_dtype_that_the_cpu_is_slow_in_is_said(request_in, monkeypatch, capsys, fast):
+    monkeypatch.setattr("jedi.loading.cpu_computes_in", lambda dtype: fast)
+    assert request_in("--dtype", "bfloat16", steps=1) == 0
+    assert ("--dtype bfloat16: this CPU has no fast arithmetic" in capsys.readouterr().err) == (not fast)
+
+
 def test_the_last_seeds_there_are(request_in, tmp_path):
     assert request_in("--seed", str(2**64 - 2), "--num-images-per-prompt", "2", steps=1) == 0
     assert request_in("--seed", str(2**64 - 1), steps=1, out="last") == 0

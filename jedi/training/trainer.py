@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 
 import lightning as L
 import torch
@@ -13,6 +12,7 @@ from lightning.pytorch.strategies import StrategyRegistry
 
 from jedi.attention import check_backend
 from jedi.errors import InputError
+from jedi.io.devices import cpu_computes_in
 from jedi.training.callbacks import Checkpoints, HeldOut, Progress, Recurring, SampleGrid
 from jedi.training.checkpoint_io import RunCheckpointIO
 from jedi.training.config import HardwareConfig, TrainConfig
@@ -90,26 +90,4 @@ def choose_precision(hardware: HardwareConfig) -> str:
     if hardware.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
     on_cpu = hardware.accelerator == "cpu" or (hardware.accelerator == "auto" and not torch.accelerator.is_available())
-    return "bf16-mixed" if on_cpu and _cpu_computes_in_bf16() else "32-true"
-
-
-def _cpu_computes_in_bf16() -> bool:
-    """Whether the processor has instructions for it, and PyTorch's matrix product uses them.
-
-    The second is asked by a trial: where a build does without, bf16 takes hundreds of times as long as float32. The
-    factor of 4 is far from both cases, so that a busy machine does not change the answer from launch to launch.
-    """
-    capabilities = torch.cpu.get_capabilities()
-    if not (capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")):
-        return False
-    seconds = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        a = torch.ones(256, 256, dtype=dtype)
-        torch.mm(a, a)  # warm-up
-        trials = []
-        for _ in range(5):
-            start = time.perf_counter()
-            torch.mm(a, a)
-            trials.append(time.perf_counter() - start)
-        seconds[dtype] = min(trials)
-    return seconds[torch.bfloat16] < 4 * seconds[torch.float32]
+    return "bf16-mixed" if on_cpu and cpu_computes_in(torch.bfloat16) else "32-true"
