@@ -15,6 +15,7 @@ from diffusers import UNet2DConditionModel
 
 from benchmarks.timing import measure, report
 from jedi.io.devices import find_device
+from jedi.text import EncodedText
 from jedi.unet import JointUNet
 
 
@@ -36,10 +37,10 @@ def ways(unet: JointUNet, references: int, images: int, steps: int, tokens: int)
     side = config.sample_size
     given = torch.randn(1, references, config.in_channels, side, side, device=device)
     target = torch.randn(sets, 1, config.in_channels, side, side, device=device)
-    text = torch.randn(sets, 1, tokens, config.cross_attention_dim, device=device)
-    reference_text = torch.randn(1, references, tokens, config.cross_attention_dim, device=device)
+    text = EncodedText(torch.randn(sets, 1, tokens, config.cross_attention_dim, device=device))
+    reference_text = EncodedText(torch.randn(1, references, tokens, config.cross_attention_dim, device=device))
     whole = torch.cat([given.expand(sets, -1, -1, -1, -1), target], dim=1)
-    whole_text = torch.cat([reference_text.expand(sets, -1, -1, -1), text], dim=1)
+    whole_text = EncodedText.cat([reference_text.expand(sets, references), text], dim=1)
     times = torch.linspace(999, 0, steps, device=device).long().tolist()
 
     def at(t: int) -> torch.Tensor:

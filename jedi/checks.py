@@ -69,6 +69,19 @@ def check_prompts(
         raise InputError(f"negative_prompt: {negatives} given for {count} prompts; give one for all, or one each")
 
 
+def check_pooled(text_encoder_2: Any, embeds: Sequence[Tensor | None], pooled: Sequence[Tensor | None]) -> None:
+    """SD-XL's pooled text ``[p e]`` beside the embeddings ``[p l d]`` of the same prompts; other models have none."""
+    for name, of, found in zip(("pooled_prompt_embeds", "negative_pooled_prompt_embeds"), embeds, pooled, strict=True):
+        if found is not None and (text_encoder_2 is None or of is None):
+            why = "this model reads none" if text_encoder_2 is None else "give the prompts' embeds too"
+            raise InputError(f"{name}: {why}")
+        if text_encoder_2 is not None and of is not None:
+            shape = (len(of), text_encoder_2.config.projection_dim)
+            if found is None or tuple(found.shape) != shape:
+                got = "nothing" if found is None else list(found.shape)
+                raise InputError(f"{name} must be [p e] = {list(shape)} beside the embeds of this model, got {got}")
+
+
 def num_prompts(prompt: str | Sequence[str] | None, embeds: Tensor | None) -> int:
     """How many prompts there are; None counts as one, the empty caption."""
     if embeds is not None:

@@ -1,7 +1,6 @@
 """One guided network prediction for a batch of sets: what happens inside a sampling step.
 
-Letters as in :mod:`jedi.pipeline`: ``b`` sets of ``k`` references and ``m`` targets, ``c h w`` latents, ``l
-d`` text.
+Letters as in :mod:`jedi.pipeline`: ``b`` sets of ``k`` references and ``m`` targets, ``c h w`` latents.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from jedi.attention import ReferenceCache
 from jedi.conditioning import network_input
 from jedi.guidance import Guidance
 from jedi.inpainting import Inpainting
+from jedi.text import EncodedText
 from jedi.unet import JointUNet
 
 BRANCHES = {"none": (False, False), "refs": (True, False), "text": (False, True), "full": (True, True)}
@@ -33,8 +33,8 @@ class References:
     cache: ReferenceCache | None = None
     latents: Tensor | None = None
     """``[k c h w]``, clean."""
-    text: Tensor | None = None
-    """``[k l d]``."""
+    text: EncodedText | None = None
+    """``[k ...]``."""
     noise: Tensor | None = None
     """``[b k c h w]``: one fixed noise a set, by which the references follow the targets' noise level; None if they
     stay clean."""
@@ -46,10 +46,10 @@ class Conditions:
 
     mode: str
     """A name of ``jedi.attention.ATTENTION_MODES``."""
-    text: Tensor
-    """``[b m l d]``: the prompts."""
-    negative: Tensor
-    """``[1 l d]``, ``[m l d]`` or ``[b m l d]``: what stands for "no prompt", the empty caption by default."""
+    text: EncodedText
+    """``[b m ...]``: the prompts."""
+    negative: EncodedText
+    """``[1 ...]``, ``[m ...]`` or ``[b m ...]``: what stands for "no prompt", the empty caption by default."""
     references: References
     edit: Inpainting | None = None
     """For images of which a part is given."""
@@ -78,14 +78,14 @@ class GuidedUNet:
         `text`.
         """
         text, references = self.conditions.text, self.conditions.references
-        b, k = len(text), references.count
+        (b, m), k = text.embeds.shape[:2], references.count
         targets = self._target_input(rearrange(latents, "(b m) c h w -> b m c h w", b=b), t)
         wanted = {name: (BRANCHES[name][0] and k > 0, BRANCHES[name][1]) for name in branches}
         predicted: dict[tuple[bool, bool], Tensor] = {}
         for with_references in sorted({x for x, _ in wanted.values()}):
             parts = sorted({part for part in wanted.values() if part[0] == with_references})
-            captions = [text if with_text else self.conditions.negative.expand_as(text) for _, with_text in parts]
-            out = self._call(targets.repeat(len(parts), 1, 1, 1, 1), torch.cat(captions), t, with_references)
+            captions = [text if with_text else self.conditions.negative.expand(b, m) for _, with_text in parts]
+            out = self._call(targets.repeat(len(parts), 1, 1, 1, 1), EncodedText.cat(captions), t, with_references)
             out = rearrange(out, "b m c h w -> (b m) c h w").float()
             predicted |= zip(parts, out.chunk(len(parts)), strict=True)
         return {name: predicted[part] for name, part in wanted.items()}
@@ -94,8 +94,8 @@ class GuidedUNet:
         """q(x_t | x_0) in the scheduler's own scale, ``[n c h w]``; see :func:`jedi.schedulers.check_sampler`."""
         return self.scheduler.add_noise(clean, noise, t.expand(len(clean)))
 
-    def _call(self, sample: Tensor, text: Tensor, t: Tensor, with_references: bool) -> Tensor:
-        """One network call. ``[b m 2c+1 h w], [b m l d]`` -> ``[b m c h w]``; b counts the branches too."""
+    def _call(self, sample: Tensor, text: EncodedText, t: Tensor, with_references: bool) -> Tensor:
+        """One network call. ``[b m 2c+1 h w], [b m ...]`` -> ``[b m c h w]``; b counts the branches too."""
         mode, references = self.conditions.mode, self.conditions.references
         b, k = len(sample), references.count
         timestep = t.expand(b)
@@ -108,7 +108,7 @@ class GuidedUNet:
         noisy = self._reference_input(t)
         assert references.text is not None
         sample = torch.cat([noisy.repeat(b // len(noisy), 1, 1, 1, 1), sample], dim=1)
-        text = torch.cat([references.text.expand(b, -1, -1, -1), text], dim=1)
+        text = EncodedText.cat([references.text.expand(b, k), text], dim=1)
         return self.unet(sample, timestep, text, k, mode)[:, k:]
 
     def _target_input(self, latents: Tensor, t: Tensor) -> Tensor:

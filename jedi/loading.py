@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from jedi.pipeline import JediPipeline
 
-PARTS = ("unet", "vae", "text_encoder")
-"""The parts of a model that have weights."""
+PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
+"""The parts of a model that have weights; the last one is SD-XL's."""
 
 
 def load_pipeline(
@@ -92,7 +92,7 @@ def versions() -> dict[str, str]:
 
 def model_sha256(pipe: JediPipeline) -> dict[str, str]:
     """The sha256 of the weights of each part of the model, as they are now."""
-    return {name: weights_sha256(getattr(pipe, name)) for name in PARTS}
+    return {name: weights_sha256(part) for name in PARTS if (part := getattr(pipe, name)) is not None}
 
 
 def weights_sha256(part: torch.nn.Module) -> str:

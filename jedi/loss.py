@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from jedi.attention import ATTENTION_MODES
 from jedi.conditioning import SetDraws, StepPlan, network_input
 from jedi.diffusion import LOSS_WEIGHTINGS, NoiseSchedule
+from jedi.text import EncodedText
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def joint_loss(
     unet: nn.Module,
     schedule: NoiseSchedule,
     latents: Tensor,
-    text: Tensor,
+    text: EncodedText,
     draws: SetDraws,
     plan: StepPlan,
     weighting: str = "uniform",
@@ -46,7 +47,7 @@ def joint_loss(
     Args:
         unet: a ``JointUNet`` (or a wrapped one).
         latents: ``[b n c h w]``, clean, scaled; references first.
-        text: ``[b n l d]`` with the dropped captions already empty.
+        text: ``[b n ...]`` with the dropped captions already empty.
         draws: noise, timesteps and masks of these sets (:func:`jedi.conditioning.draw_sets`); on any device, best on
             the CPU, where looking at the masks does not make a GPU wait.
         plan: k, the mode, and whether the references are removed.

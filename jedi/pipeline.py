@@ -16,7 +16,6 @@ import torch
 from diffusers import DiffusionPipeline
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import BaseOutput, logging
-from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
 
@@ -39,9 +38,11 @@ from jedi.io.base import check_parts
 from jedi.mixins import StableDiffusionMethods
 from jedi.pretrained import Pretrained
 from jedi.references import ReferenceImages
-from jedi.rng import check_seed, seeded_generator
+from jedi.rng import image_generators as image_generators  # documented as this module's
+from jedi.rng import image_noise
 from jedi.sampling import SAMPLING_DEFAULTS, check_defaults, check_modes, sampling_settings
 from jedi.sizes import Size, trained_size, wanted_size
+from jedi.text import EncodedText
 from jedi.unet import JointUNet
 from jedi.vae import decode_latents, encode_pixels
 
@@ -55,15 +56,6 @@ class JediPipelineOutput(BaseOutput):
     images: Any
 
 
-def image_generators(seed: int, count: int, device: torch.device | str = "cpu") -> list[torch.Generator]:
-    """One generator an image: image i gets ``seed + i``. On the CPU by default: a GPU draws others.
-
-    Raises ``InputError`` if one of the seeds is not in 0 to 2^64 - 1.
-    """
-    check_seed(seed, count=count)
-    return [seeded_generator(seed + i, device) for i in range(count)]
-
-
 class JediPipeline(Pretrained, StableDiffusionMethods, DiffusionPipeline):
     """Personalised text-to-image generation by joint-image diffusion, without tuning.
 
@@ -73,6 +65,8 @@ class JediPipeline(Pretrained, StableDiffusionMethods, DiffusionPipeline):
 
     Args:
         trained_modes: modes that the model was trained in, the default first; others are refused.
+        text_encoder_2, tokenizer_2: SD-XL's second ones.
+        force_zeros_for_empty_prompt: the empty caption is zeros, as SD-XL was trained.
         max_trained_references: more references than this give a warning; ``None`` if unknown.
         prediction_type: what the network predicts (diffusers' names); ``None`` takes it from ``scheduler``.
             A scheduler of another prediction type is refused when it is used.
@@ -90,7 +84,8 @@ class JediPipeline(Pretrained, StableDiffusionMethods, DiffusionPipeline):
             pipe(prompt=prompt, cache=cache, generator=image_generators(0, 1)).images[0].show()
     """
 
-    model_cpu_offload_seq = "text_encoder->unet->vae"
+    model_cpu_offload_seq = "text_encoder->text_encoder_2->unet->vae"
+    _optional_components = ["text_encoder_2", "tokenizer_2"]  # noqa: RUF012 (diffusers' form)
     _callback_tensor_inputs = ["latents"]  # noqa: RUF012 (diffusers' form)
 
     def __init__(
@@ -100,21 +95,24 @@ class JediPipeline(Pretrained, StableDiffusionMethods, DiffusionPipeline):
         tokenizer: Any,
         unet: Any,
         scheduler: Any,
+        text_encoder_2: Any = None,
+        tokenizer_2: Any = None,
         trained_modes: Any = MODES,
         max_trained_references: Any = None,
         prediction_type: Any = None,
         sampling_defaults: Any = None,
         knows: Any = None,
+        force_zeros_for_empty_prompt: Any = False,
     ) -> None:
         super().__init__()
         c = vae.config.latent_channels
         if (unet.config.in_channels, unet.config.out_channels) != (2 * c + 1, c):
             raise InputError(
-                f"unet takes {unet.config.in_channels} and gives {unet.config.out_channels} channels; for a "
-                f"vae of c = {c} channels a joint UNet takes 2c + 1 = {2 * c + 1} and gives {c} (a plain "
-                "base becomes one by JointUNet.from_base() and training)"
+                f"unet takes {unet.config.in_channels} and gives {unet.config.out_channels} channels; for a vae of c = {c} "
+                f"a joint UNet takes 2c + 1 = {2 * c + 1} and gives {c} (a plain base: JointUNet.from_base(), and training)"
             )
         parts = {"vae": vae, "text_encoder": text_encoder, "tokenizer": tokenizer, "unet": unet, "scheduler": scheduler}
+        parts |= {"text_encoder_2": text_encoder_2, "tokenizer_2": tokenizer_2}
         check_parts(parts, "the model")
         check_modes("trained_modes", trained_modes)
         check_defaults(sampling_defaults)
@@ -125,6 +123,7 @@ class JediPipeline(Pretrained, StableDiffusionMethods, DiffusionPipeline):
             prediction_type=prediction_type or schedulers.prediction_type(scheduler),
             sampling_defaults=dict(sampling_defaults or {}),
             knows=knows,
+            force_zeros_for_empty_prompt=force_zeros_for_empty_prompt,
         )
         self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1)
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
@@ -142,6 +141,11 @@ class JediPipeline(Pretrained, StableDiffusionMethods, DiffusionPipeline):
     def sampling_defaults(self) -> dict[str, Any]:
         """Steps, guidance and scales of this model."""
         return SAMPLING_DEFAULTS | dict(self.config.sampling_defaults)
+
+    @property
+    def force_zeros_for_empty_prompt(self) -> bool:
+        """Whether the empty caption is zeros for this model."""
+        return self.config.force_zeros_for_empty_prompt
 
     @property
     def joint_unet(self) -> JointUNet:
@@ -224,11 +228,11 @@ class JediPipeline(Pretrained, StableDiffusionMethods, DiffusionPipeline):
         return cache
 
     @torch.no_grad()
-    def encode_prompt(self, prompt: str | Sequence[str]) -> Tensor:
-        """The text encoder's output ``[p l d]`` for ``p`` prompts, as ``prompt_embeds`` of a call takes it."""
+    def encode_prompt(self, prompt: str | Sequence[str]) -> EncodedText:
+        """``p`` prompts as a call takes them: ``embeds [p l d]`` for ``prompt_embeds`` and, of SD-XL, ``pooled [p e]``
+        for ``pooled_prompt_embeds``."""
         prompts = self.maybe_convert_prompt([prompt] if isinstance(prompt, str) else list(prompt), self.tokenizer)
-        text = encode_captions(self.tokenizer, self.text_encoder, prompts)
-        return text.to(self._execution_device, self.unet.dtype)
+        return encode_captions(self, prompts).map(lambda x: x.to(self._execution_device, self.unet.dtype))
 
     @torch.no_grad()
     def __call__(
@@ -241,6 +245,8 @@ class JediPipeline(Pretrained, StableDiffusionMethods, DiffusionPipeline):
         negative_prompt: str | Sequence[str] | None = None,
         prompt_embeds: Tensor | None = None,
         negative_prompt_embeds: Tensor | None = None,
+        pooled_prompt_embeds: Tensor | None = None,
+        negative_pooled_prompt_embeds: Tensor | None = None,
         num_images_per_prompt: int = 1,
         joint: bool = False,
         height: int | None = None,
@@ -275,6 +281,7 @@ class JediPipeline(Pretrained, StableDiffusionMethods, DiffusionPipeline):
                 one for all prompts, or one each. Without guidance it has no effect.
             prompt_embeds: ``[p l d]``, in place of ``prompt``: what :meth:`encode_prompt` gives.
             negative_prompt_embeds: ``[p l d]`` or ``[1 l d]``, in place of ``negative_prompt``.
+            pooled_prompt_embeds, negative_pooled_prompt_embeds: ``[p e]``; SD-XL needs them with the former.
             num_images_per_prompt: with ``joint``, the number of stories.
             joint: sample all prompts as one set, so that they agree with one another; the images come story
                 after story. By default each image is a set of its own, with the references.
@@ -315,6 +322,8 @@ class JediPipeline(Pretrained, StableDiffusionMethods, DiffusionPipeline):
             prompt_embeds=prompt_embeds,
             negative_prompt=negative_prompt,
             negative_prompt_embeds=negative_prompt_embeds,
+            pooled_prompt_embeds=pooled_prompt_embeds,
+            negative_pooled_prompt_embeds=negative_pooled_prompt_embeds,
             references=given,
             cache=cache,
             mode=mode,
@@ -335,19 +344,14 @@ class JediPipeline(Pretrained, StableDiffusionMethods, DiffusionPipeline):
         device = self._execution_device
 
         # prepare: b sets of m targets
-        text = self._text(prompt, prompt_embeds)  # p l d
-        if joint:
-            text = text.expand(num_images_per_prompt, -1, -1, -1)
-        else:
-            text = text.repeat_interleave(num_images_per_prompt, 0)[:, None]
-        b, m = text.shape[:2]
-        negative = self._text(negative_prompt or "", negative_prompt_embeds)
-        if len(negative) > 1 and not joint:
-            negative = negative.repeat_interleave(num_images_per_prompt, 0)[:, None]
-        if latents is None:
-            noise = self._noise(b * m, self._latent_shape(size), generator)
-        else:
-            noise = latents.to(device, torch.float32)
+        text = self._text(size, prompt, prompt_embeds, pooled_prompt_embeds)  # p ...
+        negative = self._text(size, negative_prompt or "", negative_prompt_embeds, negative_pooled_prompt_embeds)
+        repeat = lambda x: x.repeat_interleave(num_images_per_prompt, 0)[:, None]
+        text = text.expand(num_images_per_prompt, len(text.embeds)) if joint else text.map(repeat)
+        negative = negative.map(repeat) if len(negative.embeds) > 1 and not joint else negative
+        b, m = text.embeds.shape[:2]
+        drawn = image_noise(b * m, self._latent_shape(size), generator, device) if latents is None else latents
+        noise = drawn.to(device, torch.float32)
         if cache is not None:
             members = References(cache.num_references, cache.to(device, self.unet.dtype))
         elif not given:
@@ -360,7 +364,7 @@ class JediPipeline(Pretrained, StableDiffusionMethods, DiffusionPipeline):
             if not ATTENTION_MODES.get(mode).clean_references:
                 # A set's first image draws for its references: a set is the same alone and in a batch.
                 first = generator[::m] if isinstance(generator, list) else generator
-                members.noise = self._noise(b, clean.shape, first)
+                members.noise = image_noise(b, clean.shape, first, device)
         edit = None
         if image is not None and mask_image is not None:
             edit = Inpainting.prepare(image, mask_image, size, self.vae, device)
@@ -410,6 +414,8 @@ class JediPipeline(Pretrained, StableDiffusionMethods, DiffusionPipeline):
         prompt_embeds: Any,
         negative_prompt: Any,
         negative_prompt_embeds: Any,
+        pooled_prompt_embeds: Any,
+        negative_pooled_prompt_embeds: Any,
         references: ReferenceImages,
         cache: Any,
         mode: str,
@@ -422,27 +428,26 @@ class JediPipeline(Pretrained, StableDiffusionMethods, DiffusionPipeline):
         generator: Any,
         latents: Any,
     ) -> None:
-        """The checks of what a call is given, by its arguments. Raises ``InputError`` as ``__call__`` does."""
-        shape = (caption_length(self.tokenizer, self.text_encoder), self.unet.config.cross_attention_dim)
-        checks.check_prompts(prompt, prompt_embeds, negative_prompt, negative_prompt_embeds, shape)
+        """Raises ``InputError`` as ``__call__`` does."""
+        tokens = (caption_length(self.tokenizer, self.text_encoder), self.unet.config.cross_attention_dim)
+        checks.check_prompts(prompt, prompt_embeds, negative_prompt, negative_prompt_embeds, tokens)
+        pooled = (pooled_prompt_embeds, negative_pooled_prompt_embeds)
+        checks.check_pooled(self.text_encoder_2, (prompt_embeds, negative_prompt_embeds), pooled)
         checks.check_count("num_images_per_prompt", num_images_per_prompt)
         checks.check_mode(mode, self.config.trained_modes)
         schedulers.check_prediction_type(self.scheduler, self.config.prediction_type)
         self._check_references(references, mode, cache)
         checks.check_edit(image, mask_image)
         count = num_images_per_prompt * checks.num_prompts(prompt, prompt_embeds)
-        c, h, w = self._latent_shape(size)
-        any_size = ATTENTION_MODES.get(mode).any_size
-        checks.check_cache(cache, num_images_per_prompt if joint else count, None if any_size else (h, w))
-        checks.check_noise(generator, latents, (count, c, h, w))
+        shape = self._latent_shape(size)
+        fixed = None if ATTENTION_MODES.get(mode).any_size else shape[1:]
+        checks.check_cache(cache, num_images_per_prompt if joint else count, fixed)
+        checks.check_noise(generator, latents, (count, *shape))
         noisy = bool(references) and not ATTENTION_MODES.get(mode).clean_references
         use = "for an edit" if image is not None else f"in mode {mode!r}" if noisy else ""
         schedulers.check_sampler(self.scheduler, num_inference_steps, use)
 
-    # The steps of __call__, in its order.
-
     def _latent_shape(self, size: Size) -> tuple[int, int, int]:
-        """c h w."""
         return self.unet.config.out_channels, size[0] // self.vae_scale_factor, size[1] // self.vae_scale_factor
 
     def _check_references(self, references: ReferenceImages, mode: str, cache: Any = None) -> None:
@@ -451,19 +456,15 @@ class JediPipeline(Pretrained, StableDiffusionMethods, DiffusionPipeline):
         if limit is not None and len(references) > limit:
             logger.warning(f"{len(references)} references; this model was trained with at most {limit}")
 
-    def _noise(self, count: int, shape: Sequence[int], generator: Any) -> Tensor:
-        """``[count *shape]``; image i draws from its own generator, or all in turn from a single one."""
-        generators = generator if isinstance(generator, list) else [generator] * count
-        draw = lambda g: randn_tensor((1, *shape), g, self._execution_device, torch.float32)
-        return torch.cat([draw(g) for g in generators])
+    def _text(self, size: Size, prompt: Any, embeds: Any = None, pooled: Any = None) -> EncodedText:
+        text = self.encode_prompt(prompt) if embeds is None else EncodedText(embeds, pooled)
+        return text.map(lambda x: x.to(self._execution_device, self.unet.dtype)).sized(*size)
 
-    def _text(self, prompt: Any, embeds: Tensor | None) -> Tensor:
-        return self.encode_prompt(prompt) if embeds is None else embeds.to(self._execution_device, self.unet.dtype)
-
-    def _reference_inputs(self, references: ReferenceImages, size: Size) -> tuple[Tensor, Tensor]:
-        """Clean latents ``[k c h w]`` and text ``[k l d]`` of the references."""
+    def _reference_inputs(self, references: ReferenceImages, size: Size) -> tuple[Tensor, EncodedText]:
+        """Clean latents ``[k c h w]`` and text ``[k ...]`` of the references."""
         pixels = references.pixels(size, self.image_size, self.vae_scale_factor).to(self._execution_device)
-        return encode_pixels(self.vae, pixels).float(), self.encode_prompt(references.captions)
+        text = self._text((pixels.shape[-2], pixels.shape[-1]), references.captions)
+        return encode_pixels(self.vae, pixels).float(), text
 
     def _encode_references(self, references: ReferenceImages, size: Size, mode: str) -> ReferenceCache:
         latents, text = self._reference_inputs(references, size)

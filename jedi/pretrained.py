@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 
 from jedi.errors import InputError
-from jedi.io.base import INDEX, PARTS, find_folder, load_parts
+from jedi.io.base import INDEX, KINDS, empty_is_zeros, find_folder, load_parts
 from jedi.io.kinds import detect, is_trained
 from jedi.io.model_files import DEFAULTS, PIPELINE, check_values, read_model_json
 from jedi.io.single_file import config_folder, read_metadata
@@ -70,7 +70,8 @@ class Pretrained:
                 f"{name} is {kind.family}, which JeDi has not trained (its {where.name} names no trained_modes): train "
                 f"on it with train.py base={name}"
             )
-        parts = load_parts(found, [part for part in PARTS if part not in given], variant, str(folder))
+        settings["force_zeros_for_empty_prompt"] = empty_is_zeros(folder)
+        parts = load_parts(found, [part for part in KINDS if part not in given], variant, str(folder))
         pipe: Any = cls(**parts | settings | given)
         return pipe.to(dtype or torch_dtype or torch.float32)
 

@@ -8,6 +8,7 @@ then depends on the order of calls, on ranks, on workers or on where a run was r
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from jedi.errors import InputError
@@ -53,6 +54,27 @@ def seeded_generator(seed: int, device: torch.device | str = "cpu") -> torch.Gen
 def keyed_generator(seed: int, *key: int | str, device: torch.device | str = "cpu") -> torch.Generator:
     """A :func:`seeded_generator` whose stream is a pure function of ``(seed, key)``."""
     return seeded_generator(keyed_seed(seed, *key), device)
+
+
+def image_generators(seed: int, count: int, device: torch.device | str = "cpu") -> list[torch.Generator]:
+    """One generator an image: image i gets ``seed + i``. On the CPU by default: a GPU draws others.
+
+    Raises ``InputError`` if one of the seeds is not in 0 to 2^64 - 1.
+    """
+    check_seed(seed, count=count)
+    return [seeded_generator(seed + i, device) for i in range(count)]
+
+
+def image_noise(
+    count: int, shape: Sequence[int], generator: torch.Generator | list[torch.Generator] | None, device: torch.device
+) -> torch.Tensor:
+    """``[count *shape]``, float32: image i draws from its own generator, or all in turn from a single one."""
+    import torch
+
+    generators = generator if isinstance(generator, list) else [generator] * count
+    places = [device if one is None else one.device for one in generators]  # a generator draws on its own device
+    drawn = [torch.randn(1, *shape, generator=g, device=place) for g, place in zip(generators, places, strict=True)]
+    return torch.cat([noise.to(device) for noise in drawn])
 
 
 def seed_global(seed: int) -> None:

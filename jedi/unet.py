@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from jedi.attention import ATTENTION_MODES, JointContext, ReferenceCache, install_joint_attention
 from jedi.errors import InputError
+from jedi.text import EncodedText
 
 
 class JointUNet(nn.Module):
@@ -63,7 +64,7 @@ class JointUNet(nn.Module):
         self,
         sample: Tensor,
         timestep: Tensor,
-        encoder_hidden_states: Tensor,
+        text: EncodedText,
         num_references: int = 0,
         mode: str = "one_way",
         cache: ReferenceCache | None = None,
@@ -73,7 +74,7 @@ class JointUNet(nn.Module):
         Args:
             sample: ``[b n 2c+1 h w]``, references first.
             timestep: ``[b]`` or ``[b n]``. Clean references (`one_way`) run at timestep 0, whatever is passed for them.
-            encoder_hidden_states: ``[b n l d]``, one prompt an image.
+            text: ``[b n ...]``, one prompt an image.
             num_references: ``k``, how many of the ``n`` images are references.
             mode: a name of ``jedi.attention.ATTENTION_MODES``.
             cache: references that are encoded already, in this mode; ``num_references`` is 0 then.
@@ -88,10 +89,10 @@ class JointUNet(nn.Module):
         timestep = timestep[:, None].expand(b, n) if timestep.ndim == 1 else timestep
         if ATTENTION_MODES.get(mode).clean_references and num_references:
             timestep = torch.cat([torch.zeros_like(timestep[:, :num_references]), timestep[:, num_references:]], dim=1)
-        return self._call(sample, timestep, encoder_hidden_states, JointContext(n, num_references, mode, cache))
+        return self._call(sample, timestep, text, JointContext(n, num_references, mode, cache))
 
-    def encode_references(self, sample: Tensor, encoder_hidden_states: Tensor, mode: str = "one_way") -> ReferenceCache:
-        """Keys and values of clean references. ``[b k 2c+1 h w], [b k l d]`` -> a cache of ``b`` sets.
+    def encode_references(self, sample: Tensor, text: EncodedText, mode: str = "one_way") -> ReferenceCache:
+        """Keys and values of clean references. ``[b k 2c+1 h w], [b k ...]`` -> a cache of ``b`` sets.
 
         Raises ``ValueError`` for a mode that is not cacheable.
         """
@@ -100,15 +101,17 @@ class JointUNet(nn.Module):
         b, k = sample.shape[:2]
         record = ReferenceCache(num_references=k, mode=mode, size=(sample.shape[-2], sample.shape[-1]))
         timestep = torch.zeros(b, k, dtype=torch.int64, device=sample.device)
-        self._call(sample, timestep, encoder_hidden_states, JointContext(k, k, mode, record=record))
+        self._call(sample, timestep, text, JointContext(k, k, mode, record=record))
         return record
 
-    def _call(self, sample: Tensor, timestep: Tensor, text: Tensor, joint: JointContext) -> Tensor:
+    def _call(self, sample: Tensor, timestep: Tensor, text: EncodedText, joint: JointContext) -> Tensor:
+        text = text.map(lambda x: x.flatten(0, 1))
         prediction = self.unet(
             rearrange(sample, "b n c h w -> (b n) c h w"),
             timestep.reshape(-1),
-            rearrange(text, "b n l d -> (b n) l d"),
+            text.embeds,
             cross_attention_kwargs={"joint": joint},
+            added_cond_kwargs=text.added_cond_kwargs,
             return_dict=False,
         )[0]
         return rearrange(prediction, "(b n) c h w -> b n c h w", n=joint.num_images)

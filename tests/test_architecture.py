@@ -12,7 +12,18 @@ import pytest
 from tests.paths import ROOT
 
 STDLIB = sys.stdlib_module_names
-CORE = ("attention", "diffusion", "conditioning", "guidance", "loss", "rng", "io.registry", "errors", "io.ranges")
+CORE = (
+    "attention",
+    "diffusion",
+    "conditioning",
+    "guidance",
+    "loss",
+    "rng",
+    "text",
+    "io.registry",
+    "errors",
+    "io.ranges",
+)
 LIGHTNING = ("module", "data_module", "trainer", "callbacks", "signals", "checkpoint_io", "run")
 # IPython's completion library shares our import name: a module of ours of such a name would hide its own.
 OTHER_LIBRARY = {

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 PIXELS = 32
 LATENT_CHANNELS = 4
@@ -38,13 +38,13 @@ def tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocabulary, merges=pairs, model_max_length=TEXT_LENGTH)
 
 
-def text_encoder(vocabulary: int) -> CLIPTextModel:
+def text_encoder(vocabulary: int, width: int = TEXT_WIDTH, kind: type = CLIPTextModel) -> CLIPTextModel:
     """A two-layer CLIP text encoder; token ids run to `vocabulary`, the end token being the last one."""
     config = CLIPTextConfig(
         vocab_size=vocabulary,
-        hidden_size=TEXT_WIDTH,
+        hidden_size=width,
         intermediate_size=64,
-        projection_dim=TEXT_WIDTH,
+        projection_dim=width,
         num_hidden_layers=2,
         num_attention_heads=4,
         max_position_embeddings=TEXT_LENGTH,
@@ -52,7 +52,7 @@ def text_encoder(vocabulary: int) -> CLIPTextModel:
         eos_token_id=vocabulary - 1,
         pad_token_id=vocabulary - 1,
     )
-    return CLIPTextModel(config).eval()
+    return kind(config).eval()
 
 
 def vae() -> AutoencoderKL:
@@ -69,7 +69,7 @@ def vae() -> AutoencoderKL:
     ).eval()
 
 
-def unet(in_channels: int = LATENT_CHANNELS) -> UNet2DConditionModel:
+def unet(in_channels: int = LATENT_CHANNELS, text_width: int = TEXT_WIDTH, **config) -> UNet2DConditionModel:
     """A stock two-level UNet, attention at both; `in_channels` is c (plain) or 2c + 1 (inpainting)."""
     return UNet2DConditionModel(
         sample_size=LATENT_SIDE,
@@ -80,8 +80,9 @@ def unet(in_channels: int = LATENT_CHANNELS) -> UNet2DConditionModel:
         block_out_channels=(32, 64),
         layers_per_block=1,
         norm_num_groups=8,
-        cross_attention_dim=TEXT_WIDTH,
+        cross_attention_dim=text_width,
         attention_head_dim=2,  # diffusers' name for the number of heads
+        **config,
     ).eval()
 
 
@@ -112,9 +113,24 @@ def components(seed: int = 0, in_channels: int = LATENT_CHANNELS) -> dict:
         }
 
 
-def save_base(parts: dict, folder: Path) -> Path:
-    """Writes `parts` as a plain StableDiffusionPipeline folder, as a base model comes."""
-    index = {"_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.42.0"}
+def xl_components(seed: int = 0, in_channels: int = LATENT_CHANNELS) -> dict:
+    """The parts of a SD-XL: a second text encoder (of another width), a UNet that reads pooled text and sizes."""
+    parts = components(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed + 1)
+        second, words = 24, len(parts["tokenizer"])
+        xl = {"addition_embed_type": "text_time", "addition_time_embed_dim": 8}
+        xl["projection_class_embeddings_input_dim"] = second + 6 * 8
+        return parts | {
+            "text_encoder_2": text_encoder(words, second, CLIPTextModelWithProjection),
+            "tokenizer_2": tokenizer(),
+            "unet": unet(in_channels, TEXT_WIDTH + second, **xl),
+        }
+
+
+def save_base(parts: dict, folder: Path, pipeline: str = "StableDiffusionPipeline") -> Path:
+    """Writes `parts` as the folder of a plain pipeline, as a base model comes."""
+    index = {"_class_name": pipeline, "_diffusers_version": "0.42.0"}
     index["requires_safety_checker"] = False
     for name in ("safety_checker", "feature_extractor", "image_encoder"):
         index[name] = [None, None]

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from diffusers import AutoencoderKL, SchedulerMixin, UNet2DConditionModel
-from transformers import CLIPTextModel, CLIPTokenizer, CLIPTokenizerFast
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, CLIPTokenizerFast
 
 from jedi.diffusion import NoiseSchedule
 from jedi.errors import InputError
@@ -28,16 +29,22 @@ KINDS = {
     "text_encoder": (CLIPTextModel,),
     "tokenizer": (CLIPTokenizer, CLIPTokenizerFast),
     "scheduler": (SchedulerMixin,),
+    "text_encoder_2": (CLIPTextModelWithProjection,),
+    "tokenizer_2": (CLIPTokenizer, CLIPTokenizerFast),
 }
-"""What each part of a model may be; the models of Stable Diffusion 1.x and 2.x are these."""
-PARTS = tuple(KINDS)
-FROZEN_PARTS = PARTS[1:]
+"""What each part of a model may be; the last two are SD-XL's alone."""
+XL_PARTS = ("text_encoder_2", "tokenizer_2")
+PARTS = tuple(part for part in KINDS if part not in XL_PARTS)
+"""The parts of every model."""
+FROZEN_PARTS = (*PARTS[1:], *XL_PARTS)
 FILES: dict[str, tuple[str, dict[str, Rule], tuple[str, ...]]] = {
     "unet": ("config.json", UNET, ("sample_size", "in_channels", "out_channels", "cross_attention_dim")),
     "vae": ("config.json", VAE, ("latent_channels", "block_out_channels")),
     "text_encoder": ("config.json", TEXT_ENCODER, ("hidden_size", "max_position_embeddings")),
     "tokenizer": ("tokenizer_config.json", TOKENIZER, ()),
     "scheduler": ("scheduler_config.json", SCHEDULER, ("num_train_timesteps",)),
+    "text_encoder_2": ("config.json", TEXT_ENCODER, ("hidden_size", "max_position_embeddings", "projection_dim")),
+    "tokenizer_2": ("tokenizer_config.json", TOKENIZER, ()),
 }
 """Each part's JSON file, the rules that it follows, and the keys that must be there."""
 
@@ -52,6 +59,16 @@ class Base:
     tokenizer: Any
     scheduler: Any
     folder: Path
+    text_encoder_2: Any = None
+    """SD-XL's second one; None in other models."""
+    tokenizer_2: Any = None
+    force_zeros_for_empty_prompt: bool = False
+    """SD-XL: the empty caption is zeros, not what the text encoders make of it."""
+
+    @property
+    def text_encoders(self) -> list[Any]:
+        """The one text encoder, or SD-XL's two."""
+        return [encoder for encoder in (self.text_encoder, self.text_encoder_2) if encoder is not None]
 
     def latent_size(self, width: int, height: int) -> tuple[int, int]:
         """Height and width of the latents of images of that size in pixels. ``InputError`` if the vae cannot halve it
@@ -63,6 +80,11 @@ class Base:
                 "regenerate the data at such a resolution"
             )
         return height // factor, width // factor
+
+    def image_size(self, latents: Tensor) -> tuple[int, int]:
+        """Height and width in pixels of the images that ``latents`` ``[... h w]`` stand for."""
+        factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return latents.shape[-2] * factor, latents.shape[-1] * factor
 
     def fingerprint(self, *parts: str) -> str:
         """As :func:`fingerprint`, of some parts."""
@@ -100,9 +122,24 @@ def load_base(
     folder = find_folder(name, revision, variant)
     parts = load_parts(folder, variant=variant, config=config)
     check_parts(parts, f"base {folder}")
-    for part in ("vae", "text_encoder"):
-        parts[part].requires_grad_(False).eval()
-    return Base(**parts, folder=folder)
+    base = Base(**parts, folder=folder, force_zeros_for_empty_prompt=empty_is_zeros(folder, config))
+    for part in (base.vae, *base.text_encoders):
+        part.requires_grad_(False).eval()
+    return base
+
+
+def empty_is_zeros(folder: Path, config: str | None = None) -> bool:
+    """Whether the model was trained with zeros for the empty caption: SD-XL, unless its index says otherwise.
+
+    ``folder`` may be one file, whose JSON files lie in ``config``.
+    """
+    index = read_model_json((config_folder(folder, config) if folder.is_file() else folder) / INDEX)
+    return is_xl(index) and index.get("force_zeros_for_empty_prompt", True) is True
+
+
+def is_xl(index: Mapping[str, Any]) -> bool:
+    """Whether a model_index.json names a second text encoder, as SD-XL's does."""
+    return index.get("text_encoder_2") not in (None, [None, None])
 
 
 def load_unet(name: str | Path, prediction_type: str) -> UNet2DConditionModel:
@@ -124,12 +161,15 @@ def load_unet(name: str | Path, prediction_type: str) -> UNet2DConditionModel:
 
 
 def load_parts(
-    folder: Path, names: Sequence[str] = PARTS, variant: str | None = None, config: str | None = None
+    folder: Path,
+    names: Sequence[str] = (*PARTS, *XL_PARTS),
+    variant: str | None = None,
+    config: str | None = None,
 ) -> dict[str, Any]:
     """Parts of a model by their names, in float32; their JSON files are checked before any is built.
 
-    ``folder`` may be one file, whose JSON files lie in ``config``. ``variant`` of the weights is read where a part has
-    it (at least one must), the plain ones elsewhere.
+    The parts that only SD-XL has are left out for other models. ``folder`` may be one file, whose JSON files lie in
+    ``config``. ``variant`` of the weights is read where a part has it (at least one must), the plain ones elsewhere.
 
     Raises:
         InputError: another kind of model; a part that is not there, is of a class that we do not use, or cannot be
@@ -138,6 +178,7 @@ def load_parts(
     single, folder = (folder, config_folder(folder, config)) if folder.is_file() else (None, folder)
     detect(folder)
     index = read_model_json(folder / INDEX)
+    names = [name for name in names if name not in XL_PARTS or is_xl(index)]
     lacking = [name for name in names if name not in index or not (folder / name).is_dir()]
     if lacking:
         raise InputError(f"{folder} has no {', '.join(lacking)}: a diffusers folder with {', '.join(PARTS)} is needed")
@@ -155,16 +196,18 @@ def load_parts(
 
 def check_parts(parts: Mapping[str, Any], source: str) -> None:
     """Raises ``InputError`` unless the parts of ``source`` fit one another and the scheduler's noise makes sense."""
-    check_unet(parts["unet"], parts["vae"], parts["text_encoder"], source)
-    words, width = parts["tokenizer"].get_vocab(), parts["text_encoder"].config.vocab_size
-    # Without its files transformers makes an empty tokenizer.
-    if not width / 2 <= len(words) or not all(0 <= number < width for number in words.values()):
-        raise InputError(
-            f"{source}: the tokenizer knows {len(words)} tokens, up to number {max(words.values(), default=0)}, the "
-            f"text_encoder {width}; take both from one model"
-        )
-    if parts["tokenizer"].pad_token is None:
-        raise InputError(f"{source}: the tokenizer has no pad_token, to bring captions to one length")
+    pairs = [(f"tokenizer{end}", f"text_encoder{end}") for end in ("", "_2") if parts.get(f"text_encoder{end}")]
+    check_unet(parts["unet"], parts["vae"], [parts[encoder] for _, encoder in pairs], source)
+    for tokenizer, encoder in pairs:
+        words, width = parts[tokenizer].get_vocab(), parts[encoder].config.vocab_size
+        # Without its files transformers makes an empty tokenizer.
+        if not width / 2 <= len(words) or not all(0 <= number < width for number in words.values()):
+            raise InputError(
+                f"{source}: the {tokenizer} knows {len(words)} tokens, up to number {max(words.values(), default=0)}, "
+                f"the {encoder} {width}; take both from one model"
+            )
+        if parts[tokenizer].pad_token is None:
+            raise InputError(f"{source}: the {tokenizer} has no pad_token, to bring captions to one length")
     try:
         NoiseSchedule.from_scheduler(parts["scheduler"])
     except InputError as error:
@@ -181,16 +224,25 @@ def _class(entry: Any, name: str, folder: Path) -> type:
     return kind
 
 
-def check_unet(unet: UNet2DConditionModel, vae: Any, text_encoder: Any, source: str) -> None:
+def check_unet(unet: UNet2DConditionModel, vae: Any, text_encoders: Sequence[Any], source: str) -> None:
     """Raises ``InputError`` unless the unet of ``source`` makes the vae's latents and reads the encoded text."""
-    for what, found, of, wanted in (
-        ("makes latents of {} channels", unet.config.out_channels, "vae", vae.config.latent_channels),
-        ("reads text of width {}", unet.config.cross_attention_dim, "text_encoder", text_encoder.config.hidden_size),
-    ):
+    config, encoders = unet.config, " and ".join(["text_encoder", "text_encoder_2"][: len(text_encoders)])
+    width, xl = sum(encoder.config.hidden_size for encoder in text_encoders), len(text_encoders) == 2
+    rows = [
+        ("makes latents of {} channels", config.out_channels, "vae gives", vae.config.latent_channels),
+        ("reads text of width {}", config.cross_attention_dim, f"{encoders} give{'' if xl else 's'}", width),
+    ]
+    if xl != (config.addition_embed_type == "text_time"):
+        with_or_without = "takes no pooled text and sizes" if xl else "takes SD-XL's pooled text and sizes"
+        raise InputError(f"{source}: the unet {with_or_without}, for {encoders}; take all from one model")
+    if xl:  # one number a size, 6 sizes
+        pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+        rows += [
+            ("reads pooled text of width {}", pooled, "text_encoder_2 gives", text_encoders[1].config.projection_dim)
+        ]
+    for what, found, of, wanted in rows:
         if found != wanted:
-            raise InputError(
-                f"{source}: the unet {what.format(found)}, the {of} gives {wanted}; take both from one model"
-            )
+            raise InputError(f"{source}: the unet {what.format(found)}, the {of} {wanted}; take both from one model")
 
 
 def check_init_from(found: str, wanted: str, source: str | Path) -> None:

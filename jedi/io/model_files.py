@@ -89,13 +89,18 @@ UNET: dict[str, Rule] = {
     "attention_type": one_of("default"),
     "time_embedding_dim": either(NOTHING, _CHANNELS),
     **dict.fromkeys(
-        ("center_input_sample", "flip_sin_to_cos", "resnet_skip_time_act", "upcast_attention", "use_linear_projection"),
+        ("center_input_sample", "flip_sin_to_cos", "resnet_skip_time_act", "use_linear_projection"),
         FLAG,
     ),
-    # What needs inputs that a joint UNet is not given (SDXL's sizes, classes, ...).
+    "upcast_attention": either(FLAG, NOTHING),
+    # SD-XL is told a caption as a whole, and sizes.
+    "addition_embed_type": either(NOTHING, one_of("text_time")),
+    "addition_time_embed_dim": either(NOTHING, whole(1, 16_384)),
+    "projection_class_embeddings_input_dim": either(NOTHING, whole(1, 65_536)),
+    # What needs inputs that a joint UNet is not given (classes, images, ...).
     **dict.fromkeys(
         (
-            "addition_embed_type", "class_embed_type", "encoder_hid_dim", "encoder_hid_dim_type", "num_class_embeds",
+            "class_embed_type", "encoder_hid_dim", "encoder_hid_dim_type", "num_class_embeds",
             "time_cond_proj_dim",
         ),
         NOTHING,
@@ -124,6 +129,7 @@ TEXT_ENCODER: dict[str, Rule] = {
     "vocab_size": whole(2, _MOST),
     "max_position_embeddings": whole(2, 4096),
     "hidden_size": _CHANNELS,
+    "projection_dim": _CHANNELS,
     "intermediate_size": whole(1, 65_536),
     "num_hidden_layers": whole(1, 128),
     "num_attention_heads": whole(1, 1024),
@@ -165,6 +171,7 @@ PIPELINE: dict[str, Rule] = {
     "prediction_type": either(NOTHING, one_of(*PREDICTION_TYPES)),
     "sampling_defaults": either(NOTHING, ("an object", lambda x: isinstance(x, dict))),  # its keys: DEFAULTS
     "knows": either(NOTHING, TEXT),
+    "force_zeros_for_empty_prompt": FLAG,
 }
 DEFAULTS: dict[str, Rule] = {
     "num_inference_steps": whole(1, 100_000),

@@ -9,7 +9,15 @@ from diffusers import UNet2DConditionModel
 
 from jedi.errors import InputError
 from jedi.io import config as configs
-from jedi.io.base import FROZEN_PARTS, check_init_from, find_folder, fingerprint, load_parts, load_unet
+from jedi.io.base import (
+    FROZEN_PARTS,
+    check_init_from,
+    empty_is_zeros,
+    find_folder,
+    fingerprint,
+    load_parts,
+    load_unet,
+)
 from jedi.io.files import read_own_json
 from jedi.pipeline import JediPipeline
 from jedi.training import checkpoints
@@ -37,8 +45,10 @@ def load_run(run: str | Path, checkpoint: str = "last") -> JediPipeline:
     """
     config, state, path = _read(run, checkpoint)
     configs.import_extensions(config.extensions)  # a mode of the run's may be one that they register
+    base = base_of(run, config)
     return JediPipeline(
-        **load_parts(base_of(run, config), FROZEN_PARTS, config.base_variant, config.base_config),
+        **load_parts(base, FROZEN_PARTS, config.base_variant, config.base_config),
+        force_zeros_for_empty_prompt=empty_is_zeros(base, config.base_config),
         unet=_unet(run, config, state, path),
         trained_modes=config.trained_modes,
         max_trained_references=state["jedi"]["max_references"],

@@ -31,6 +31,7 @@ from jedi.pipeline import JediPipeline
 from jedi.rng import keyed_seed, seed_global
 from jedi.sampling import check_defaults, check_modes, sampling_settings
 from jedi.schedulers import start
+from jedi.text import EncodedText
 from jedi.training import checkpoints
 from jedi.training.average import PREFIX, AveragedWeights
 from jedi.training.config import TrainConfig
@@ -58,7 +59,7 @@ class JointTraining(L.LightningModule):
             unet = UNet2DConditionModel.from_config(saved["unet"])
         elif config.init_from is not None:
             unet = load_first_unet(config.init_from, self.schedule.prediction_type)
-            check_unet(unet, base.vae, base.text_encoder, f"init_from {config.init_from} on base {config.base}")
+            check_unet(unet, base.vae, base.text_encoders, f"init_from {config.init_from} on base {config.base}")
         if config.network.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
         self.unet = make_unet(unet, config).train()
@@ -100,7 +101,8 @@ class JointTraining(L.LightningModule):
         device = self.trainer.strategy.root_device
         self.average.to(device)
         self.base.vae.to(device)
-        self.base.text_encoder.to(device)
+        for encoder in self.base.text_encoders:
+            encoder.to(device)
         self.schedule = replace(self.schedule, alphas_cumprod=self.schedule.alphas_cumprod.to(device))
 
     def on_train_start(self) -> None:
@@ -116,14 +118,18 @@ class JointTraining(L.LightningModule):
             return encode_pixels(self.base.vae, images.flatten(0, 1)).unflatten(0, images.shape[:2]).float()
 
     @torch.no_grad()
-    def encode_text(self, captions: list[list[str]]) -> Tensor:
-        """``b`` lists of ``n`` captions -> ``[b n l d]``; equal ones (above all the empty one) only once."""
+    def encode_text(self, captions: list[list[str]], height: int, width: int) -> EncodedText:
+        """``b`` lists of ``n`` captions -> ``[b n ...]``; equal ones (above all the empty one) only once.
+
+        ``height`` and ``width`` of the images in pixels: SD-XL is told them.
+        """
         flat = [caption for captions_of_set in captions for caption in captions_of_set]
         distinct = list(dict.fromkeys(flat))
         with torch.autocast(self.device.type, enabled=False):
-            text = encode_captions(self.base.tokenizer, self.base.text_encoder, distinct).float()
+            text = encode_captions(self.base, distinct).map(torch.Tensor.float)
         place = {caption: i for i, caption in enumerate(distinct)}
-        return text[[place[caption] for caption in flat]].unflatten(0, (len(captions), -1))
+        text = text[[place[caption] for caption in flat]].sized(height, width)
+        return text.map(lambda x: x.unflatten(0, (len(captions), -1)))
 
     def training_step(self, batch: JointBatch, batch_idx: int) -> Tensor:
         config = self.config
@@ -147,7 +153,7 @@ class JointTraining(L.LightningModule):
             self.unet,
             self.schedule,
             latents,
-            self.encode_text(captions),
+            self.encode_text(captions, *self.base.image_size(latents)),
             draws,
             plan,
             config.loss.weighting,
@@ -207,9 +213,12 @@ class JointTraining(L.LightningModule):
             base.tokenizer,
             self.unet.unet,
             own_scheduler(base),
-            config.trained_modes,
-            self.trainer.datamodule.max_references,
+            base.text_encoder_2,
+            base.tokenizer_2,
+            trained_modes=config.trained_modes,
+            max_trained_references=self.trainer.datamodule.max_references,
             sampling_defaults=config.sampling_defaults,
+            force_zeros_for_empty_prompt=base.force_zeros_for_empty_prompt,
         )
         pipe.set_attention_backend(config.network.attention)  # installed in the UNet: validation uses it too
         return pipe

@@ -19,6 +19,7 @@ from jedi.errors import InputError
 from jedi.io.ranges import evenly_spaced
 from jedi.loss import joint_loss
 from jedi.rng import keyed_generator
+from jedi.text import EncodedText
 
 CONDITIONS = ("right", "wrong", "none")
 
@@ -29,10 +30,10 @@ class HeldOutSets:
 
     latents: Tensor
     """``[b k+1 c h w]``, scaled, references first."""
-    text: Tensor
-    """``[b l d]``, the target's caption."""
-    empty: Tensor
-    """``[1 l d]``, the empty caption: what references are given, as in sampling."""
+    text: EncodedText
+    """``[b ...]``, the target's caption."""
+    empty: EncodedText
+    """``[1 ...]``, the empty caption: what references are given, as in sampling."""
     wrong: Tensor
     """int64 ``[b]``: for each set another one whose references are the wrong ones."""
 
@@ -43,18 +44,19 @@ class HeldOutSets:
         members: Sequence[int],
         k: int,
         encode_images: Callable[[Tensor], Tensor],
-        encode_text: Callable[[list[list[str]]], Tensor],
+        encode_text: Callable[[list[list[str]], int, int], EncodedText],
     ) -> HeldOutSets:
         """The sets at these positions of ``data``, their first ``k`` images as references, the next as target.
 
         ``encode_images``: ``[b n 3 H W]`` in -1 to 1 -> scaled latents ``[b n c h w]``. ``encode_text``: lists of
-        captions, one a set -> ``[b n l d]``.
+        captions, one a set, and the images' height and width in pixels -> ``[b n ...]``.
         """
         records = [data.record(i) for i in members]
+        size = (data.index.sets[members[0]].height, data.index.sets[members[0]].width)
         return cls(
             torch.cat([encode_images(data.images(i, range(k + 1))[None]) for i in members]),
-            encode_text([[record["captions"][k]] for record in records])[:, 0],
-            encode_text([[""]])[0],
+            encode_text([[record["captions"][k]] for record in records], *size)[:, 0],
+            encode_text([[""]], *size)[0],
             wrong_partners([record["subject"]["id"] for record in records]),
         )
 
@@ -136,7 +138,7 @@ def reference_losses(
         draws = [_draw(schedule.num_timesteps, bins, (n, *shape), seed, *cell) for cell in part]
         timestep, noise = (torch.stack(column).to(device) for column in zip(*draws, strict=True))
         target, text = sets.latents[i, -1:], sets.text[i, None]
-        empty = sets.empty.expand(len(part), n - 1, *sets.empty.shape[1:])
+        empty = sets.empty.expand(len(part), n - 1)
         partner = sets.wrong.to(device)[i]
         for m, mode in enumerate(modes):
             for c, references in enumerate((sets.latents[i, :-1], sets.latents[partner, :-1], None)):
@@ -145,7 +147,7 @@ def reference_losses(
                     continue
                 k = 0 if references is None else n - 1
                 latents = target if references is None else torch.cat([references, target], dim=1)
-                captions = text if references is None else torch.cat([empty, text], dim=1)
+                captions = text if references is None else EncodedText.cat([empty, text], dim=1)
                 mask = torch.ones(len(part), k + 1, 1, *shape[1:], device=device)
                 mask[:, :k] = 0
                 fixed = SetDraws(timestep, noise[:, n - 1 - k :], mask, torch.zeros(len(part), k + 1, dtype=torch.bool))

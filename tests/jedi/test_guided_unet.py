@@ -5,6 +5,7 @@ import torch
 
 from jedi.conditioning import network_input
 from jedi.guided_unet import Conditions, GuidedUNet, References
+from jedi.text import EncodedText
 from jedi.unet import JointUNet
 from tests import tiny
 from tests.jedi.sampling import SHAPE, STEPS, close, latents, record_calls
@@ -13,8 +14,8 @@ from tests.jedi.sampling import SHAPE, STEPS, close, latents, record_calls
 def test_the_cache_gives_what_the_whole_set_gives_in_every_branch(pipe):
     """Property 4 of docs/method.md §8."""
     unet = JointUNet(pipe.unet)
-    given, text = torch.randn(3, *SHAPE), torch.randn(2, 2, tiny.TEXT_LENGTH, tiny.TEXT_WIDTH)
-    of_references, empty = torch.randn(3, tiny.TEXT_LENGTH, tiny.TEXT_WIDTH), torch.randn(1, *text.shape[2:])
+    given, text = torch.randn(3, *SHAPE), EncodedText(torch.randn(2, 2, tiny.TEXT_LENGTH, tiny.TEXT_WIDTH))
+    of_references, empty = (EncodedText(torch.randn(p, tiny.TEXT_LENGTH, tiny.TEXT_WIDTH)) for p in (3, 1))
     clean = network_input(given[None], torch.zeros(1, 3, 1, *SHAPE[1:]), given[None])
     x, t = torch.randn(4, *SHAPE), torch.tensor(500)
     with torch.no_grad():
@@ -23,20 +24,21 @@ def test_the_cache_gives_what_the_whole_set_gives_in_every_branch(pipe):
         found = denoiser.predict(("none", "refs", "full", "text"), x, t)
         free = torch.ones(2, 2, 1, *SHAPE[1:])
         target = network_input(x.view(2, 2, *SHAPE), free, torch.zeros(2, 2, *SHAPE))
-        for name, caption in (("refs", empty.expand_as(text)), ("full", text)):
+        for name, caption in (("refs", empty.expand(2, 2)), ("full", text)):
             whole = torch.cat([clean.expand(2, -1, -1, -1, -1), target], 1)
-            captions = torch.cat([of_references.expand(2, -1, -1, -1), caption], 1)
+            captions = EncodedText.cat([of_references.expand(2, 3), caption], 1)
             assert close(found[name], unet(whole, t.expand(2), captions, 3)[:, 3:].flatten(0, 1), 1e-5)
-        for name, caption in (("none", empty.expand_as(text)), ("text", text)):
+        for name, caption in (("none", empty.expand(2, 2)), ("text", text)):
             assert close(found[name], unet(target, t.expand(2), caption).flatten(0, 1), 1e-5)
     assert len({round(float(x.sum()), 3) for x in found.values()}) == 4  # the branches differ at all
 
 
 def test_a_cache_of_several_sets_serves_each_its_own(pipe):
     unet, t = JointUNet(pipe.unet), torch.tensor(500)
-    given, of_references = torch.randn(2, 1, *SHAPE), torch.randn(2, 1, tiny.TEXT_LENGTH, tiny.TEXT_WIDTH)
+    given = torch.randn(2, 1, *SHAPE)
+    of_references, text = (EncodedText(torch.randn(2, 1, tiny.TEXT_LENGTH, tiny.TEXT_WIDTH)) for _ in range(2))
     clean = network_input(given, torch.zeros(2, 1, 1, *SHAPE[1:]), given)
-    text, empty = torch.randn_like(of_references), torch.randn_like(of_references[0])
+    empty = EncodedText(torch.randn(1, tiny.TEXT_LENGTH, tiny.TEXT_WIDTH))
     x = torch.randn(2, *SHAPE)
 
     @torch.no_grad()

@@ -7,6 +7,7 @@ from torch import nn
 from jedi.conditioning import ConditioningConfig, StepPlan, draw_sets
 from jedi.diffusion import LOSS_WEIGHTINGS, NoiseSchedule
 from jedi.loss import joint_loss, noisy_slot
+from jedi.text import EncodedText
 from jedi.unet import JointUNet
 
 B, N, C, S = 3, 4, 4, 8
@@ -42,7 +43,7 @@ def test_the_truth_costs_nothing_and_an_error_its_square(schedule, latents):
     plan = StepPlan(2, "one_way")
     d = draws(plan, partly_given_prob=1.0)
     truth = schedule.target(latents, d.noise, d.timestep)
-    text = torch.zeros(B, N, 1, 1)
+    text = EncodedText(torch.zeros(B, N, 1, 1))
     assert joint_loss(Answer(truth), schedule, latents, text, d, plan).loss == 0
     off = joint_loss(Answer(truth + 3 * d.mask), schedule, latents, text, d, plan)
     torch.testing.assert_close(off.loss, torch.tensor(9.0))  # per free pixel, whatever the box
@@ -77,9 +78,9 @@ def test_noisy_slots(schedule, latents):
 def test_removed_references_shrink_the_set(schedule, latents):
     plan = StepPlan(3, "one_way", drop_references=True)
     network = Answer(torch.zeros(B, N, C, S, S))
-    text = torch.arange(N).reshape(1, N, 1, 1).expand(B, N, 1, 1).float()
+    text = EncodedText(torch.arange(N).reshape(1, N, 1, 1).expand(B, N, 1, 1).float())
     joint_loss(network, schedule, latents, text, draws(plan), plan)
-    assert network.sample.shape[1] == 1 and network.k == 0 and network.text.unique().tolist() == [3.0]
+    assert network.sample.shape[1] == 1 and network.k == 0 and network.text.embeds.unique().tolist() == [3.0]
 
 
 def test_nothing_to_generate_is_an_error(schedule, latents):
@@ -95,7 +96,7 @@ def test_nothing_to_generate_is_an_error(schedule, latents):
 
 def test_property_6_accumulated_gradients_are_those_of_the_whole_batch(schedule, latents, tiny_components):
     unet = JointUNet.from_base(tiny_components["unet"]).eval()
-    plan, text = StepPlan(2, "one_way"), torch.randn(B, N, 5, 32)
+    plan, text = StepPlan(2, "one_way"), EncodedText(torch.randn(B, N, 5, 32))
 
     def gradients(parts):
         unet.zero_grad()

@@ -18,6 +18,7 @@ from jedi.errors import InputError
 from jedi.guidance import GUIDANCE
 from jedi.io import images
 from jedi.pipeline import JediPipeline, image_generators
+from jedi.text import EncodedText
 from jedi.unet import JointUNet
 from jedi.vae import decode_latents, encode_pixels
 from tests import tiny
@@ -31,7 +32,7 @@ def by_hand(pipe, prompt, mode, rule, text_scale, image_guidance_scale, seed=0):
     squares = [images.fit_square(x, tiny.PIXELS)[0] for x in REFERENCES]
     given = encode_pixels(pipe.vae, images.to_tensor(squares))[None]  # 1 k c h w
     k = given.shape[1]
-    words = lambda text: encode_captions(pipe.tokenizer, pipe.text_encoder, [text])[None]
+    words = lambda text: encode_captions(pipe, [text])[None]
     empty, full = words(""), words(prompt)
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(1, 1, *SHAPE, generator=generator)
@@ -48,7 +49,7 @@ def by_hand(pipe, prompt, mode, rule, text_scale, image_guidance_scale, seed=0):
             text = full if name in ("full", "text") else empty
             if name in ("full", "refs"):
                 sample = torch.cat([references, target], 1)
-                text = torch.cat([empty.expand(1, k, -1, -1), text], 1)
+                text = EncodedText.cat([empty.expand(1, k), text], 1)
                 e[name] = unet(sample, torch.tensor([t]), text, k, mode)[0, k:]
             else:
                 e[name] = unet(target, torch.tensor([t]), text, 0, mode)[0]
@@ -228,8 +229,8 @@ def test_a_negative_prompt_enters_the_branches_without_the_prompt(pipe, monkeypa
     monkeypatch.setattr(JointUNet, "forward", spy)
     options = {"guidance": "three_branch", "guidance_scale": 3.0, "image_guidance_scale": 2.0}
     latents(pipe, "a cat", negative_prompt="red", num_inference_steps=1, **options)
-    red, cat = pipe.encode_prompt("red"), pipe.encode_prompt("a cat")
-    without, with_references = (x[:, -1] for x in seen)  # e(0,0); e(refs,0) with e(refs,text)
+    red, cat = pipe.encode_prompt("red").embeds, pipe.encode_prompt("a cat").embeds
+    without, with_references = (x.embeds[:, -1] for x in seen)  # e(0,0); e(refs,0) with e(refs,text)
     assert close(without, red, 1e-6) and close(with_references, torch.cat([red, cat]), 1e-5)
 
 
@@ -238,7 +239,8 @@ def test_embeddings_stand_for_prompts(pipe, joint, monkeypatch):
     prompts, options = ["a cat", "a dog"], {"n": 4, "num_images_per_prompt": 2, "joint": joint}
     cache = pipe.encode_references(REFERENCES)
     by_text = latents(pipe, prompts, None, cache=cache, negative_prompt="red", **options)
-    embeds = {"prompt_embeds": pipe.encode_prompt(prompts), "negative_prompt_embeds": pipe.encode_prompt("red")}
+    embeds = {"prompt_embeds": pipe.encode_prompt(prompts).embeds}
+    embeds["negative_prompt_embeds"] = pipe.encode_prompt("red").embeds
     assert [x.shape for x in embeds.values()] == [(n, tiny.TEXT_LENGTH, tiny.TEXT_WIDTH) for n in (2, 1)]
     monkeypatch.setattr("jedi.pipeline.encode_captions", None)  # the text encoder is not called
     assert close(by_text, latents(pipe, None, None, cache=cache, **embeds, **options), 0)
@@ -441,9 +443,11 @@ def test_offloading(parts):
 
 
 def test_parts(pipe):
-    assert set(pipe.components) == {"vae", "text_encoder", "tokenizer", "unet", "scheduler"}
+    xl = {"text_encoder_2", "tokenizer_2"}
+    assert {name for name, part in pipe.components.items() if part is not None} == set(pipe.components) - xl
+    assert set(pipe.components) - xl == {"vae", "text_encoder", "tokenizer", "unet", "scheduler"}
     modules = {name for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
-    assert modules == set(pipe.model_cpu_offload_seq.split("->"))
+    assert modules == set(pipe.model_cpu_offload_seq.split("->")) - xl
 
 
 def test_a_model_does_what_it_was_trained_for(parts, caplog):
@@ -455,7 +459,7 @@ def test_a_model_does_what_it_was_trained_for(parts, caplog):
             call()
     with caplog.at_level(logging.WARNING, "jedi"):
         latents(pipe, "a " * 40, num_inference_steps=1)
-        encode_captions(pipe.tokenizer, pipe.text_encoder, ["b" * 9000, "a " * 40])
+        encode_captions(pipe, ["b" * 9000, "a " * 40])
     assert "2 references; this model was trained with at most 1" in caplog.text
     assert f"cut to {tiny.TEXT_LENGTH} tokens, captions: 1 ('a a " in caplog.text
     assert f"cut to {tiny.TEXT_LENGTH} tokens, captions: 2 ('bbb" in caplog.text

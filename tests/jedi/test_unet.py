@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from jedi.conditioning import network_input
+from jedi.text import EncodedText
 from jedi.unet import JointUNet
 
 B, N, K, C, S, L, D = 2, 4, 2, 4, 8, 6, 32
@@ -30,7 +31,7 @@ def inputs():
     """sample [b n 2c+1 h w] whose first K images are given, timestep [b], text [b n l d]."""
     latents, mask = torch.randn(B, N, C, S, S), torch.ones(B, N, 1, S, S)
     mask[:, :K] = 0
-    return network_input(latents, mask, latents), torch.tensor([500, 20]), torch.randn(B, N, L, D)
+    return network_input(latents, mask, latents), torch.tensor([500, 20]), EncodedText(torch.randn(B, N, L, D))
 
 
 @torch.no_grad()
@@ -40,7 +41,7 @@ def test_property_1_at_initialisation_the_prediction_is_the_bases(base):
     expected = base(latents[:, 0], t, text[:, 0]).sample
     for mask in (torch.ones(B, 1, 1, S, S), torch.zeros(B, 1, 1, S, S)):
         for mode in ("mutual", "one_way"):
-            out = joint(network_input(latents, mask, latents), t, text, 0, mode)
+            out = joint(network_input(latents, mask, latents), t, EncodedText(text), 0, mode)
             torch.testing.assert_close(out[:, 0], expected, rtol=1e-4, atol=1e-5)
 
 
@@ -61,10 +62,16 @@ def test_property_2_order_does_not_matter_and_sets_do_not_mix(joint, inputs, mod
 
 @torch.no_grad()
 def test_property_3_copies_stay_copies(joint):
-    image, text = torch.randn(B, 1, C, S, S), torch.randn(B, 1, L, D)
+    image, text = torch.randn(B, 1, C, S, S), EncodedText(torch.randn(B, 1, L, D))
     t, mask = torch.tensor([100, 900]), torch.ones(B, 1, 1, S, S)
     single = joint(network_input(image, mask, image), t, text, 0, "mutual")
-    copies = joint(network_input(image, mask, image).repeat(1, 3, 1, 1, 1), t, text.repeat(1, 3, 1, 1), 0, "mutual")
+    copies = joint(
+        network_input(image, mask, image).repeat(1, 3, 1, 1, 1),
+        t,
+        text.map(lambda x: x.repeat(1, 3, 1, 1)),
+        0,
+        "mutual",
+    )
     torch.testing.assert_close(copies, single.expand_as(copies), rtol=1e-4, atol=1e-5)
 
 
@@ -76,7 +83,7 @@ def test_property_4_the_cache_changes_nothing(joint, inputs):
     torch.testing.assert_close(joint(sample[:, K:], t, text[:, K:], cache=cache), out[:, K:], rtol=1e-4, atol=1e-5)
     one = joint.encode_references(sample[:1, :K], text[:1, :K])  # of one set, for two
     same = torch.cat([sample[:1, :K].expand(B, -1, -1, -1, -1), sample[:, K:]], dim=1)
-    same_text = torch.cat([text[:1, :K].expand(B, -1, -1, -1), text[:, K:]], dim=1)
+    same_text = EncodedText.cat([text[:1, :K].expand(B, K), text[:, K:]], dim=1)
     torch.testing.assert_close(
         joint(sample[:, K:], t, text[:, K:], cache=one), joint(same, t, same_text, K)[:, K:], rtol=1e-4, atol=1e-5
     )

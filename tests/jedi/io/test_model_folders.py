@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -59,7 +60,8 @@ def runs(parts: dict, changed: str) -> bool:
     """Whether the part that was changed computes finite numbers."""
     with torch.no_grad():
         if changed in ("tokenizer", "text_encoder"):
-            found = encode_captions(parts["tokenizer"], parts["text_encoder"], ["a cat", "", "zebra " * 50])
+            model = SimpleNamespace(**parts, text_encoder_2=None)
+            found = encode_captions(model, ["a cat", "", "zebra " * 50]).embeds
         elif changed == "vae":
             found = decode_latents(parts["vae"], encode_pixels(parts["vae"], torch.rand(1, 3, 32, 32)))
         else:

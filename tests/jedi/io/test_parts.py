@@ -222,7 +222,7 @@ def test_a_tokenizer_that_does_not_know_its_length(base):
     loaded = load_base(base)
     assert loaded.tokenizer.model_max_length > 1e29
     assert caption_length(loaded.tokenizer, loaded.text_encoder) == tiny.TEXT_LENGTH
-    captions = encode_captions(loaded.tokenizer, loaded.text_encoder, ["a cat", "a " * 99])
+    captions = encode_captions(loaded, ["a cat", "a " * 99]).embeds
     assert captions.shape == (2, tiny.TEXT_LENGTH, tiny.TEXT_WIDTH)
     pipe = load_pipeline("collage.model", str(base), "text2image", context())
     assert pipe.tokenizer.model_max_length == tiny.TEXT_LENGTH

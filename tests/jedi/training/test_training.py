@@ -57,15 +57,15 @@ def test_text_is_encoded_as_in_sampling_and_equal_captions_once(module, monkeypa
 
     seen = []
 
-    def spy(tokenizer, encoder, captions):
+    def spy(model, captions):
         seen.extend(captions)
-        return encode_captions(tokenizer, encoder, captions)
+        return encode_captions(model, captions)
 
     monkeypatch.setattr(training, "encode_captions", spy)
-    text = module.encode_text([["a cat", "", "a dog"], ["", "a dog", ""]])
+    text = module.encode_text([["a cat", "", "a dog"], ["", "a dog", ""]], 32, 32).embeds
     assert sorted(seen) == ["", "a cat", "a dog"]
     base = module.base
-    alone = encode_captions(base.tokenizer, base.text_encoder, ["a dog"])[0]
+    alone = encode_captions(base, ["a dog"]).embeds[0]
     assert text.shape[:2] == (2, 3)
     torch.testing.assert_close(text[0, 2], alone)
     torch.testing.assert_close(text[1, 1], alone)
@@ -88,7 +88,7 @@ def test_captions_are_dropped_as_drawn(tiny_base, monkeypatch):
     )
     module = make_module(tiny_base, conditioning=conditioning)
     seen, encode = [], module.encode_text
-    monkeypatch.setattr(module, "encode_text", lambda captions: seen.append(captions) or encode(captions))
+    monkeypatch.setattr(module, "encode_text", lambda captions, *size: seen.append(captions) or encode(captions, *size))
     batch = JointBatch(
         images=None,
         latents=torch.randn(2, 2, 4, 8, 8),

@@ -6,6 +6,7 @@ from torch import nn
 
 from jedi.data import SetIndex, SetRecord
 from jedi.diffusion import NoiseSchedule
+from jedi.text import EncodedText
 from jedi.training.validation import HeldOutSets, choose_sets, reference_gain, reference_losses, wrong_partners
 from tests import tiny
 
@@ -20,7 +21,12 @@ def schedule():
 def sets():
     """Three subjects; all images of a subject are alike."""
     latents = torch.randn(3, 1, 4, 8, 8).expand(3, 3, 4, 8, 8)
-    return HeldOutSets(latents, torch.zeros(3, 16, 32), torch.zeros(1, 16, 32), wrong_partners(["a", "b", "c"]))
+    return HeldOutSets(
+        latents,
+        EncodedText(torch.zeros(3, 16, 32)),
+        EncodedText(torch.zeros(1, 16, 32)),
+        wrong_partners(["a", "b", "c"]),
+    )
 
 
 class Copies(nn.Module):

@@ -1,0 +1,57 @@
+"""Encoded captions on their way to the network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class EncodedText:
+    """Encoded captions, and what else SD-XL is told of an image. Dots are the same leading dimensions in all."""
+
+    embeds: Tensor
+    """``[... l d]``: a caption by its tokens."""
+    pooled: Tensor | None = None
+    """``[... p]``: a caption as a whole; SD-XL only."""
+    time_ids: Tensor | None = None
+    """``[... 6]``, of :meth:`sized`; SD-XL only."""
+
+    @property
+    def added_cond_kwargs(self) -> dict[str, Tensor] | None:
+        """What a UNet of SD-XL takes by this name; None for the others."""
+        if self.pooled is None:
+            return None
+        assert self.time_ids is not None, "EncodedText.sized comes before the network"
+        return {"text_embeds": self.pooled, "time_ids": self.time_ids}
+
+    def sized(self, height: int, width: int) -> EncodedText:
+        """For SD-XL: of images that were made at this size in pixels and not cropped. The same text for others."""
+        if self.pooled is None:
+            return self
+        sizes = torch.tensor([height, width, 0, 0, height, width]).to(self.pooled)
+        return replace(self, time_ids=sizes.expand(*self.pooled.shape[:-1], 6))
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> EncodedText:
+        """``function`` of each tensor."""
+        tensors = (getattr(self, field.name) for field in fields(self))
+        return EncodedText(*(None if tensor is None else function(tensor) for tensor in tensors))
+
+    def __getitem__(self, index: Any) -> EncodedText:
+        """By the leading dimensions."""
+        return self.map(lambda tensor: tensor[index])
+
+    def expand(self, *leading: int) -> EncodedText:
+        """As ``Tensor.expand`` of the leading dimensions."""
+        dims = self.embeds.ndim - 2
+        return self.map(lambda tensor: tensor.expand(*leading, *tensor.shape[dims:]))
+
+    @staticmethod
+    def cat(texts: Sequence[EncodedText], dim: int = 0) -> EncodedText:
+        """As ``torch.cat`` along a leading dimension."""
+        columns = ([getattr(text, field.name) for text in texts] for field in fields(EncodedText))
+        return EncodedText(*(None if column[0] is None else torch.cat(column, dim) for column in columns))
