@@ -108,8 +108,8 @@ class JediPipeline(Pretrained, StableDiffusionMethods, DiffusionPipeline):
         c = vae.config.latent_channels
         if (unet.config.in_channels, unet.config.out_channels) != (2 * c + 1, c):
             raise InputError(
-                f"the unet takes {unet.config.in_channels} and gives {unet.config.out_channels} channels; with this "
-                f"vae a joint UNet takes 2c + 1 = {2 * c + 1} and gives c = {c} (JointUNet.from_base() grows a plain base)"
+                f"unet takes {unet.config.in_channels} and gives {unet.config.out_channels} channels; with this vae "
+                f"a joint UNet takes 2c + 1 = {2 * c + 1} and gives c = {c} (JointUNet.from_base() grows a plain base)"
             )
         parts = {"vae": vae, "text_encoder": text_encoder, "tokenizer": tokenizer, "unet": unet, "scheduler": scheduler}
         parts |= {"text_encoder_2": text_encoder_2, "tokenizer_2": tokenizer_2}

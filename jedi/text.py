@@ -38,8 +38,8 @@ class EncodedText:
 
     def map(self, function: Callable[[Tensor], Tensor]) -> EncodedText:
         """``function`` of each tensor."""
-        tensors = (getattr(self, field.name) for field in fields(self))
-        return EncodedText(*(None if tensor is None else function(tensor) for tensor in tensors))
+        tensors = ((field.name, getattr(self, field.name)) for field in fields(self))
+        return EncodedText(**{name: function(tensor) for name, tensor in tensors if tensor is not None})
 
     def __getitem__(self, index: Any) -> EncodedText:
         """By the leading dimensions."""
@@ -53,5 +53,5 @@ class EncodedText:
     @staticmethod
     def cat(texts: Sequence[EncodedText], dim: int = 0) -> EncodedText:
         """As ``torch.cat`` along a leading dimension."""
-        columns = ([getattr(text, field.name) for text in texts] for field in fields(EncodedText))
-        return EncodedText(*(None if column[0] is None else torch.cat(column, dim) for column in columns))
+        columns = {field.name: [getattr(text, field.name) for text in texts] for field in fields(EncodedText)}
+        return EncodedText(**{name: torch.cat(x, dim) for name, x in columns.items() if x[0] is not None})
