@@ -10,14 +10,16 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
+import random
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from jedi.io.images import open_image
+from jedi.io.images import Box, open_image
 
 LICENCE = "CC BY-SA 4.0, OpenMoji (openmoji.org)"
 SPRITE_SIZE = 128  # pixels a side at which a drawing is rasterised
@@ -139,6 +141,29 @@ def drawing_is_held_out(code_point: str) -> bool:
     return int(hashlib.sha256(base.encode("ascii")).hexdigest(), 16) % 10 == 0
 
 
+def by_chance(letter: str, kind: Callable[[str], str]) -> Callable[[random.Random, str], Drawing]:
+    """What draws subjects that are made up: a letter and nine digits, held out by the rule of every drawing."""
+
+    def draw(rng: random.Random, split: str) -> Drawing:
+        while True:
+            code_point = f"{letter}{rng.randrange(10**9):09d}"
+            if drawing_is_held_out(code_point) == (split == "heldout"):
+                return Drawing(code_point, code_point, kind(code_point), None)
+
+    return draw
+
+
+def opaque_box(image: Image.Image) -> Box | None:
+    """The box of what can be seen of an RGBA image."""
+    return image.getchannel("A").point(lambda a: 255 * (a > 8)).getbbox()
+
+
+def with_colours(image: Image.Image, rgb: np.ndarray) -> Image.Image:
+    """The RGBA image in other colours, ``[H W 3]`` from 0 to 255 (others are cut off)."""
+    pixels = [rgb.clip(0, 255), np.asarray(image)[..., 3:]]
+    return Image.fromarray(np.concatenate(pixels, axis=-1).astype(np.uint8), "RGBA")
+
+
 @functools.lru_cache(maxsize=1)
 def catalogue() -> tuple[Drawing, ...]:
     """All drawings that can be subjects, by code point. Raises FileNotFoundError where OpenMoji lacks one."""
@@ -168,7 +193,7 @@ def sprite(code_point: str, size: int = SPRITE_SIZE) -> Image.Image:
 
     png = resvg_py.svg_to_bytes(svg_path=str(svg_path(code_point)), width=size, height=size)
     image = open_image(bytes(png), code_point).convert("RGBA")
-    return image.crop(image.getchannel("A").point(lambda a: 255 * (a > 8)).getbbox())
+    return image.crop(opaque_box(image))
 
 
 def recolour(image: Image.Image, turn: float) -> Image.Image:
@@ -179,7 +204,6 @@ def recolour(image: Image.Image, turn: float) -> Image.Image:
     """
     if turn == 0:
         return image
-    pixels = np.asarray(image.convert("RGBA"))
     hsv = np.asarray(image.convert("RGB").convert("HSV")).astype(np.float32) / 255
     hue, saturation, value = hsv[..., 0], hsv[..., 1], hsv[..., 2]
     neutral = np.clip(1 - saturation / 0.15, 0, 1) * np.clip((value - 0.35) / 0.3, 0, 1)
@@ -187,7 +211,7 @@ def recolour(image: Image.Image, turn: float) -> Image.Image:
     saturation = np.maximum(saturation, 0.45 * neutral)
     turned = np.stack([hue % 1, saturation, value], axis=-1)
     rgb = Image.fromarray((turned * 255 + 0.5).astype(np.uint8), "HSV").convert("RGB")
-    return Image.fromarray(np.concatenate([np.asarray(rgb), pixels[..., 3:]], axis=-1), "RGBA")
+    return with_colours(image, np.asarray(rgb))
 
 
 def svg_path(code_point: str) -> Path:

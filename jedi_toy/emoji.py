@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from data_gen.context import Context
@@ -19,12 +19,7 @@ from data_gen.sources import SOURCES, Source
 from jedi.errors import InputError
 from jedi.io.config import ConfigError, build, to_dict
 from jedi_toy import more_backgrounds  # noqa: F401  (registers its painters)
-from jedi_toy.drawings import (
-    LICENCE,
-    Drawing,
-    catalogue,
-    drawing_is_held_out,
-)
+from jedi_toy.drawings import LICENCE, Drawing, catalogue, drawing_is_held_out
 from jedi_toy.emoji_config import EmojiSettings
 from jedi_toy.made_up import draw_subject
 from jedi_toy.scenes import Render, RenderedSubject, Scene, compose, in_slot, is_clear, sprite_size
@@ -77,26 +72,23 @@ class EmojiSource(Source):
             for split, wanted, chosen in zip(SPLITS, (context.sets, context.heldout_sets), subjects, strict=True):
                 if wanted and not chosen:
                     raise ConfigError(f"emoji.classes={world.classes} leaves no {split} subject; add a class")
-            if max(world.subjects) >= context.images_per_set:
-                raise ConfigError(
-                    f"emoji.subjects={world.subjects} needs images_per_set={max(world.subjects) + 1} or more: "
-                    "an image of each subject alone, and one of all together"
-                )
-            if world.references >= context.images_per_set:
-                raise ConfigError(
-                    f"emoji.references={world.references} leaves no target; "
-                    f"expected fewer than images_per_set={context.images_per_set}"
-                )
-            if max(world.subjects) > len(world.classes):
+            n, most = context.images_per_set, max(world.subjects)
+            if most >= n:
+                needs = f"images_per_set={most + 1} or more: an image of each subject alone, and one of all together"
+                raise ConfigError(f"emoji.subjects={world.subjects} needs {needs}")
+            if world.references >= n:
+                expected = f"expected fewer than images_per_set={n}"
+                raise ConfigError(f"emoji.references={world.references} leaves no target; {expected}")
+            if most > len(world.classes):
                 raise ConfigError(f"emoji.subjects={world.subjects} needs as many classes, got {world.classes}")
 
     def _subjects(self, world: EmojiSettings, split: str) -> list[tuple[Drawing, int]]:
-        chosen = [
-            drawing
+        subjects = [
+            (drawing, number)
             for drawing in catalogue()
             if drawing.kind in world.classes and drawing_is_held_out(drawing.code_point) == (split == "heldout")
+            for number in range(world.recolourings)
         ]
-        subjects = [(drawing, number) for drawing in chosen for number in range(world.recolourings)]
         random.Random(f"{self.context.seed}/{split}/subjects").shuffle(subjects)
         return subjects
 
@@ -185,18 +177,12 @@ class EmojiSource(Source):
         """The scenes of the subjects that stand together in one image: one background, side by side."""
         if count == 1:
             return [scene]
-        places = rng.sample(_ROWS[count], count)
-        plain = replace(scene, companion=None, accessory=None, action=None)
-        return [
-            replace(
-                plain,
-                place=place,
-                size="together",
-                fraction=rng.uniform(*world.together) * (1.0 if count == 2 else _THREE),
-                shift=(0.0, rng.uniform(-world.jitter, world.jitter)),
-            )
-            for place in places
-        ]
+        plain, row = replace(scene, size="together", companion=None, accessory=None, action=None), []
+        for place in rng.sample(_ROWS[count], count):
+            fraction = rng.uniform(*world.together) * (1.0 if count == 2 else _THREE)
+            shift = (0.0, rng.uniform(-world.jitter, world.jitter))
+            row.append(replace(plain, place=place, fraction=fraction, shift=shift))
+        return row
 
     def draw_scenes(self, rng: random.Random, settings: EmojiSettings) -> list[Scene]:
         """One scene an image. What `vary` does not name is the same in all of them; backgrounds repeat only
@@ -218,11 +204,7 @@ class EmojiSource(Source):
                     "background": names[i % len(names)],
                     "variant": rng.randrange(settings.background_variants),
                 },
-                "pose": {
-                    "pose": pose,
-                    "angle": _TURNS.get(pose, _ANGLES.get(pose, 0) * tilt),
-                    "mirrored": pose == "mirrored",
-                },
+                "pose": {"pose": pose, "angle": _TURNS.get(pose, _ANGLES.get(pose, 0) * tilt)},
                 "size": {"size": size, "fraction": rng.uniform(*getattr(settings, size))},
                 "place": {
                     "place": rng.choice(settings.places),
@@ -305,24 +287,12 @@ def _draw_wider(rng: random.Random, world: EmojiSettings) -> dict[str, dict[str,
 def _as_alone(scene: Scene, scenes: Sequence[Scene], alone: Sequence[Render]) -> list[Scene]:
     """The scenes of all subjects in one image, each as it is alone, `1 / count` of that size, from left to right."""
     count, row = len(alone), []
+    of_all = {name: getattr(scene, name) for name in ("background", "variant", "weather", "seed", "photo")}
     for j, (own, image) in enumerate(zip(scenes, alone, strict=False)):
         x, y = image.figures[0].centre
-        row.append(
-            replace(
-                own,
-                background=scene.background,
-                variant=scene.variant,
-                size="together",
-                fraction=own.fraction / count,
-                place=_ROWS[count][j],
-                centre=((j + x) / count, 0.5 + (y - 0.5) / count),
-                companion=None,
-                weather=scene.weather,
-                action=None,
-                seed=scene.seed,
-                photo=scene.photo,
-            )
-        )
+        where = {"place": _ROWS[count][j], "centre": ((j + x) / count, 0.5 + (y - 0.5) / count)}
+        size = {"size": "together", "fraction": own.fraction / count}
+        row.append(replace(own, **of_all, **where, **size, companion=None, action=None))
     return row
 
 
@@ -387,12 +357,7 @@ def _attributes(
         "companion": scene.companion,
         "companion_side": scene.companion_side if scene.companion else None,
         "accessory": scene.accessory,
-        **{key: getattr(scene, key) for key in _WIDER if _differs(scene, key)},
+        **{key: getattr(scene, key) for key in _WIDER if getattr(scene, key) != getattr(Scene, key)},
         "caption_says": says,
         **({"standing": standing} if together else {}),
     }
-
-
-def _differs(scene: Scene, key: str) -> bool:
-    """Whether the scene sets something of the wider world."""
-    return getattr(scene, key) != next(field.default for field in fields(Scene) if field.name == key)

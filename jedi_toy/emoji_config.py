@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from jedi.io.config import ConfigError
-from jedi.io.ranges import Interval, Range, Share
+from jedi.io.ranges import Interval, OneOf, Range, Share
 from jedi_toy.drawings import CLASSES, COMPANIONS, EYEWEAR, HATS, NECKWEAR
 from jedi_toy.effects import ACTIONS, WEATHER
 from jedi_toy.wording import VOCABULARIES
@@ -29,16 +29,16 @@ class EmojiSettings:
     differ between the images of a set; all else is drawn once for the set. `mixture` makes several kinds of
     sets in one go: each part says its share and what it sets otherwise than the rest of this section."""
 
-    classes: list[str] = field(default_factory=lambda: list(CLASSES))
+    classes: list[Annotated[str, OneOf(tuple(CLASSES))]] = field(default_factory=lambda: list(CLASSES))
     recolourings: Annotated[int, Range(1, 64)] = 8
     """1 keeps the drawing's own colours only."""
     backgrounds: list[str] = field(default_factory=list)
     """Empty: those of `data_gen.drawn_backgrounds`; [all]: more too."""
     background_variants: Annotated[int, Range(1, 10_000)] = 64
-    poses: list[str] = field(default_factory=lambda: list(POSES))
+    poses: list[Annotated[str, OneOf(POSES)]] = field(default_factory=lambda: list(POSES))
     references: Annotated[int, Range(0, 63)] = 0
     """Members of a set of one subject that are its references; they come first."""
-    reference_poses: list[str] = field(default_factory=lambda: list(POSES))
+    reference_poses: list[Annotated[str, OneOf(POSES)]] = field(default_factory=lambda: list(POSES))
     """Of these."""
     covered_reference_prob: Share = 0.0
     """That a companion stands before a reference and covers a part of it."""
@@ -46,7 +46,7 @@ class EmojiSettings:
     """Size of that companion."""
     tilt: Annotated[list[float], Interval(0, 90)] = field(default_factory=lambda: [10.0, 25.0])
     """Degrees, for the two tilted poses."""
-    sizes: list[str] = field(default_factory=lambda: list(SIZES))
+    sizes: list[Annotated[str, OneOf(SIZES)]] = field(default_factory=lambda: list(SIZES))
     small: Size = field(default_factory=lambda: [0.35, 0.45])
     medium: Size = field(default_factory=lambda: [0.5, 0.62])
     large: Size = field(default_factory=lambda: [0.68, 0.9])
@@ -56,14 +56,14 @@ class EmojiSettings:
     """Each subject alone is shown small, where it stands in the images of all (jedi.io.images)."""
     together: Size = field(default_factory=lambda: [0.4, 0.5])
     """Size of two in one image; three are smaller."""
-    places: list[str] = field(default_factory=lambda: list(PLACES))
+    places: list[Annotated[str, OneOf((*PLACES, *CORNERS))]] = field(default_factory=lambda: list(PLACES))
     jitter: Annotated[float, Range(0, 0.5)] = 0.04
     """Random shift of the centre, as a fraction of the image's side."""
-    companions: list[str] = field(default_factory=lambda: list(COMPANIONS))
+    companions: list[Annotated[str, OneOf(tuple(COMPANIONS))]] = field(default_factory=lambda: list(COMPANIONS))
     companion_prob: Share = 0.25
-    accessories: list[str] = field(default_factory=lambda: list(ACCESSORIES))
+    accessories: list[Annotated[str, OneOf(ACCESSORIES)]] = field(default_factory=lambda: list(ACCESSORIES))
     accessory_prob: Share = 0.2
-    vary: list[str] = field(default_factory=lambda: list(VARIABLE))
+    vary: list[Annotated[str, OneOf((*VARIABLE, *ALSO_VARIABLE))]] = field(default_factory=lambda: list(VARIABLE))
     name_prob: Share = 0.4
     """Of saying "a fox", not "an animal"; at most half of a set's captions do."""
     mention_prob: Share = 0.5
@@ -82,10 +82,10 @@ class EmojiSettings:
     photo_prob: Share = 0.0
     """That a reference looks as if a camera took it (blur, noise)."""
     weather_prob: Share = 0.0
-    weather: list[str] = field(default_factory=lambda: list(WEATHER))
+    weather: list[Annotated[str, OneOf(tuple(WEATHER))]] = field(default_factory=lambda: list(WEATHER))
     action_prob: Share = 0.0
-    actions: list[str] = field(default_factory=lambda: list(ACTIONS))
-    wording: str = "plain"
+    actions: list[Annotated[str, OneOf(tuple(ACTIONS))]] = field(default_factory=lambda: list(ACTIONS))
+    wording: Annotated[str, OneOf(tuple(VOCABULARIES))] = "plain"
     """wide: more words, several ways to say each."""
     min_visible: Share = 0.5
     """A set with an image that shows less of its subject is dropped, and counted."""
@@ -93,23 +93,9 @@ class EmojiSettings:
     """[{share: 2, vary: [background]}, {subjects: [2]}]."""
 
     def __post_init__(self) -> None:
-        for key, known in (
-            ("classes", CLASSES),
-            ("poses", POSES),
-            ("reference_poses", POSES),
-            ("sizes", SIZES),
-            ("places", (*PLACES, *CORNERS)),
-            ("companions", COMPANIONS),
-            ("accessories", ACCESSORIES),
-            ("vary", (*VARIABLE, *ALSO_VARIABLE)),
-            ("weather", WEATHER),
-            ("actions", ACTIONS),
-        ):
-            values = getattr(self, key)
-            unknown = [value for value in values if value not in known]
-            if unknown:
-                raise ConfigError(f"emoji.{key}: unknown {unknown[0]!r}; known are {', '.join(known)}")
-            if not values and key in ("classes", "poses", "reference_poses", "sizes", "places"):
+        needed = {"classes": CLASSES, "poses": POSES, "reference_poses": POSES, "sizes": SIZES, "places": PLACES}
+        for key, known in needed.items():
+            if not getattr(self, key):
                 raise ConfigError(f"emoji.{key} is empty: name at least one of {', '.join(known)}")
         if not self.subjects:
             raise ConfigError("emoji.subjects is empty; expected numbers from 1 to 3")
@@ -126,5 +112,3 @@ class EmojiSettings:
             raise ConfigError(
                 "emoji.covered_reference_prob needs emoji.references above 0, and companion in emoji.vary"
             )
-        if self.wording not in VOCABULARIES:
-            raise ConfigError(f"emoji.wording is {self.wording!r}; known are {', '.join(VOCABULARIES)}")

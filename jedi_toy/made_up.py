@@ -13,24 +13,19 @@ import math
 import random
 from collections.abc import Sequence
 
-from jedi_toy.drawings import Drawing, drawing_is_held_out
+from jedi_toy.drawings import by_chance
 
 _KINDS = ("monster", "monster", "monster", "toy", "thing", "thing", "vehicle", "building", "plant")
 _LINE = 'fill="none" stroke="#000000" stroke-width="2" stroke-linecap="round" stroke-linejoin="round"'
 Point = tuple[float, float]
 
 
-def draw_subject(rng: random.Random, split: str) -> Drawing:
-    """A subject by chance; whether it is held out is decided as for every drawing (`drawings.drawing_is_held_out`)."""
-    while True:
-        code_point = f"M{rng.randrange(10**9):09d}"
-        if drawing_is_held_out(code_point) == (split == "heldout"):
-            return Drawing(code_point, code_point, kind(code_point), None)
-
-
 def kind(code_point: str) -> str:
     """The class of a made-up subject, as captions say it."""
     return random.Random(f"{code_point}/kind").choice(_KINDS)
+
+
+draw_subject = by_chance("M", kind)
 
 
 @functools.lru_cache(maxsize=256)
@@ -110,9 +105,8 @@ class _Maker:
                 elif form == "spike":
                     side = wide * math.sin(turn), -wide * math.cos(turn)
                     foot = 36 + 0.75 * (root[0] - 36), 36 + 0.75 * (root[1] - 36)
-                    self.shape(
-                        [(foot[0] + side[0], foot[1] + side[1]), tip, (foot[0] - side[0], foot[1] - side[1])], colour
-                    )
+                    base = (foot[0] + side[0], foot[1] + side[1]), (foot[0] - side[0], foot[1] - side[1])
+                    self.shape([base[0], tip, base[1]], colour)
                 else:
                     half = _ellipse((0, 0), 1, 1) if form == "leaf" else blob
                     middle = (root[0] + tip[0]) / 2, (root[1] + tip[1]) / 2
@@ -124,10 +118,8 @@ class _Maker:
         rng = self.chance
         x, y = 36 + rng.uniform(-10, 10), 36 - self.height
         wide, high = rng.uniform(8, 14), rng.uniform(8, 14)
-        self.shape(
-            [(x - wide, y + 4), (x - wide * 0.7, y - high), (x + wide * 0.7, y - high), (x + wide, y + 4)],
-            self.colours[1],
-        )
+        glass = [(x - wide, y + 4), (x - wide * 0.7, y - high), (x + wide * 0.7, y - high), (x + wide, y + 4)]
+        self.shape(glass, self.colours[1])
         self.shape(_ellipse((x, y - high * 0.4), wide * 0.45, high * 0.3), self.colours[2])
 
     def roof(self) -> None:
@@ -138,10 +130,8 @@ class _Maker:
             self.shape(_ellipse((36, top), over * 0.9, high), self.colours[1])
         else:
             flat = rng.choice((0.0, 0.0, 0.4, 0.7))
-            self.shape(
-                [(36 - over, top), (36 - over * flat, top - high), (36 + over * flat, top - high), (36 + over, top)],
-                self.colours[1],
-            )
+            left, right = (36 - over * flat, top - high), (36 + over * flat, top - high)
+            self.shape([(36 - over, top), left, right, (36 + over, top)], self.colours[1])
         if rng.random() < 0.5:
             x = 36 + rng.uniform(-0.6, 0.6) * self.width
             self.shape([(x - 2, top), (x - 2, top - high), (x + 2, top - high), (x + 2, top)], self.colours[3])
@@ -255,11 +245,8 @@ class _Maker:
 def _shape(rng: random.Random, square: bool, even: bool) -> list[Point]:
     """A closed outline around the origin, about 1 in each direction: Gielis' superformula, or a rounded box. `even`
     makes left and right alike."""
-    if square:
-        power = rng.uniform(4, 14)
-        radii = [(abs(math.cos(a)) ** power + abs(math.sin(a)) ** power) ** (-1 / power) for a in _angles()]
-    elif rng.random() < 0.35:
-        power = rng.uniform(1.3, 4)  # from a lozenge over an ellipse to a box
+    if square or rng.random() < 0.35:
+        power = rng.uniform(4, 14) if square else rng.uniform(1.3, 4)  # from a lozenge over an ellipse to a box
         radii = [(abs(math.cos(a)) ** power + abs(math.sin(a)) ** power) ** (-1 / power) for a in _angles()]
     else:
         lobes, turn = rng.randint(2, 8), math.pi / 2
@@ -272,12 +259,10 @@ def _shape(rng: random.Random, square: bool, even: bool) -> list[Point]:
         ]
     points = [(r * math.cos(a), r * math.sin(a)) for r, a in zip(radii, _angles(), strict=True)]
     if even:  # the right half, mirrored
+        across = [points[(len(points) // 2 - i) % len(points)] for i in range(len(points))]
         points = [
-            (
-                abs(x) if math.cos(a) >= 0 else -abs(points[(len(points) // 2 - i) % len(points)][0]),
-                y if math.cos(a) >= 0 else points[(len(points) // 2 - i) % len(points)][1],
-            )
-            for i, ((x, y), a) in enumerate(zip(points, _angles(), strict=True))
+            (abs(x), y) if math.cos(a) >= 0 else (-abs(other[0]), other[1])
+            for (x, y), other, a in zip(points, across, _angles(), strict=True)
         ]
     bound = max(max(abs(x), abs(y)) for x, y in points)
     return [(x / bound, y / bound) for x, y in points]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,22 +10,15 @@ import numpy as np
 from PIL import Image, ImageChops, ImageOps
 
 from data_gen.drawn_backgrounds import background
-from jedi.io.images import place_in_row
-from jedi_toy.drawings import COMPANIONS, EYEWEAR, HATS, NECKWEAR, SPRITE_SIZE, sprite
+from jedi.io.images import binary, place_in_row
+from jedi_toy.drawings import COMPANIONS, EYEWEAR, HATS, NECKWEAR, SPRITE_SIZE, opaque_box, sprite
 from jedi_toy.effects import add_action, add_weather
 from jedi_toy.styles import as_photo, cast_shadow, lit
 
 _PLACE_DIRECTIONS = {
-    "middle": (0, 0),
-    "left": (-1, 0),
-    "right": (1, 0),
-    "top": (0, -1),
-    "bottom": (0, 1),
-    "top left": (-1, -1),
-    "top right": (1, -1),
-    "bottom left": (-1, 1),
-    "bottom right": (1, 1),
-}
+    "middle": (0, 0), "left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1),
+    "top left": (-1, -1), "top right": (1, -1), "bottom left": (-1, 1), "bottom right": (1, 1),
+}  # fmt: skip
 _NOTICEABLE = 0.1  # shift of the centre (fraction of the side) from which a caption may speak of a place
 _HAT, _EYES, _NECK = 0.1, 0.34, 0.72  # heights on a subject (0 = top) at which accessories sit
 
@@ -38,7 +32,6 @@ class Scene:
     pose: str
     angle: float
     """Degrees, counter-clockwise."""
-    mirrored: bool
     size: str
     fraction: float
     """Longer side of the dressed subject / side of the image."""
@@ -61,6 +54,10 @@ class Scene:
     """Of what is drawn for weather and action."""
     photo: int | None = None
     """Seed of the camera that took it, None: no camera."""
+
+    @property
+    def mirrored(self) -> bool:
+        return self.pose == "mirrored"
 
 
 @dataclass(frozen=True)
@@ -85,10 +82,7 @@ class Render:
     @property
     def mask(self) -> Image.Image:
         """L, 255 = visible part of a subject."""
-        mask = self.figures[0].mask
-        for figure in self.figures[1:]:
-            mask = ImageChops.lighter(mask, figure.mask)
-        return mask
+        return functools.reduce(ImageChops.lighter, (figure.mask for figure in self.figures))
 
 
 def compose(
@@ -129,9 +123,8 @@ def compose(
             image.paste(dress, tuple(corner), dress)
             covers[-1].paste(255, tuple(corner), dress.getchannel("A"))
     if scenes[0].companion:
-        companion = _fit(
-            sprite(COMPANIONS[scenes[0].companion], sprite_size(size)), scenes[0].companion_fraction * size
-        )
+        companion = sprite(COMPANIONS[scenes[0].companion], sprite_size(size))
+        companion = _fit(companion, scenes[0].companion_fraction * size)
         margin = round(0.02 * size)
         x = margin if scenes[0].companion_side == "left" else size - margin - companion.width
         y = size - margin - companion.height
@@ -165,9 +158,8 @@ def _pose(figure: Image.Image, scene: Scene) -> tuple[Image.Image, Image.Image |
         layers = [ImageOps.mirror(layer) for layer in layers]
     if scene.angle:
         layers = [layer.rotate(scene.angle, Image.Resampling.BICUBIC, expand=True) for layer in layers]
-    boxes = [layer.getchannel("A").point(lambda a: 255 * (a > 8)).getbbox() for layer in layers]
-    box = (*(min(b[i] for b in boxes) for i in (0, 1)), *(max(b[i] for b in boxes) for i in (2, 3)))
-    layers = [layer.crop(box) for layer in layers]
+    left, top, right, bottom = zip(*map(opaque_box, layers), strict=True)
+    layers = [layer.crop((min(left), min(top), max(right), max(bottom))) for layer in layers]
     return layers[0], layers[1] if len(layers) > 1 else None
 
 
@@ -187,9 +179,8 @@ def _dress(figure: Image.Image, accessory: str) -> tuple[Image.Image, Image.Imag
         wide = min(max(0.6 * wide, 0.3 * width), 0.5 * width)
     item = item.resize((round(wide), max(1, round(item.height * wide / item.width))), Image.Resampling.LANCZOS)
     pad = max(item.size)
-    bare = Image.new("RGBA", (width + 2 * pad, height + 2 * pad))
-    dress = bare.copy()
-    bare.paste(figure, (pad, pad))
+    bare = ImageOps.expand(figure, pad, (0, 0, 0, 0))
+    dress = Image.new("RGBA", bare.size)
     dress.paste(item, (pad + round(x - item.width / 2), pad + round(y * height - lift - item.height / 2)))
     return bare, dress
 
@@ -207,7 +198,7 @@ def in_slot(image: Render, slot: int, slots: int) -> Render:
     """An image of one subject as `jedi.io.images.place_in_row` shows it, the mask too."""
     figure, size = image.figures[0], image.image.width
     mask = Image.new("L", image.image.size)
-    small = figure.mask.resize((size // slots,) * 2, Image.Resampling.BOX).point(lambda value: 255 * (value >= 128))
+    small = binary(figure.mask.resize((size // slots,) * 2, Image.Resampling.BOX))
     mask.paste(small, (slot * size // slots, (size - size // slots) // 2))
     centre = ((slot + figure.centre[0]) / slots, 0.5 + (figure.centre[1] - 0.5) / slots)
     placed = RenderedSubject(mask, tuple(round(x, 4) for x in centre), figure.visible)

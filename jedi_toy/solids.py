@@ -12,19 +12,14 @@ import random
 import numpy as np
 from PIL import Image
 
-from jedi_toy.drawings import Drawing, drawing_is_held_out
+from jedi_toy.drawings import by_chance
 
 _KINDS = ("toy", "thing", "machine", "monster")
 _STEPS = 60  # of a ray
 _LAMP = np.array((-0.5, 0.75, 0.8)) / np.linalg.norm((-0.5, 0.75, 0.8))
 
 
-def draw_solid(rng: random.Random, split: str) -> Drawing:
-    """A subject by chance; whether it is held out is decided as for every drawing (`drawings.drawing_is_held_out`)."""
-    while True:
-        code_point = f"S{rng.randrange(10**9):09d}"
-        if drawing_is_held_out(code_point) == (split == "heldout"):
-            return Drawing(code_point, code_point, random.Random(f"{code_point}/kind").choice(_KINDS), None)
+draw_solid = by_chance("S", lambda code_point: random.Random(f"{code_point}/kind").choice(_KINDS))
 
 
 @functools.lru_cache(maxsize=256)
@@ -53,9 +48,8 @@ def solid(code_point: str, size: int) -> Image.Image:
 
 def _draw_parts(rng: random.Random) -> list[tuple]:
     """(form, centre, radii, colour) of each; the first is the body."""
-    colours = [
-        np.array(colorsys.hsv_to_rgb(rng.random(), rng.uniform(0.3, 0.9), rng.uniform(0.5, 1))) for _ in range(3)
-    ]
+    colour = lambda: np.array(colorsys.hsv_to_rgb(rng.random(), rng.uniform(0.3, 0.9), rng.uniform(0.5, 1)))
+    colours = [colour() for _ in range(3)]
     body = np.array([rng.uniform(0.45, 0.75) for _ in range(3)])
     parts = [(rng.choice(("ellipsoid", "ellipsoid", "box", "cone")), np.zeros(3), body, colours[0])]
     for number in range(rng.randint(2, 5)):
@@ -63,12 +57,8 @@ def _draw_parts(rng: random.Random) -> list[tuple]:
         at = out / np.linalg.norm(out) * body * rng.uniform(0.8, 1.15)
         radii = np.array([rng.uniform(0.12, 0.4) for _ in range(3)])
         form = rng.choice(("ellipsoid", "ellipsoid", "box", "capsule", "ring", "cone"))
-        colour = colours[1 + number % 2]
-        if rng.random() < 0.7:
-            parts.append((form, at * (-1, 1, 1), radii, colour))
-        else:
-            at = at * (0, 1, 1)
-        parts.append((form, at, radii, colour))
+        sides = (-1, 1) if rng.random() < 0.7 else (0,)
+        parts += [(form, at * (side, 1, 1), radii, colours[1 + number % 2]) for side in sides]
     return parts
 
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from xml.etree import ElementTree
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image, ImageFilter, ImageOps
 
 from jedi.io.images import open_image
 from jedi_toy import made_up
-from jedi_toy.drawings import recolour, sprite, svg_path
+from jedi_toy.drawings import opaque_box, recolour, sprite, svg_path, with_colours
 from jedi_toy.solids import solid
 
 OUTLINES = ("kept", "tinted", "thin", "thick", "none")
@@ -70,7 +70,7 @@ def styled(code_point: str, size: int, style: Style, turn: float) -> Image.Image
         image = _textured(image, style)
     if style.bend:
         image = _bent(image, style)
-    return image.crop(image.getchannel("A").point(lambda a: 255 * (a > 8)).getbbox())
+    return image.crop(opaque_box(image))
 
 
 def _drawn(code_point: str, size: int, style: Style) -> Image.Image:
@@ -116,8 +116,7 @@ def _without_lines(svg: str) -> str:
 def _toned(image: Image.Image, style: Style) -> Image.Image:
     pixels = np.asarray(image).astype(np.float32)
     grey = pixels[..., :3].mean(-1, keepdims=True)
-    rgb = (grey + (pixels[..., :3] - grey) * style.saturation) * style.value
-    return Image.fromarray(np.concatenate([rgb.clip(0, 255), pixels[..., 3:]], -1).astype(np.uint8), "RGBA")
+    return with_colours(image, (grey + (pixels[..., :3] - grey) * style.saturation) * style.value)
 
 
 def _textured(image: Image.Image, style: Style) -> Image.Image:
@@ -136,16 +135,12 @@ def _textured(image: Image.Image, style: Style) -> Image.Image:
     else:
         field = np.where(noise(rng, width, height, int(rng.integers(8, 18))) > 0.35, 1.0, -0.2)
     pixels = np.asarray(image).astype(np.float32)
-    rgb = (pixels[..., :3] * (1 + strength * field[..., None])).clip(0, 255)
-    return Image.fromarray(np.concatenate([rgb, pixels[..., 3:]], -1).astype(np.uint8), "RGBA")
+    return with_colours(image, pixels[..., :3] * (1 + strength * field[..., None]))
 
 
 def _bent(image: Image.Image, style: Style) -> Image.Image:
     """A smooth deformation, by moving the corners of a coarse mesh."""
-    cells, (width, height) = 4, image.size
-    pad = round(0.06 * width)
-    padded = Image.new("RGBA", (width + 2 * pad, height + 2 * pad))
-    padded.paste(image, (pad, pad))
+    cells, padded = 4, ImageOps.expand(image, round(0.06 * image.width), (0, 0, 0, 0))
     width, height = padded.size
     rng = np.random.default_rng(style.seed + 1)
     xs, ys = np.linspace(0, width, cells + 1).round(), np.linspace(0, height, cells + 1).round()
@@ -180,10 +175,8 @@ def lit(figure: Image.Image, surface: str, light: tuple[float, float]) -> Image.
     alpha = figure.getchannel("A")
     height = np.zeros((figure.height, figure.width), np.float32)
     for part in (0.04, 0.1, 0.2):  # a sum of blurred outlines: steep at the rim, nearly flat inside
-        padded = Image.new("L", (figure.width + 2 * side // 4, figure.height + 2 * side // 4))
-        padded.paste(alpha, (side // 4, side // 4))
-        blurred = padded.filter(ImageFilter.GaussianBlur(part * side))
-        height += np.asarray(blurred.crop((side // 4, side // 4, side // 4 + figure.width, side // 4 + figure.height)))
+        blurred = ImageOps.expand(alpha, side // 4).filter(ImageFilter.GaussianBlur(part * side))
+        height += np.asarray(ImageOps.crop(blurred, side // 4))
     dy, dx = np.gradient(height / 255 * 0.22 * side)
     normal = np.stack([-dx, -dy, np.ones_like(dx)], -1)
     normal /= np.linalg.norm(normal, axis=-1, keepdims=True)
@@ -196,7 +189,7 @@ def lit(figure: Image.Image, surface: str, light: tuple[float, float]) -> Image.
         halfway = towards + np.array([0, 0, 1])
         shine = (normal @ (halfway / np.linalg.norm(halfway))).clip(0, 1) ** 40
         rgb += 130 * shine[..., None]
-    return Image.fromarray(np.concatenate([rgb.clip(0, 255), pixels[..., 3:]], -1).astype(np.uint8), "RGBA")
+    return with_colours(figure, rgb)
 
 
 def cast_shadow(image: Image.Image, figure: Image.Image, corner: tuple[int, int], light: tuple[float, float]) -> None:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,27 +92,15 @@ def request_from(arguments: argparse.Namespace) -> ToyRequest:
     if arguments.quick and sampling.steps is None:
         sampling = replace(sampling, steps=QUICK_STEPS)
     parts = arguments.parts if arguments.parts is not None else () if arguments.quick else PARTS
-    names = [
-        "data",
-        "out",
-        "model",
-        "encoder",
-        "caption_references",
-        "seed",
-        "dtype",
-        "device",
-        "batch_size",
-        "samples",
-    ]
-    return ToyRequest(
-        **{name: getattr(arguments, name) for name in names},
-        files=(arguments.revision, arguments.variant, arguments.model_config),
-        rows=rows,
-        parts=tuple(parts),
-        subjects=arguments.subjects or (QUICK_SUBJECTS if arguments.quick else 100),
-        sampling=replace(sampling, mode=None),
-        command=command_line("evaluate.py"),
-    )
+    changes = {
+        "rows": rows,
+        "parts": tuple(parts),
+        "subjects": arguments.subjects or (QUICK_SUBJECTS if arguments.quick else 100),
+        "files": (arguments.revision, arguments.variant, arguments.model_config),
+        "sampling": replace(sampling, mode=None),
+        "command": command_line("evaluate.py"),
+    }
+    return ToyRequest(**{field.name: getattr(arguments, field.name, None) for field in fields(ToyRequest)} | changes)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -171,19 +159,8 @@ def evaluate(request: ToyRequest) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
     with locked(out):
         judge = Judge(encoder, cases)
-        toy_run = ToyRun(
-            pipe,
-            digests,
-            cases,
-            judge,
-            main_row(rows),
-            out,
-            request.subjects,
-            request.sampling,
-            request.seed,
-            request.batch_size,
-            request.caption_references,
-        )
+        given = {key: getattr(request, key) for key in ToyRun.FROM_REQUEST}
+        toy_run = ToyRun(pipe, digests, cases, judge, main_row(rows), out, **given)
         result: dict[str, Any] = {
             "format": 1,
             "benchmark": "toy",

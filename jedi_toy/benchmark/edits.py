@@ -47,7 +47,6 @@ class EditCase:
 
     @property
     def id(self) -> str:
-        """Its name."""
         return f"{self.case.id}-over-{self.scene.id}"
 
     @property
@@ -153,9 +152,8 @@ def score_edits(
     scene's), and in dB against the scene, outside: `decoded` (the model's own image) and `vae`."""
     finished = [load_image(folder / "images" / f"{edit.id}.png") for edit in edits]
     inside = [cut_out(image, region_of(edit, image.size)) for edit, image in zip(edits, finished, strict=True)]
-    right, likeness = judge.identity(judge.encoder.embed_images(inside), [edit.case.id for edit in edits])
     scores = []
-    for i, edit in enumerate(edits):
+    for edit, image, found in zip(edits, finished, _inside(judge, edits, inside), strict=True):
         scene = cases.image(edit.scene, edit.scene.target)
         prepared = Inpainting.prepare(scene, mask_of(edit, scene.size), pipe.image_size, pipe.vae, pipe.device)
         height, width = pipe.image_size
@@ -163,15 +161,10 @@ def score_edits(
         pixels = encode_pixels(pipe.vae, to_tensor([whole]).to(pipe.device))
         plain = to_pil(decode_latents(pipe.vae, pixels).float())[0]
         decoded = load_image(folder / "decoded" / f"{edit.id}.png")
-        scores.append(
-            {
-                "subject": right[i],
-                "likeness": likeness[i],
-                "kept": float(math.isinf(psnr(finished[i], scene, prepared.alpha[0, 0].cpu() == 0))),
-                "decoded": min(psnr(decoded, whole, outside(prepared, pipe.image_size)), EQUAL),
-                "vae": min(psnr(plain, whole, outside(prepared, pipe.image_size)), EQUAL),
-            }
-        )
+        around = outside(prepared, pipe.image_size)
+        found["kept"] = float(math.isinf(psnr(image, scene, prepared.alpha[0, 0].cpu() == 0)))
+        found |= {"decoded": min(psnr(decoded, whole, around), EQUAL), "vae": min(psnr(plain, whole, around), EQUAL)}
+        scores.append(found)
     return scores
 
 
@@ -185,6 +178,10 @@ def real_edits(judge: Judge, edits: Sequence[EditCase], cases: ToyCases, member:
         else:
             scene = cases.image(edit.scene, edit.scene.target)
             cut.append(cut_out(scene, region_of(edit, scene.size)))
+    return _inside(judge, edits, cut)
+
+
+def _inside(judge: Judge, edits: Sequence[EditCase], cut: Sequence[Image.Image]) -> list[Scores]:
     right, likeness = judge.identity(judge.encoder.embed_images(cut), [edit.case.id for edit in edits])
     return [{"subject": a, "likeness": b} for a, b in zip(right, likeness, strict=True)]
 

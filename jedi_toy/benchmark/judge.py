@@ -102,12 +102,8 @@ class PairJudge:
 
     def __init__(self, encoder: SubjectEncoder, cases: ToyCases) -> None:
         self.encoder, self.cases = encoder, cases
-        cut = [
-            cut_out(cases.image(case, member), box)
-            for case in cases.pairs
-            for places in case.gallery
-            for member, box in places
-        ]
+        shown = [(case, *place) for case in cases.pairs for places in case.gallery for place in places]
+        cut = [cut_out(cases.image(case, member), box) for case, member, box in shown]
         self.gallery = encoder.embed_images(cut).unflatten(0, (2 * len(cases.pairs), -1))
         self.number = {subject: i for i, subject in enumerate(x for case in cases.pairs for x in case.subjects)}
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from jedi.evaluation.baselines import UntrainedCoupling
-from jedi.evaluation.statistics import ConfidenceInterval, bootstrap, difference_interval, ratio_interval
+from jedi.evaluation.statistics import bootstrap, difference_interval, ratio_interval
 from jedi.report.document import Cell, Gallery, GalleryImage, LineChart, Point, Report, Section, Series, Table, Text
 from jedi.report.page import write_report
 from jedi_toy.benchmark import cases as benchmark_cases
@@ -21,17 +21,12 @@ from jedi_toy.benchmark import edits as benchmark_edits
 if TYPE_CHECKING:
     from jedi_toy.benchmark.rows import ToyRun
 
-SCORES = {
-    "subject": "retrieval",
-    "likeness": "likeness",
-    "background": "background",
-    "pose": "pose",
-    "prompt": "prompt",
-    "copy": "copy",
-}
+SCORES = {"subject": "retrieval"} | {name: name for name in ("likeness", "background", "pose", "prompt", "copy")}
 """Scores of an image -> columns of the main table."""
 OF_ORACLE, OVER_NONE = "of oracle", "over none"
 DIFFERENCE = "difference"
+SCORES_OF_FEW = ("subject", "likeness")
+"""What fewer and more references are compared by."""
 SHARES = ("retrieval", "background", "pose", "each", "both", "either way", "kept", OF_ORACLE)
 EXTREMES = 6
 """Rows of the galleries of best and of worst cases."""
@@ -48,48 +43,33 @@ is the oracle's. Intervals: 95 %, from resampling drawings."""
 
 def summarise(result: Mapping[str, Any], samples: int = 2000) -> dict[str, Any]:
     """Means with intervals of each row of each part: {"rows": {name: {score: {mean, low, high, n, groups}}}, ...}."""
-    summary: dict[str, Any] = {"rows": _means(result["rows"], samples)}
+    summary = {part: _means(result[part], samples) for part in ("rows", *TABLES, "curves") if part in result}
     by_name = {row["name"]: row["images"] for row in result["rows"]}
     for name, images in by_name.items():
         for key, other in ((OF_ORACLE, "oracle"), (OVER_NONE, "none")):
-            if name not in (other, "oracle"):
-                summary["rows"][name][key] = _ratio(images, by_name[other], samples)
-    for part in ("references", "curves", "pairs", "edits", "diversity"):
-        if part in result:
-            summary[part] = _means(result[part], samples)
+            if name not in (other, "oracle"):  # there is no ratio to a row that recognises nothing
+                found = any(x["subject"] for x in by_name[other])
+                ratio = _compared(ratio_interval, images, by_name[other], "subject", samples) if found else None
+                summary["rows"][name][key] = ratio
     if "references" in result:
         few, many = (row["images"] for row in result["references"])
-        summary["references"][DIFFERENCE] = {
-            score: _difference(many, few, score, samples) for score in ("subject", "likeness")
-        }
+        difference = {score: _compared(difference_interval, many, few, score, samples) for score in SCORES_OF_FEW}
+        summary["references"][DIFFERENCE] = difference
     return summary
 
 
-def _difference(images: Sequence[Mapping], others: Sequence[Mapping], score: str, samples: int) -> dict[str, Any]:
-    groups = [x["drawing"] for x in images]
-    return asdict(difference_interval([x[score] for x in images], [x[score] for x in others], groups, samples))
+def _compared(how: Callable, images: Sequence[Mapping], others: Sequence[Mapping], score: str, samples: int) -> dict:
+    values = ([x[score] for x in side] for side in (images, others))
+    return asdict(how(*values, groups=[x["drawing"] for x in images], samples=samples))
 
 
 def _means(rows: Sequence[Mapping[str, Any]], samples: int) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict[str, Any]] = {row["name"]: {} for row in rows}
     for row in rows:
-        images = row["images"]
-        found[row["name"]] = {}
-        for score in (key for key in images[0] if key not in ("id", "drawing")):
-            values = [(float(x[score]), x["drawing"]) for x in images if x[score] is not None]
-            if values:
-                numbers, groups = zip(*values, strict=True)
-                found[row["name"]][score] = asdict(bootstrap(numbers, groups, samples))
+        for score in (key for key in row["images"][0] if key not in ("id", "drawing")):
+            if values := [(float(x[score]), x["drawing"]) for x in row["images"] if x[score] is not None]:
+                found[row["name"]][score] = asdict(bootstrap(*zip(*values, strict=True), samples))
     return found
-
-
-def _ratio(images: Sequence[Mapping], others: Sequence[Mapping], samples: int) -> dict[str, Any] | None:
-    """``None`` where the other row recognises nothing: there is no ratio to 0."""
-    groups = [x["drawing"] for x in images]
-    below = [x["subject"] for x in others]
-    if not any(below):
-        return None
-    return asdict(ratio_interval([x["subject"] for x in images], below, groups, samples=samples))
 
 
 # ---- tables
@@ -97,7 +77,7 @@ def _ratio(images: Sequence[Mapping], others: Sequence[Mapping], samples: int) -
 TABLES: dict[str, tuple[str, dict[str, str], str]] = {
     "references": (
         "More references",
-        {key: SCORES[key] for key in ("subject", "likeness")},
+        {key: SCORES[key] for key in SCORES_OF_FEW},
         (
             "{images} images in each row: several noises for each subject, the same ones in both rows. The difference"
             " is paired by subject and noise; where its interval leaves out 0, it counts."
@@ -176,8 +156,8 @@ def _table(
 def _cell(found: Mapping[str, Any] | None) -> Cell | None:
     if found is None:
         return None
-    x = ConfidenceInterval(**found)
-    return Cell(x.mean) if x.low is None or x.high is None else Cell(x.mean, x.low, x.high)
+    known = found["low"] is not None and found["high"] is not None
+    return Cell(found["mean"], found["low"], found["high"]) if known else Cell(found["mean"])
 
 
 # ---- chart and sentences
@@ -191,8 +171,7 @@ def chart(result: Mapping[str, Any]) -> LineChart:
     for name in dict.fromkeys(point["varied"] for point in points if point["varied"]):
         chosen = sorted((x for x in points if x["varied"] in (None, name)), key=lambda x: x["scales"][name])
         series.append(Series(name, [_point(means[x["name"]], f"{x['scales'][name]:g}") for x in chosen]))
-    if not series:
-        series = [Series(own["label"], [_point(means[own["name"]])])]
+    series = series or [Series(own["label"], [_point(means[own["name"]])])]
     oracle = next(row for row in result["rows"] if row["kind"] == "oracle")
     series.append(Series(oracle["label"], [_point(result["summary"]["rows"][oracle["name"]])]))
     note = f"{own['label']}, {len(own['images'])} subjects; the oracle has all. Copy and no reference are far away."
@@ -216,9 +195,7 @@ def sentences(result: Mapping[str, Any]) -> list[str]:
         text.append(f"That is {share(main[OF_ORACLE])} of the oracle's.")
     if main.get(OVER_NONE):
         text.append(f"It is {main[OVER_NONE]['mean']:.1f} times the row without references.")
-    asked = [
-        f"{name} {share(main[name])} (oracle {share(oracle[name])})" for name in ("background", "pose") if name in main
-    ]
+    asked = [f"{x} {share(main[x])} (oracle {share(oracle[x])})" for x in ("background", "pose") if x in main]
     text.append(f"As asked for: {', '.join(asked)}.")
     text.append(f"Copy score {main['copy']['mean']:.3f}; real images of the subject have {oracle['copy']['mean']:.3f}.")
     if "references" in result:
@@ -249,46 +226,41 @@ def _signed(found: Mapping[str, Any]) -> str:
 
 def galleries(result: Mapping[str, Any], run: ToyRun) -> list[Gallery]:
     """Best and worst cases of the main row, with all rows beside one another; then two subjects, and edits."""
-    rows = {row["name"]: row for row in result["rows"]}
     cases, image = run.shown["rows"][0], run.cases.image
-    main = rows[result["main"]]
+    main = next(row for row in result["rows"] if row["name"] == result["main"])
     ranked = sorted(range(len(cases)), key=lambda i: -main["images"][i]["likeness"])
     note = f"By likeness of the row '{main['label']}'. Above each row is its prompt."
     given = lambda case: [image(case, x) for x in case.references[:2]]
     two = ("reference 1", "reference 2")
-    found = [
-        _gallery("Best cases", result["rows"], run.shown["rows"], ranked[:EXTREMES], two, given, "likeness", note),
-        _gallery(
-            "Worst cases", result["rows"], run.shown["rows"], ranked[::-1][:EXTREMES], two, given, "likeness", note
-        ),
-    ]
+    of_edit = lambda edit: [image(edit.scene, edit.scene.target), image(edit.case, edit.case.references[0])]
     first = range(EXTREMES)
-    if "pairs" in run.shown:
-        given = lambda case: run.cases.references(case)
-        found.append(_gallery("Two subjects", result["pairs"], run.shown["pairs"], first, two, given, "each"))
-    if "edits" in run.shown:
-        given = lambda edit: [image(edit.scene, edit.scene.target), image(edit.case, edit.case.references[0])]
-        found.append(
-            _gallery("Edits", result["edits"], run.shown["edits"], first, ("scene", "reference 1"), given, "likeness")
-        )
-    return found
+    wanted = [
+        ("Best cases", "rows", ranked, two, given, "likeness", note),
+        ("Worst cases", "rows", ranked[::-1], two, given, "likeness", note),
+        ("Two subjects", "pairs", first, two, run.cases.references, "each", ""),
+        ("Edits", "edits", first, ("scene", "reference 1"), of_edit, "likeness", ""),
+    ]
+    return [_gallery(result, run, *gallery) for gallery in wanted if gallery[1] in run.shown]
 
 
 def _gallery(
+    result: Mapping[str, Any],
+    run: ToyRun,
     title: str,
-    rows: Sequence[Mapping[str, Any]],
-    shown: tuple[Sequence[Any], Mapping[str, Sequence[Image.Image]]],
+    part: str,
     chosen: Sequence[int],
     heads: Sequence[str],
     given: Callable[[Any], Sequence[Image.Image]],
     score: str,
-    note: str = "",
+    note: str,
 ) -> Gallery:
-    """For each of the ``chosen`` cases what was ``given``, under ``heads``, and all rows' images with their score."""
-    cases, made = shown
-    rows = sorted((x for x in rows if x["kind"] != "copy" and x["name"] in made), key=lambda x: x["kind"] != "oracle")
+    """For the first of the ``chosen`` cases what was ``given``, under ``heads``, and all rows' images with their
+    score."""
+    cases, made = run.shown[part]
+    rows = [x for x in result[part] if x["kind"] != "copy" and x["name"] in made]
+    rows.sort(key=lambda x: x["kind"] != "oracle")
     word, images, labels = {"each": "there"}.get(score, score), [], []
-    for i in chosen:
+    for i in chosen[:EXTREMES]:
         if i < len(cases):
             answers = [GalleryImage(made[x["name"]][i], scores={word: x["images"][i][score]}) for x in rows]
             images.append([*(GalleryImage(x, reference=True) for x in given(cases[i])), *answers])

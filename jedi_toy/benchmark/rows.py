@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from PIL import Image
 
@@ -71,13 +71,16 @@ def fewest_and_most(rows: Sequence[ToyRow], main: ToyRow) -> list[ToyRow]:
     return [same[0], same[-1]] if same[0].references < same[-1].references else []
 
 
+ORACLE = ToyRow("oracle", "oracle: the real image", "oracle")
+
+
+def without_references(mode: str | None) -> ToyRow:
+    return ToyRow("none", "no reference", "none", 0, mode)
+
+
 def rows_beside(main: ToyRow) -> list[ToyRow]:
     """What always stands beside the model."""
-    rows = [
-        ToyRow("oracle", "oracle: the real image", "oracle"),
-        ToyRow("copy", "copy: the reference returned", "copy"),
-        ToyRow("none", "no reference", "none", 0, main.mode),
-    ]
+    rows = [ORACLE, ToyRow("copy", "copy: the reference returned", "copy"), without_references(main.mode)]
     if ATTENTION_MODES.get(main.mode).cacheable:  # elsewhere references and targets read one another
         label = f"untrained coupling, {_references(main.references)}"
         rows.append(ToyRow(f"untrained-{main.references}", label, "untrained", main.references, main.mode))
@@ -112,6 +115,7 @@ class ToyRun:
     caption_references: bool = False
     shown: dict[str, tuple[Sequence[Any], dict[str, list[Image.Image]]]] = field(default_factory=dict)
     """Part -> its cases and, row by row, their images: for the report."""
+    FROM_REQUEST: ClassVar = ("subjects", "sampling", "seed", "batch_size", "caption_references")
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -149,11 +153,10 @@ class ToyRun:
         """The main row with other guidance scales and fewer subjects; the request's own scales come first."""
         cases, own = self._asked()[:CURVE_SUBJECTS], self.settings
         varied: list[tuple[ToyRow, str | None]] = [(self.main, None)]
-        for name in CURVES if own["guidance"].startswith("three") else ["guidance_scale"]:
-            for value in (x for x in CURVES[name] if x != own[name]):
-                varied.append(
-                    (replace(self.main, name=f"{self.main.name}-{name}-{value:g}", scales={name: value}), name)
-                )
+        for key in CURVES if own["guidance"].startswith("three") else ["guidance_scale"]:
+            for value in (x for x in CURVES[key] if x != own[key]):
+                name = f"{self.main.name}-{key}-{value:g}"
+                varied.append((replace(self.main, name=name, scales={key: value}), key))
         points = []
         for row, name in varied:
             images = self.shown["rows"][1][row.name] if name is None else [x[0] for x in self._images(row, cases)]
@@ -166,25 +169,16 @@ class ToyRun:
         """A subject painted over another one, with references and without."""
         edits = edit_cases(self.cases, min(EDITS, self.subjects))
         rows, shown = [], {}
-        for row in (self.main, ToyRow("none", "no reference", "none", 0, self.main.mode)):
+        for row in (self.main, without_references(self.main.mode)):
             folder = self.out / "edits" / row.name
             print(f"{folder.relative_to(self.out)}: {row.label}", file=sys.stderr)
             make_edits(
-                self.pipe,
-                edits,
-                self.cases,
-                folder,
-                references=row.references,
-                settings=replace(self.sampling, mode=row.mode),
-                model=self.model,
-                seed=self.seed,
-            )
+                self.pipe, edits, self.cases, folder, references=row.references,
+                settings=replace(self.sampling, mode=row.mode), model=self.model, seed=self.seed,
+            )  # fmt: skip
             rows.append(row.record(edits, score_edits(self.pipe, self.judge, edits, self.cases, folder)))
             shown[row.name] = [load_image(folder / "images" / f"{edit.id}.png") for edit in edits]
-        for row in (
-            ToyRow("oracle", "oracle: the real image", "oracle"),
-            ToyRow("copy", "the scene as it was", "copy"),
-        ):
+        for row in (ORACLE, ToyRow("copy", "the scene as it was", "copy")):
             rows.append(row.record(edits, real_edits(self.judge, edits, self.cases, row.kind == "oracle")))
         self.shown["edits"] = (edits, shown)
         return rows
@@ -196,11 +190,8 @@ class ToyRun:
         ours = ToyRow(mode, f"{_spoken(mode)}, a reference of each", "model", 2, mode)
         rows, shown = [], {}
         for row in (ours, *rows_beside(self.main)[:3]):
-            if row.kind == "oracle":
-                images = [self.cases.image(case, case.target) for case in cases]
-            elif row.kind == "copy":
-                images = [self.cases.image(case, case.references[0]) for case in cases]
-            else:
+            images = self._real(row, cases)
+            if images is None:
                 items = [self._pair_item(row, case) for case in cases]
                 images = [x[0] for x in self._made(row, items, self.out / "pairs" / row.name)]
             rows.append(row.record(cases, judge.score(cases, images)))
@@ -215,10 +206,8 @@ class ToyRun:
         self, row: ToyRow, cases: Sequence[ToyCase], each: int = 1, part: str = "images"
     ) -> list[list[Image.Image]]:
         """``each`` images for each of the cases, below the folder of ``part``; one where they are real."""
-        if row.kind == "oracle":
-            return [[self.cases.image(case, case.target)] for case in cases]
-        if row.kind == "copy":
-            return [[self.cases.image(case, case.references[0])] for case in cases]
+        if (real := self._real(row, cases)) is not None:
+            return [[image] for image in real]
         items = []
         for case in cases:
             references = self.cases.references(case, row.references)
@@ -227,12 +216,18 @@ class ToyRun:
         made = self._made(row, items, self.out / part / (row.name if each == 1 else f"{row.name}-x{each}"))
         return [[x[0] for x in made[i : i + each]] for i in range(0, len(made), each)]
 
+    def _real(self, row: ToyRow, cases: Sequence[ToyCase | PairCase]) -> list[Image.Image] | None:
+        """The images of a row that are not made."""
+        shown = {"oracle": lambda case: case.target, "copy": lambda case: case.references[0]}.get(row.kind)
+        return None if shown is None else [self.cases.image(case, shown(case)) for case in cases]
+
     def _pair_item(self, row: ToyRow, case: PairCase) -> ImageRequest:
+        request = ImageRequest(case.id, (case.prompt,), (), seed_of(self.seed, case.id))
         if not row.references:
-            return ImageRequest(case.id, (case.prompt,), (), seed_of(self.seed, case.id))
+            return request
         captions = self.cases.sets.record(case.index)["captions"]
         told = tuple(captions[i] for i in case.references) if self.caption_references else None
-        return ImageRequest(case.id, (case.prompt,), self.cases.references(case), seed_of(self.seed, case.id), told)
+        return replace(request, references=self.cases.references(case), reference_prompts=told)
 
     def _made(self, row: ToyRow, items: Sequence[ImageRequest], folder: Path) -> list[list[Image.Image]]:
         pipe, model = self.pipe, dict(self.model)

@@ -26,7 +26,7 @@ COLOURS = set(_COLOURS.split())
 
 
 def scene(**changes) -> Scene:
-    plain = Scene("studio", 0, "upright", 0.0, False, "large", 0.7, "middle", (0.0, 0.0), None, "left", 0.3, None)
+    plain = Scene("studio", 0, "upright", 0.0, "large", 0.7, "middle", (0.0, 0.0), None, "left", 0.3, None)
     return replace(plain, **changes)
 
 
@@ -111,7 +111,7 @@ def test_poses_sizes_and_places_move_the_subject():
     figure = sprite("1F40A")  # a crocodile: longer than high, and not symmetric
     upright, lying = (paint(scene(angle=angle), figure, 64)[1].mask.getbbox() for angle in (0.0, 90.0))
     assert upright[2] - upright[0] > upright[3] - upright[1] and lying[2] - lying[0] < lying[3] - lying[1]
-    masks = [np.asarray(paint(scene(mirrored=m), figure, 64)[1].mask) == 255 for m in (False, True)]
+    masks = [np.asarray(paint(scene(pose=pose), figure, 64)[1].mask) == 255 for pose in ("upright", "mirrored")]
     flipped = masks[1][:, ::-1]
     assert (masks[0] != masks[1]).sum() > 5 * (masks[0] != flipped).sum()
     small, large = (paint(scene(fraction=f), figure, 64)[1].mask.getbbox() for f in (0.4, 0.8))
@@ -140,7 +140,7 @@ def test_references_stand_first_in_poses_of_their_own():
         assert set(poses[2:]) <= {"upright", "upside down"}
     with pytest.raises(ConfigError, match=r"emoji\.references=4 leaves no target"):
         source(references=4)
-    with pytest.raises(ConfigError, match=r"emoji\.reference_poses: unknown 'flying'"):
+    with pytest.raises(ConfigError, match=r"emoji\.reference_poses\[0\] is 'flying'"):
         source(reference_poses=["flying"])
 
 
@@ -259,7 +259,7 @@ def test_a_hidden_subject_drops_the_set():
 @pytest.mark.parametrize(
     ("changes", "part"),
     [
-        ({"poses": ["standing"]}, "emoji.poses: unknown 'standing'; known are upright"),
+        ({"poses": ["standing"]}, "emoji.poses[0] is 'standing'; it must be one of upright"),
         ({"classes": []}, "emoji.classes is empty"),
         ({"large": [0.9, 0.2]}, "emoji.large is [0.9, 0.2]; it must be [least, most]"),
         ({"companions": []}, "set emoji.companion_prob=0"),
@@ -269,7 +269,7 @@ def test_a_hidden_subject_drops_the_set():
         ({"subjects": [2], "classes": ["animal"]}, "needs as many classes"),
         ({"mixture": [{"subject": [2]}]}, "emoji.mixture: unknown key 'subject'"),
         ({"mixture": [{"share": 0}]}, "share is a number above 0, got 0"),
-        ({"mixture": [{"poses": ["flying"]}]}, "emoji.poses: unknown 'flying'"),
+        ({"mixture": [{"poses": ["flying"]}]}, "emoji.mixture: poses[0] is 'flying'"),
     ],
 )
 def test_senseless_settings_are_refused(changes, part):

@@ -237,10 +237,10 @@ def test_corners_are_places():
     [
         ({"made_up_prob": 1.5}, "emoji.made_up_prob is 1.5; it must be 0 to 1"),
         ({"style_prob": -1}, "emoji.style_prob is -1"),
-        ({"wording": "rich"}, "emoji.wording is 'rich'; known are plain, wide"),
-        ({"weather": ["hail"]}, "emoji.weather: unknown 'hail'; known are rain"),
+        ({"wording": "rich"}, "emoji.wording is 'rich'; it must be one of plain, wide"),
+        ({"weather": ["hail"]}, "emoji.weather[0] is 'hail'; it must be one of rain"),
         ({"actions": [], "action_prob": 0.5}, "set emoji.action_prob=0"),
-        ({"vary": ["lights"]}, "emoji.vary: unknown 'lights'"),
+        ({"vary": ["lights"]}, "emoji.vary[0] is 'lights'"),
     ],
 )
 def test_senseless_settings_are_refused(changes, part):
