@@ -131,8 +131,7 @@ def load_base(
 def empty_is_zeros(folder: Path, config: str | None = None) -> bool:
     """Whether the model was trained with zeros for the empty caption: SD-XL, unless its index says otherwise.
 
-    ``folder`` may be one file, whose JSON files lie in ``config``.
-    """
+    Arguments as of :func:`load_parts`."""
     index = read_model_json((config_folder(folder, config) if folder.is_file() else folder) / INDEX)
     return is_xl(index) and index.get("force_zeros_for_empty_prompt", True) is True
 
@@ -272,4 +271,4 @@ def find_folder(name: str | Path, revision: str | None = None, variant: str | No
             f"{name}: no such folder (a model, or OWNER/NAME on the hub); a small base is made by "
             f"`python -m jedi_toy.tiny_base --config configs/base/tiny.yaml out={name}`"
         )
-    return download(str(name), PARTS, revision, variant, **options)
+    return download(str(name), tuple(KINDS), revision, variant, **options)

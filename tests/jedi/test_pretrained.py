@@ -43,6 +43,18 @@ def test_one_file_is_the_model(file, tiny_model, tiny_base):
         JediPipeline.from_single_file("absent.safetensors")
 
 
+def test_sd_xl_in_one_file(tmp_path):
+    parts = tiny.xl_components(in_channels=9)
+    folder = tiny.save_base(parts, tmp_path / "base", "StableDiffusionXLPipeline")
+    expected = JediPipeline(**parts, trained_modes=["mutual"], force_zeros_for_empty_prompt=True)
+    write_single(expected, tmp_path / "xl.safetensors")
+    found = JediPipeline.from_single_file(tmp_path / "xl.safetensors", config=folder)
+    assert found.config.trained_modes == ["mutual"] and found.config.force_zeros_for_empty_prompt
+    for pipe in (found, expected):
+        pipe.set_progress_bar_config(disable=True)
+    assert close(latents(found), latents(expected), 0)
+
+
 def test_dtypes_by_either_name(tiny_model):
     assert JediPipeline.from_pretrained(tiny_model, torch_dtype=torch.bfloat16).dtype == torch.bfloat16
     assert JediPipeline.from_pretrained(tiny_model, dtype=torch.float16).dtype == torch.float16

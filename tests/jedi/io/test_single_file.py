@@ -59,6 +59,18 @@ def equal(found, expected) -> bool:
     return found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in expected)
 
 
+def test_sd_xl_there_and_back(tmp_path):
+    parts = tiny.xl_components(in_channels=9)
+    folder = tiny.save_base(parts, tmp_path / "folder", "StableDiffusionXLPipeline")
+    file = write_original(parts, tmp_path / "model.safetensors", {}, torch.float32)
+    weights = load_file(file)
+    assert "model.diffusion_model.label_emb.0.2.weight" in weights and "v_pred" in weights
+    assert weights["conditioner.embedders.1.model.text_projection"].shape == (24, 24)
+    found = load_base(file, config=str(folder))
+    assert all(equal(getattr(found, name), parts[name]) for name in (*NETWORKS, "text_encoder_2"))
+    assert found.force_zeros_for_empty_prompt
+
+
 @pytest.mark.parametrize("family", ["1.x", "2.x"])
 def test_there_and_back_all_weights_are_equal(family, tmp_path):
     parts = parts_of(family)

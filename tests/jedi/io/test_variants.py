@@ -12,6 +12,7 @@ from jedi.errors import InputError
 from jedi.io.base import find_folder, load_base
 from jedi.io.variants import choose, needed, weights
 from jedi.pipeline import JediPipeline
+from tests import tiny
 
 NETWORKS = ("unet", "vae", "text_encoder")
 
@@ -147,6 +148,12 @@ def test_a_name_of_the_hub_with_revision_and_variant(hub, tiny_base, tmp_path):
         InputError, match="owner/name on the hub has no weights of variant bf16; there: fp16, the plain"
     ):
         find_folder("owner/name", variant="bf16", cache_dir=tmp_path / "cache")
+
+
+def test_sd_xl_comes_with_both_of_its_text_encoders(hub, tmp_path):
+    tiny.save_base(tiny.xl_components(), hub.folder / "owner" / "xl", "StableDiffusionXLPipeline")
+    base = load_base(find_folder("owner/xl", cache_dir=tmp_path / "cache"))
+    assert base.text_encoder_2 is not None and base.tokenizer_2 is not None
 
 
 def test_without_the_hub_its_cache_is_enough(hub, tiny_base, tmp_path):
