@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
         model = JointTraining(config, base, state.resume_from)
         write_run(config, values, trainer)
         if trainer.is_global_zero:
-            print(f"{config.run}: {data.summary()}", file=sys.stderr)
+            print(f"{config.run}: base {base.kind}; {data.summary()}", file=sys.stderr)
         with stop:
             trainer.fit(model, data, ckpt_path=state.resume_from, weights_only=True)
     if not stop.ended_early:

@@ -17,7 +17,7 @@ from jedi.errors import InputError
 from jedi.io.download import download
 from jedi.io.files import file_sha256
 from jedi.io.hub import is_hub_name
-from jedi.io.kinds import INDEX, detect
+from jedi.io.kinds import INDEX, ModelKind, detect
 from jedi.io.model_files import SCHEDULER, TEXT_ENCODER, TOKENIZER, UNET, VAE, Rule, check_values, read_model_json
 from jedi.io.parts import known_class, load_part
 from jedi.io.single_file import config_folder, load_single
@@ -59,6 +59,7 @@ class Base:
     tokenizer: Any
     scheduler: Any
     folder: Path
+    kind: ModelKind
     text_encoder_2: Any = None
     """SD-XL's second one; None in other models."""
     tokenizer_2: Any = None
@@ -122,17 +123,24 @@ def load_base(
     folder = find_folder(name, revision, variant)
     parts = load_parts(folder, variant=variant, config=config)
     check_parts(parts, f"base {folder}")
-    base = Base(**parts, folder=folder, force_zeros_for_empty_prompt=empty_is_zeros(folder, config))
+    settings = settings_folder(folder, config)
+    base = Base(**parts, folder=folder, kind=detect(settings), force_zeros_for_empty_prompt=empty_is_zeros(settings))
     for part in (base.vae, *base.text_encoders):
         part.requires_grad_(False).eval()
     return base
 
 
-def empty_is_zeros(folder: Path, config: str | None = None) -> bool:
+def settings_folder(folder: Path, config: str | None = None) -> Path:
+    """Where a model's JSON files and tokenizer are: in its folder; of a model in one file that of
+    :func:`jedi.io.single_file.config_folder`."""
+    return config_folder(folder, config) if folder.is_file() else folder
+
+
+def empty_is_zeros(folder: Path) -> bool:
     """Whether the model was trained with zeros for the empty caption: SD-XL, unless its index says otherwise.
 
-    Arguments as of :func:`load_parts`."""
-    index = read_model_json((config_folder(folder, config) if folder.is_file() else folder) / INDEX)
+    ``folder`` is that of :func:`settings_folder`."""
+    index = read_model_json(folder / INDEX)
     return is_xl(index) and index.get("force_zeros_for_empty_prompt", True) is True
 
 
@@ -174,7 +182,7 @@ def load_parts(
         InputError: another kind of model; a part that is not there, is of a class that we do not use, or cannot be
             loaded.
     """
-    single, folder = (folder, config_folder(folder, config)) if folder.is_file() else (None, folder)
+    source, folder = folder, settings_folder(folder, config)
     detect(folder)
     index = read_model_json(folder / INDEX)
     names = [name for name in names if name not in XL_PARTS or is_xl(index)]
@@ -187,8 +195,8 @@ def load_parts(
         path = folder / name / file
         if needed or path.exists():
             check_values(path, read_model_json(path), rules, needed)
-    if single is not None:
-        return load_single(single, folder, kinds)
+    if source.is_file():
+        return load_single(source, folder, kinds)
     check_variant(variant, [[path.name for path in (folder / name).glob("*")] for name in PARTS], str(folder))
     return {name: load_part(kinds[name], folder / name, variant=variant) for name in names}
 

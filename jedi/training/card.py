@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jedi.io.base import settings_folder
 from jedi.io.config import load, to_dict
 from jedi.io.hub import is_hub_name
 from jedi.io.kinds import ModelKind, detect
-from jedi.io.single_file import config_folder
 from jedi.pipeline import JediPipeline
 from jedi.report.document import Report, Section, Table, Text
 from jedi.report.text import markdown
@@ -49,7 +49,7 @@ def write_card(folder: Path, run: Path, checkpoint: str, pipe: JediPipeline) -> 
         config=config,
         step=_step(run, checkpoint),
         base=base,
-        kind=detect(base if base.is_dir() else config_folder(base, config.base_config)),
+        kind=detect(settings_folder(base, config.base_config)),
         max_references=pipe.config.max_trained_references,
         size=pipe.image_size,
     )

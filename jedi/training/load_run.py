@@ -17,6 +17,7 @@ from jedi.io.base import (
     fingerprint,
     load_parts,
     load_unet,
+    settings_folder,
 )
 from jedi.io.files import read_own_json
 from jedi.pipeline import JediPipeline
@@ -48,7 +49,7 @@ def load_run(run: str | Path, checkpoint: str = "last") -> JediPipeline:
     base = base_of(run, config)
     return JediPipeline(
         **load_parts(base, FROZEN_PARTS, config.base_variant, config.base_config),
-        force_zeros_for_empty_prompt=empty_is_zeros(base, config.base_config),
+        force_zeros_for_empty_prompt=empty_is_zeros(settings_folder(base, config.base_config)),
         unet=_unet(run, config, state, path),
         trained_modes=config.trained_modes,
         max_trained_references=state["jedi"]["max_references"],
