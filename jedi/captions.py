@@ -20,7 +20,9 @@ def caption_length(tokenizer: Any, text_encoder: Any) -> int:
     return int(min(tokenizer.model_max_length, text_encoder.config.max_position_embeddings))
 
 
-def encode_captions(model: Any, captions: Sequence[str]) -> EncodedText:
+def encode_captions(
+    model: Any, captions: Sequence[str], clip_skip: int | None = None, captions_2: Sequence[str] | None = None
+) -> EncodedText:
     """Captions ``[n]`` -> :class:`EncodedText` ``[n ...]``, padded to :func:`caption_length` or cut to it.
 
     SD 1.x and 2.x read the last hidden state of one text encoder. SD-XL reads the last but one of two, side by side,
@@ -29,17 +31,24 @@ def encode_captions(model: Any, captions: Sequence[str]) -> EncodedText:
     Args:
         model: a pipeline or a base: what has ``tokenizer`` and ``text_encoder``, ``tokenizer_2`` and
             ``text_encoder_2`` or None, and ``force_zeros_for_empty_prompt``.
+        clip_skip: so many last layers are passed over, as in diffusers.
+        captions_2: what the second text encoder of SD-XL reads instead.
     """
     captions = list(captions)
     if model.text_encoder_2 is None:
-        return EncodedText(_encode(model.tokenizer, model.text_encoder, captions)[0])
+        if clip_skip is None:
+            return EncodedText(_encode(model.tokenizer, model.text_encoder, captions)[0])
+        hidden = _encode(model.tokenizer, model.text_encoder, captions, output_hidden_states=True).hidden_states
+        return EncodedText(model.text_encoder.final_layer_norm(hidden[-(clip_skip + 1)]))
+    layer = -(2 + (clip_skip or 0))
     first = _encode(model.tokenizer, model.text_encoder, captions, output_hidden_states=True)
-    second = _encode(model.tokenizer_2, model.text_encoder_2, captions, output_hidden_states=True)
-    embeds = torch.cat([first.hidden_states[-2], second.hidden_states[-2].to(first[0].device)], dim=-1)
+    captions_2 = captions if captions_2 is None else list(captions_2)
+    second = _encode(model.tokenizer_2, model.text_encoder_2, captions_2, output_hidden_states=True)
+    embeds = torch.cat([first.hidden_states[layer], second.hidden_states[layer].to(first[0].device)], dim=-1)
     text = EncodedText(embeds, second.text_embeds)
     if not model.force_zeros_for_empty_prompt:
         return text
-    given = torch.tensor([bool(caption) for caption in captions])
+    given = torch.tensor([any(both) for both in zip(captions, captions_2, strict=True)])
     return text.map(lambda x: x * given.view(-1, *[1] * (x.ndim - 1)).to(x))
 
 

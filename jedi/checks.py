@@ -69,6 +69,19 @@ def check_prompts(
         raise InputError(f"negative_prompt: {negatives} given for {count} prompts; give one for all, or one each")
 
 
+def check_second_prompts(text_encoder_2: Any, prompts: Sequence[Any], second: Sequence[Any]) -> None:
+    """Prompts for SD-XL's second text encoder, as many as for the first; other models have none."""
+    for name, of, found in zip(("prompt_2", "negative_prompt_2"), prompts, second, strict=True):
+        if found is None:
+            continue
+        if text_encoder_2 is None:
+            raise InputError(f"{name} is for SD-XL's second text encoder, which this model has not")
+        fine = isinstance(found, str) or (isinstance(found, Sequence) and all(isinstance(x, str) for x in found))
+        if not fine or of is None or num_prompts(found, None) != num_prompts(of, None):
+            first = name.removesuffix("_2")
+            raise InputError(f"{name} must be as many strings as {first} is, beside it; got {found!r}")
+
+
 def check_pooled(text_encoder_2: Any, embeds: Sequence[Tensor | None], pooled: Sequence[Tensor | None]) -> None:
     """SD-XL's pooled text ``[p e]`` beside the embeddings ``[p l d]`` of the same prompts; other models have none."""
     for name, of, found in zip(("pooled_prompt_embeds", "negative_pooled_prompt_embeds"), embeds, pooled, strict=True):
@@ -129,10 +142,17 @@ def check_pair(image_name: str, image: Any, mask_name: str, mask: Any) -> None:
         )
 
 
-def check_edit(image: Any, mask_image: Any) -> None:
-    """An image and its mask, or neither; the mask leaves something to be generated."""
+def check_edit(image: Any, mask_image: Any, strength: float = 1.0, padding_mask_crop: int | None = None) -> None:
+    """An image and its mask, or neither; the mask leaves something to be generated. What is about them needs them."""
     check_pair("image", image, "mask_image", mask_image)
-    if image is not None:
+    check_share("strength", strength)
+    if padding_mask_crop is not None and (not isinstance(padding_mask_crop, int) or padding_mask_crop < 0):
+        raise InputError(f"padding_mask_crop must be a number of pixels, 0 or more, got {padding_mask_crop!r}")
+    if image is None:
+        for name, value, unset in (("strength", strength, 1), ("padding_mask_crop", padding_mask_crop, None)):
+            if value != unset:
+                raise InputError(f"{name} is for an edit: give image and mask_image")
+    else:
         check_mask("mask_image", image, mask_image)
         if images.to_mask(mask_image).getextrema()[1] == 0:
             raise InputError("mask_image is black: nothing is to be generated")
@@ -151,6 +171,29 @@ def check_noise(generator: Any, latents: Tensor | None, shape: tuple[int, ...]) 
         raise ValueError(f"generator: {len(generator)} given for {shape[0]} images; one each, or a single")
     if latents is not None and tuple(latents.shape) != shape:
         raise ValueError(f"latents must be [n c h w] = {list(shape)}, got {list(latents.shape)}")
+
+
+def check_share(name: str, value: Any) -> None:
+    """A number from 0 to 1."""
+    if not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise InputError(f"{name} must be a number from 0 to 1, got {value!r}")
+
+
+def check_clip_skip(value: Any, layers: int) -> None:
+    """None, or fewer layers than the text encoder has."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < layers):
+        raise InputError(f"clip_skip must be a whole number from 0 to {layers - 1}, the text encoder's, got {value!r}")
+
+
+def check_attention_kwargs(values: Any, own: Collection[str]) -> None:
+    """``scale``, a finite number, and what the attention processors in use take besides ours."""
+    known = ["scale", *sorted(own)]
+    if unknown := sorted(set(values or {}) - set(known)):
+        raise InputError(f"cross_attention_kwargs has {', '.join(unknown)}; known here: {', '.join(known)}")
+    if values and "scale" in values:
+        scale = values["scale"]
+        if not isinstance(scale, int | float) or not math.isfinite(scale):
+            raise InputError(f"cross_attention_kwargs: scale must be a number, got {scale!r}")
 
 
 def check_interval(name: str, interval: tuple[float, float]) -> None:

@@ -77,6 +77,15 @@ GUIDANCE.register("three_branch")(Guidance(("none", "refs", "full"), three_branc
 GUIDANCE.register("three_branch_rescaled")(Guidance(("none", "refs", "full"), three_branch_rescaled))
 
 
+def rescale(guided: Tensor, full: Tensor, share: float) -> Tensor:
+    """``share`` (0 to 1) of the guided prediction with the standard deviation that ``full`` has, image by image.
+
+    Against over-exposure, with zero terminal SNR above all: diffusers' `guidance_rescale`, arXiv 2305.08891 §3.4.
+    """
+    deviation = lambda x: x.flatten(-3).std(dim=-1)[..., None, None, None]
+    return share * guided * (deviation(full) / deviation(guided)) + (1 - share) * guided
+
+
 def in_interval(index: int, num_steps: int, interval: tuple[float, float]) -> bool:
     """Whether step ``index`` of ``num_steps`` lies in an interval given in shares of the run: ``(0, 1)`` is all of it.
 

@@ -5,8 +5,8 @@ Letters as in :mod:`jedi.pipeline`: ``b`` sets of ``k`` references and ``m`` tar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from jedi.attention import ReferenceCache
 from jedi.conditioning import network_input
-from jedi.guidance import Guidance
+from jedi.guidance import Guidance, rescale
 from jedi.inpainting import Inpainting
 from jedi.text import EncodedText
 from jedi.unet import JointUNet
@@ -53,6 +53,24 @@ class Conditions:
     references: References
     edit: Inpainting | None = None
     """For images of which a part is given."""
+    attention_kwargs: Mapping[str, Any] | None = None
+    """As :meth:`jedi.unet.JointUNet.forward` takes them."""
+
+    @property
+    def prompts(self) -> dict[str, Tensor]:
+        """The texts of each image ``[(b m) l d]``, by diffusers' names."""
+        sets = self.text.embeds.shape[:2]
+        texts = {"prompt_embeds": self.text, "negative_prompt_embeds": self.negative.expand(*sets)}
+        return {name: text.embeds.flatten(0, 1) for name, text in texts.items()}
+
+    def change_prompts(self, changed: Mapping[str, Any]) -> None:
+        """Takes over those of :attr:`prompts` that are there."""
+        sets = self.text.embeds.shape[:2]
+        new = {name: changed[name].unflatten(0, sets) for name in self.prompts if name in changed}
+        if "prompt_embeds" in new:
+            self.text = replace(self.text, embeds=new["prompt_embeds"])
+        if "negative_prompt_embeds" in new:
+            self.negative = replace(self.negative.expand(*sets), embeds=new["negative_prompt_embeds"])
 
 
 class GuidedUNet:
@@ -62,14 +80,19 @@ class GuidedUNet:
         self.unet, self.scheduler, self.conditions = unet, scheduler, conditions
         self.dtype = unet.unet.dtype
 
-    def __call__(self, latents: Tensor, t: Tensor, rule: Guidance, s_text: float, s_refs: float) -> Tensor:
+    def __call__(
+        self, latents: Tensor, t: Tensor, rule: Guidance, s_text: float, s_refs: float, rescaled: float = 0.0
+    ) -> Tensor:
         """Guided prediction ``[(b m) c h w]`` for ``latents [(b m) c h w]`` at timestep ``t``.
 
-        With both scales 1 guidance is off, and the network runs once.
+        With both scales 1 guidance is off, and the network runs once. ``rescaled``: see :func:`jedi.guidance.rescale`.
         """
         if s_text == s_refs == 1:
             return self.predict(("full",), latents, t)["full"]
-        return rule.combine(self.predict(rule.branches, latents, t), s_text, s_refs)
+        if not rescaled:
+            return rule.combine(self.predict(rule.branches, latents, t), s_text, s_refs)
+        predicted = self.predict((*rule.branches, "full"), latents, t)
+        return rescale(rule.combine(predicted, s_text, s_refs), predicted["full"], rescaled)
 
     def predict(self, branches: Sequence[str], latents: Tensor, t: Tensor) -> dict[str, Tensor]:
         """Predictions ``[(b m) c h w]`` of the branches, float32.
@@ -98,18 +121,18 @@ class GuidedUNet:
         """One network call. ``[b m 2c+1 h w], [b m ...]`` -> ``[b m c h w]``; b counts the branches too."""
         mode, references = self.conditions.mode, self.conditions.references
         b, k = len(sample), references.count
-        timestep = t.expand(b)
+        timestep, more = t.expand(b), self.conditions.attention_kwargs
         if not with_references:
-            return self.unet(sample, timestep, text, mode=mode)
+            return self.unet(sample, timestep, text, mode=mode, attention_kwargs=more)
         if references.cache is not None:
             cache = references.cache
             cache = cache if cache.batch == 1 else cache.repeat(b // cache.batch)
-            return self.unet(sample, timestep, text, mode=mode, cache=cache)
+            return self.unet(sample, timestep, text, mode=mode, cache=cache, attention_kwargs=more)
         noisy = self._reference_input(t)
         assert references.text is not None
         sample = torch.cat([noisy.repeat(b // len(noisy), 1, 1, 1, 1), sample], dim=1)
         text = EncodedText.cat([references.text.expand(b, k), text], dim=1)
-        return self.unet(sample, timestep, text, k, mode)[:, k:]
+        return self.unet(sample, timestep, text, k, mode, attention_kwargs=more)[:, k:]
 
     def _target_input(self, latents: Tensor, t: Tensor) -> Tensor:
         """Network input ``[b m 2c+1 h w]`` of the targets ``[b m c h w]``."""

@@ -7,7 +7,8 @@ attention off the UNet is either brought to it (xformers) or refused.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch.nn.functional as F
@@ -18,6 +19,7 @@ from diffusers.loaders import (
     TextualInversionLoaderMixin,
 )
 from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
+from diffusers.utils import scale_lora_layers, unscale_lora_layers
 from torch import Tensor
 
 from jedi.errors import InputError
@@ -34,9 +36,19 @@ class StableDiffusionMethods(StableDiffusionMixin, TextualInversionLoaderMixin, 
     def from_pipe(cls, pipeline: DiffusionPipeline, **given: Any) -> Any:
         """From a pipeline of diffusers or of ours, whose parts it shares; in the dtype that they have.
 
-        The UNet of a plain base is copied and grown (:meth:`JointUNet.from_base`). ``given``:
-        parts and settings of the constructor that stand in for its own.
+        The UNet of a plain base is copied and grown (:meth:`JointUNet.from_base`).
+
+        Args:
+            given: parts and settings of the constructor that stand in for its own.
+
+        Raises:
+            InputError: it says of no ``trained_modes``, and none are given: a base that JeDi has not trained.
         """
+        if not {"trained_modes", "_trained_modes"} & {*pipeline.config, *given}:  # diffusers keeps ours with a dash
+            raise InputError(
+                f"from_pipe: this {type(pipeline).__name__} is a base that JeDi has not trained: train on it with "
+                'train.py, or give trained_modes=["one_way"] to see what it does untrained'
+            )
         parts = {name: part for name, part in pipeline.components.items() if name in KINDS} | given
         if parts["unet"].config.in_channels == parts["unet"].config.out_channels:
             parts["unet"] = JointUNet.from_base(copy.deepcopy(parts["unet"])).unet
@@ -105,6 +117,19 @@ class StableDiffusionMethods(StableDiffusionMixin, TextualInversionLoaderMixin, 
     def disable_vae_tiling(self) -> None:
         """The vae works on whole images again."""
         self.vae.disable_tiling()
+
+
+@contextmanager
+def lora_scaled(networks: Iterable[Any], scale: float | None) -> Iterator[None]:
+    """LoRAs of the networks weigh ``scale`` within the context; None: as they are."""
+    networks = [network for network in networks if network is not None and scale is not None]
+    for network in networks:
+        scale_lora_layers(network, scale)
+    try:
+        yield
+    finally:
+        for network in networks:
+            unscale_lora_layers(network, scale)
 
 
 def widen_conv_in(state_dict: Mapping[str, Tensor], unet: UNet2DConditionModel) -> dict[str, Tensor]:

@@ -132,10 +132,16 @@ def _trial(scheduler: Any, steps: int, ruled: bool, own: Mapping[str, Any] | Non
     return drew, error
 
 
-def start(scheduler: Any, steps: int, device: Any = None, own: Mapping[str, Any] | None = None) -> None:
-    """Makes it ready for a run of ``steps`` steps, or of those of :func:`own_steps`.
+def start(
+    scheduler: Any, steps: int, device: Any = None, own: Mapping[str, Any] | None = None, strength: float = 1.0
+) -> Any:
+    """Makes it ready for a run of ``steps`` steps, or of those of :func:`own_steps`; returns their timesteps.
 
-    Raises ``InputError`` if it cannot take them.
+    Args:
+        strength: share of them that is taken, the last ones, as in diffusers' image-to-image.
+
+    Raises:
+        InputError: it cannot take them, or none is left.
     """
     name, known = type(scheduler).__name__, scheduler.config.num_train_timesteps
     options: Mapping[str, Any] = own or {"num_inference_steps": steps}
@@ -152,8 +158,14 @@ def start(scheduler: Any, steps: int, device: Any = None, own: Mapping[str, Any]
         raise InputError(
             f"{what} is too many: {name} would begin at timestep {first:g}, the last one is {known - 1}; {remedy}"
         )
+    count = len(scheduler.timesteps) if own else steps
+    skipped = count - int(count * strength)
+    if skipped == count:
+        raise InputError(f"strength {strength:g} of {count} steps leaves none: raise one of them")
+    skipped *= scheduler.order
     if hasattr(scheduler, "set_begin_index"):
-        scheduler.set_begin_index(0)
+        scheduler.set_begin_index(skipped)
+    return scheduler.timesteps[skipped:]
 
 
 def _known(kind: Any, values: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from diffusers import UNet2DConditionModel
 from einops import rearrange
@@ -68,6 +71,7 @@ class JointUNet(nn.Module):
         num_references: int = 0,
         mode: str = "one_way",
         cache: ReferenceCache | None = None,
+        attention_kwargs: Mapping[str, Any] | None = None,
     ) -> Tensor:
         """Prediction ``[b n c h w]`` for every image of every set.
 
@@ -78,6 +82,7 @@ class JointUNet(nn.Module):
             num_references: ``k``, how many of the ``n`` images are references.
             mode: a name of ``jedi.attention.ATTENTION_MODES``.
             cache: references that are encoded already, in this mode; ``num_references`` is 0 then.
+            attention_kwargs: more of diffusers' `cross_attention_kwargs`: ``scale`` is the weight of LoRAs.
         """
         b, n = sample.shape[:2]
         if not 0 <= num_references <= n:
@@ -89,9 +94,15 @@ class JointUNet(nn.Module):
         timestep = timestep[:, None].expand(b, n) if timestep.ndim == 1 else timestep
         if ATTENTION_MODES.get(mode).clean_references and num_references:
             timestep = torch.cat([torch.zeros_like(timestep[:, :num_references]), timestep[:, num_references:]], dim=1)
-        return self._call(sample, timestep, text, JointContext(n, num_references, mode, cache))
+        return self._call(sample, timestep, text, JointContext(n, num_references, mode, cache), attention_kwargs)
 
-    def encode_references(self, sample: Tensor, text: EncodedText, mode: str = "one_way") -> ReferenceCache:
+    def encode_references(
+        self,
+        sample: Tensor,
+        text: EncodedText,
+        mode: str = "one_way",
+        attention_kwargs: Mapping[str, Any] | None = None,
+    ) -> ReferenceCache:
         """Keys and values of clean references. ``[b k 2c+1 h w], [b k ...]`` -> a cache of ``b`` sets.
 
         Raises ``ValueError`` for a mode that is not cacheable.
@@ -101,16 +112,18 @@ class JointUNet(nn.Module):
         b, k = sample.shape[:2]
         record = ReferenceCache(num_references=k, mode=mode, size=(sample.shape[-2], sample.shape[-1]))
         timestep = torch.zeros(b, k, dtype=torch.int64, device=sample.device)
-        self._call(sample, timestep, text, JointContext(k, k, mode, record=record))
+        self._call(sample, timestep, text, JointContext(k, k, mode, record=record), attention_kwargs)
         return record
 
-    def _call(self, sample: Tensor, timestep: Tensor, text: EncodedText, joint: JointContext) -> Tensor:
+    def _call(
+        self, sample: Tensor, timestep: Tensor, text: EncodedText, joint: JointContext, more: Mapping[str, Any] | None
+    ) -> Tensor:
         text = text.map(lambda x: x.flatten(0, 1))
         prediction = self.unet(
             rearrange(sample, "b n c h w -> (b n) c h w"),
             timestep.reshape(-1),
             text.embeds,
-            cross_attention_kwargs={"joint": joint},
+            cross_attention_kwargs={**(more or {}), "joint": joint},
             added_cond_kwargs=text.added_cond_kwargs,
             return_dict=False,
         )[0]

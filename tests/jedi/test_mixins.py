@@ -5,16 +5,14 @@ import copy
 import diffusers
 import pytest
 import torch
-from diffusers import StableDiffusionInpaintPipeline, StableDiffusionPipeline
+from diffusers import StableDiffusionInpaintPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 
 from jedi.errors import InputError
 from jedi.pipeline import JediPipeline, image_generators
 from jedi.unet import JointUNet
 from tests import tiny
-from tests.jedi.sampling import SHAPE, close, latents
+from tests.jedi.sampling import SHAPE, TEXT_LAYERS, UNET_LAYER, added, close, kohya, latents
 
-UNET_LAYER = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
-TEXT_LAYERS = [f"lora_te_text_model_encoder_layers_0_self_attn_{x}_proj" for x in ("q", "out")]
 ATTENTION = "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
 
 
@@ -24,28 +22,6 @@ def own(parts) -> JediPipeline:
     pipe = JediPipeline(**copy.deepcopy(parts))
     pipe.set_progress_bar_config(disable=True)
     return pipe
-
-
-def kohya(conv_in: bool = False, text: bool = True) -> dict[str, torch.Tensor]:
-    """A style LoRA of the plain base in kohya's form, of rank 2 with alpha 1: of one attention layer, and more."""
-    generator = torch.Generator().manual_seed(3)
-    shapes = {UNET_LAYER: ((2, 32), (32, 2))}
-    if conv_in:
-        shapes["lora_unet_conv_in"] = ((2, SHAPE[0], 3, 3), (32, 2, 1, 1))
-    if text:
-        shapes |= dict.fromkeys(TEXT_LAYERS, ((2, 32), (32, 2)))
-    lora = {}
-    for name, (down, up) in shapes.items():
-        lora[f"{name}.lora_down.weight"] = torch.randn(down, generator=generator)
-        lora[f"{name}.lora_up.weight"] = torch.randn(up, generator=generator)
-        lora[f"{name}.alpha"] = torch.tensor(1.0)
-    return lora
-
-
-def added(lora: dict, name: str) -> torch.Tensor:
-    """What a LoRA adds to a layer's weights: up times down, times alpha / rank."""
-    down, up = lora[f"{name}.lora_down.weight"], lora[f"{name}.lora_up.weight"]
-    return (up.flatten(1) @ down.flatten(1)).view(len(up), *down.shape[1:]) / 2
 
 
 def test_a_lora_of_the_base_in_kohyas_form(own):
@@ -75,7 +51,7 @@ def test_a_lora_of_the_base_in_kohyas_form(own):
 
 def test_a_lora_of_the_base_on_conv_in(own):
     """It reads the c channels of the noisy latents; the mask and what is given are not its business."""
-    lora = kohya(conv_in=True, text=False)
+    lora = kohya(conv_in=True, text=0)
     by_hand = copy.deepcopy(own.unet)
     own.load_lora_weights(lora)
     with torch.no_grad():
@@ -108,7 +84,7 @@ def test_textual_inversion(own):
     with torch.no_grad():
         tokens = own.tokenizer("a <mine> <mine>_1 cat", padding="max_length", return_tensors="pt").input_ids
         assert ids == tokens[0, 2:4].tolist()
-        assert close(own.encode_prompt("a <mine> cat"), own.text_encoder(tokens)[0], 1e-6)
+        assert close(own.encode_prompt("a <mine> cat").embeds, own.text_encoder(tokens)[0], 1e-6)
     assert not close(latents(own, "a <mine> cat"), latents(own, "a cat"), 1e-4)
 
 
@@ -133,7 +109,7 @@ def test_what_would_take_joint_attention_off_is_refused(pipe):
 
 def test_xformers_is_joint_attention_by_its_kernel(own, monkeypatch):
     seen = []
-    monkeypatch.setattr("jedi.pipeline.check_backend", lambda name, device: seen.append(name))
+    monkeypatch.setattr("jedi.model.check_backend", lambda name, device: seen.append(name))
     monkeypatch.setattr(own.vae, "set_use_memory_efficient_attention_xformers", seen.append)
     own.enable_xformers_memory_efficient_attention()
     assert own.attention_backend == "xformers" and seen == ["xformers", True]
@@ -168,7 +144,9 @@ def test_from_a_plain_pipeline_and_to_an_inpainting_one():
     parts = tiny.components()
     stock = StableDiffusionPipeline(**parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
     before = copy.deepcopy(stock.unet.state_dict())
-    pipe = JediPipeline.from_pipe(stock)
+    with pytest.raises(InputError, match="StableDiffusionPipeline is a base that JeDi has not trained"):
+        JediPipeline.from_pipe(stock)
+    pipe = JediPipeline.from_pipe(stock, trained_modes=["mutual"])
     assert pipe.unet.config.in_channels == 9 and stock.unet.config.in_channels == 4  # grown on a copy
     assert pipe.vae is stock.vae and pipe.text_encoder is stock.text_encoder
     assert all(torch.equal(x, before[name]) for name, x in stock.unet.state_dict().items())
@@ -178,7 +156,7 @@ def test_from_a_plain_pipeline_and_to_an_inpainting_one():
     assert inpaint.unet is pipe.unet
     again = JediPipeline.from_pipe(inpaint)
     again.set_progress_bar_config(disable=True)
-    assert again.unet is pipe.unet and again.config.trained_modes == pipe.config.trained_modes
+    assert again.unet is pipe.unet and again.config.trained_modes == ["mutual"]
     assert close(latents(again), made, 0)
 
 
@@ -189,3 +167,34 @@ def test_from_a_pipeline_in_half_precision():
     assert other.dtype == torch.bfloat16 and other.config.trained_modes == ["mutual"]
     assert type(other.scheduler).__name__ == "EulerDiscreteScheduler" and other.unet is pipe.unet
     assert isinstance(other.joint_unet, JointUNet)
+
+
+def test_xl_as_well():
+    """from_pipe, clip_skip, and LoRAs of both text encoders in kohya's form, against StableDiffusionXLPipeline."""
+    stock = StableDiffusionXLPipeline(**tiny.xl_components(), add_watermarker=False)
+    ours = JediPipeline.from_pipe(stock, trained_modes=["one_way"])
+    assert ours.text_encoder_2 is stock.text_encoder_2 and ours.config.force_zeros_for_empty_prompt
+    ours.text_encoder, ours.text_encoder_2 = copy.deepcopy(stock.text_encoder), copy.deepcopy(stock.text_encoder_2)
+    lora = {}
+    for encoder, width in (("te1", 32), ("te2", 24)):
+        lora |= {name.replace("_te_", f"_{encoder}_"): tensor for name, tensor in kohya(text=width).items()}
+    options = {"num_inference_steps": 2, "guidance_scale": 3.0, "output_type": "latent", "negative_prompt": "red"}
+    made = []
+    for pipe in (stock, ours):
+        pipe.set_progress_bar_config(disable=True)
+        run = lambda pipe=pipe, **more: (
+            pipe("a cat", height=32, width=32, generator=image_generators(0, 1), **options | more).images
+        )
+        plain = run(clip_skip=1)
+        pipe.load_lora_weights(lora)
+        second = run(prompt_2="a dog", negative_prompt_2="blue")
+        made.append((plain, run(), run(cross_attention_kwargs={"scale": 0.3}), second))
+        assert pipe.get_list_adapters() == {x: ["default_0"] for x in ("unet", "text_encoder", "text_encoder_2")}
+    for wanted, found in zip(*made, strict=True):
+        assert close(wanted, found, 1e-3)
+    assert not close(made[0][1], made[0][2], 1e-2) and not close(made[0][1], made[0][3], 1e-2)
+    with pytest.raises(InputError, match="prompt_2 must be as many strings as prompt is"):
+        run(prompt_2=["a", "b"])
+    ours.fuse_lora()
+    ours.unload_lora_weights()
+    assert close(run(), made[1][1], 1e-3)

@@ -18,6 +18,7 @@ from jedi.errors import InputError
 from jedi.guidance import GUIDANCE
 from jedi.io import images
 from jedi.pipeline import JediPipeline, image_generators
+from jedi.schedulers import start
 from jedi.text import EncodedText
 from jedi.unet import JointUNet
 from jedi.vae import decode_latents, encode_pixels
@@ -242,7 +243,7 @@ def test_embeddings_stand_for_prompts(pipe, joint, monkeypatch):
     embeds = {"prompt_embeds": pipe.encode_prompt(prompts).embeds}
     embeds["negative_prompt_embeds"] = pipe.encode_prompt("red").embeds
     assert [x.shape for x in embeds.values()] == [(n, tiny.TEXT_LENGTH, tiny.TEXT_WIDTH) for n in (2, 1)]
-    monkeypatch.setattr("jedi.pipeline.encode_captions", None)  # the text encoder is not called
+    monkeypatch.setattr("jedi.model.encode_captions", None)  # the text encoder is not called
     assert close(by_text, latents(pipe, None, None, cache=cache, **embeds, **options), 0)
 
 
@@ -338,7 +339,7 @@ def test_given_pixels_follow_the_step_not_the_timestep(pipe):
     """Steps may share a rounded timestep at different noise levels."""
     kind = diffusers.DPMSolverMultistepScheduler
     pipe.scheduler = kind.from_config(pipe.scheduler.config, use_karras_sigmas=True)
-    timesteps = pipe._schedule(100)
+    timesteps = start(pipe.scheduler, 100)
     assert len(timesteps.unique()) < 100
     x, sigmas = torch.zeros(1, *SHAPE), pipe.scheduler.sigmas
     for i, t in enumerate(timesteps):

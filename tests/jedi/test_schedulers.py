@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from jedi.errors import InputError
-from jedi.schedulers import SCHEDULERS, check_sampler, exchange
+from jedi.schedulers import SCHEDULERS, check_sampler, exchange, own_steps, start
 from tests import tiny
 from tests.jedi.sampling import REFERENCES, box_mask, latents, random_image
 
@@ -43,6 +43,23 @@ class Between(diffusers.EulerDiscreteScheduler):
 @pytest.mark.parametrize("steps", [5, 20])
 def test_schedulers_whose_levels_agree_are_taken(name, options, steps):
     check_sampler(made(name, **options), steps, "for an edit")
+
+
+@pytest.mark.parametrize("own", [{"timesteps": [1, 9]}, {"timesteps": []}, {"sigmas": [3.0, 3.0]}])
+def test_steps_of_ones_own_fall(own):
+    with pytest.raises(InputError, match=f"{next(iter(own))} must be falling numbers, at least one"):
+        own_steps(made("EulerDiscrete"), own.get("timesteps"), own.get("sigmas"))
+
+
+@pytest.mark.parametrize("own", [{"timesteps": [999, 500, 100]}, {"timesteps": [1000, 3]}])
+def test_steps_of_ones_own_are_tried(own):
+    scheduler = made("EulerDiscrete")
+    if own["timesteps"][0] == 999:
+        assert start(scheduler, 30, own=own).tolist() == own["timesteps"]
+        check_sampler(scheduler, 30, "for an edit", own)
+    else:
+        with pytest.raises(InputError, match=r"timesteps=\[1000, 3\] (is too many|does not suit)"):
+            start(scheduler, 30, own=own)
 
 
 @pytest.mark.parametrize("zero", [False, True])
