@@ -20,6 +20,7 @@ from data_gen.prompts.vocabulary import CATEGORY, LIGHTS, PLACES
 from data_gen.prompts.words import head_noun, singular, slug, subject_key
 from jedi.io.config import ConfigError, load
 from jedi.io.files import FolderInUse
+from tests import forked
 from tests.data_gen.conftest import section
 
 SCRIPTS = {}
@@ -610,7 +611,7 @@ write_prompts(config, sys.argv[4], 3, progress=False)
 
 
 @pytest.mark.slow
-def test_kill_9_at_any_moment_changes_nothing(tmp_path, python, environment):
+def test_kill_9_at_any_moment_changes_nothing(tmp_path):
     """In mid-write of the journal, between write and fsync, in mid-write of prompts.json."""
     config = PromptsSettings(subjects=5, categories=["animal", "toy"], scenes_per_subject=2)
     written(config, tmp_path / "whole", seed=3)
@@ -622,9 +623,9 @@ def test_kill_9_at_any_moment_changes_nothing(tmp_path, python, environment):
     points += [("fsync", n, 0) for n in (1, 2, answers + 1, answers + 2)]
     for place, number, part in points:
         out = tmp_path / f"{place}-{number}-{part}"
-        command = [python, "-c", KILLED, place, str(number), str(part), str(out)]
-        killed = subprocess.run(command, env=environment, capture_output=True, text=True)
-        assert killed.returncode == -9, killed.stderr
+        command = ["-c", KILLED, place, str(number), str(part), str(out)]
+        code, said = forked.run(forked.python(command, tmp_path))
+        assert code == -9, said
         assert not (out / "prompts.json").exists()
         written(config, out, seed=3)
         for name, data in expected.items():
