@@ -19,29 +19,34 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # would also set OpenMP's threads to all cores, and then a forked process hangs in its first large sum.
 os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
 
+# Neither torch nor diffusers, which take seconds: of two processes' tests a third one reads this file, and runs none.
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from tests import tiny
 from tests.paths import ROOT
 
 # Ignored in what nohup or a script starts in the background, which Python and the processes it starts inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+LONGEST = ("engine", "resuming", "train", "prompts_llm", "readme", "run", "front_door", "docs")
+"""Modules that take about half a minute or more, most first."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Modules with slow tests first, the one with the most at the head: of two processes none is left alone with it."""
+    """Long modules first, then by their slow tests: of two processes none is left alone with a long one."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: -slow[item.path])
+    place = {f"test_{name}": i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: (place.get(item.path.stem, len(place)), -slow[item.path]))
 
 
 @pytest.fixture(autouse=True)
 def equal_random_state():
-    """Each test starts from the same random state, whatever ran before it."""
+    """Each test starts from the same random state and with as many threads, whatever ran before it."""
+    import torch
+
     torch.manual_seed(0)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 @pytest.fixture(scope="session")
@@ -65,6 +70,8 @@ def python() -> str:
 
 @pytest.fixture(scope="session")
 def _tiny_components() -> dict:
+    from tests import tiny
+
     return tiny.components()
 
 
@@ -77,6 +84,8 @@ def tiny_components(_tiny_components) -> dict:
 @pytest.fixture(scope="session")
 def tiny_base(_tiny_components, tmp_path_factory) -> Path:
     """A plain StableDiffusionPipeline folder (in_channels = c). Read only."""
+    from tests import tiny
+
     return tiny.save_base(_tiny_components, tmp_path_factory.mktemp("tiny_base"))
 
 
@@ -84,6 +93,7 @@ def tiny_base(_tiny_components, tmp_path_factory) -> Path:
 def tiny_model(tmp_path_factory) -> Path:
     """A JediPipeline folder (in_channels = 2c + 1), random weights, both modes. Read only."""
     from jedi.pipeline import JediPipeline
+    from tests import tiny
 
     folder = tmp_path_factory.mktemp("tiny_model")
     parts = tiny.components(in_channels=2 * tiny.LATENT_CHANNELS + 1)
@@ -169,6 +179,8 @@ def add_offsets(shard: Path) -> None:
 @pytest.fixture(scope="session")
 def shards(tmp_path_factory) -> Path:
     """DIR/train (2 shards, 20 sets of 3 or 4 images) and DIR/heldout (1 shard, 6 sets of 4). Read only."""
+    from tests import tiny
+
     folder = tmp_path_factory.mktemp("shards")
     write_shard(folder / "train", "00000", [4, 3] * 5, tiny.PIXELS, seed=1)
     write_shard(folder / "train", "00001", [3, 4] * 5, tiny.PIXELS, seed=2)

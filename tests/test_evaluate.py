@@ -143,6 +143,7 @@ def test_three_references_and_other_runs_beside(dreambench, tmp_path, capsys):
     assert len(json.loads((tmp_path / "out/plan.json").read_text())["items"][0]["references"]) == 3
 
 
+@pytest.mark.slow
 def test_dreambench_plus(dreambench, tmp_path, capsys):
     made_up.dreambench_plus(tmp_path / "plus")
     assert dreambench(data="plus", **{"num-images-per-prompt": 1}) == 0
@@ -153,6 +154,7 @@ def test_dreambench_plus(dreambench, tmp_path, capsys):
     assert "live subject animal" in (tmp_path / "out/report.html").read_text()
 
 
+@pytest.mark.slow
 @needs_dreambooth
 def test_the_published_images(dreambench, tmp_path):
     options = {"data": DREAMBOOTH, "prompts": 1, "num-images-per-prompt": 1}
@@ -168,6 +170,7 @@ def test_the_published_images(dreambench, tmp_path):
 # --- scores
 
 
+@pytest.mark.slow
 def test_scores_of_any_images(tmp_path, monkeypatch, encoders, capsys):
     monkeypatch.chdir(tmp_path)
     for number, subject in enumerate(("cat", "cup")):

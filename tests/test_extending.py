@@ -23,6 +23,7 @@ def folder(root, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_command_makes_the_data_set(folder, python, environment):
     command = (folder / "command").read_text().replace("python", python, 1)
     done = subprocess.run(command.split(), cwd=folder, env=environment, capture_output=True, text=True)

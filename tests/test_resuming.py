@@ -79,6 +79,14 @@ def launch(recipe, run, *options) -> int:
     return train.main(["--config", str(recipe), f"out={run}", *options])
 
 
+@pytest.fixture(scope="module")
+def begun(recipe, tmp_path_factory):
+    """A run of one step. Read only."""
+    run = tmp_path_factory.mktemp("begun") / "run"
+    assert launch(recipe, run, "max_steps=1") == 0
+    return run
+
+
 def saved(run) -> dict:
     """The newest checkpoint; a copy, for the file may go."""
     return torch.load(checkpoints.newest(run), weights_only=True)
@@ -192,6 +200,7 @@ def test_other_passes_a_step_begin_with_a_whole_step(recipe, references, tmp_pat
     assert distance(found, expected, "unet.") < 1e-4 and distance(found, expected, "ema.") < 1e-4
 
 
+@pytest.mark.slow
 def test_the_average_is_that_of_the_formula(recipe, tmp_path):
     """Through train.py, step by step: the decay rises as (1 + step) / (10 + step), to 0.25 at most."""
     expected = None
@@ -206,6 +215,7 @@ def test_the_average_is_that_of_the_formula(recipe, tmp_path):
     assert distance({f"x.{k}": v for k, v in weights.items()}, {f"x.{k}": v for k, v in expected.items()}, "x.") > 1e-4
 
 
+@pytest.mark.slow
 def test_the_learning_rate_is_that_of_the_step_also_after_a_finished_run(recipe, tmp_path):
     found = []
     for top in (3, 4):
@@ -286,13 +296,13 @@ def test_a_damaged_newest_checkpoint_costs_steps_and_nothing_else(recipe, refere
         (lambda run: (run / "identity.json").unlink(), "identity.json is missing"),
     ],
 )
-def test_what_is_missing_or_damaged_in_a_run_is_named_in_one_line(recipe, tmp_path, capsys, damage, message):
-    assert launch(recipe, tmp_path, "max_steps=1") == 0
-    damage(tmp_path)
+def test_what_is_missing_or_damaged_in_a_run_is_named_in_one_line(recipe, begun, tmp_path, capsys, damage, message):
+    run = shutil.copytree(begun, tmp_path / "run")
+    damage(run)
     capsys.readouterr()
-    assert launch(recipe, tmp_path) == 2
+    assert launch(recipe, run) == 2
     line = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("train.py: "))
-    assert message in line and str(tmp_path) in line
+    assert message in line and str(run) in line
 
 
 @pytest.mark.slow
@@ -335,6 +345,7 @@ def test_what_is_kept_for_good_is_not_lost_by_an_end_between_two_checkpoints(rec
     assert list(checkpoints.listed(tmp_path, "kept")) == [2] and sorted(saves) == ["kept"] * 2 + ["step"] * 3
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_finite_are_neither_exported_nor_started_from(recipe, tmp_path, capsys):
     assert launch(recipe, tmp_path / "run", "max_steps=1") == 0
     path = checkpoints.newest(tmp_path / "run")
@@ -393,8 +404,16 @@ def test_a_best_that_is_made_up_for_at_a_launch_has_the_optimiser_too(recipe, tm
     assert all(torch.equal(best[i][name], stopped[i][name]) for i in best for name in best[i])
 
 
-@pytest.mark.parametrize("step", [2, 3])
-@pytest.mark.parametrize("moment", ["before", "validation", "samples"])
+@pytest.mark.parametrize(
+    ("moment", "step"),
+    [
+        ("before", 2),
+        *(
+            pytest.param(moment, step, marks=pytest.mark.slow)
+            for moment, step in (("before", 3), ("validation", 2), ("validation", 3), ("samples", 2), ("samples", 3))
+        ),
+    ],
+)
 def test_a_signal_saves_before_validation_and_samples_which_are_made_up_for(
     recipe, tmp_path, monkeypatch, step, moment
 ):

@@ -221,6 +221,7 @@ def test_the_last_seeds_there_are(request_in, tmp_path):
     assert (tmp_path / "last" / "0000.png").read_bytes() == (tmp_path / "out" / "0001.png").read_bytes()
 
 
+@pytest.mark.slow
 def test_the_same_command_again_gives_the_same_bytes(request_in, tmp_path):
     assert request_in("--num-images-per-prompt", "3") == 0
     before = {x.name: x.read_bytes() for x in (tmp_path / "out").iterdir()}
@@ -316,6 +317,7 @@ def test_a_guidance_rule_of_an_extension(request_in, tmp_path, monkeypatch, give
     assert settings["guidance"] == module and settings["extensions"] == [module]
 
 
+@pytest.mark.slow
 def test_every_configuration_that_ships_works(root, tmp_path, monkeypatch, tiny_model):
     monkeypatch.chdir(root)
     files = sorted((root / "configs" / "sample").glob("*.yaml"))
@@ -329,6 +331,7 @@ def test_every_configuration_that_ships_works(root, tmp_path, monkeypatch, tiny_
         assert sample.main([*command, "--model", str(tiny_model), "--steps", "1"]) == 0
 
 
+@pytest.mark.slow
 def test_no_references_and_another_scheduler(request_in, tmp_path):
     assert request_in("--scheduler", "dpm++", references=None) == 0
     record = json.loads((tmp_path / "out" / "samples.json").read_text())

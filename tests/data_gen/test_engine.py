@@ -73,6 +73,7 @@ def made(settings, tmp_path_factory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_every_stage_leaves_its_mark(made, models):
     sets = read_sets(made / "train")
     alone = [one for one in sets if "subjects" not in one["subject"]]
@@ -94,6 +95,7 @@ def test_every_stage_leaves_its_mark(made, models):
             assert len(one["subject"]["subjects"]) == 2 and one["references"] == [0, 1]
 
 
+@pytest.mark.slow
 def test_what_was_dropped_is_counted_with_its_reason(made):
     dropped = [row for path in made.glob("units/*-??????.json") for row in json.loads(path.read_text())["dropped"]]
     counted = json.loads((made / "statistics.json").read_text())["splits"]
@@ -104,6 +106,7 @@ def test_what_was_dropped_is_counted_with_its_reason(made):
     assert listed == len(dropped) + len(json.loads((made / "finish.json").read_text())["duplicates"])
 
 
+@pytest.mark.slow
 def test_sets_that_show_images_again_on_purpose_are_no_duplicates(made):
     """Composed sets hold their halves' images as references; images that come twice by mistake are dropped."""
     several = [one for one in read_sets(made / "train") if "subjects" in one["subject"]]
@@ -126,12 +129,14 @@ def test_the_same_images_again_are_dropped_and_what_they_repeat_is_named(setting
     assert len(read_sets(tmp_path / "out" / "train")) == 1
 
 
+@pytest.mark.slow
 def test_training_reads_the_shards(made):
     sets = SetDataset(SetIndex.read(made, "train"))
     assert len(sets) == len(read_sets(made / "train"))
     assert sets.image(0, 0).size == (24, 24)
 
 
+@pytest.mark.slow
 def test_the_plan_names_versions_and_inputs(made):
     plan = json.loads((made / "plan.json").read_text())
     assert {"torch", "diffusers", "transformers", "pillow", "numpy"} <= set(plan["versions"])

@@ -349,12 +349,6 @@ def test_settings_of_all_kinds_are_written_as_they_are_read():
         assert config_hash(again) == config_hash(config)
 
 
-def test_the_emoji_card_names_the_rule_and_openmoji(small):
-    card = read(small, "DATA_CARD.md")
-    assert "divisible by 10" in card and "all emojis designed by OpenMoji" in card and "CC BY-SA 4.0" in card
-    assert "No model had a part in it." in card
-
-
 def test_prompts_and_models_of_a_prompted_data_set(tmp_path):
     write_book(tmp_path)
     book = json.loads((tmp_path / "prompts.json").read_text())

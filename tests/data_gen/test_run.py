@@ -96,6 +96,12 @@ def test_statistics_and_contact_sheet(small):
     assert (Path(small.out) / "report" / "contact_sheet.png").stat().st_size > 20_000
 
 
+def test_its_card_names_the_rule_and_openmoji(small):
+    card = (Path(small.out) / "DATA_CARD.md").read_text(encoding="utf-8")
+    assert "divisible by 10" in card and "all emojis designed by OpenMoji" in card and "CC BY-SA 4.0" in card
+    assert "No model had a part in it." in card
+
+
 def test_the_same_command_again_does_nothing(small):
     before = {path: path.stat().st_mtime_ns for path in Path(small.out).rglob("*") if path.is_file()}
     run.run(small)

@@ -284,6 +284,7 @@ def test_a_set_and_all_that_made_it(book, tiny_base):
     assert one.sizes() == {"train": 6, "heldout": 2} and list(one.inputs()) == ["prompts.json"]
 
 
+@pytest.mark.slow
 def test_a_model_of_two_text_encoders(book, tmp_path, tiny_components):
     """SDXL: attention layers of the same shape, two encoders, extra conditions."""
     with torch.random.fork_rng(devices=[]):

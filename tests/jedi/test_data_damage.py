@@ -115,6 +115,7 @@ def with_size(tar: bytes, at: int, size: bytes) -> bytes:
     return tar[:at] + bytes(head) + tar[at + 512 :]
 
 
+@pytest.mark.slow
 def test_mutated_shards_are_read_right_or_refused_in_words(whole, tmp_path):
     """Seeded. What is not refused must be whole: texts, an id, images of the size that the manifest says."""
     manifest, members = whole

@@ -402,6 +402,7 @@ def test_the_progress_bar_counts_steps(pipe, capsys):
     assert f"{STEPS}/{STEPS}" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_saving_and_loading(pipe, tmp_path):
     pipe.register_to_config(sampling_defaults={"num_inference_steps": 2, "guidance_scale": 3.0})
     pipe.save_pretrained(tmp_path)
@@ -428,6 +429,7 @@ def test_half_precision(parts):
     assert torch.isfinite(latents(pipe, mode="mutual", num_inference_steps=1, **edit)).all()
 
 
+@pytest.mark.slow
 def test_offloading(parts):
     """With the CPU as the device to move parts to: the hooks run all the same."""
     pytest.importorskip("accelerate")

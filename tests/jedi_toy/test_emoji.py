@@ -66,6 +66,7 @@ def test_no_caption_says_a_colour_and_half_say_only_the_class(small):
     assert total == 480 and coarse / total >= 0.5
 
 
+@pytest.mark.slow
 def test_captions_stay_coarse_and_true_whatever_is_asked_for():
     samples = [make(source(name_prob=1.0, mention_prob=1.0), "train", i) for i in range(30)]
     named = ["name" in image["caption_says"] for sample in samples for image in sample.attributes]
@@ -155,6 +156,7 @@ def test_poses_may_be_said_more_often_than_the_rest():
         source(pose_mention_prob=1.5)
 
 
+@pytest.mark.slow
 def test_companions_cover_references_only():
     half = source(references=2, covered_reference_prob=0.5, cover=[0.5, 0.5], companion_prob=0.0, accessory_prob=0.0)
     bare = source(references=2, companion_prob=0.0, accessory_prob=0.0)

@@ -37,6 +37,7 @@ def model(run, tmp_path_factory):
     return export(run, tmp_path_factory.mktemp("model") / "model")
 
 
+@pytest.mark.slow
 def test_a_variant_in_half_precision(run, tmp_path):
     out = export(run, tmp_path / "model", dtype="float16", variant="fp16")
     names = {path.name for path in out.rglob("*.safetensors")}
