@@ -393,7 +393,7 @@ def test_an_extension_adds_a_source(tmp_path, monkeypatch, capsys):
         (["finish", "out={tmp}/x", *EMOJI], "holds no data set yet"),
         (["prompts", "out={tmp}/x", *EMOJI], "source 'emoji' reads no prompts"),
         (["run", "out={tmp}/x", *EMOJI, "source=emojis"], "unknown source 'emojis': did you mean 'emoji'?"),
-        (["run", "out={tmp}/x", *EMOJI, "emoji.poses=[flying]"], "emoji.poses[0] is 'flying'; it must be one of upright"),
+        (["run", "out={tmp}/x", *EMOJI, "emoji.poses=[flying]"], "emoji.poses[0] is 'flying'; it must be one of"),
         (["run", "out={tmp}/x", "extensions=[no_such_module]"], "no module 'no_such_module'"),
         (["run", "out={tmp}/file/x", *EMOJI], "cannot write there"),
         (["status", "out={tmp}/x"], "holds no data set yet"),
