@@ -65,13 +65,14 @@ class StepPlan:
 
 @CONDITIONING_POLICIES.register("weighted")
 def draw_step(seed: int, step: int, n: int, config: ConditioningConfig) -> StepPlan:
-    """k by its weights (cut to ``0 .. n - 1``), the mode a biased coin, references removed now and then.
+    """k by its weights (cut to ``0 .. n - 1``; 0 of single images), the mode a biased coin, references removed now and
+    then.
 
     The draw is keyed by the global step, so that every rank and every accumulated batch of a step agrees. Raises
     ``InputError`` if all weight lies on k >= n.
     """
     u = torch.rand(3, generator=keyed_generator(seed, "step", step), dtype=torch.float64).tolist()
-    weights = torch.tensor(config.reference_weights[:n] or [1.0] * n, dtype=torch.float64)
+    weights = torch.tensor((config.reference_weights[:n] if n > 1 else []) or [1.0] * n, dtype=torch.float64)
     if weights.sum() == 0:
         raise InputError(
             f"conditioning.reference_weights {config.reference_weights} leave no k below the set size n = {n}"

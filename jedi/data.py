@@ -22,8 +22,9 @@ from torch.utils.data import Dataset
 
 from jedi.io.files import file_sha256
 from jedi.io.images import ImageError, load_image, open_image, to_tensor
+from jedi.io.sizes import cropped
 from jedi.rng import keyed_generator
-from jedi.shards import DataError, SetRecord, ShardReader, parse_record, read_manifest
+from jedi.shards import DataError, SetRecord, ShardReader, caption_of, parse_record, read_manifest
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,25 @@ class SetIndex:
     sets: tuple[SetRecord, ...]
     fingerprint: str
     """sha256 over the shards' sha256: equal when the data are equal, wherever the folder lies."""
+    sources: tuple[range, ...] = ()
+    """Of several sources, which of the ``sets`` each has."""
+    plain: frozenset[int] = frozenset()
+    """The shards that hold plain single images (`jedi.single_images`), not sets of ours."""
+
+    @classmethod
+    def join(cls, indexes: Sequence[SetIndex]) -> SetIndex:
+        """One index of several sources, in this order."""
+        shards: list[Path] = []
+        sets: list[SetRecord] = []
+        sources, plain = [], set()
+        for index in indexes:
+            first, start = len(shards), len(sets)
+            shards += index.shards
+            sets += [record._replace(shard=first + record.shard) for record in index.sets]
+            sources.append(range(start, len(sets)))
+            plain |= {first + shard for shard in index.plain}
+        digest = hashlib.sha256("\n".join(index.fingerprint for index in indexes).encode()).hexdigest()
+        return cls(tuple(shards), tuple(sets), digest, tuple(sources), frozenset(plain))
 
     @classmethod
     def read(cls, folder: str | Path, split: str = "train", verify: bool = False) -> SetIndex:
@@ -86,10 +106,12 @@ class SetIndex:
             raise DataError(f"{folder}: {len(shards)} shards hold no sets")
         return cls(tuple(shards), tuple(sets), digest.hexdigest())
 
-    def buckets(self, set_size: int | None = None) -> dict[Bucket, list[int]]:
-        """Positions in ``sets`` by bucket; a set of more than ``set_size`` images counts as that many."""
+    def buckets(self, set_size: int | None = None, source: range | None = None) -> dict[Bucket, list[int]]:
+        """Positions in ``sets`` by bucket, of all or of one of the ``sources``; a set of more than ``set_size`` images
+        counts as that many."""
         buckets: dict[Bucket, list[int]] = {}
-        for position, record in enumerate(self.sets):
+        for position in range(len(self.sets)) if source is None else source:
+            record = self.sets[position]
             n = record.n if set_size is None else min(record.n, set_size)
             buckets.setdefault(Bucket(n, record.width, record.height), []).append(position)
         return dict(sorted(buckets.items()))
@@ -106,10 +128,16 @@ class BatchPlan:
     """
 
     def __init__(
-        self, index: SetIndex, batch_size: int, seed: int, set_size: int | None = None, merge_small: bool = False
+        self,
+        index: SetIndex,
+        batch_size: int,
+        seed: int,
+        set_size: int | None = None,
+        merge_small: bool = False,
+        source: range | None = None,
     ) -> None:
         self.index, self.batch_size, self.seed = index, batch_size, seed
-        self.buckets, self.merged = index.buckets(set_size), 0
+        self.buckets, self.merged = index.buckets(set_size, source), 0
         if merge_small:
             self._merge_small()
         sizes = {bucket: len(sets) for bucket, sets in self.buckets.items()}
@@ -160,6 +188,19 @@ class BatchPlan:
         return [batches[i] for i in order]
 
 
+class Plan(Protocol):
+    """A `BatchPlan`, or several (`jedi.mixture.MixedPlan`)."""
+
+    @property
+    def batch_size(self) -> int:
+        """Sets per step."""
+        ...
+
+    def step(self, step: int) -> tuple[Bucket, list[int]]:
+        """See `BatchPlan.step`."""
+        ...
+
+
 class Draw(NamedTuple):
     """One set, asked for: which, of how many images, and its place in the whole run."""
 
@@ -178,7 +219,7 @@ class StepSampler:
 
     def __init__(
         self,
-        plan: BatchPlan,
+        plan: Plan,
         rank: int = 0,
         world_size: int = 1,
         accumulate: int = 1,
@@ -279,8 +320,8 @@ class SetDataset(Dataset):
         else:
             generator = keyed_generator(self.seed, "members", draw.position)
             order = torch.randperm(self.index.sets[draw.index].n, generator=generator).tolist()
-        names = [] if self.latents is not None else [f"{i}.png" for i in range(len(order))]
-        members = self._members(draw.index, "json", *names)  # one read
+        text, *images_of = self._endings(draw.index)
+        members = self._members(draw.index, text, *(images_of if self.latents is None else ()))  # one read
         record = self.record(draw.index, members)
         # A set of several subjects names the members that show one each: these are references before any other, but
         # leave room for a member that shows them all.
@@ -296,24 +337,28 @@ class SetDataset(Dataset):
         return JointSet(images, latents, captions, record["subject"]["id"], draw.position, draw.step)
 
     def record(self, index: int, members: Mapping[str, bytes] | None = None) -> dict:
-        """KEY.json of a set; ``members``: what has been read of the set."""
-        data = (members or self._members(index, "json"))["json"]
-        of = self.index.sets[index]
+        """KEY.json of a set, or what stands for it of a single image; ``members``: what has been read of the set."""
+        text, *_ = self._endings(index)
+        data, of = (members or self._members(index, text))[text], self.index.sets[index]
+        if of.shard in self.index.plain:
+            return {"captions": [caption_of(data, text, self._name(index, text))], "subject": {"id": of.key}}
         return parse_record(data, of, self.index.shards[of.shard])
 
     def images(self, index: int, members: Sequence[int]) -> Tensor:
         """``[len(members) 3 H W]`` in -1 to 1."""
-        read = self._members(index, *(f"{member}.png" for member in members))
+        endings = self._endings(index)
+        read = self._members(index, *(endings[1 + member] for member in members))
         return to_tensor([self.image(index, member, read) for member in members])
 
     def image(self, index: int, member: int, members: Mapping[str, bytes] | None = None) -> Image.Image:
         """One image of a set, RGB; ``members``: what has been read of the set."""
-        record, ending = self.index.sets[index], f"{member}.png"
-        data = (members or self._members(index, ending))[ending]
+        record, ending = self.index.sets[index], self._endings(index)[1 + member]
+        data, name = (members or self._members(index, ending))[ending], self._name(index, ending)
+        size, plain = (record.width, record.height), record.shard in self.index.plain
         try:
-            return load_image(data, self._name(index, ending), (record.width, record.height))
+            return cropped(load_image(data, name), size) if plain else load_image(data, name, size)
         except ImageError as error:
-            raise DataError(f"{error}; make the shard again") from None
+            raise DataError(f"{error}; {'mend or remove it' if plain else 'make the shard again'}") from None
 
     def mask(self, index: int, member: int) -> Image.Image:
         """The mask of one image's subject, mode "L", 255 = subject. Raises `DataError` where the set has none."""
@@ -327,6 +372,13 @@ class SetDataset(Dataset):
         if mask.mode != "L":
             raise DataError(f"{where}: an image with colours, no mask; make the shard again")
         return mask
+
+    def _endings(self, index: int) -> list[str]:
+        """Of a set's text, then of its images."""
+        record = self.index.sets[index]
+        if record.shard not in self.index.plain:
+            return ["json", *(f"{i}.png" for i in range(record.n))]
+        return [member.partition(":")[0] for member in reversed(record.members.split(" "))]
 
     def _members(self, index: int, *endings: str) -> dict[str, bytes]:
         record = self.index.sets[index]

@@ -136,6 +136,17 @@ def parse_record(data: bytes, of: SetRecord, shard: Path) -> dict:
     return record
 
 
+def caption_of(data: bytes, ending: str, name: str) -> str:
+    """The caption of a single image, from its .txt, or its .json under "caption"; `DataError` where there is none."""
+    try:
+        text = json.loads(data)["caption"] if ending == "json" else data.decode("utf-8")
+        _expect(isinstance(text, str) and bool(text.split()), "its caption", text, "a text")
+        text.encode()
+    except _UNFIT as error:
+        raise DataError(f"{name}: no caption ({_said(error)}); mend or remove it") from None
+    return " ".join(text.split())
+
+
 def _check_record(record: dict, of: SetRecord) -> None:
     _expect(isinstance(record, dict), "it", record, "an object")
     _expect(record["key"] == of.key, "key", record["key"], f"{of.key!a}, as its manifest says")

@@ -127,12 +127,14 @@ def _png(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def write_shard(folder: Path, name: str, sizes: list[int], pixels: int, seed: int) -> Path:
+def write_shard(folder: Path, name: str, sizes: list[int], pixels: int | tuple[int, int], seed: int) -> Path:
     """One shard of the public format, written without data_gen: an independent reading of that format.
 
-    Each set shows a square of the subject's colour, on a background that differs from image to image.
+    Each set shows a square of the subject's colour, on a background that differs from image to image. ``pixels``: a
+    side, or width and height.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    width, height = (pixels, pixels) if isinstance(pixels, int) else pixels
     random = np.random.default_rng(seed)
     with tarfile.open(folder / f"{name}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
         for index, size in enumerate(sizes):
@@ -155,9 +157,9 @@ def write_shard(folder: Path, name: str, sizes: list[int], pixels: int, seed: in
             }
             _add(tar, f"{key}.json", json.dumps(record).encode())
             for i in range(size):
-                mask = np.zeros((pixels, pixels), np.uint8)
-                top, left = random.integers(0, pixels // 2, 2)
-                mask[top : top + pixels // 2, left : left + pixels // 2] = 255
+                mask, side = np.zeros((height, width), np.uint8), min(width, height) // 2
+                top, left = random.integers(0, side, 2)
+                mask[top : top + side, left : left + side] = 255
                 background = random.integers(0, 256, 3)
                 image = np.where(mask[..., None] == 255, colour, background).astype(np.uint8)
                 _add(tar, f"{key}.{i}.png", _png(image))
@@ -171,7 +173,7 @@ def write_shard(folder: Path, name: str, sizes: list[int], pixels: int, seed: in
         "split": folder.name,
         "config_hash": "0" * 16,
         "counts": {"sets": len(sizes), "images": sum(sizes), "dropped": {}},
-        "sets": [{"key": f"{name}-{i:04d}", "n": n, "width": pixels, "height": pixels} for i, n in enumerate(sizes)],
+        "sets": [{"key": f"{name}-{i:04d}", "n": n, "width": width, "height": height} for i, n in enumerate(sizes)],
     }
     (folder / f"{name}.json").write_text(json.dumps(manifest, indent=1))
     return folder / f"{name}.tar"

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from jedi.errors import InputError
 from jedi.io.files import atomic
@@ -82,6 +82,11 @@ def open_image(source: str | Path | bytes, name: str = "", size: tuple[int, int]
             another size, or of more than ``MAX_PIXELS``.
     """
     return _open(source, name, _plain, size)
+
+
+def image_size(data: bytes, name: str = "an image") -> tuple[int, int]:
+    """Upright width and height, from the beginning of an image's file: nothing is decoded. Raises as `open_image`."""
+    return _open(data, name, _upright_size, decode=False)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -242,7 +247,9 @@ def save_png(image: Image.Image, path: Path) -> None:
         image.save(temporary, "PNG")
 
 
-def _open(source: str | Path | bytes, name: str, convert: Any, size: tuple[int, int] | None = None) -> Any:
+def _open(
+    source: str | Path | bytes, name: str, convert: Any, size: tuple[int, int] | None = None, decode: bool = True
+) -> Any:
     """``convert(image, name)`` of the image while its file is open."""
     if not isinstance(source, bytes):
         path, name = Path(source), name or str(source)
@@ -256,6 +263,8 @@ def _open(source: str | Path | bytes, name: str, convert: Any, size: tuple[int, 
                 if image.width * image.height > MAX_PIXELS:
                     raise ImageError(f"{name}: too many pixels ({image.width} x {image.height}); at most {_LIMIT}")
                 _check_size(image, name, size)
+                if not decode:
+                    return convert(image)
                 image.load()
                 converted = convert(image, name)
                 _check_size(converted, name, size)
@@ -313,6 +322,11 @@ def _upright(image: Image.Image, name: str) -> Image.Image:
         copy = image.copy()  # if it is they that are broken, this raises
         log.warning("%s: its EXIF data cannot be read (%s); taken as upright", name, error)
         return copy
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+    return image.size[::-1] if turned else image.size
 
 
 def _8_bit(image: Image.Image, profiled: bool = False) -> Image.Image:

@@ -141,7 +141,7 @@ class HeldOut(Recurring):
     def __init__(self, config: TrainConfig, stop: StopOnSignal, max_references: int) -> None:
         options = config.validation
         super().__init__(config, options.every_steps, stop)
-        self.data = SetDataset(SetIndex.read(config.data.path, "heldout", config.data.verify))
+        self.data = SetDataset(SetIndex.read(config.data.folder, "heldout", config.data.verify))
         self.members, self.k = choose_sets(self.data.index, options.sets, options.references, 1, max_references)
         wrong_partners([self.data.record(i)["subject"]["id"] for i in self.members])  # refused now, not at the start
         self._sets: HeldOutSets | None = None
@@ -210,7 +210,7 @@ class SampleGrid(Recurring):
     def __init__(self, config: TrainConfig, stop: StopOnSignal, max_references: int) -> None:
         options = config.samples
         super().__init__(config, options.every_steps, stop)
-        self.data = SetDataset(SetIndex.read(config.data.path, "heldout"))
+        self.data = SetDataset(SetIndex.read(config.data.folder, "heldout"))
         chosen = choose_sets(self.data.index, options.subjects, options.references, options.prompts, max_references)
         self.members, self.k = chosen
 

@@ -141,7 +141,7 @@ def sections(facts: CardFacts, licence: str | None) -> list[Section]:
         note = "gain/wrong and gain/none: by how much the loss is lower with the right references than with another "
         note += "subject's, or with none. 0: the model does not look at them."
         found.append(Table("Validation on held-out subjects", ["value"], rows, note=note, formats={"value": ".4g"}))
-    if said := data_summary(facts.config.data.path):
+    if said := data_summary(facts.config.data.folder):
         found.append(Text("Data", "\n\n".join(said)))
     settings = [(key, {"setting": value}) for key, value in recipe(facts.config).items()]
     found.append(Table("Training", ["setting"], settings))

@@ -15,11 +15,36 @@ from jedi.io.ranges import Count, Decay, NotNegative, Positive, Range, Share, Wh
 
 
 @dataclass
+class DataSourceConfig:
+    """One of several sources of training data."""
+
+    path: str
+    """Of `sets`: a folder with ``train/`` shards. Of `images`: a folder of tars."""
+    weight: Positive = 1.0
+    """Its share of the steps, against the other sources' weights."""
+    kind: Literal["sets", "images"] = "sets"
+    """`images`: plain single images (n = 1) with captions, in webdataset tars of other people: KEY.jpg, .png or .webp
+    with KEY.txt or KEY.json ("caption"). An index is made once and kept."""
+    sizes: list[list[Count]] = field(default_factory=list)
+    """Of `images`: [[width, height], ...] that they are cropped to, each to the nearest; those of the sets of the other
+    sources if not given."""
+    index_folder: str | None = None
+    """Of `images`: where their index is kept; ``path/index`` if not given."""
+
+    def __post_init__(self) -> None:
+        if any(len(size) != 2 for size in self.sizes):
+            raise InputError(f"data.sources: sizes are [[width, height], ...], got {self.sizes}")
+
+
+@dataclass
 class TrainDataConfig:
     """Which sets are trained on, and how they are read."""
 
-    path: str
+    path: str = ""
     """Folder with ``train/`` and ``heldout/`` shards."""
+    sources: list[DataSourceConfig] = field(default_factory=list)
+    """Several sources of training data, each step of one of them: [{path: ..., weight: 2}, ...]. These are trained on,
+    not ``path/train``; the held-out sets are still those of ``path``, or, if it is not given, of the first source."""
     set_size: Count | None = None
     """At most so many images of each set are used (drawn anew each time); all of them if not given."""
     merge_small_buckets: bool = False
@@ -34,6 +59,15 @@ class TrainDataConfig:
     """Where cached latents lie; ``path/latents`` if not given. All nodes must see it."""
     verify: bool = False
     """Check each shard's sha256 at the start."""
+
+    def __post_init__(self) -> None:
+        if not self.path and not self.sources:
+            raise InputError("data.path is required: put it into the YAML file or pass data.path=...")
+
+    @property
+    def folder(self) -> str:
+        """Where the held-out sets lie, and the latents, if nothing else is said."""
+        return self.path or self.sources[0].path
 
 
 @dataclass

@@ -8,10 +8,11 @@ import lightning as L
 from torch.utils.data import DataLoader
 
 from jedi.conditioning import CONDITIONING_POLICIES
-from jedi.data import BatchPlan, SetDataset, SetIndex, StepSampler, collate
+from jedi.data import BatchPlan, SetDataset, StepSampler, collate
 from jedi.io.base import Base
 from jedi.training.config import TrainConfig
 from jedi.training.latents import LatentCache, encode_all
+from jedi.training.sources import training_index, training_plan
 
 
 class JointData(L.LightningDataModule):
@@ -20,19 +21,20 @@ class JointData(L.LightningDataModule):
     def __init__(self, config: TrainConfig, base: Base) -> None:
         super().__init__()
         self.config, self.base = config, base
-        self.index = SetIndex.read(config.data.path, "train", config.data.verify)
-        data = config.data
-        self.plan = BatchPlan(self.index, config.batch_size, config.seed, data.set_size, data.merge_small_buckets)
-        self.max_references = max(bucket.n for bucket in self.plan.used) - 1
-        if used := [k for k, weight in enumerate(config.conditioning.reference_weights) if weight > 0]:
-            self.max_references = min(self.max_references, max(used))
+        self.index = training_index(config.data)
+        self.plan = training_plan(config, self.index)
+        used = {bucket for plan in self.plan.plans for bucket in plan.used}
+        self.max_references = max(bucket.n for bucket in used) - 1
+        if weighty := [k for k, weight in enumerate(config.conditioning.reference_weights) if weight > 0]:
+            self.max_references = min(self.max_references, max(weighty))
         policy = CONDITIONING_POLICIES.get(config.conditioning.policy)
-        for bucket in self.plan.used:  # refused now, not at the first step with such a set
-            policy(config.seed, 0, bucket.n, config.conditioning)
-        images: dict[tuple[int, int], int] = {}  # of each size in latents
-        for bucket in self.plan.used:
-            size = base.latent_size(bucket.width, bucket.height)
-            images[size] = images.get(size, 0) + bucket.n * len(self.plan.buckets[bucket])
+        for n in sorted({bucket.n for bucket in used}):  # refused now, not at the first step with such a set
+            policy(config.seed, 0, n, config.conditioning)
+        images: dict[tuple[int, int], float] = {}  # of each size in latents, over many steps
+        for plan, share in zip(self.plan.plans, self.plan.shares, strict=True):
+            for bucket in plan.used:
+                size, count = base.latent_size(bucket.width, bucket.height), bucket.n * len(plan.buckets[bucket])
+                images[size] = images.get(size, 0) + share * count / sum(len(plan.buckets[x]) for x in plan.used)
         self.latent_size = max(images, key=images.__getitem__)
         """Height and width that most images have, in latents: the model's size from now on."""
         self.latents = None
@@ -41,12 +43,11 @@ class JointData(L.LightningDataModule):
 
     def summary(self) -> str:
         """One line: how much there is, and what is left out."""
-        plan, count = self.plan, len(self.index.sets)
-        dropped = f"{plan.dropped_per_epoch} sets left over, others each time" if plan.dropped_per_epoch else "no rest"
-        never = f"; {plan.never_used} sets never used, too few of their size" if plan.never_used else ""
-        never += f"; {plan.merged} sets with fewer images than they have" if plan.merged else ""
-        epoch = f"an epoch is {plan.steps_per_epoch} steps, {dropped}{never}"
-        return f"{count} sets in {len(self.index.shards)} shards; {epoch}"
+        count = f"{len(self.index.sets)} sets in {len(self.index.shards)} shards"
+        if not self.config.data.sources:
+            return f"{count}; {_epoch(self.plan.plans[0])}"
+        parts = zip(self.config.data.sources, self.plan.shares, self.plan.plans, strict=True)
+        return "; ".join([count, *(f"{share:.1%} of the steps from {x.path}: {_epoch(p)}" for x, share, p in parts)])
 
     def setup(self, stage: str) -> None:
         """Encodes what is missing, on all ranks; none goes on before all is there, and none waits in a collective
@@ -73,6 +74,14 @@ class JointData(L.LightningDataModule):
             worker_init_fn=_outlive_signals,
             pin_memory=trainer.strategy.root_device.type == "cuda",
         )
+
+
+def _epoch(plan: BatchPlan) -> str:
+    """How long an epoch is, and what is left out of it."""
+    dropped = f"{plan.dropped_per_epoch} sets left over, others each time" if plan.dropped_per_epoch else "no rest"
+    never = f"; {plan.never_used} sets never used, too few of their size" if plan.never_used else ""
+    never += f"; {plan.merged} sets with fewer images than they have" if plan.merged else ""
+    return f"an epoch is {plan.steps_per_epoch} steps, {dropped}{never}"
 
 
 def _outlive_signals(worker: int) -> None:

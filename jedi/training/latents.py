@@ -40,6 +40,7 @@ from jedi.io.devices import find_device
 from jedi.io.files import FolderInUse, atomic, locked
 from jedi.io.images import to_tensor
 from jedi.training.config import TrainConfig
+from jedi.training.sources import training_index
 from jedi.vae import encode_batch_size, encode_pixels
 
 log = logging.getLogger(__name__)
@@ -94,7 +95,7 @@ class LatentCache:
     @classmethod
     def of_run(cls, config: TrainConfig, index: SetIndex, base: Base) -> LatentCache:
         """The cache that a training run with this configuration reads."""
-        folder = config.data.latents_folder or Path(config.data.path) / "latents"
+        folder = config.data.latents_folder or Path(config.data.folder) / "latents"
         return cls(index, folder, base.fingerprint("vae"))
 
     @property
@@ -271,7 +272,10 @@ def _cut(index: SetIndex, folder: Path) -> Iterator[LatentPart]:
 
 
 def _part(index: SetIndex, folder: Path, sets: range, piece: int) -> LatentPart:
-    shard = index.shards[index.sets[sets.start].shard].stem
+    number = index.sets[sets.start].shard
+    shard = index.shards[number].stem
+    if index.sources:  # whose shards may have the same names
+        shard = f"{number:05d}-{shard}"
     return LatentPart(folder / f"{shard}-{piece:04d}.safetensors", sets)
 
 
@@ -344,7 +348,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def work() -> None:
         if (config := configs.of_command(TrainConfig, parser.parse_args(argv))) is None:
             return
-        index = SetIndex.read(config.data.path, "train", config.data.verify)
+        index = training_index(config.data)
         base = load_base(config.base, config.base_revision, config.base_variant, config.base_config)
         cache = LatentCache.of_run(config, index, base)
         encode_all(cache, base.vae.to(find_device("cpu" if config.hardware.accelerator == "cpu" else None)))

@@ -133,6 +133,8 @@ def identity(config: TrainConfig, data: JointData, base: Base) -> dict[str, Any]
     flat: dict[str, Any] = {}
     for key, value in values.items():
         flat |= {f"{key}.{name}": v for name, v in value.items()} if isinstance(value, dict) else {key: value}
+    if config.data.sources:
+        flat["data.sources' weights"] = [source.weight for source in config.data.sources]
     return flat | {
         "data fingerprint": data.index.fingerprint[:16],
         "base fingerprint": base.fingerprint(*FROZEN_PARTS)[:16],
