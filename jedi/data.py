@@ -188,7 +188,7 @@ class BatchPlan:
         return [batches[i] for i in order]
 
 
-class Plan(Protocol):
+class SetPlan(Protocol):
     """A `BatchPlan`, or several (`jedi.mixture.MixedPlan`)."""
 
     @property
@@ -219,7 +219,7 @@ class StepSampler:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: SetPlan,
         rank: int = 0,
         world_size: int = 1,
         accumulate: int = 1,
