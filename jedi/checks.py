@@ -51,22 +51,38 @@ def check_prompts(
     negative_prompt_embeds: Tensor | None,
     shape: tuple[int, int],
 ) -> None:
-    """Prompts or their embeddings ``[p l d]``, of ``shape = (l, d)``; negative ones: one for all, or one each."""
+    """Prompts or their embeddings ``[p l d]``; negative ones: one for all, or one each, of as many tokens.
+
+    ``shape`` is what the text encoder gives, (l, d); embeddings may be longer, as of prompts read piece by piece.
+    """
+    lengths = {}
     for name, text, embeds in (
         ("prompt", prompt, prompt_embeds),
         ("negative_prompt", negative_prompt, negative_prompt_embeds),
     ):
         if text is not None and embeds is not None:
             raise InputError(f"{name} and {name}_embeds exclude one another: give one of them")
-        if embeds is not None and (embeds.ndim != 3 or not len(embeds) or tuple(embeds.shape[1:]) != shape):
+        if embeds is not None and (embeds.ndim != 3 or not len(embeds) or embeds.shape[2] != shape[1]):
             raise InputError(f"{name}_embeds must be [p l d] = [p, {shape[0]}, {shape[1]}], got {list(embeds.shape)}")
+        lengths[name] = shape[0] if embeds is None else embeds.shape[1]
         fine = isinstance(text, str) or (isinstance(text, Sequence) and text and all(isinstance(x, str) for x in text))
         needed = text is not None or (name == "prompt" and embeds is None)
         if needed and not fine:
             raise InputError(f"{name} must be a string or a list of strings with at least one, got {text!r}")
+    if len(set(lengths.values())) > 1:
+        found = " and ".join(f"{name} has {length}" for name, length in lengths.items())
+        raise InputError(f"{found} tokens: they must have as many; give negative_prompt_embeds of that length too")
     count, negatives = num_prompts(prompt, prompt_embeds), num_prompts(negative_prompt, negative_prompt_embeds)
     if negatives not in (1, count):
         raise InputError(f"negative_prompt: {negatives} given for {count} prompts; give one for all, or one each")
+
+
+def check_length(name: str, embeds: Tensor, length: int, mode: str) -> None:
+    """As many tokens as the captions of references that go through the network beside them."""
+    if embeds.shape[1] != length:
+        raise InputError(
+            f"{name} has {embeds.shape[1]} tokens; beside references in mode {mode!r} it must have {length}"
+        )
 
 
 def check_second_prompts(text_encoder_2: Any, prompts: Sequence[Any], second: Sequence[Any]) -> None:

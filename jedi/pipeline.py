@@ -199,7 +199,8 @@ class JediPipeline(JediModel):
             negative_prompt: takes the place of the empty caption in the guidance branches without the prompt;
                 one for all prompts, or one each. Without guidance it has no effect.
             prompt_2, negative_prompt_2: what SD-XL's second text encoder reads instead, as many.
-            prompt_embeds: ``[p l d]``, in place of ``prompt``: what :meth:`encode_prompt` gives.
+            prompt_embeds: ``[p l d]``, in place of ``prompt``: what :meth:`encode_prompt` gives. ``l`` may be another
+                where references are encoded apart, or there are none.
             negative_prompt_embeds: ``[p l d]`` or ``[1 l d]``, in place of ``negative_prompt``.
             pooled_prompt_embeds, negative_pooled_prompt_embeds: ``[p e]``; SD-XL needs them with the former.
             num_images_per_prompt: with ``joint``, the number of stories.
@@ -252,6 +253,8 @@ class JediPipeline(JediModel):
         self._check_references(given, mode, cache)
         tokens = (caption_length(self.tokenizer, self.text_encoder), self.unet.config.cross_attention_dim)
         checks.check_prompts(prompt, prompt_embeds, negative_prompt, negative_prompt_embeds, tokens)
+        if given and prompt_embeds is not None and not ATTENTION_MODES.get(mode).cacheable:
+            checks.check_length("prompt_embeds", prompt_embeds, tokens[0], mode)
         checks.check_second_prompts(self.text_encoder_2, (prompt, negative_prompt), (prompt_2, negative_prompt_2))
         pooled = (pooled_prompt_embeds, negative_pooled_prompt_embeds)
         checks.check_pooled(self.text_encoder_2, (prompt_embeds, negative_prompt_embeds), pooled)

@@ -28,7 +28,17 @@ def test_schedulers_that_do_not_fit_are_refused(pipe):
         ({"prompt": ["a", 1]}, "prompt must be"),
         ({"prompt": None}, "prompt must be"),
         ({"prompt_embeds": torch.zeros(1, 16, 32)}, "prompt and prompt_embeds exclude one another"),
-        ({"prompt": None, "prompt_embeds": torch.zeros(1, 5, 32)}, r"prompt_embeds must be .* = \[p, 16, 32\], got"),
+        ({"prompt": None, "prompt_embeds": torch.zeros(1, 16, 5)}, r"prompt_embeds must be .* = \[p, 16, 32\], got"),
+        ({"prompt": None, "prompt_embeds": torch.zeros(1, 20, 32)}, "prompt has 20 and negative_prompt has 16 tokens"),
+        (
+            {
+                "prompt": None,
+                **dict.fromkeys(("prompt_embeds", "negative_prompt_embeds"), torch.zeros(1, 20, 32)),
+                "references": REFERENCES,
+                "mode": "mutual",
+            },
+            "prompt_embeds has 20 tokens; beside references in mode 'mutual' it must have 16",
+        ),
         ({"prompt": None, "prompt_embeds": torch.zeros(16, 32)}, "prompt_embeds must be"),
         ({"negative_prompt": 3}, "negative_prompt must be"),
         ({"negative_prompt": []}, "negative_prompt must be"),

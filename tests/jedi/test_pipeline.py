@@ -245,6 +245,8 @@ def test_embeddings_stand_for_prompts(pipe, joint, monkeypatch):
     assert [x.shape for x in embeds.values()] == [(n, tiny.TEXT_LENGTH, tiny.TEXT_WIDTH) for n in (2, 1)]
     monkeypatch.setattr("jedi.model.encode_captions", None)  # the text encoder is not called
     assert close(by_text, latents(pipe, None, None, cache=cache, **embeds, **options), 0)
+    twice = {name: torch.cat([x, x], 1) for name, x in embeds.items()}  # attention to all tokens twice is the same
+    assert close(by_text, latents(pipe, None, None, cache=cache, **twice, **options), 1e-4)
 
 
 def test_what_a_reference_mask_hides_does_not_count(pipe):

@@ -72,6 +72,7 @@ def test_schedulers(both, name):
         {"eta": 0.8},
         {"latents": torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(9))},
         {"prompt": None, "prompt_embeds": torch.randn(1, 16, 32), "negative_prompt_embeds": torch.randn(1, 16, 32)},
+        {"prompt": None, "prompt_embeds": torch.randn(1, 40, 32), "negative_prompt_embeds": torch.randn(1, 40, 32)},
     ],
     ids=lambda options: "-".join(options),
 )
