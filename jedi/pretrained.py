@@ -11,6 +11,7 @@ from jedi.errors import InputError
 from jedi.io.base import INDEX, KINDS, empty_is_zeros, find_folder, load_parts
 from jedi.io.kinds import detect, is_trained
 from jedi.io.model_files import DEFAULTS, PIPELINE, check_values, read_model_json
+from jedi.io.quiet import quiet
 from jedi.io.single_file import config_folder, read_metadata
 
 P = TypeVar("P", bound="Pretrained")
@@ -73,7 +74,8 @@ class Pretrained:
         settings["force_zeros_for_empty_prompt"] = empty_is_zeros(folder)
         parts = load_parts(found, [part for part in KINDS if part not in given], variant, str(folder))
         pipe: Any = cls(**parts | settings | given)
-        return pipe.to(dtype or torch_dtype or torch.float32)
+        with quiet():  # diffusers warns of an empty list of modules
+            return pipe.to(dtype or torch_dtype or torch.float32)
 
     @classmethod
     def from_single_file(cls: type[P], file: str | Path, *, config: str | Path | None = None, **options: Any) -> P:

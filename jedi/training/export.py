@@ -65,22 +65,24 @@ def export(
         raise InputError("nothing to write: give a folder, or --single-file FILE")
     import torch
 
+    from jedi.io.quiet import quiet
     from jedi.training.load_run import load_run
 
-    pipe = load_run(run, checkpoint).to(getattr(torch, dtype))
-    for part in (pipe.unet, pipe.vae):
-        part.register_to_config(_name_or_path="")  # where the base lay on the machine that trained
-    if single is not None:
-        single.parent.mkdir(parents=True, exist_ok=True)
-        write_single(pipe, single)
-    if out is not None:
-        from jedi.training.card import write_card
+    with quiet():
+        pipe = load_run(run, checkpoint).to(getattr(torch, dtype))
+        for part in (pipe.unet, pipe.vae):
+            part.register_to_config(_name_or_path="")  # where the base lay on the machine that trained
+        if single is not None:
+            single.parent.mkdir(parents=True, exist_ok=True)
+            write_single(pipe, single)
+        if out is not None:
+            from jedi.training.card import write_card
 
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(out) as temporary:
-            pipe.save_pretrained(temporary, safe_serialization=True, variant=variant)
-            write_for_diffusers(temporary)
-            write_card(temporary, Path(run), checkpoint, pipe)
+            out.parent.mkdir(parents=True, exist_ok=True)
+            with atomic(out) as temporary:
+                pipe.save_pretrained(temporary, safe_serialization=True, variant=variant)
+                write_for_diffusers(temporary)
+                write_card(temporary, Path(run), checkpoint, pipe)
     return written
 
 

@@ -1,7 +1,7 @@
 """Forms of an export: dtypes and variants, one file, plain diffusers, the model card, the hub."""
 
 import json
-import subprocess
+from dataclasses import replace
 
 import huggingface_hub
 import pytest
@@ -20,6 +20,8 @@ from jedi.training.card import CardFacts, data_summary, licence_of, model_card
 from jedi.training.config import TrainConfig
 from jedi.training.export import export
 from jedi.training.load_run import load_run
+from tests.forked import python
+from tests.forked import run as run_child
 from tests.jedi.training.test_export import trained
 
 
@@ -72,24 +74,19 @@ def test_one_file_in_the_original_layout(run, tmp_path, tiny_base, capsys):
     assert list(tmp_path.iterdir()) == [file]
 
 
-@pytest.mark.slow
-def test_plain_diffusers_opens_the_folder(model, python, environment, tmp_path):
+def test_plain_diffusers_opens_the_folder(model, tmp_path):
     code = (
-        "import sys; from diffusers import DiffusionPipeline\n"
+        "import os, sys; from diffusers import DiffusionPipeline\n"
+        "from diffusers.utils import dynamic_modules_utils as code\n"
+        "code.HF_MODULES_CACHE = os.path.abspath('modules')\n"
         "pipe = DiffusionPipeline.from_pretrained(sys.argv[1], trust_remote_code=True)\n"
         "print(type(pipe).__mro__[1].__module__, pipe.config.trained_modes, pipe.unet.config.in_channels)\n"
-        "pipe('a cat', num_inference_steps=1).images[0].size\n"
+        "print(pipe('a cat', num_inference_steps=1).images[0].size)\n"
     )
-    result = subprocess.run(
-        [python, "-c", code, model],
-        env=environment | {"HF_MODULES_CACHE": str(tmp_path / "modules")},
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stdout == "jedi.pipeline ['one_way'] 9\n"
+    status, said = run_child(python(["-c", code, str(model)], tmp_path))
+    assert status == 0, said
+    assert "jedi.pipeline ['one_way'] 9\n" in said and "(32, 32)\n" in said
+    assert list((tmp_path / "modules").rglob("pipeline.py"))
 
 
 def test_without_jedi_the_folder_says_what_it_needs(model):
@@ -130,6 +127,10 @@ def test_a_card_names_base_licence_and_data(tmp_path, tiny_base):
     assert settings["base_model"] == "owner/name" and settings["license"] == "creativeml-openrail-m"
     assert "20 training sets.\n\nLicence: CC0-1.0." in card and str(tmp_path) not in card
     assert "Images of 64 x 32 pixels" in card
+    sources = [f"data.sources=[{{path: {tmp_path}, weight: 2}}, {{path: {tmp_path / 'absent'}}}]"]
+    config = load(TrainConfig, None, ["base=owner/name", f"out={tmp_path / 'run'}", *sources])
+    card = model_card(replace(facts, config=config), False)
+    assert f"## Data {tmp_path.name}, weight 2\n\n20 training sets." in card and str(tmp_path) not in card
 
 
 class Hub:
