@@ -16,7 +16,7 @@ from jedi.pipeline import JediPipeline
 from jedi.report.document import Report, Section, Table, Text
 from jedi.report.text import markdown
 from jedi.training import checkpoints
-from jedi.training.config import DataSourceConfig, TrainConfig
+from jedi.training.config import TrainConfig
 from jedi.training.load_run import base_of
 
 SAMPLES = "samples.png"
@@ -141,9 +141,10 @@ def sections(facts: CardFacts, licence: str | None) -> list[Section]:
         note = "gain/wrong and gain/none: by how much the loss is lower with the right references than with another "
         note += "subject's, or with none. 0: the model does not look at them."
         found.append(Table("Validation on held-out subjects", ["value"], rows, note=note, formats={"value": ".4g"}))
-    for source in facts.config.data.sources or [facts.config.data]:
-        weight = f" {Path(source.path).name}, weight {source.weight:g}" if isinstance(source, DataSourceConfig) else ""
-        if said := data_summary(source.path):
+    data = facts.config.data
+    sources = [(x.path, f" {Path(x.path).name}, weight {x.weight:g}") for x in data.sources] or [(data.path, "")]
+    for place, weight in sources:
+        if said := data_summary(place):
             found.append(Text(f"Data{weight}", "\n\n".join(said)))
     settings = [(key, {"setting": value}) for key, value in recipe(facts.config).items()]
     found.append(Table("Training", ["setting"], settings))
