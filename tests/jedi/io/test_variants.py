@@ -57,7 +57,13 @@ def test_the_variant_is_a_choice_where_there_are_both(base):
         load_base(base, variant="bf16")
 
 
-def test_a_variant_in_shards(base):
+def test_shards_and_a_variant_in_shards(base, tiny_base):
+    whole = load_base(tiny_base)
+    whole.unet.save_pretrained(base / "unet", max_shard_size="300KB")
+    (base / "unet" / "diffusion_pytorch_model.safetensors").unlink(missing_ok=True)
+    assert len(list((base / "unet").glob("diffusion_pytorch_model-*.safetensors"))) > 1
+    found = load_base(base).unet.state_dict()
+    assert all(torch.equal(found[key], value) for key, value in whole.unet.state_dict().items())
     load_base(base).text_encoder.half().save_pretrained(base / "text_encoder", max_shard_size="10KB", variant="fp16")
     for path in (base / "text_encoder").glob("model.safetensors"):
         path.unlink()
