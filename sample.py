@@ -26,7 +26,7 @@ from jedi.errors import InputError, given
 from jedi.io.command_line import Parser, add_sampling, exit_code
 from jedi.io.ranges import DTYPES
 from jedi.io.texts import is_text, read_json, read_lines
-from jedi.loading import load_pipeline, scheduler_settings, used_settings, versions
+from jedi.loading import load_loras, load_pipeline, loras_of, scheduler_settings, used_settings, versions
 from jedi.rng import check_seed
 from jedi.schedulers import SCHEDULERS, exchange
 from jedi.sizes import REFERENCE_RESIZES
@@ -72,6 +72,8 @@ class Settings:
     image: str | None = None
     mask_image: str | None = None
     scheduler: str | None = None
+    lora: list[str] = field(default_factory=list)
+    """Each ``FILE`` or ``FILE=SCALE``."""
     device: str | None = None
     dtype: str = "float32"
     batch_size: int = 8
@@ -149,6 +151,12 @@ def parser() -> argparse.ArgumentParser:
     add("--image", metavar="F", help="an image to edit")
     add("--mask-image", metavar="F", help="what of it is to be generated (white)")
     add("--scheduler", metavar="NAME", help=f"{', '.join(SCHEDULERS)} (the model's)")
+    add(
+        "--lora",
+        nargs="+",
+        metavar="FILE[=SCALE]",
+        help="LoRAs of the model or of its base, and how much each counts (1)",
+    )
     add("--device", metavar="D", help="cpu, cuda, cuda:1, mps, ... (cuda if there is one)")
     add("--config", metavar="F", help="a YAML file with these options as keys, or a samples.json; options win over it")
     return p
@@ -205,7 +213,8 @@ def warn_of_changes(record: dict[str, Any], config: str) -> None:
     from jedi.io.files import file_sha256
 
     try:
-        images = [(Path(x["file"]), x["sha256"]) for x in (*record["references"], *record["edit"].values())]
+        read = (*record["references"], *record["edit"].values(), *record.get("loras", ()))
+        images = [(Path(x["file"]), x["sha256"]) for x in read]
     except (AttributeError, KeyError, TypeError) as error:
         raise InputError(
             f"--config {config}: a damaged record, its references or edit are not as sample.py writes them ({error}); "
@@ -244,6 +253,7 @@ def check(settings: Settings) -> None:
     if settings.scheduler is not None:
         checks.check_choice("--scheduler", settings.scheduler, SCHEDULERS)
     checks.check_choice("--dtype", settings.dtype, DTYPES)
+    loras_of(settings.lora)
     checks.check_pair("--image", settings.image, "--mask-image", settings.mask_image)
 
 
@@ -267,6 +277,7 @@ def run(settings: Settings) -> None:
             print(f"sample.py: what {Path(settings.model).name} knows: {pipe.config.knows}", file=sys.stderr)
         if settings.scheduler is not None:
             pipe.scheduler = exchange(pipe.scheduler, settings.scheduler)
+        load_loras(pipe, loras_of(settings.lora))
         results = []
         for name, result in zip(names, sample(pipe, settings, references, image, mask_image), strict=True):
             result.save(folder / name)
@@ -375,6 +386,7 @@ def describe(
             for i, (name, prompt) in enumerate(zip(names, settings.captions, strict=True))
         ],
         "references": [digest(x.file) | ({"subject": x.subject} if x.subject else {}) for x in references],
+        "loras": [digest(file) | {"scale": scale} for file, scale in loras_of(settings.lora)],
         "edit": {key: digest(getattr(settings, key)) for key in ("image", "mask_image") if getattr(settings, key)},
         "settings": {
             **used_settings(pipe, settings),

@@ -1,6 +1,6 @@
 """A model by its name: a folder, a run of train.py, or a name on the hub. For the front ends.
 
-Every failure is an ``InputError`` of one line that names the option, ``--model`` or ``--device``.
+Every failure is an ``InputError`` of one line that names the option, ``--model``, ``--device`` or ``--lora``.
 """
 
 from __future__ import annotations
@@ -8,13 +8,16 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import logging
+import math
 import platform
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jedi
 from jedi.checks import check_mode
-from jedi.errors import InputError
+from jedi.errors import InputError, first_line
 from jedi.io.devices import cpu_computes_in, find_device
 from jedi.io.hub import find_model
 from jedi.io.quiet import quiet
@@ -66,6 +69,36 @@ def load_pipeline(
     digests = model_sha256(pipe)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device, getattr(torch, dtype)), digests
+
+
+def loras_of(asked: Sequence[str]) -> list[tuple[Path, float]]:
+    """Files and scales of ``FILE`` or ``FILE=SCALE``. Raises ``InputError`` for a file that is none, or no number."""
+    found = []
+    for text in asked:
+        file, _, scale = (text, "=", "1") if Path(text).is_file() else text.rpartition("=")
+        path = Path(file or text)
+        if not path.is_file() or path.suffix != ".safetensors":
+            raise InputError(f"--lora {text}: no .safetensors file")
+        try:
+            found.append((path, float(scale)))
+        except ValueError:
+            raise InputError(f"--lora {text}: its scale is no number") from None
+        if not math.isfinite(found[-1][1]):
+            raise InputError(f"--lora {text}: its scale is not finite")
+    return found
+
+
+def load_loras(pipe: JediPipeline, loras: Sequence[tuple[Path, float]]) -> None:
+    """LoRAs with their scales, all at once. Raises ``InputError`` for one that is damaged or of another model."""
+    for i, (path, _) in enumerate(loras):
+        try:
+            pipe.load_lora_weights(path.parent, weight_name=path.name, adapter_name=f"lora_{i}")
+        except Exception as error:  # diffusers, peft and transformers raise almost anything over a user's file
+            raise InputError(f"--lora {path}: cannot be loaded into this model: {first_line(error)}") from error
+        if not any(f"lora_{i}" in names for names in pipe.get_list_adapters().values()):
+            raise InputError(f"--lora {path}: none of its weights are of a layer that this model has")
+    if loras:
+        pipe.set_adapters([f"lora_{i}" for i in range(len(loras))], [scale for _, scale in loras])
 
 
 def used_settings(pipe: JediPipeline, asked: Any) -> dict[str, Any]:

@@ -208,6 +208,30 @@ def test_the_record_names_the_stored_weights_and_nothing_of_chance(request_in, t
     assert not any("_use_default_values" in record["settings"]["scheduler"] for record in records)
 
 
+def test_loras_of_the_base(request_in, tmp_path, capsys):
+    from safetensors.torch import save_file
+
+    from tests.jedi.sampling import kohya
+
+    save_file(kohya(conv_in=True), "style.safetensors")
+    save_file({"lora_unet_no_such.alpha": torch.tensor(1.0)}, "other.safetensors")
+    assert request_in(out="plain", steps=1) == 0
+    for out, lora in (("off", "style.safetensors=0"), ("out", "style.safetensors=8")):
+        assert request_in("--lora", lora, out=out, steps=1) == 0
+    plain, off, styled = (pixels(tmp_path / x / "0000.png") for x in ("plain", "off", "out"))
+    assert abs(plain - off).max() <= 1 and abs(plain - styled).max() > 5
+    (lora,) = json.loads((tmp_path / "out" / "samples.json").read_text())["loras"]
+    assert lora["file"] == "style.safetensors" and lora["scale"] == 8 and len(lora["sha256"]) == 64
+    capsys.readouterr()
+    for lora, said in (
+        ("none.safetensors", "no .safetensors file"),
+        ("style.safetensors=x", "its scale is no number"),
+        ("other.safetensors", "cannot be loaded into this model: "),
+    ):
+        assert request_in("--lora", lora) == 2
+        assert f"sample.py: --lora {lora}: {said}" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("fast", [True, False])
 def test_a_dtype_that_the_cpu_is_slow_in_is_said(request_in, monkeypatch, capsys, fast):
     monkeypatch.setattr("jedi.loading.cpu_computes_in", lambda dtype: fast)
