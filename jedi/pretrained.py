@@ -12,7 +12,7 @@ from jedi.io.base import INDEX, KINDS, empty_is_zeros, find_folder, load_parts
 from jedi.io.kinds import detect, is_trained
 from jedi.io.model_files import DEFAULTS, PIPELINE, check_values, read_model_json
 from jedi.io.quiet import quiet
-from jedi.io.single_file import config_folder, read_metadata
+from jedi.io.single_file import config_folder, find_file, read_metadata
 
 P = TypeVar("P", bound="Pretrained")
 
@@ -79,7 +79,7 @@ class Pretrained:
 
     @classmethod
     def from_single_file(cls: type[P], file: str | Path, *, config: str | Path | None = None, **options: Any) -> P:
-        """The pipeline of one .safetensors file in Stable Diffusion's original layout.
+        """The pipeline of one .safetensors file in Stable Diffusion's original layout, or of a link to one on the hub.
 
         Args:
             config: folder or hub name of a model whose JSON and tokenizer files fit; by default the one that
@@ -89,6 +89,5 @@ class Pretrained:
         Raises:
             InputError: no such file, one of another kind, or nothing gives the JSON and tokenizer files.
         """
-        if not Path(file).is_file():
-            raise InputError(f"{file}: no such file")
-        return cls.from_pretrained(file, config=config, **options)
+        hub = {key: options[key] for key in ("cache_dir", "token", "local_files_only") if key in options}
+        return cls.from_pretrained(find_file(file, **hub), config=config, **options)

@@ -8,6 +8,7 @@ files come.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,25 @@ from jedi.io.parts import check_finite, known_class, load_part, made, named
 
 _KINDS = {"v1", "v2", "inpainting", "inpainting_v2", "xl_base", "xl_inpaint"}
 """What diffusers calls the layouts that hold our models."""
+_LINK = re.compile(r"https://(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)/(?:blob|resolve)/([^/]+)/([^?#]+)")
 _CONV_IN = "model.diffusion_model.input_blocks.0.0.weight"
+
+
+def find_file(file: str | Path, **options: Any) -> Path:
+    """A file, or what the hub gives for a link to one of its files.
+
+    ``options`` are those of ``huggingface_hub.hf_hub_download``. Raises ``InputError`` if there is none.
+    """
+    from huggingface_hub import hf_hub_download
+
+    if (link := _LINK.fullmatch(str(file))) is None:
+        if not Path(file).is_file():
+            raise InputError(f"{file}: no such file")
+        return Path(file)
+    try:
+        return Path(hf_hub_download(link[1], link[3], revision=link[2], **options))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: the hub does not give it: {first_line(error)}") from error
 
 
 def read_metadata(file: Path) -> dict[str, Any]:

@@ -43,6 +43,16 @@ def test_one_file_is_the_model(file, tiny_model, tiny_base):
         JediPipeline.from_single_file("absent.safetensors")
 
 
+def test_a_link_to_a_file_on_the_hub(file, tiny_base, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "huggingface_hub.hf_hub_download", lambda *x, **options: asked.append((*x, options)) or str(file)
+    )
+    link = "https://huggingface.co/owner/name/blob/main/a/model.safetensors"
+    assert JediPipeline.from_single_file(link, config=tiny_base, token="t").config.max_trained_references == 3
+    assert asked == [("owner/name", "a/model.safetensors", {"revision": "main", "token": "t"})]
+
+
 def test_sd_xl_in_one_file(tmp_path):
     parts = tiny.xl_components(in_channels=9)
     folder = tiny.save_base(parts, tmp_path / "base", "StableDiffusionXLPipeline")
