@@ -24,8 +24,7 @@ class UntrainedCoupling(JediPipeline):
     @classmethod
     def of(cls, pipe: JediPipeline, seed: int = 0) -> UntrainedCoupling:
         """Shares the parts of ``pipe``."""
-        settings = ("trained_modes", "max_trained_references", "prediction_type", "sampling_defaults")
-        made = cls(**pipe.components, **{key: pipe.config[key] for key in settings})
+        made = cls(**pipe.components, **pipe.parameters)
         made.seed = seed
         made.set_progress_bar_config(disable=True)
         return made

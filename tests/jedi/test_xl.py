@@ -10,6 +10,7 @@ from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 import train
 from jedi import JediPipeline
 from jedi.errors import InputError
+from jedi.evaluation.baselines import UntrainedCoupling
 from jedi.io.base import load_base
 from jedi.io.files import read_own_json, write_json
 from jedi.pipeline import image_generators
@@ -134,3 +135,8 @@ def test_it_trains_and_resumes(base, shards, tmp_path):
     pipe = load_run(tmp_path / "whole")
     pipe.set_progress_bar_config(disable=True)
     assert pipe.force_zeros_for_empty_prompt and torch.isfinite(latents(pipe)).all()
+
+
+def test_the_baseline_of_untrained_coupling_reads_captions_as_the_model(model):
+    baseline = UntrainedCoupling.of(model)
+    assert baseline.parameters == model.parameters and baseline.encode_prompt("").embeds.eq(0).all()
