@@ -96,7 +96,8 @@ def config_folder(file: Path, config: str | Path | None = None, **options: Any) 
     except (OSError, ValueError) as error:
         raise InputError(
             f"{file} holds weights only; its settings and tokenizer are those of {config}, which neither a folder nor "
-            f"the hub gives ({first_line(error)}): name a folder with that model's JSON and tokenizer files"
+            f"the hub gives ({first_line(error)}): name a folder with that model's JSON and tokenizer files "
+            "(--model-config, base_config= or config=)"
         ) from error
     if not (folder / INDEX).is_file():
         raise InputError(f"{config} is not a model of diffusers: it has no {INDEX}")

@@ -123,7 +123,7 @@ def summary(facts: CardFacts) -> list[str]:
     modes = ", ".join(facts.config.trained_modes)
     return [
         f"{what}, without any tuning. Trained from {base}: {facts.kind.family}, {facts.kind.prediction_type}.",
-        f"Images of {width} x {height} pixels; modes {modes}{most}; {facts.step:,} steps.",
+        f"Images of {width} x {height} pixels; modes {modes}{most}; step {facts.step:,}.",
     ]
 
 
@@ -137,7 +137,7 @@ def sections(facts: CardFacts, licence: str | None) -> list[Section]:
     )
     found: list[Section] = [Text("Use", use)]
     if metrics := checkpoints.validation(facts.run, facts.step):
-        rows = [(name, {"value": float(value)}) for name, value in sorted(metrics.items())]
+        rows = [(name, {"value": float(value)}) for name, value in sorted(metrics.items()) if "/bin" not in name]
         note = "gain/wrong and gain/none: by how much the loss is lower with the right references than with another "
         note += "subject's, or with none. 0: the model does not look at them."
         found.append(Table("Validation on held-out subjects", ["value"], rows, note=note, formats={"value": ".4g"}))

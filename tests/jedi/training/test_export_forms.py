@@ -103,7 +103,7 @@ def test_the_card_of_an_export(model, run):
     settings = yaml.safe_load(head)
     assert settings["library_name"] == "diffusers" and settings["pipeline_tag"] == "text-to-image"
     assert "base_model" not in settings and "license" not in settings  # a folder, and nothing says it
-    assert "modes one_way, at most 2 references; 1 steps" in body
+    assert "modes one_way, at most 2 references; step 1." in body
     assert "| optimizer.lr | 0.01 |" in body and "| conditioning.mutual_prob | 0.0 |" in body
     gain = checkpoints.validation(run, 1)["gain/wrong"]
     assert f"| gain/wrong | {gain:.4g} |" in body and checkpoints.validation(run, 0) == {}
