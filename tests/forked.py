@@ -68,7 +68,7 @@ def interpreter(program: Path) -> Iterator[None]:
     """While this lasts, `PROGRAM ARGUMENTS` does what `python ARGUMENTS` does, in a child as `run` makes them: for
     the commands that another program, such as make, starts."""
     with socket.socket(socket.AF_UNIX) as listening:
-        place = str(program.with_suffix(".socket"))
+        place = f"\0forked {os.getpid()}"  # in no folder: a path could be too long
         listening.bind(place)
         listening.listen()
         with program.open("x") as file:  # never over a real one

@@ -51,6 +51,9 @@ SHORTER = {
     "python train.py --config configs/train/tiny.yaml max_steps=2000 optimizer.lr=1e-4": (
         f"python train.py --config configs/train/tiny.yaml {TINY_TRAIN} optimizer.lr=1e-4 out=runs/slower"
     ),
+    "python train.py --config configs/train/tiny.yaml out=runs/tiny-lora lora.rank=16 optimizer.lr=1e-4": (
+        f"python train.py --config configs/train/tiny.yaml {TINY_TRAIN} out=runs/tiny-lora lora.rank=16"
+    ),
     # Enough for the 100 among which a subject is to be recognised.
     "python -m data_gen run --config configs/data_gen/benchmark.yaml": (
         "python -m data_gen run --config configs/data_gen/benchmark.yaml heldout_sets=160"
