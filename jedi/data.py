@@ -323,11 +323,7 @@ class SetDataset(Dataset):
         text, *images_of = self._endings(draw.index)
         members = self._members(draw.index, text, *(images_of if self.latents is None else ()))  # one read
         record = self.record(draw.index, members)
-        # A set of several subjects names the members that show one each: these are references before any other, but
-        # leave room for a member that shows them all.
-        named = [i for i in order if i in record.get("references", ())]
-        others = [i for i in order if i not in named]
-        order = (named[: draw.n - bool(others)] + others)[: draw.n]
+        order = first_members(order, record, draw.n)
         captions = [record["captions"][i] for i in order]
         latents = images = None
         if self.latents is not None:
@@ -387,6 +383,15 @@ class SetDataset(Dataset):
     def _name(self, index: int, ending: str) -> str:
         record = self.index.sets[index]
         return f"{self.index.shards[record.shard]}: {record.key}.{ending}"
+
+
+def first_members(order: Sequence[int], record: Mapping, n: int) -> list[int]:
+    """``n`` of a set's images, of all of them in some order."""
+    # A set of several subjects names the members that show one each: these are references before any other, but leave
+    # room for a member that shows them all.
+    named = [i for i in order if i in record.get("references", ())]
+    others = [i for i in order if i not in named]
+    return (named[: n - bool(others)] + others)[:n]
 
 
 def _stacked(tensors: Sequence[Tensor | None]) -> Tensor:

@@ -102,6 +102,10 @@ def _runs(places: Sequence[tuple[int, int, str]]) -> list[list[tuple[int, int, s
     return runs
 
 
+IMAGES = ("jpg", "jpeg", "png", "webp")
+"""Endings of plain single images."""
+TEXTS = ("txt", "json")
+"""Endings of their captions; of two the first."""
 _AGAIN = "make the shard again"
 _GAP = 1 << 20
 """Bytes between two members that are read along."""
@@ -125,7 +129,7 @@ def _is_number(value: object, least: int, most: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
-def parse_record(data: bytes, of: SetRecord, shard: Path) -> dict:
+def parse_record(data: bytes, of: SetRecord, shard: Path | str) -> dict:
     """KEY.json; `DataError` unless it is the record of the set that the manifest names."""
     try:
         record = json.loads(data)

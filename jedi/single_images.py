@@ -22,13 +22,10 @@ from jedi.data import SetIndex
 from jedi.io.files import FolderInUse, locked, write_text
 from jedi.io.images import ImageError, image_size
 from jedi.io.sizes import Size, best_size
-from jedi.shards import DataError, SetRecord, caption_of, list_members
+from jedi.shards import IMAGES, TEXTS, DataError, SetRecord, caption_of, list_members
 
 log = logging.getLogger(__name__)
 
-IMAGES = ("jpg", "jpeg", "png", "webp")
-TEXTS = ("txt", "json")
-"""Of two captions the first."""
 _FORMAT = 1
 _HEAD = 1 << 16
 """Bytes of an image that say its size, nearly always."""

@@ -85,3 +85,65 @@ def test_several_sizes_and_sources_resume_exactly_and_are_exported(
     recipe.write_text(yaml.safe_dump(values))
     assert launch(recipe, tmp_path / "run", "max_steps=9") == 2
     assert "data.sources' weights was [4.0, 1.0, 1.0], is [3.0, 1.0, 1.0]" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_streamed_run_trains_stops_and_goes_on(tmp_path, tiny_base, data, capsys):
+    """Sets and single images from one stream; the last steps come from the shard in which the run stands."""
+    recipe = write_recipe(tmp_path, tiny_base, "unused")
+    values = yaml.safe_load(recipe.read_text())
+    values["data"] = {
+        "stream": {
+            "urls": [f"{data}/a/train/{{00000..00001}}.tar", f"{data}/images/*.tar"],
+            "sizes": [list(WIDE), [tiny.PIXELS, tiny.PIXELS]],
+            "samples_per_shard": 8,
+        },
+        "set_size": 3,
+        "workers": 2,
+    }
+    values |= {"max_steps": 4, "checkpoints": {"every_steps": 2}}
+    recipe.write_text(yaml.safe_dump(values))
+    assert launch(recipe, tmp_path / "run") == 0
+    assert "3 tars are streamed; a resumed run goes on at the beginning of a shard" in capsys.readouterr().err
+    assert launch(recipe, tmp_path / "run", "max_steps=6") == 0
+    assert json.loads((tmp_path / "run" / "done").read_text()) == {"step": 6}
+    export(tmp_path / "run", tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "unet" / "config.json").read_text())
+    assert config["sample_size"] == [WIDE[1] // 4, WIDE[0] // 4]
+    assert launch(recipe, tmp_path / "run", "max_steps=7", "data.stream.samples_per_shard=9") == 2
+    assert "data fingerprint was" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["data.stream.urls=[a.tar]"], "data.stream.sizes are [[width, height], ...] for what is streamed, got []"),
+        (["data.stream={urls: [a.tar], sizes: [[8, 8]]}"], "data.set_size is required with data.stream"),
+        (
+            ["data.stream={urls: [a.tar], sizes: [[8, 8]]}", "data.cache_latents=true"],
+            "data.stream goes with neither data.sources nor data.cache_latents",
+        ),
+        (
+            [
+                "data.stream={urls: [a.tar], sizes: [[8, 8]]}",
+                "data.set_size=2",
+                "data.path=''",
+                "samples.every_steps=5",
+            ],
+            "data.path is required for held-out sets",
+        ),
+        (["data.path=''"], "data.path is required: put it into the YAML file or pass data.path=..."),
+        (
+            ["data.stream={urls: ['pipe:id'], sizes: [[8, 8]]}", "data.set_size=2"],
+            "pipe:id: this would run a shell command; data.stream.allow_pipe=true allows it",
+        ),
+        (["data.sources=[{path: x, weight: 0}]"], "data.sources[0].weight is 0.0; it must be above 0"),
+        (["data.sources=[{path: x, sizes: [[8]]}]"], "data.sources: sizes are [[width, height], ...], got [[8]]"),
+        (["data.sources=[{path: x, kind: images}]"], "no source has sets, so give x its sizes"),
+    ],
+)
+def test_sources_that_make_no_sense_are_refused_in_one_line(tmp_path, tiny_base, data, capsys, options, message):
+    recipe = write_recipe(tmp_path, tiny_base, data / "a")
+    assert launch(recipe, tmp_path / "run", *options) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("train.py")]
+    assert message in line

@@ -144,7 +144,7 @@ def sections(facts: CardFacts, licence: str | None) -> list[Section]:
     data = facts.config.data
     sources = [(x.path, f" {Path(x.path).name}, weight {x.weight:g}") for x in data.sources] or [(data.path, "")]
     for place, weight in sources:
-        if said := data_summary(place):
+        if said := data_summary(place) if place else []:
             found.append(Text(f"Data{weight}", "\n\n".join(said)))
     settings = [(key, {"setting": value}) for key, value in recipe(facts.config).items()]
     found.append(Table("Training", ["setting"], settings))

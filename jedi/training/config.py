@@ -37,6 +37,27 @@ class DataSourceConfig:
 
 
 @dataclass
+class StreamConfig:
+    """Data that are streamed, for what fits on no disk; resuming is weaker (docs/training.md)."""
+
+    urls: list[str] = field(default_factory=list)
+    """Tars of sets or of single images: [https://host/{000..999}.tar, data/*.tar]; also gs://, hf://. Empty: nothing is
+    streamed, ``path`` or ``sources`` are trained on."""
+    sizes: list[list[Count]] = field(default_factory=list)
+    """[[width, height], ...] that images are cropped to; the first is the model's size from now on."""
+    samples_per_shard: Count = 1000
+    """About; says in which shard a run goes on."""
+    shuffle: Whole = 100
+    """Samples that each data worker holds to draw from, as they lie in the tar; 0: the order of the tars."""
+    allow_pipe: bool = False
+    """Whether ``pipe:COMMAND`` is run."""
+
+    def __post_init__(self) -> None:
+        if self.urls and not (self.sizes and all(len(size) == 2 for size in self.sizes)):
+            raise InputError(f"data.stream.sizes are [[width, height], ...] for what is streamed, got {self.sizes}")
+
+
+@dataclass
 class TrainDataConfig:
     """Which sets are trained on, and how they are read."""
 
@@ -45,6 +66,8 @@ class TrainDataConfig:
     sources: list[DataSourceConfig] = field(default_factory=list)
     """Several sources of training data, each step of one of them: [{path: ..., weight: 2}, ...]. These are trained on,
     not ``path/train``; the held-out sets are still those of ``path``, or, if it is not given, of the first source."""
+    stream: StreamConfig = field(default_factory=StreamConfig)
+    """Instead of ``path/train`` and ``sources``; the held-out sets are still those of ``path``."""
     set_size: Count | None = None
     """At most so many images of each set are used (drawn anew each time); all of them if not given."""
     merge_small_buckets: bool = False
@@ -61,13 +84,17 @@ class TrainDataConfig:
     """Check each shard's sha256 at the start."""
 
     def __post_init__(self) -> None:
-        if not self.path and not self.sources:
+        if self.stream.urls and (self.sources or self.cache_latents):
+            raise InputError("data.stream goes with neither data.sources nor data.cache_latents")
+        if self.stream.urls and self.set_size is None:
+            raise InputError("data.set_size is required with data.stream: the most images that a set has")
+        if not self.path and not self.sources and not self.stream.urls:
             raise InputError("data.path is required: put it into the YAML file or pass data.path=...")
 
     @property
     def folder(self) -> str:
-        """Where the held-out sets lie, and the latents, if nothing else is said."""
-        return self.path or self.sources[0].path
+        """Where the held-out sets lie, and the latents, if nothing else is said; "" where all is streamed."""
+        return self.path or next((source.path for source in self.sources), "")
 
 
 @dataclass
@@ -292,6 +319,11 @@ class TrainConfig:
     """Modules to import: they register loss weightings, conditioning policies, ... by name."""
 
     def __post_init__(self) -> None:
+        if not self.data.folder and (self.validation.every_steps or self.samples.every_steps):
+            raise InputError(
+                "data.path is required for held-out sets: give it beside data.stream, or set validation.every_steps=0 "
+                "and samples.every_steps=0"
+            )
         if self.lora.rank is not None and self.network.trainable:
             raise InputError(
                 "network.trainable and lora.rank: with adapters nothing else is trained; give one of the two"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from typing import Any
 
 import lightning as L
 from torch.utils.data import DataLoader
@@ -10,9 +11,10 @@ from torch.utils.data import DataLoader
 from jedi.conditioning import CONDITIONING_POLICIES
 from jedi.data import BatchPlan, SetDataset, StepSampler, collate
 from jedi.io.base import Base
+from jedi.streaming import StreamDataset
 from jedi.training.config import TrainConfig
 from jedi.training.latents import LatentCache, encode_all
-from jedi.training.sources import training_index, training_plan
+from jedi.training.sources import stream_plan, training_index, training_plan
 
 
 class JointData(L.LightningDataModule):
@@ -21,28 +23,38 @@ class JointData(L.LightningDataModule):
     def __init__(self, config: TrainConfig, base: Base) -> None:
         super().__init__()
         self.config, self.base = config, base
-        self.index = training_index(config.data)
-        self.plan = training_plan(config, self.index)
-        used = {bucket for plan in self.plan.plans for bucket in plan.used}
-        self.max_references = max(bucket.n for bucket in used) - 1
+        self.stream = stream_plan(config)
+        self.latents = None
+        images: dict[tuple[int, int], float] = {}  # of each size in latents, over many steps
+        if self.stream is not None:
+            self.fingerprint = self.stream.fingerprint
+            numbers = {self.stream.set_size}
+            for place, (width, height) in enumerate(self.stream.sizes):
+                images[base.latent_size(width, height)] = -place
+        else:
+            self.index = training_index(config.data)
+            self.plan = training_plan(config, self.index)
+            self.fingerprint = self.index.fingerprint
+            numbers = {bucket.n for plan in self.plan.plans for bucket in plan.used}
+            for plan, share in zip(self.plan.plans, self.plan.shares, strict=True):
+                for bucket in plan.used:
+                    size, count = base.latent_size(bucket.width, bucket.height), bucket.n * len(plan.buckets[bucket])
+                    images[size] = images.get(size, 0) + share * count / sum(len(plan.buckets[x]) for x in plan.used)
+            if config.data.cache_latents:
+                self.latents = LatentCache.of_run(config, self.index, base)
+        self.latent_size = max(images, key=images.__getitem__)
+        """Height and width that most images have, in latents: the model's size from now on."""
+        self.max_references = max(numbers) - 1
         if weighty := [k for k, weight in enumerate(config.conditioning.reference_weights) if weight > 0]:
             self.max_references = min(self.max_references, max(weighty))
         policy = CONDITIONING_POLICIES.get(config.conditioning.policy)
-        for n in sorted({bucket.n for bucket in used}):  # refused now, not at the first step with such a set
+        for n in sorted(numbers):  # refused now, not at the first step with such a set
             policy(config.seed, 0, n, config.conditioning)
-        images: dict[tuple[int, int], float] = {}  # of each size in latents, over many steps
-        for plan, share in zip(self.plan.plans, self.plan.shares, strict=True):
-            for bucket in plan.used:
-                size, count = base.latent_size(bucket.width, bucket.height), bucket.n * len(plan.buckets[bucket])
-                images[size] = images.get(size, 0) + share * count / sum(len(plan.buckets[x]) for x in plan.used)
-        self.latent_size = max(images, key=images.__getitem__)
-        """Height and width that most images have, in latents: the model's size from now on."""
-        self.latents = None
-        if config.data.cache_latents:
-            self.latents = LatentCache.of_run(config, self.index, base)
 
     def summary(self) -> str:
         """One line: how much there is, and what is left out."""
+        if self.stream is not None:
+            return f"{len(self.stream.urls)} tars are streamed; a resumed run goes on at the beginning of a shard"
         count = f"{len(self.index.sets)} sets in {len(self.index.shards)} shards"
         if not self.config.data.sources:
             return f"{count}; {_epoch(self.plan.plans[0])}"
@@ -58,6 +70,15 @@ class JointData(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         trainer, config = self.trainer, self.config
+        common: dict[str, Any] = {
+            "num_workers": config.data.workers,
+            "worker_init_fn": _outlive_signals,
+            "pin_memory": trainer.strategy.root_device.type == "cuda",
+        }
+        if self.stream is not None:
+            ranks = (trainer.global_rank, trainer.world_size, trainer.accumulate_grad_batches)
+            batches = StreamDataset(self.stream, *ranks, start=trainer.global_step, stop=config.max_steps)
+            return DataLoader(batches, batch_size=None, **common)
         sampler = StepSampler(
             self.plan,
             trainer.global_rank,
@@ -70,9 +91,7 @@ class JointData(L.LightningDataModule):
             SetDataset(self.index, config.seed, self.latents),
             batch_sampler=sampler,
             collate_fn=collate,
-            num_workers=config.data.workers,
-            worker_init_fn=_outlive_signals,
-            pin_memory=trainer.strategy.root_device.type == "cuda",
+            **common,
         )
 
 

@@ -348,6 +348,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     def work() -> None:
         if (config := configs.of_command(TrainConfig, parser.parse_args(argv))) is None:
             return
+        if config.data.stream.urls:
+            raise DataError("data.stream: what is streamed has no index, and its latents are not kept")
         index = training_index(config.data)
         base = load_base(config.base, config.base_revision, config.base_variant, config.base_config)
         cache = LatentCache.of_run(config, index, base)

@@ -136,7 +136,7 @@ def identity(config: TrainConfig, data: JointData, base: Base) -> dict[str, Any]
     if config.data.sources:
         flat["data.sources' weights"] = [source.weight for source in config.data.sources]
     return flat | {
-        "data fingerprint": data.index.fingerprint[:16],
+        "data fingerprint": data.fingerprint[:16],
         "base fingerprint": base.fingerprint(*FROZEN_PARTS)[:16],
     }
 

@@ -6,6 +6,7 @@ from jedi.data import BatchPlan, DataError, SetIndex
 from jedi.io.sizes import Size
 from jedi.mixture import MixedPlan
 from jedi.single_images import read_single_images
+from jedi.streaming import StreamPlan, expand
 from jedi.training.config import DataSourceConfig, TrainConfig, TrainDataConfig
 
 
@@ -23,6 +24,17 @@ def _images(source: DataSourceConfig, others: list[Size]) -> SetIndex:
     if not sizes:
         raise DataError(f"data.sources: no source has sets, so give {source.path} its sizes, for instance [[512, 512]]")
     return read_single_images(source.path, sizes, source.index_folder)
+
+
+def stream_plan(config: TrainConfig) -> StreamPlan | None:
+    """What is streamed; None where nothing is."""
+    data, stream = config.data, config.data.stream
+    if not stream.urls or data.set_size is None:
+        return None
+    sizes = tuple((width, height) for width, height in stream.sizes)
+    urls = expand(stream.urls, stream.allow_pipe)
+    options = (data.set_size, stream.samples_per_shard, stream.shuffle)
+    return StreamPlan(urls, sizes, config.batch_size, config.seed, *options)
 
 
 def training_plan(config: TrainConfig, index: SetIndex) -> MixedPlan:
