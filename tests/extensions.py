@@ -4,11 +4,13 @@ import os
 import signal
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from jedi.attention import ATTENTION_MODES, AttentionMode
 from jedi.conditioning import CONDITIONING_POLICIES, ConditioningConfig, StepPlan, draw_step
 from jedi.errors import InputError
+from jedi.training.optimizer import OPTIMIZERS
 
 STEP, SIGNAL = "JEDI_TEST_SIGNAL_STEP", "JEDI_TEST_SIGNAL"
 
@@ -31,6 +33,8 @@ def attend_alone(query: Tensor, key: Tensor, value: Tensor, k: int, kernel: Call
 
 
 ATTENTION_MODES.register("alone")(AttentionMode(attend_alone))
+
+OPTIMIZERS.register("sgd")(lambda groups, config: torch.optim.SGD(groups, config.lr))
 
 
 @CONDITIONING_POLICIES.register("alone")

@@ -487,3 +487,23 @@ def test_an_average_of_every_few_steps_on_the_cpu_resumes_exactly(recipe, tmp_pa
     assert launch(recipe, tmp_path / "run", *options[:1], *options[2:]) == 0  # the device is free to change
     found, expected = tensors(tmp_path / "run"), tensors(tmp_path / "whole")
     assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["adafactor", "sgd"])
+def test_other_optimizers_resume_exactly(recipe, tmp_path, name):
+    """`sgd` is an extension's (tests/extensions.py)."""
+    options = [f"optimizer.name={name}", "optimizer.schedule=constant", "max_steps=4"]
+    assert launch(recipe, tmp_path / "whole", *options) == 0
+    assert launch(recipe, tmp_path / "run", *options[:2], "max_steps=2") == 0
+    assert launch(recipe, tmp_path / "run", *options) == 0
+    found, expected = tensors(tmp_path / "run"), tensors(tmp_path / "whole")
+    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_gradients_are_clipped_before_a_fused_step_in_mixed_precision(recipe, tmp_path):
+    assert (
+        launch(recipe, tmp_path, "hardware.precision=bf16-mixed", "max_steps=1", "optimizer.clip_grad_norm=1e-9") == 0
+    )
+    moments = [state["exp_avg"] for state in saved(tmp_path)["optimizer_states"][0]["state"].values()]
+    assert 0 < torch.cat([x.flatten() for x in moments]).norm() < 2e-10  # 0.1 of the gradient

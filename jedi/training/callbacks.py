@@ -72,7 +72,7 @@ class Progress(StepCallback):
         speed = (self.images - self._images) / seconds
         metrics = {
             "train/loss": loss,
-            "train/lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "train/lr": float(trainer.optimizers[0].param_groups[0]["lr"]),
             "images": self.images,
             "images_per_second": speed,
         }

@@ -23,6 +23,7 @@ import torch
 
 from jedi.errors import InputError
 from jedi.io.files import atomic, file_sha256, read_own_json, write_json
+from jedi.io.packages import need
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,10 @@ class _Digesting:
 
 def load(path: Path) -> dict[str, Any]:
     """What a checkpoint holds, on the CPU, mapped from the file: processes of one machine share the memory."""
+    if any(name.startswith("torchao.") for name in torch.serialization.get_unsafe_globals_in_checkpoint(path)):
+        need("torchao", f"{path}, made with an optimizer of torchao,", "optimizers")
+        import torchao.optim  # noqa: F401 (names its tensors as safe)
+
     return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
 

@@ -109,12 +109,16 @@ class LossConfig:
 
 @dataclass
 class OptimizerConfig:
-    """AdamW, its learning rate over time, clipping."""
+    """The optimiser, its learning rate over time, clipping."""
 
-    name: Literal["adamw"] = "adamw"
+    name: str = "adamw"
+    """A name of ``jedi.training.optimizer.OPTIMIZERS``: `adamw`; with a smaller state `adamw_8bit` (bitsandbytes),
+    `adamw_8bit_torchao`, `adamw_4bit_torchao`, `adafactor`."""
     lr: NotNegative = 1e-5
     betas: list[Decay] = field(default_factory=lambda: [0.9, 0.999])
+    """Of the AdamW kind."""
     eps: Positive = 1e-8
+    """Of the AdamW kind."""
     weight_decay: NotNegative = 0.01
     """Decays matrices and kernels only, never biases and gains."""
     warmup_steps: Whole = 1000

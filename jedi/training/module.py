@@ -36,7 +36,7 @@ from jedi.training import checkpoints
 from jedi.training.average import PREFIX, AveragedWeights
 from jedi.training.config import TrainConfig
 from jedi.training.load_run import load_first_unet
-from jedi.training.optimizer import lr_factor, make_optimizer
+from jedi.training.optimizer import lr_factor, make_optimizer, set_lr, unmap
 from jedi.training.trained import check_frozen, frozen_sha256, make_unet
 from jedi.unet import JointUNet
 from jedi.vae import encode_pixels
@@ -53,6 +53,7 @@ class JointTraining(L.LightningModule):
         self.policy = CONDITIONING_POLICIES.get(config.conditioning.policy)
         weight = LOSS_WEIGHTINGS.get(config.loss.weighting)
         weight(self.schedule, torch.zeros(1, dtype=torch.int64), config.loss.gamma)  # refused now, not at step 1
+        make_optimizer(torch.nn.Linear(1, 1), config.optimizer)  # its package may be missing
         unet = base.unet
         saved = checkpoints.load(resume_from)["jedi"] if resume_from is not None else {}
         if saved and not config.trains_part:  # the model that the weights once came from may be gone
@@ -107,9 +108,7 @@ class JointTraining(L.LightningModule):
 
     def on_train_start(self) -> None:
         self._optimizer_states = None
-        for state in self.optimizers(use_pl_optimizer=False).state.values():
-            for name, value in state.items():  # on a CPU these are still mapped from the file, which will be removed
-                state[name] = value.clone() if value.is_cpu else value
+        unmap(self.optimizers(use_pl_optimizer=False))
 
     @torch.no_grad()
     def encode_images(self, images: Tensor) -> Tensor:
@@ -165,8 +164,7 @@ class JointTraining(L.LightningModule):
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         config = self.config
         # Set anew at each step: neither a checkpoint's rate nor one of a launch with another max_steps goes on.
-        for group in optimizer.param_groups:
-            group["lr"] = config.optimizer.lr * lr_factor(self.global_step, config.max_steps, config.optimizer)
+        set_lr(optimizer, config.optimizer.lr * lr_factor(self.global_step, config.max_steps, config.optimizer))
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         self.average.update(self.global_step + 1)  # Lightning counts the step when this returns
 
