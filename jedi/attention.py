@@ -4,14 +4,16 @@ A stock UNet sees each image on its own: a self-attention layer gets ``[(b n) l 
 ``l`` tokens. JeDi (arXiv 2407.06187) lets every image of a set attend to the tokens of all ``n`` images of that set. No
 weight is added; only what the queries may look at changes.
 
-Two modes, one set of weights (docs/method.md §3: `mutual` is the paper's, `one_way` is ours)::
+Three modes, one set of weights (docs/method.md §3: `mutual` is the paper's, the others are not)::
 
-                 references attend to      targets attend to
-    mutual       references + targets      references + targets
-    one_way      references                references + targets
+                     references attend to      targets attend to         references are shown
+    mutual           references + targets      references + targets      noisy, and given clean
+    one_way          references                references + targets      clean
+    reference_only   references                references + targets      noisy
 
-In `one_way` the references depend on neither the targets nor the timestep, so their keys and values can be computed
-once and reused at every step, for every prompt and every batch: that is the :class:`ReferenceCache`.
+`reference_only` needs no training. In `one_way` the references depend on neither the targets nor the timestep, so
+their keys and values can be computed once and reused at every step, for every prompt and every batch: that is the
+:class:`ReferenceCache`.
 
 A mode is an :class:`AttentionMode`; an extension registers its own in ``ATTENTION_MODES``.
 
@@ -36,8 +38,8 @@ from jedi.io.registry import Registry
 
 ATTENTION_MODES: Registry[AttentionMode] = Registry("attention mode")
 ATTENTION_BACKENDS: Registry[Callable] = Registry("attention back end")
-MODES = ("one_way", "mutual")
-"""The modes of a model that names none, the default first."""
+UNTRAINED_MODES = ("reference_only",)
+"""What a model can do that was not trained on sets."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,10 @@ class AttentionMode:
     """References attend to no target, so that their keys and values can be computed once. They are clean then."""
     any_size: bool = False
     """A target attends to every token of its set, whatever image it is of: cached references may have another size."""
+
+    given: bool = True
+    """References stand in the given channels too, clean (docs/method.md eq. 2); otherwise in the noisy ones alone, as
+    an image that is to be generated."""
 
     def __post_init__(self) -> None:
         if self.cacheable and not self.clean_references:
@@ -81,6 +87,7 @@ def attend_one_way(query: Tensor, key: Tensor, value: Tensor, k: int, kernel: Ca
 
 ATTENTION_MODES.register("mutual")(AttentionMode(attend_mutual))
 ATTENTION_MODES.register("one_way")(AttentionMode(attend_one_way, clean_references=True, cacheable=True, any_size=True))
+ATTENTION_MODES.register("reference_only")(AttentionMode(attend_one_way, given=False))
 
 
 def fold_set(x: Tensor) -> Tensor:

@@ -32,7 +32,8 @@ class ConditioningConfig:
     mutual_prob: Share = 0.5
     """Share of the steps in mode `mutual`; the others are `one_way`."""
     modes: list[str] = field(default_factory=list)
-    """Attention modes that a policy of an extension draws, the commoner first; empty: the two of ``mutual_prob``."""
+    """Attention modes, drawn evenly, in place of the two of ``mutual_prob``: [reference_only], or an extension's. Of an
+    extension's policy: those that it draws, the commoner first."""
     reference_weights: list[NotNegative] = field(default_factory=list)
     """Relative frequency of k = 0, 1, 2, ... references; empty: uniform over 0 to n - 1."""
     drop_references_prob: Share = 0.1
@@ -78,7 +79,10 @@ def draw_step(seed: int, step: int, n: int, config: ConditioningConfig) -> StepP
             f"conditioning.reference_weights {config.reference_weights} leave no k below the set size n = {n}"
         )
     k = int((weights.cumsum(0) <= u[0] * weights.sum()).sum())
-    mode = "mutual" if u[1] < config.mutual_prob else "one_way"
+    if config.modes:
+        mode = config.modes[int(u[1] * len(config.modes))]
+    else:
+        mode = "mutual" if u[1] < config.mutual_prob else "one_way"
     return StepPlan(k, mode, k > 0 and u[2] < config.drop_references_prob)
 
 

@@ -13,7 +13,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from jedi.attention import ReferenceCache
+from jedi.attention import ATTENTION_MODES, ReferenceCache
 from jedi.conditioning import network_input
 from jedi.guidance import Guidance, rescale
 from jedi.inpainting import Inpainting
@@ -152,4 +152,5 @@ class GuidedUNet:
             clean = references.latents.expand_as(references.noise)
             noisy = self.add_noise(clean.flatten(0, 1), references.noise.flatten(0, 1), t).view_as(clean)
             noisy = self.scheduler.scale_model_input(noisy, t)
-        return network_input(noisy, torch.zeros_like(clean[:, :, :1]), clean).to(self.dtype)
+        mask = torch.full_like(clean[:, :, :1], not ATTENTION_MODES.get(self.conditions.mode).given)
+        return network_input(noisy, mask, clean).to(self.dtype)

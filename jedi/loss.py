@@ -64,9 +64,11 @@ def joint_loss(
     draws = draws.to(latents.device)
     mask = draws.mask.to(latents)
     noisy = noisy_slot(schedule, latents, draws, plan)
+    free = mask[:, k:]
+    if not ATTENTION_MODES.get(plan.mode).given:
+        mask = torch.cat([torch.ones_like(mask[:, :k]), free], dim=1)
     network = network_input(noisy, mask, latents)
     target = schedule.target(latents, draws.noise, draws.timestep)[:, k:]
-    free = mask[:, k:]
 
     if plan.drop_references:
         prediction = unet(network[:, k:], draws.timestep, text[:, k:], 0, plan.mode)

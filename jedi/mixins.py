@@ -36,19 +36,9 @@ class StableDiffusionMethods(StableDiffusionMixin, TextualInversionLoaderMixin, 
     def from_pipe(cls, pipeline: DiffusionPipeline, **given: Any) -> Any:
         """From a pipeline of diffusers or of ours, whose parts it shares; in the dtype that they have.
 
-        The UNet of a plain base is copied and grown (:meth:`JointUNet.from_base`).
-
-        Args:
-            given: parts and settings of the constructor that stand in for its own.
-
-        Raises:
-            InputError: it says of no ``trained_modes``, and none are given: a base that JeDi has not trained.
+        The UNet of a plain base is copied and grown (:meth:`JointUNet.from_base`); its references work in mode
+        `reference_only`. ``given``: parts and settings of the constructor that stand in for its own.
         """
-        if not {"trained_modes", "_trained_modes"} & {*pipeline.config, *given}:  # diffusers keeps ours with a dash
-            raise InputError(
-                f"from_pipe: this {type(pipeline).__name__} is a base that JeDi has not trained: train on it with "
-                'train.py, or give trained_modes=["one_way"] to see what it does untrained'
-            )
         parts = {name: part for name, part in pipeline.components.items() if name in KINDS} | given
         if parts["unet"].config.in_channels == parts["unet"].config.out_channels:
             parts["unet"] = JointUNet.from_base(copy.deepcopy(parts["unet"])).unet

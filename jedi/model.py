@@ -13,7 +13,7 @@ from torch import Tensor
 
 from jedi import checks, schedulers
 from jedi.attention import (
-    MODES,
+    UNTRAINED_MODES,
     JointAttnProcessor,
     check_backend,
     check_joint_attention,
@@ -45,7 +45,7 @@ class JediModel(Pretrained, StableDiffusionMethods, DiffusionPipeline):
         scheduler: Any,
         text_encoder_2: Any = None,
         tokenizer_2: Any = None,
-        trained_modes: Any = MODES,
+        trained_modes: Any = UNTRAINED_MODES,
         max_trained_references: Any = None,
         prediction_type: Any = None,
         sampling_defaults: Any = None,

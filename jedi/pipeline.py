@@ -52,7 +52,8 @@ class JediPipeline(JediModel):
     it takes ``joint``, and refused if not. ``save_pretrained`` writes a plain diffusers folder.
 
     Args:
-        trained_modes: modes that the model was trained in, the default first; others are refused.
+        trained_modes: modes that the model was trained in, the default first; others are refused. By default that of an
+            untrained base whose ``unet`` has been grown (:meth:`JointUNet.from_base`): `reference_only`.
         text_encoder_2, tokenizer_2: SD-XL's second ones.
         force_zeros_for_empty_prompt: the empty caption is zeros, as SD-XL was trained.
         max_trained_references: more references than this give a warning; ``None`` if unknown.

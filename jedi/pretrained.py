@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from diffusers.utils import logging
 
 from jedi.errors import InputError
 from jedi.io.base import INDEX, KINDS, empty_is_zeros, find_folder, load_parts
@@ -13,6 +14,9 @@ from jedi.io.kinds import detect, is_trained
 from jedi.io.model_files import DEFAULTS, PIPELINE, check_values, read_model_json
 from jedi.io.quiet import quiet
 from jedi.io.single_file import config_folder, find_file, read_metadata
+from jedi.unet import JointUNet
+
+logger = logging.get_logger(__name__)
 
 P = TypeVar("P", bound="Pretrained")
 
@@ -50,6 +54,8 @@ class Pretrained:
             cache_dir, token, local_files_only, force_download: of the hub's downloads.
             given: parts and settings of the constructor that stand in for the folder's (``scheduler=...``).
 
+        A base that JeDi has not trained gets its UNet grown, and takes references in mode `reference_only` alone.
+
         Raises:
             InputError: no such model, or one that cannot be used; the message names the file and what is wrong.
         """
@@ -66,14 +72,17 @@ class Pretrained:
         settings = {key: value for key, value in index.items() if key in PIPELINE}
         check_values(where, settings, PIPELINE)
         check_values(where, settings.get("sampling_defaults") or {}, DEFAULTS)
-        if not is_trained(settings | given):
-            raise InputError(
-                f"{name} is {kind.family}, which JeDi has not trained (its {where.name} names no trained_modes): train "
-                f"on it with train.py base={name}"
-            )
+        trained = is_trained(settings | given)
         settings["force_zeros_for_empty_prompt"] = empty_is_zeros(folder)
         parts = load_parts(found, [part for part in KINDS if part not in given], variant, str(folder))
-        pipe: Any = cls(**parts | settings | given)
+        if not trained:
+            logger.warning(
+                f"{name} is {kind.family}, which JeDi has not trained (its {where.name} names no trained_modes): it "
+                f"takes references in mode reference_only, without promise of quality; train.py base={name} trains it"
+            )
+            settings["knows"] = f"{kind.family}, untrained by JeDi: references in mode reference_only, no promise made"
+            parts["unet"] = JointUNet.from_base(given.get("unet", parts.get("unet"))).unet
+        pipe: Any = cls(**settings | given | parts)
         with quiet():  # diffusers warns of an empty list of modules
             return pipe.to(dtype or torch_dtype or torch.float32)
 

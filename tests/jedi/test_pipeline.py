@@ -422,7 +422,7 @@ def test_saving_and_loading(pipe, tmp_path):
 
 
 def test_half_precision(parts):
-    pipe = JediPipeline(**copy.deepcopy(parts)).to(torch.bfloat16)
+    pipe = JediPipeline(**copy.deepcopy(parts), trained_modes=["one_way", "mutual"]).to(torch.bfloat16)
     pipe.set_progress_bar_config(disable=True)
     cache = pipe.encode_references(REFERENCES)
     assert {x.dtype for pair in cache.layers.values() for x in pair} == {torch.bfloat16}
@@ -435,7 +435,7 @@ def test_half_precision(parts):
 def test_offloading(parts):
     """With the CPU as the device to move parts to: the hooks run all the same."""
     pytest.importorskip("accelerate")
-    pipe = JediPipeline(**copy.deepcopy(parts))
+    pipe = JediPipeline(**copy.deepcopy(parts), trained_modes=["one_way", "mutual"])
     pipe.set_progress_bar_config(disable=True)
     before = {mode: latents(pipe, mode=mode) for mode in ("one_way", "mutual")}
     pipe.enable_model_cpu_offload(device="cpu")
