@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 import torch
 from diffusers.utils import logging
 
-from jedi.errors import InputError
 from jedi.io.base import INDEX, KINDS, empty_is_zeros, find_folder, load_parts
 from jedi.io.kinds import detect, is_trained
 from jedi.io.model_files import DEFAULTS, PIPELINE, check_values, read_model_json

@@ -144,8 +144,7 @@ def test_from_a_plain_pipeline_and_to_an_inpainting_one():
     parts = tiny.components()
     stock = StableDiffusionPipeline(**parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
     before = copy.deepcopy(stock.unet.state_dict())
-    with pytest.raises(InputError, match="StableDiffusionPipeline is a base that JeDi has not trained"):
-        JediPipeline.from_pipe(stock)
+    assert JediPipeline.from_pipe(stock).config.trained_modes == ["reference_only"]
     pipe = JediPipeline.from_pipe(stock, trained_modes=["mutual"])
     assert pipe.unet.config.in_channels == 9 and stock.unet.config.in_channels == 4  # grown on a copy
     assert pipe.vae is stock.vae and pipe.text_encoder is stock.text_encoder
