@@ -13,20 +13,24 @@ from data_gen.samples import Dropped, SubjectSet
 from data_gen.stages import STAGES, Stage
 from data_gen.stages.compositing import area, where
 from jedi.io.config import ConfigError
-from jedi.io.images import binary
+from jedi.io.images import binary, fit
 from jedi.io.ranges import OneOf, Range
-from jedi.io.sizes import best_size, bucket_sizes, crop_box
+from jedi.io.sizes import Size, best_size, bucket_sizes, crop_box
+
+_Pair = tuple[Image.Image, Image.Image | None]
 
 
 @dataclass
 class ResizeSettings:
     """`shape`: `square`, all images `resolution` x `resolution`; or `keep_aspect`: aspect-ratio buckets as SD-XL has
     them, of at most `resolution`^2 pixels each. All images of a set get one size, the one that leaves most of them.
-    `centre`: around what is cropped, the image's middle or (where there is a mask) the subject's. `min_side`: a set
+    `fit`: `crop`, or `pad`: the whole image, and margins of the mean colour of its edges. `centre`: around what is
+    cropped, the image's middle or (where there is a mask) the subject's. `min_side`: a set
     with an image of a shorter side is dropped, since enlarging invents nothing; null: half of `resolution`.
     `multiple_of` and `max_aspect` (longer to shorter side) are of `keep_aspect`."""
 
     shape: Annotated[str, OneOf(("square", "keep_aspect"))] = "square"
+    fit: Annotated[str, OneOf(("crop", "pad"))] = "crop"
     centre: Annotated[str, OneOf(("image", "subject"))] = "subject"
     min_side: Annotated[int, Range(1, 10_000)] | None = None
     multiple_of: Annotated[int, Range(8, 512)] = 64
@@ -35,8 +39,10 @@ class ResizeSettings:
 
 @STAGES.register("resize")
 class Resize(Stage):
-    """Cuts the largest part of the right shape out of each image and its mask and resizes it. Boxes of subjects in the
-    attributes move along."""
+    """Cuts the largest part of the right shape out of each image and its mask and resizes it, or pads the image.
+
+    Boxes of subjects in the attributes move along.
+    """
 
     Settings, uses_model = ResizeSettings, False
 
@@ -59,12 +65,22 @@ class Resize(Stage):
             return Dropped(sample.key, "image too small", sample.scores, sample)
         size, members = best_size([image.size for image in sample.images], self.sizes), []
         for caption, image, mask, described in sample.members:
-            box = crop_box(image.size, size, self._centre(mask))
-            if mask is not None:
-                mask = binary(mask.resize(size, Image.Resampling.BOX, box))
-                described = _described(described, mask)
-            members.append((caption, image.resize(size, Image.Resampling.LANCZOS, box), mask, described))
+            image, mask = (self._padded if self.settings.fit == "pad" else self._cropped)(image, mask, size)
+            members.append((caption, image, mask, described if mask is None else _described(described, mask)))
         return sample.with_members(members)
+
+    def _cropped(self, image: Image.Image, mask: Image.Image | None, size: Size) -> _Pair:
+        box = crop_box(image.size, size, self._centre(mask))
+        mask = mask and binary(mask.resize(size, Image.Resampling.BOX, box))
+        return image.resize(size, Image.Resampling.LANCZOS, box), mask
+
+    def _padded(self, image: Image.Image, mask: Image.Image | None, size: Size) -> _Pair:
+        image, (left, top, right, bottom) = fit(image, *size)
+        if mask is not None:
+            inner = mask.resize((right - left, bottom - top), Image.Resampling.BOX)
+            mask = Image.new("L", size)
+            mask.paste(binary(inner), (left, top))
+        return image, mask
 
     def _centre(self, mask: Image.Image | None) -> tuple[float, float] | None:
         box = mask.getbbox() if mask is not None and self.settings.centre == "subject" else None

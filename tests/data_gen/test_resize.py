@@ -61,6 +61,22 @@ def test_the_crop_keeps_the_subject_and_its_box():
     assert middle.masks[0].getbbox() is None
 
 
+def test_padding_keeps_all_of_an_image_and_the_subject_in_its_place():
+    (made,) = stage(64, fit="pad").process(
+        [
+            photos((400, 200), mask=(300, 0, 400, 200)),
+        ]
+    )
+    image, mask = made.images[0], made.masks[0]
+    assert image.size == mask.size == (64, 64) and mask.getbbox() == (48, 16, 64, 48)
+    assert made.attributes[0]["box"] == [48, 16, 64, 48]
+    pixels = np.asarray(image).astype(int)
+    assert (pixels[30, :40] == 128).all() and pixels[30, 52:].min() > 250  # nothing is cropped
+    assert (pixels[:15] == pixels[0, 0]).all() and 128 < pixels[0, 0, 0] < 255  # margins of the edges' mean colour
+    (upright,) = stage(128, shape="keep_aspect", multiple_of=8, fit="pad").process([photos((200, 400), (300, 300))])
+    assert len({image.size for image in upright.images}) == 1
+
+
 def test_small_images_and_settings_that_make_no_sense():
     (dropped,) = stage().process([photos((300, 63))])
     assert isinstance(dropped, Dropped) and dropped.reason == "image too small"
