@@ -21,7 +21,7 @@ from data_gen.prompts.config import PromptsSettings
 from data_gen.sources import SOURCES
 from data_gen.stages import STAGES
 from jedi.io.config import ConfigError, given_values, import_extensions, load, to_dict
-from jedi.io.ranges import DTYPES, Range
+from jedi.io.ranges import DTYPES, OneOf, Range
 
 # The settings that change no byte of the data: the same folder may be continued with another value.
 # (With models, the device changes bits, and on a CPU the number of threads: `workers` shares the cores out.)
@@ -62,7 +62,7 @@ class DataConfig:
     """Processes; 0: one a core, with models one a GPU (or one with all cores)."""
     device: str = "auto"
     """Of models: auto, cpu, cuda, cuda:1."""
-    dtype: str = "float32"
+    dtype: Annotated[str, OneOf(DTYPES)] = "float32"
     """Of models: float32, bfloat16, float16."""
     keep_units: bool = False
     """Keep the units' tars when they are packed, for looking into."""
@@ -74,8 +74,6 @@ class DataConfig:
     def __post_init__(self) -> None:
         if not self.out:
             raise ConfigError("out is empty; give the folder to write to, for instance out=data/mine")
-        if self.dtype not in DTYPES:
-            raise ConfigError(f"dtype is {self.dtype!r}; expected {', '.join(DTYPES)}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process makes the schema again, of its own registries."""

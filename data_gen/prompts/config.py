@@ -6,22 +6,12 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from jedi.io.config import ConfigError
-from jedi.io.ranges import DTYPES, Range
+from jedi.io.ranges import DTYPES, OneOf, Range
 
 CATEGORIES = (
-    "animal",
-    "character",
-    "toy",
-    "food",
-    "vehicle",
-    "clothing",
-    "furniture",
-    "musical instrument",
-    "plant",
-    "household object",
-    "tool",
-    "bag",
-)
+    "animal", "character", "toy", "food", "vehicle", "clothing", "furniture", "musical instrument", "plant",
+    "household object", "tool", "bag",
+)  # fmt: skip
 DEVICES = ("auto", "cpu", "cuda")
 
 
@@ -70,7 +60,7 @@ class PromptsSettings:
     """Requests that an endpoint gets at once; changes no prompt."""
     device: str = "auto"
     """transformers: auto (a GPU where there is one), cpu, cuda, cuda:N."""
-    dtype: str = "auto"
+    dtype: Annotated[str, OneOf(("auto", *DTYPES))] = "auto"
     """transformers: auto (float32 on a CPU, else what the weights are stored in), or its name."""
 
     def __post_init__(self) -> None:
@@ -83,8 +73,6 @@ class PromptsSettings:
             raise ConfigError(f"prompts.collage_prompt is {self.collage_prompt!r}; it must hold {{look}}")
         if self.device not in DEVICES and not self.device.removeprefix("cuda:").isdigit():
             raise ConfigError(f"prompts.device is {self.device!r}; expected {', '.join(DEVICES)} or cuda:N")
-        if self.dtype not in ("auto", *DTYPES):
-            raise ConfigError(f"prompts.dtype is {self.dtype!r}; expected auto, {', '.join(DTYPES)}")
         for key, needed_by in (("gguf_file", "transformers"), ("endpoint", "openai"), ("api_key_variable", "openai")):
             if getattr(self, key) and self.backend in {"template", "transformers", "openai"} - {needed_by}:
                 raise ConfigError(f"prompts.{key} is for prompts.backend={needed_by}; the backend is {self.backend}")

@@ -14,9 +14,9 @@ from typing import Annotated
 from data_gen.context import Context
 from data_gen.samples import Dropped, Item, SubjectSet
 from data_gen.sources import SOURCES
-from data_gen.sources.prompted import GenerationSettings, Generator, PromptedSource
+from data_gen.sources.prompted import GenerationSettings, PromptedSource
 from data_gen.sources.subjects import NAMES, check_template, names
-from jedi.io.ranges import Range
+from jedi.io.ranges import Range, batches
 
 _PLACEHOLDERS = ("collage", "panels", "look", *NAMES)
 
@@ -46,47 +46,36 @@ class Collage(PromptedSource):
     `provenance` holds all that made it, `panel_caption` (what every panel shows) and `panel_captions` (the scenes).
     """
 
-    Settings, gives = CollageSettings, frozenset({"collage"})
+    Settings, section_name, gives = CollageSettings, "collage", frozenset({"collage"})
 
     def __init__(self, settings: CollageSettings, context: Context) -> None:
         super().__init__(settings, context)
-        self.generator = Generator("collage", settings, context)
         self.panels = settings.panels or context.images_per_set
 
     def make(self, items: Sequence[Item]) -> Iterator[SubjectSet | Dropped]:
         """Each collage from noise of its own seed. Raises ConfigError where the model is not available or usable."""
-        for start in range(0, len(items), self.settings.batch_size):
-            yield from self._batch(items[start : start + self.settings.batch_size])
+        for batch in batches(items, self.settings.batch_size):
+            yield from self._batch(batch)
 
     def _batch(self, items: Sequence[Item]) -> Iterator[SubjectSet | Dropped]:
         from jedi.rng import keyed_generator, keyed_seed
 
         prompts = [self._prompt(item) for item in items]
-        images, unsafe = self.generator(
-            prompts, [keyed_generator(self.context.seed, item.key, "collage") for item in items]
-        )
+        generators = [keyed_generator(self.context.seed, item.key, "collage") for item in items]
+        images, unsafe = self.generator(prompts, generators)
         for item, prompt, image, is_unsafe in zip(items, prompts, images, unsafe, strict=True):
             if is_unsafe:
                 yield Dropped(item.key, "unsafe")
                 continue
             subject = self.subject(item)
-            yield SubjectSet(
-                key=item.key,
-                subject={"id": subject.id, "name": subject.name, "class": subject.category},
-                captions=[prompt],
-                images=[image],
-                masks=[None],
-                attributes=[{}],
-                licence=self.settings.rights(),
-                provenance={
-                    **self.settings.recorded(self.generator.pipe),
-                    "prompt": prompt,
-                    "seed": keyed_seed(self.context.seed, item.key, "collage"),
-                    "panels": self.panels,
-                    "panel_caption": f"a photo of {names(subject.name, subject.category)['a_name']}",
-                    "panel_captions": list(subject.scenes),
-                },
-            )
+            yield self.made(
+                item, [prompt], [image],
+                prompt=prompt,
+                seed=keyed_seed(self.context.seed, item.key, "collage"),
+                panels=self.panels,
+                panel_caption=f"a photo of {names(subject.name, subject.category)['a_name']}",
+                panel_captions=list(subject.scenes),
+            )  # fmt: skip
 
     def _prompt(self, item: Item) -> str:
         subject = self.subject(item)

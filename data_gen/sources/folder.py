@@ -41,8 +41,8 @@ from data_gen.sources.subjects import (
 )
 from jedi.io.config import ConfigError
 from jedi.io.files import file_sha256
-from jedi.io.images import SUFFIXES, ImageError, load_image, load_mask
-from jedi.io.ranges import Range, Share
+from jedi.io.images import SUFFIXES, ImageError, binary, load_image, load_mask
+from jedi.io.ranges import OneOf, Range, Share
 from jedi.io.texts import is_text, read_json, read_text
 
 MASK = ".mask"
@@ -65,15 +65,13 @@ class FolderSettings:
     """Of a subject's images, in the order of their names."""
     min_images: Annotated[int, Range(1, 64)] = 2
     """A set with less is dropped: one image cannot be both reference and target."""
-    unreadable: str = "error"
+    unreadable: Annotated[str, OneOf(("error", "drop"))] = "error"
     """A broken image: error, or drop (its set continues without it, and says so)."""
     heldout_fraction: Share = 0.1
     """Of the subjects, by the sha256 of their names; 0: none."""
 
     def __post_init__(self) -> None:
         check_template("folder.caption", self.caption, NAMES)
-        if self.unreadable not in ("error", "drop"):
-            raise ConfigError(f"folder.unreadable is {self.unreadable!r}; expected error or drop")
 
 
 @dataclass(frozen=True)
@@ -138,39 +136,27 @@ class Folder(Importer):
     def make_set(self, key: str, found: tuple[PhotoSubject, list[Photo]]) -> SubjectSet | Dropped:
         """Raises ConfigError for an image that cannot be read, unless these are to be dropped."""
         subject, photos = found
-        images, masks, used, broken = [], [], [], []
+        members, broken = [], []
         for photo in photos:
             try:
-                image, mask = load_photo(photo)
+                where = {"file": photo.file.relative_to(self.root).as_posix()}
+                members.append((self._caption(subject, photo), *load_photo(photo), where))
             except ImageError as error:
                 if self.settings.unreadable == "error":
                     raise ConfigError(f"{error}; mend or remove it, or set folder.unreadable=drop") from error
                 broken.append(photo.file.name)
-                continue
-            images.append(image)
-            masks.append(mask)
-            used.append(photo)
-        if len(images) < self.settings.min_images:
-            return Dropped(key, "unreadable images" if broken else "too few images", {"images": len(images)})
+        if len(members) < self.settings.min_images:
+            return Dropped(key, "unreadable images" if broken else "too few images", {"images": len(members)})
+        captions, images, masks, attributes = map(list, zip(*members, strict=True))
+        without = {"unreadable": broken, "left_out": {"source": {"unreadable image": len(broken)}}}  # the report counts
         return SubjectSet(
-            key=key,
-            subject=dict(subject.about),
-            captions=[self._caption(subject, photo) for photo in used],
-            images=images,
-            masks=masks,
-            attributes=[{"file": photo.file.relative_to(self.root).as_posix()} for photo in used],
-            licence=self.settings.licence,
-            provenance=_without(broken) if broken else {},
-        )
+            key, dict(subject.about), captions, images, masks, attributes, self.settings.licence,
+            provenance=without if broken else {},
+        )  # fmt: skip
 
     def _caption(self, subject: PhotoSubject, photo: Photo) -> str:
         said = " ".join(read_text(photo.caption).split()) if photo.caption else ""
         return said or self.settings.caption.format(**names(subject.about["name"], subject.about["class"]))
-
-
-def _without(broken: list[str]) -> dict[str, Any]:
-    """What a set's provenance says of images that could not be read; the report counts them."""
-    return {"unreadable": broken, "left_out": {"source": {"unreadable image": len(broken)}}}
 
 
 def read_subjects(root: Path, settings: FolderSettings) -> list[PhotoSubject]:
@@ -207,14 +193,12 @@ def load_photo(photo: Photo) -> tuple[Any, Any]:
     found = load_mask(photo.mask)
     if found.size != image.size:
         raise ImageError(f"{photo.mask} has {found.size} pixels, its image {image.size}")
-    return image, found.point(lambda value: 255 * (value >= 128))
+    return image, binary(found)
 
 
 def _subject(root: Path, folder: Path, told: dict[str, str], settings: FolderSettings) -> PhotoSubject:
     left_out: Counter[str] = Counter()
-    stems: dict[str, Path] = {}
-    masks: dict[str, Path] = {}
-    texts: dict[str, Path] = {}
+    stems, masks, texts = {}, {}, {}
     for path in sorted(folder.iterdir()):
         if is_system(path.name):
             continue

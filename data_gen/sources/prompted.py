@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from data_gen.context import Context
-from data_gen.samples import SPLITS, Item
+from data_gen.samples import SPLITS, Item, SubjectSet
 from data_gen.sources import Source
 from data_gen.sources.subjects import heldout_rule, split_of
 from jedi.io.config import ConfigError
@@ -109,6 +109,12 @@ class PromptedSource(Source):
     reads_prompts: ClassVar[bool] = True
     limits = ("Every image was made by a model: its habits, its biases and its licence are the data set's.",)
 
+    section_name: ClassVar[str]
+
+    def __init__(self, settings: Any, context: Context) -> None:
+        super().__init__(settings, context)
+        self.generator = Generator(self.section_name, settings, context)
+
     @classmethod
     def heldout_rule(cls, settings: Any) -> str:
         return heldout_rule("its id")
@@ -127,6 +133,20 @@ class PromptedSource(Source):
     def subject(self, item: Item) -> Subject:
         subjects = self.subjects[item.split]
         return subjects[item.index % len(subjects)]
+
+    def made(self, item: Item, captions: list[str], images: list[Any], **provenance: Any) -> SubjectSet:
+        """The set of these images, with what made them."""
+        subject = self.subject(item)
+        return SubjectSet(
+            key=item.key,
+            subject={"id": subject.id, "name": subject.name, "class": subject.category},
+            captions=captions,
+            images=images,
+            masks=[None] * len(images),
+            attributes=[{} for _ in images],
+            licence=self.settings.rights(),
+            provenance={**self.settings.recorded(self.generator.pipe), **provenance},
+        )
 
     def sizes(self) -> dict[str, int]:
         """As many sets as the configuration wants. ConfigError where a split wants sets and has no subject."""

@@ -16,14 +16,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from data_gen.context import Context
 from data_gen.samples import Dropped, Item, SubjectSet
 from data_gen.sources import SOURCES
-from data_gen.sources.prompted import GenerationSettings, Generator, PromptedSource
+from data_gen.sources.prompted import GenerationSettings, PromptedSource
 from data_gen.sources.subjects import NAMES, check_template, names
 from jedi.errors import InputError
 from jedi.io.config import ConfigError
-from jedi.io.ranges import Interval, Range
+from jedi.io.ranges import Interval, Range, batches
 
 _PLACEHOLDERS = ("scene", "look", *NAMES)
 _CALL = ("cross_attention_kwargs", "callback_on_step_end")
@@ -56,12 +55,8 @@ class SharedAttention(PromptedSource):
     """n images of one subject in n scenes; `captions` are the scenes. Sets whose scenes don't name their subject in
     the words that the model reads have no mask, and are dropped where one is wanted."""
 
-    Settings = SharedAttentionSettings
+    Settings, section_name = SharedAttentionSettings, "shared_attention"
     _ready = False
-
-    def __init__(self, settings: SharedAttentionSettings, context: Context) -> None:
-        super().__init__(settings, context)
-        self.generator = Generator("shared_attention", settings, context)
 
     def sizes(self) -> dict[str, int]:
         sizes, n = super().sizes(), self.context.images_per_set
@@ -77,8 +72,7 @@ class SharedAttention(PromptedSource):
     def make(self, items: Sequence[Item]) -> Iterator[SubjectSet | Dropped]:
         """Each image from noise of its own seed. Raises ConfigError where the model is not available or usable."""
         self._prepare()
-        for start in range(0, len(items), self.settings.sets_per_batch):
-            batch = items[start : start + self.settings.sets_per_batch]
+        for batch in batches(items, self.settings.sets_per_batch):
             scenes = {item: self._scenes(item) for item in batch}
             prompts = {item: [self._prompt(item, scene) for scene in scenes[item]] for item in batch}
             words = {item: self._words(item, prompts[item]) for item in batch}
@@ -118,32 +112,20 @@ class SharedAttention(PromptedSource):
             cross_attention_kwargs={"joint": context},
             callback_on_step_end=after_step,
         )
-        return [
-            None if any(unsafe[start : start + n]) else images[start : start + n] for start in range(0, len(images), n)
-        ]
+        return [None if any(bad) else x for x, bad in zip(batches(images, n), batches(unsafe, n), strict=True)]
 
     def _set(self, item: Item, scenes: list[str], prompts: list[str], images: list[Any] | None) -> SubjectSet | Dropped:
         from jedi.rng import keyed_seed
 
         if images is None:
             return Dropped(item.key, "unsafe")
-        subject, n = self.subject(item), len(images)
-        return SubjectSet(
-            key=item.key,
-            subject={"id": subject.id, "name": subject.name, "class": subject.category},
-            captions=scenes,
-            images=images,
-            masks=[None] * n,
-            attributes=[{} for _ in range(n)],
-            licence=self.settings.rights(),
-            provenance={
-                **self.settings.recorded(self.generator.pipe),
-                "prompts": prompts,
-                "seeds": [keyed_seed(self.context.seed, item.key, i) for i in range(n)],
-                "shared_steps": list(self.settings.shared_steps),
-                "masked": self.settings.masked,
-            },
-        )
+        return self.made(
+            item, scenes, images,
+            prompts=prompts,
+            seeds=[keyed_seed(self.context.seed, item.key, i) for i in range(len(images))],
+            shared_steps=list(self.settings.shared_steps),
+            masked=self.settings.masked,
+        )  # fmt: skip
 
     def _scenes(self, item: Item) -> list[str]:
         rng = random.Random(f"{self.context.seed}/{item.key}/scenes")

@@ -32,11 +32,7 @@ from data_gen.packages import need
 from data_gen.samples import Dropped, SubjectSet
 from data_gen.sources import SOURCES
 from data_gen.sources.importer import Importer
-from data_gen.sources.subjects import (
-    PLAIN,
-    same_name,
-    slug,
-)
+from data_gen.sources.subjects import PLAIN, same_name, slug
 from jedi.io.config import ConfigError
 from jedi.io.images import ImageError, load_image
 from jedi.io.ranges import Range, Share

@@ -31,14 +31,10 @@ from data_gen.context import Context
 from data_gen.samples import Dropped, SubjectSet
 from data_gen.sources import SOURCES
 from data_gen.sources.importer import Importer
-from data_gen.sources.subjects import (
-    inside,
-    share_out,
-    slug,
-)
+from data_gen.sources.subjects import inside, share_out, slug
 from jedi.io.config import ConfigError
 from jedi.io.files import file_sha256
-from jedi.io.images import ImageError, MaskError, load_image, load_mask
+from jedi.io.images import ImageError, MaskError, binary, load_image, load_mask
 from jedi.io.ranges import Range, Share
 from jedi.io.texts import read_json
 
@@ -224,4 +220,4 @@ def _of(scores: dict[str, Any], chosen: Sequence[int]) -> dict[str, Any]:
 
 def _fitted(mask: Image.Image, size: tuple[int, int]) -> Image.Image:
     """The mask in the size of its image, black and white."""
-    return mask.resize(size, Image.Resampling.BILINEAR).point(lambda value: 255 * (value >= 128))
+    return binary(mask.resize(size, Image.Resampling.BILINEAR))
