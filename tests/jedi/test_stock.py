@@ -12,7 +12,6 @@ from PIL import Image
 
 from jedi.io import images
 from jedi.pipeline import JediPipeline, image_generators
-from jedi.unet import JointUNet
 from jedi.vae import decode_latents, encode_pixels
 from tests import tiny
 from tests.jedi.sampling import SHAPE, box_mask, close, kohya, random_image
@@ -31,9 +30,7 @@ def base() -> dict:
 def both(base) -> tuple[StableDiffusionPipeline, JediPipeline]:
     """The stock pipeline and ours, of one base."""
     stock = StableDiffusionPipeline(**base, **EMPTY)
-    joint = JointUNet.from_base(copy.deepcopy(base["unet"])).unet
-    joint.conv_in.weight.data[:, SHAPE[0] :] = 0
-    ours = JediPipeline(**base | {"unet": joint})
+    ours = JediPipeline.from_pipe(stock, trained_modes=["one_way"])
     for pipe in (stock, ours):
         pipe.set_progress_bar_config(disable=True)
     return stock, ours
