@@ -6,6 +6,7 @@ Sets are read from the shards or, before any is packed, from the tars of the uni
 from __future__ import annotations
 
 import bisect
+import functools
 import json
 import math
 import tarfile
@@ -28,7 +29,6 @@ from data_gen.sources import SOURCES
 from data_gen.stages import STAGES
 from data_gen.stages.filter import filter_names
 from data_gen.stages.filters import FILTERS
-from jedi.io.config import to_dict
 from jedi.io.ranges import evenly_spaced
 
 BINS = 40
@@ -150,7 +150,6 @@ class Threshold:
 def thresholds(config: DataConfig) -> dict[str, tuple[Threshold, ...]]:
     """The thresholds of each score, as the source, the stages and the filters tell them (`thresholds`). Those that the
     configuration leaves out (null) are left out."""
-    settings = to_dict(config)
     parts = {config.source: SOURCES.get(config.source)}
     for name in config.stages:
         parts[name] = STAGES.get(name)
@@ -160,15 +159,9 @@ def thresholds(config: DataConfig) -> dict[str, tuple[Threshold, ...]]:
     for section, part in parts.items():
         for score, last in part.thresholds:
             key = f"{section}.{last}"
-            found[score] = found.get(score, ()) + tuple(_thresholds(key, _setting(settings, key)))
+            value = functools.reduce(lambda part, name: getattr(part, name, None), key.split("."), config)
+            found[score] = found.get(score, ()) + tuple(_thresholds(key, value))
     return {score: those for score, those in found.items() if those}
-
-
-def _setting(settings: Mapping[str, Any], key: str) -> Any:
-    value: Any = settings
-    for name in key.split("."):
-        value = value.get(name) if isinstance(value, Mapping) else None
-    return value
 
 
 def _thresholds(key: str, value: Any) -> Iterator[Threshold]:

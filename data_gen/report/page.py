@@ -64,12 +64,8 @@ def summary(stored: Stored, survey: Survey, statistics: Statistics) -> list[str]
         part = statistics["splits"][split]
         if part["sets"]:
             said.append(f"{part['sets']:,} {which} sets: {part['images']:,} images of {part['subjects']:,} subjects.")
-    dropped = survey.drops.total()
-    if dropped:
-        reasons: Counter[str] = Counter()
-        for (_, _, reason), count in survey.drops.items():
-            reasons[reason] += count
-        ((reason, count),) = reasons.most_common(1)
+    if dropped := survey.drops.total():
+        ((reason, count),) = _reasons(survey).most_common(1)
         share = f"{dropped:,} of {survey.begun:,} sets ({dropped / survey.begun:.1%})"
         said.append(f"Dropped: {share}, most often: {reason} ({count:,}).")
     elif survey.begun:
@@ -127,6 +123,19 @@ def _most_first(counts: Mapping[str, int]) -> list[str]:
     return [name for name, _ in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))]
 
 
+def _total(statistics: Statistics, key: str) -> Counter[str]:
+    """What is counted under a key, of both splits together."""
+    return sum((Counter(part[key]) for part in statistics["splits"].values()), Counter())
+
+
+def _reasons(survey: Survey, stage: str | None = None) -> Counter[str]:
+    """Drops by reason, of one stage or of all."""
+    reasons: Counter[str] = Counter()
+    for (_, where, reason), count in survey.drops.items():
+        reasons[reason] += count if stage in (None, where) else 0
+    return +reasons
+
+
 def counts(statistics: Statistics, survey: Survey) -> Table:
     parts, several = statistics["splits"].values(), _by_split(statistics, "sets_of_several_subjects")
     sizes = sorted({int(size) for part in parts for size in part["sets_by_images"]})
@@ -144,7 +153,7 @@ def counts(statistics: Statistics, survey: Survey) -> Table:
 
 
 def classes(statistics: Statistics) -> list[Section]:
-    names = _most_first(sum((Counter(part["classes"]) for part in statistics["splits"].values()), Counter()))
+    names = _most_first(_total(statistics, "classes"))
     what = {"subjects": "subjects_by_class", "sets": "classes"}
     columns = {f"{COLUMNS[split]} {word}": (split, key) for split in SPLITS for word, key in what.items()}
 
@@ -205,9 +214,7 @@ def drops(config: DataConfig, statistics: Statistics, survey: Survey) -> list[Se
     rows: Rows = []
     groups = []
     for stage in dict.fromkeys(["source", *config.stages, "finish"]):
-        reasons: Counter[str] = Counter()
-        for (_, where, reason), count in survey.drops.items():
-            reasons.update({reason: count} if where == stage else {})
+        reasons = _reasons(survey, stage)
         for reason in _most_first(reasons):
             values = {column: survey.drops[split, stage, reason] for split, column in COLUMNS.items()}
             rows.append((reason, {**values, "share of all sets": reasons[reason] / survey.begun}))
@@ -334,13 +341,8 @@ def command(config: DataConfig) -> str:
 def models(config: DataConfig, statistics: Mapping[str, Any]) -> dict[str, str]:
     """Every model that had a part in the data -> the part: from the sets' provenance, the filters that are on, and the
     prompts. Several parts are joined."""
-    found: dict[str, list[str]] = {}
-    for split in statistics["splits"].values():
-        for name in split["made_by"]:
-            found.setdefault(name, [])
-    for name, used in found.items():
-        count = sum(split["made_by"].get(name, 0) for split in statistics["splits"].values())
-        used.append(f"had a part in {count:,} sets (their provenance says which)")
+    made_by = _total(statistics, "made_by")
+    found = {name: [f"had a part in {n:,} sets (their provenance says which)"] for name, n in made_by.items()}
     if "filter" in config.stages:
         for name in _filters(config):
             settings = getattr(config.section("filter"), name, None)
@@ -355,8 +357,7 @@ def models(config: DataConfig, statistics: Mapping[str, Any]) -> dict[str, str]:
 
 def _filters(config: DataConfig) -> list[str]:
     """Those that are on and use a model."""
-    filters = FilterSets(config.section("filter"), config.context).filters
-    return [name for name, one in filters.items() if one.uses_model]
+    return [x for x, one in FilterSets(config.section("filter"), config.context).filters.items() if one.uses_model]
 
 
 def prompts(config: DataConfig) -> dict[str, Any] | None:
@@ -369,9 +370,7 @@ def prompts(config: DataConfig) -> dict[str, Any] | None:
     if not (Path(config.out) / NAME).is_file():
         return None
     book = read_prompts(config.out)
-    categories: dict[str, int] = {}
-    for subject in book.subjects:
-        categories[subject.category] = categories.get(subject.category, 0) + 1
+    categories = Counter(subject.category for subject in book.subjects)
     return {"backend": book.backend, "counts": book.counts, "categories": categories, "subjects": len(book.subjects)}
 
 
@@ -381,12 +380,9 @@ def limits(config: DataConfig, statistics: Mapping[str, Any]) -> list[str]:
     said, on = list(source.limits), []
     if "filter" in config.stages:
         on = _filters(config)
-        judged = "identity" in on
-        said.append(
-            "That a set shows one subject is what an encoder says, not a person: some sets will show two."
-            if judged
-            else "No filter judged whether the images of a set show one subject."
-        )
+        by_an_encoder = "That a set shows one subject is what an encoder says, not a person: some sets will show two."
+        by_nobody = "No filter judged whether the images of a set show one subject."
+        said.append(by_an_encoder if "identity" in on else by_nobody)
     elif not source.exact:
         said.append("No filter judged the sets: nothing but the source vouches for identity, sharpness and captions.")
     unseen = {"people": "people", "nsfw": "what a safety checker would black out"}

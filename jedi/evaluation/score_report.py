@@ -151,7 +151,7 @@ def scores_table(result: Result, others: Sequence[Result] = ()) -> Table:
 
 def published_table(result: Result, others: Sequence[Result] = ()) -> Table:
     """This run in the columns that papers print, beside what they printed."""
-    rows, runs = [], [result, *others]
+    rows, runs, columns = [], [result, *others], ["references", *PRINTED, "source"]
     for name, run in zip(run_names(runs), runs, strict=True):
         cells: dict[str, Any] = {"references": run["reference_count"] or "own list", "source": "this run"}
         for column, score in PRINTED.items():
@@ -160,14 +160,13 @@ def published_table(result: Result, others: Sequence[Result] = ()) -> Table:
                 cells[column] = _cell(found)
         rows.append((name, cells))
     for x in PUBLISHED:
-        cells = {"references": x.references, "DINO": x.dino, "CLIP-I": x.clip_i, "CLIP-T": x.clip_t, "source": x.source}
+        cells = dict(zip(columns, (x.references, x.dino, x.clip_i, x.clip_t, x.source), strict=True))
         rows.append((x.method, cells))
     note = "Published: DINO ViT-S/16 and CLIP ViT-B/32 on DreamBench. Some average over all real images, as the rows "
     note += "of this run, some (Kosmos-G's code) over the given reference only."
     if result["benchmark"] != "DreamBench":
         note = f"{result['benchmark']} has other images and prompts: the figures do not compare. {note}"
     groups = [("These runs" if others else "This run", len(runs)), ("Published", len(PUBLISHED))]
-    columns = ["references", *PRINTED, "source"]
     return Table("Beside published figures", columns, rows, _deviations(result) + note, groups)
 
 
@@ -284,19 +283,11 @@ def details(result: Result, command: str = "") -> dict[str, str]:
     found = {}
     if result["benchmark"]:
         settings = result["settings"]
-        wanted = (
-            "mode",
-            "num_inference_steps",
-            "guidance",
-            "guidance_scale",
-            "image_guidance_scale",
-            "device",
-            "dtype",
-        )
+        wanted = ("mode", "num_inference_steps", "guidance", "guidance_scale", "image_guidance_scale")
         found = {
             "model": f"{result['model']['name']}, sha256 of its UNet {result['model']['sha256'].get('unet', '?')[:16]}",
             "references": result["references"],
-            "sampling": ", ".join(f"{key} {settings[key]}" for key in wanted),
+            "sampling": ", ".join(f"{key} {settings[key]}" for key in (*wanted, "device", "dtype")),
             "versions": ", ".join(f"{key} {value}" for key, value in result["versions"].items()),
         }
     found |= {

@@ -46,6 +46,11 @@ def _require_interval(value: Any, low: Any, high: Any, what: str) -> None:
     require(inside, f"{what}: the value {value} is outside its interval [{low}, {high}]")
 
 
+def _require_axes(chart: LineChart | Histogram, what: str) -> None:
+    require_text(chart.x_label, f"{what}: x_label")
+    require_text(chart.y_label, f"{what}: y_label")
+
+
 def _name(section: Section) -> str:
     """How messages call a section, whose title is checked."""
     kind = type(section).__name__.lower()
@@ -169,8 +174,7 @@ class LineChart:
 
     def __post_init__(self) -> None:
         where, names = _name(self), [series.name for series in self.series]
-        require_text(self.x_label, f"{where}: x_label")
-        require_text(self.y_label, f"{where}: y_label")
+        _require_axes(self, where)
         require(self.series, f"{where} has no series")
         for series in self.series:
             require_text(series.name, f"{where}: a series' name")
@@ -195,8 +199,7 @@ class Histogram:
 
     def __post_init__(self) -> None:
         where, edges = _name(self), list(self.edges)
-        require_text(self.x_label, f"{where}: x_label")
-        require_text(self.y_label, f"{where}: y_label")
+        _require_axes(self, where)
         for edge in edges:
             require_number(edge, f"{where}: an edge")
         rising = len(edges) > 1 and all(a < b for a, b in itertools.pairwise(edges))

@@ -13,6 +13,7 @@ from typing import Any
 import jinja2
 from PIL import Image
 
+from jedi.errors import InputError
 from jedi.io.files import ResultFolder, lies_in
 from jedi.io.images import load_image, to_rgb
 from jedi.report.charts import MARKERS, SIZES, draw
@@ -22,12 +23,10 @@ from jedi.report.document import (
     Gallery,
     GalleryImage,
     Histogram,
-    InputError,
     LineChart,
     Report,
     Section,
     Table,
-    Text,
     require,
 )
 from jedi.report.text import printable, to_json
@@ -103,18 +102,9 @@ def render(report: Report) -> str:
 
 def _view(section: Section) -> dict[str, Any]:
     """What the template needs to know of a section."""
-    views: dict[type, Any] = {
-        Table: _table,
-        LineChart: _line_chart,
-        Histogram: _histogram,
-        Gallery: _gallery,
-        Text: _text,
-    }
-    return {"title": section.title, "note": getattr(section, "note", ""), **views[type(section)](section)}
-
-
-def _text(text: Text) -> dict[str, Any]:
-    return {"kind": "text", "paragraphs": text.paragraphs()}
+    views: dict[type, Any] = {Table: _table, LineChart: _line_chart, Histogram: _histogram, Gallery: _gallery}
+    view = views.get(type(section), lambda text: {"kind": "text", "paragraphs": text.paragraphs()})
+    return {"title": section.title, "note": getattr(section, "note", ""), **view(section)}
 
 
 # ---- tables
@@ -183,10 +173,7 @@ def _whisker(cell: Cell, scale: tuple[float, float] | None) -> dict[str, float] 
 
 def _chart(chart: LineChart | Histogram) -> dict[str, Any]:
     sizes = SIZES[type(chart)]
-    return {
-        "kind": "chart",
-        "drawings": [(name, sizes[name], drawing) for name, drawing in draw(chart).items()],
-    }
+    return {"kind": "chart", "drawings": [(name, sizes[name], drawing) for name, drawing in draw(chart).items()]}
 
 
 def _line_chart(chart: LineChart) -> dict[str, Any]:
