@@ -24,7 +24,7 @@ from jedi.io.files import file_sha256
 from jedi.io.images import ImageError, load_image, open_image, to_tensor
 from jedi.io.sizes import cropped
 from jedi.rng import keyed_generator
-from jedi.shards import DataError, SetRecord, ShardReader, caption_of, parse_record, read_manifest
+from jedi.shards import DataError, SetRecord, ShardReader, caption_of, origins_of, parse_record, read_manifest
 
 log = logging.getLogger(__name__)
 
@@ -260,6 +260,8 @@ class JointBatch:
     """int64 ``[b]``, global sample positions."""
     step: int
     """The global step that all these sets belong to."""
+    origins: Tensor | None = None
+    """int64 ``[b n 4]`` (:func:`jedi.shards.origins_of`); None where they are not known."""
 
     @property
     def n(self) -> int:
@@ -292,6 +294,7 @@ class JointSet(NamedTuple):
     subject_id: str
     position: int
     step: int
+    origins: list[list[int]] | None = None
 
 
 class LatentStore(Protocol):
@@ -330,7 +333,9 @@ class SetDataset(Dataset):
             latents = self.latents.read(draw.index)[list(order)]
         else:
             images = to_tensor([self.image(draw.index, member, members) for member in order])
-        return JointSet(images, latents, captions, record["subject"]["id"], draw.position, draw.step)
+        of = self.index.sets[draw.index]
+        origins = origins_of(record, order, of.height, of.width)
+        return JointSet(images, latents, captions, record["subject"]["id"], draw.position, draw.step, origins)
 
     def record(self, index: int, members: Mapping[str, bytes] | None = None) -> dict:
         """KEY.json of a set, or what stands for it of a single image; ``members``: what has been read of the set."""
@@ -407,4 +412,5 @@ def collate(sets: Sequence[JointSet]) -> JointBatch:
         subject_ids=[s.subject_id for s in sets],
         positions=torch.tensor([s.position for s in sets]),
         step=sets[0].step,
+        origins=torch.tensor([s.origins for s in sets]) if all(s.origins for s in sets) else None,
     )

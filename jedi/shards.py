@@ -10,9 +10,9 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jedi.errors import InputError
 from jedi.io.images import MAX_PIXELS
@@ -140,6 +140,14 @@ def parse_record(data: bytes, of: SetRecord, shard: Path | str) -> dict:
     return record
 
 
+def origins_of(record: Mapping[str, Any], members: Sequence[int], height: int, width: int) -> list[list[int]]:
+    """What SD-XL is told of each image besides its size: height and width that it was made at, and how far down and to
+    the right it was cropped once it had been resized. An image of which the record says nothing was made as it is."""
+    images = record.get("images", [])
+    described = [images[i] if images else {} for i in members]
+    return [[*x.get("original_size", (height, width)), *x.get("crop_top_left", (0, 0))] for x in described]
+
+
 def caption_of(data: bytes, ending: str, name: str) -> str:
     """The caption of a single image, from its .txt, or its .json under "caption"; `DataError` where there is none."""
     try:
@@ -163,6 +171,14 @@ def _check_record(record: dict, of: SetRecord) -> None:
     _expect(isinstance(subject, dict), "subject", subject, "an object")
     _expect(isinstance(subject["id"], str) and bool(subject["id"]), "subject.id", subject["id"], "a text")
     subject["id"].encode()
+    images = record.get("images", [])
+    _expect(isinstance(images, list) and len(images) in (0, of.n), "images", images, f"a list of {of.n} or none")
+    for image in images:
+        _expect(isinstance(image, dict), "what it says of an image", image, "an object")
+        for name, least in (("original_size", 1), ("crop_top_left", 0)):
+            pair = image.get(name, [1, 1])
+            fits = isinstance(pair, list) and len(pair) == 2 and all(_is_number(x, least, 10**6) for x in pair)
+            _expect(fits, f"{name} of an image", pair, f"two whole numbers from {least}")
     whole = isinstance(references, list) and all(_is_number(i, 0, of.n - 1) for i in references)
     _expect(whole and len(set(references)) == len(references), "references", references, "numbers of images, each once")
 

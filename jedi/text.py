@@ -29,12 +29,18 @@ class EncodedText:
         assert self.time_ids is not None, "EncodedText.sized comes before the network"
         return {"text_embeds": self.pooled, "time_ids": self.time_ids}
 
-    def sized(self, height: int, width: int) -> EncodedText:
-        """For SD-XL: of images that were made at this size in pixels and not cropped. The same text for others."""
+    def sized(self, height: int, width: int, origins: Tensor | None = None) -> EncodedText:
+        """For SD-XL: of images of this size in pixels. The same text for other models.
+
+        ``origins [... 4]``: height and width that each was made at, and where it was cropped
+        (:func:`jedi.shards.origins_of`); None: made at this size, not cropped.
+        """
         if self.pooled is None:
             return self
-        sizes = torch.tensor([height, width, 0, 0, height, width]).to(self.pooled)
-        return replace(self, time_ids=sizes.expand(*self.pooled.shape[:-1], 6))
+        size = torch.tensor([height, width])
+        origins = torch.tensor([height, width, 0, 0]) if origins is None else origins
+        time_ids = torch.cat([origins, size.to(origins.device).expand(*origins.shape[:-1], 2)], dim=-1)
+        return replace(self, time_ids=time_ids.to(self.pooled).expand(*self.pooled.shape[:-1], 6))
 
     def map(self, function: Callable[[Tensor], Tensor]) -> EncodedText:
         """``function`` of each tensor."""

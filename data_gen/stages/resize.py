@@ -65,14 +65,18 @@ class Resize(Stage):
             return Dropped(sample.key, "image too small", sample.scores, sample)
         size, members = best_size([image.size for image in sample.images], self.sizes), []
         for caption, image, mask, described in sample.members:
-            image, mask = (self._padded if self.settings.fit == "pad" else self._cropped)(image, mask, size)
-            members.append((caption, image, mask, described if mask is None else _described(described, mask)))
+            told = {"original_size": [image.height, image.width], "crop_top_left": [0, 0]}  # SD-XL reads them
+            if self.settings.fit == "pad":
+                image, mask = self._padded(image, mask, size)
+            else:
+                box = crop_box(image.size, size, self._centre(mask))
+                scale = size[0] / (box[2] - box[0])
+                told["crop_top_left"] = [round(box[1] * scale), round(box[0] * scale)]
+                mask = mask and binary(mask.resize(size, Image.Resampling.BOX, box))
+                image = image.resize(size, Image.Resampling.LANCZOS, box)
+            described = described if mask is None else _described(described, mask)
+            members.append((caption, image, mask, described | told))
         return sample.with_members(members)
-
-    def _cropped(self, image: Image.Image, mask: Image.Image | None, size: Size) -> _Pair:
-        box = crop_box(image.size, size, self._centre(mask))
-        mask = mask and binary(mask.resize(size, Image.Resampling.BOX, box))
-        return image.resize(size, Image.Resampling.LANCZOS, box), mask
 
     def _padded(self, image: Image.Image, mask: Image.Image | None, size: Size) -> _Pair:
         image, (left, top, right, bottom) = fit(image, *size)

@@ -117,18 +117,20 @@ class JointTraining(L.LightningModule):
             return encode_pixels(self.base.vae, images.flatten(0, 1)).unflatten(0, images.shape[:2]).float()
 
     @torch.no_grad()
-    def encode_text(self, captions: list[list[str]], height: int, width: int) -> EncodedText:
+    def encode_text(
+        self, captions: list[list[str]], height: int, width: int, origins: Tensor | None = None
+    ) -> EncodedText:
         """``b`` lists of ``n`` captions -> ``[b n ...]``; equal ones (above all the empty one) only once.
 
-        ``height`` and ``width`` of the images in pixels: SD-XL is told them.
+        SD-XL is told ``height`` and ``width`` of the images in pixels, and their ``origins [b n 4]``.
         """
         flat = [caption for captions_of_set in captions for caption in captions_of_set]
         distinct = list(dict.fromkeys(flat))
         with torch.autocast(self.device.type, enabled=False):
             text = encode_captions(self.base, distinct).map(torch.Tensor.float)
         place = {caption: i for i, caption in enumerate(distinct)}
-        text = text[[place[caption] for caption in flat]].sized(height, width)
-        return text.map(lambda x: x.unflatten(0, (len(captions), -1)))
+        text = text[[place[caption] for caption in flat]].map(lambda x: x.unflatten(0, (len(captions), -1)))
+        return text.sized(height, width, origins)
 
     def training_step(self, batch: JointBatch, batch_idx: int) -> Tensor:
         config = self.config
@@ -152,7 +154,7 @@ class JointTraining(L.LightningModule):
             self.unet,
             self.schedule,
             latents,
-            self.encode_text(captions, *self.base.image_size(latents)),
+            self.encode_text(captions, *self.base.image_size(latents), batch.origins),
             draws,
             plan,
             config.loss.weighting,

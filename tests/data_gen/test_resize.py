@@ -38,6 +38,8 @@ def photos(*sizes, mask=None):
 def test_squares_of_the_resolution():
     (made,) = stage().process([photos((300, 200), (100, 400))])
     assert [image.size for image in made.images] == [(128, 128)] * 2
+    told = [(image["original_size"], image["crop_top_left"]) for image in made.attributes]  # of 192 x 128, of 128 x 512
+    assert told == [([200, 300], [0, 32]), ([400, 100], [192, 0])]
 
 
 @pytest.mark.parametrize(

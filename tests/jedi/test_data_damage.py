@@ -182,11 +182,16 @@ def test_offsets_that_make_no_sense_are_refused_with_the_shard(whole, tmp_path, 
         ({"key": "00000-0001"}, "key is '00000-0001', expected '00000-0000', as its manifest says"),
         ({"captions": ["one"]}, r"captions is \['one'\], expected as many as images, 2"),
         ({"captions": ["one", 2]}, "a caption is 2, expected a text"),
+        ({"images": [{}]}, r"images is .*, expected a list of 2 or none"),
+        (
+            {"images": [{}, {"original_size": [0, 5]}]},
+            "original_size of an image is .*, expected two whole",
+        ),
         ({"subject": "cup"}, "subject is 'cup', expected an object"),
         ({"subject": {"id": 5}}, "subject.id is 5, expected a text"),
         ({"references": [2]}, "references is .2., expected numbers of images"),
     ],
-    ids=["key", "captions", "caption", "subject", "id", "references"],
+    ids=["key", "captions", "caption", "images", "size", "subject", "id", "references"],
 )
 def test_a_record_of_another_kind(whole, tmp_path, change, message):
     manifest, members = whole

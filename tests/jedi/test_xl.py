@@ -14,6 +14,8 @@ from jedi.evaluation.baselines import UntrainedCoupling
 from jedi.io.base import load_base
 from jedi.io.files import read_own_json, write_json
 from jedi.pipeline import image_generators
+from jedi.shards import origins_of
+from jedi.text import EncodedText
 from jedi.training.load_run import load_run
 from tests import tiny
 from tests.jedi.sampling import REFERENCES, STEPS, close, latents
@@ -82,6 +84,17 @@ def test_sizes_pooled_text_and_references_count(model):
     ):
         with pytest.raises(InputError, match=message):
             model(references=REFERENCES, **wrong)
+
+
+def test_each_member_is_told_where_it_came_from():
+    images = [{}, {"original_size": [90, 60], "crop_top_left": [7, 0]}]
+    origins = torch.tensor(origins_of({"images": images}, [1, 0], 32, 64))
+    assert origins.tolist() == [[90, 60, 7, 0], [32, 64, 0, 0]]
+    assert origins_of({}, [3], 90, 60) == [[90, 60, 0, 0]]
+    text = EncodedText(torch.zeros(1, 2, 5, 8), torch.zeros(1, 2, 6))
+    assert text.sized(32, 64, origins[None]).time_ids.tolist() == [[[90, 60, 7, 0, 32, 64], [32, 64, 0, 0, 32, 64]]]
+    assert text.sized(32, 64).time_ids.tolist() == [[[32, 64, 0, 0, 32, 64]] * 2]
+    assert EncodedText(torch.zeros(1, 2, 5, 8)).sized(32, 64).time_ids is None
 
 
 def test_the_cache_gives_what_the_references_give(model):
