@@ -11,12 +11,15 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import time
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from tqdm.auto import tqdm
 
 from jedi.data import SetIndex
 from jedi.io.files import FolderInUse, locked, write_text
@@ -27,6 +30,7 @@ from jedi.shards import IMAGES, TEXTS, DataError, SetRecord, caption_of, list_me
 log = logging.getLogger(__name__)
 
 _FORMAT = 1
+_PLACES = re.compile(rf"({'|'.join(IMAGES)}):[0-9]+:[0-9]+ ({'|'.join(TEXTS)}):[0-9]+:[0-9]+")
 _HEAD = 1 << 16
 """Bytes of an image that say its size, nearly always."""
 _POLL_SECONDS = 1.0
@@ -55,9 +59,8 @@ def read_single_images(folder: str | Path, sizes: Sequence[Size], index_folder: 
         try:
             kept.mkdir(parents=True, exist_ok=True)
             with locked(kept):
-                for number, tar in enumerate(missing, 1):
+                for tar in tqdm(missing, desc="indexing images", unit="tar"):
                     if _kept(tar, kept) is None:
-                        log.info("index of %s (%d of %d)", tar, number, len(missing))
                         write_text(_file(tar, kept), json.dumps(_list(tar), ensure_ascii=True))
         except FolderInUse:
             time.sleep(_POLL_SECONDS)
@@ -98,7 +101,7 @@ def _kept(tar: Path, kept: Path) -> tuple[list[Row], dict[str, int]] | None:
         if [told["format"], told["bytes"], told["modified"]] != [_FORMAT, state.st_size, state.st_mtime_ns]:
             return None
         rows = [(str(key), int(width), int(height), str(members)) for key, width, height, members in told["images"]]
-        if not all(width > 0 < height and members for _, width, height, members in rows):
+        if not all(width > 0 < height and _PLACES.fullmatch(members) for _, width, height, members in rows):
             return None
         return rows, {str(reason): int(count) for reason, count in told["left_out"].items()}
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):

@@ -81,7 +81,7 @@ class TrainDataConfig:
     latents_folder: str | None = None
     """Where cached latents lie; ``path/latents`` if not given. All nodes must see it."""
     verify: bool = False
-    """Check each shard's sha256 at the start."""
+    """Check the sha256 of each shard of sets at the start."""
 
     def __post_init__(self) -> None:
         if self.stream.urls and (self.sources or self.cache_latents):

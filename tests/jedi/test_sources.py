@@ -89,13 +89,15 @@ def test_the_index_is_made_once_for_each_tar_and_again_where_it_or_the_tar_is_ch
     assert read_single_images(images, SIZES, tmp_path / "kept") == index
     assert listed == ["00000.tar", "00001.tar"]
     assert read_single_images(images, SIZES[:1], tmp_path / "kept").fingerprint != index.fingerprint
-    for text in ("[", "{}", '{"format": 1}', "null"):
+    whole = (tmp_path / "kept" / "00001.tar.json").read_text()
+    for text in ("[", "{}", '{"format": 1}', "null", whole.replace("jpg:", "jpg:-"), whole.replace(" json:", " xml:")):
+        assert text != whole
         (tmp_path / "kept" / "00001.tar.json").write_text(text)
         assert read_single_images(images, SIZES, tmp_path / "kept") == index
-    assert listed[2:] == ["00001.tar"] * 4
+    assert listed[2:] == ["00001.tar"] * 6
     write_tar(images / "00001.tar", plain_images(3))
     assert len(read_single_images(images, SIZES, tmp_path / "kept").sets) == 7 + 4
-    assert listed[6:] == ["00001.tar"]
+    assert listed[8:] == ["00001.tar"]
 
 
 def test_what_is_no_folder_of_images_is_said(images, tmp_path):
