@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch.nn.functional as F
@@ -20,16 +21,22 @@ from diffusers.loaders import (
 )
 from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
 from diffusers.utils import scale_lora_layers, unscale_lora_layers
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
-from jedi.errors import InputError
+from jedi.errors import InputError, first_line
 from jedi.io.base import KINDS
 from jedi.unet import JointUNet
+
+CONV_IN = "conv_in.safetensors"
+"""Beside a LoRA: the whole `conv_in` that was trained with it."""
 
 
 class StableDiffusionMethods(StableDiffusionMixin, TextualInversionLoaderMixin, StableDiffusionLoraLoaderMixin):
     """Methods of diffusers' Stable Diffusion pipelines, 1.x to XL, for a pipeline with a joint UNet."""
 
+    _own_conv_in: dict[str, Tensor] | None = None
     _lora_loadable_modules = ["unet", "text_encoder", "text_encoder_2"]  # noqa: RUF012 (diffusers' form)
 
     @classmethod
@@ -47,11 +54,38 @@ class StableDiffusionMethods(StableDiffusionMixin, TextualInversionLoaderMixin, 
     def load_lora_weights(self, pretrained_model_name_or_path_or_dict: Any, **options: Any) -> None:
         """A LoRA of this model or of its base, in diffusers' or kohya's form, as StableDiffusionPipeline loads it.
 
-        A LoRA of a plain base on `conv_in` gets zeros for the channels that a joint UNet has besides.
+        A LoRA of a plain base on `conv_in` gets zeros for the channels that a joint UNet has besides. From a folder
+        that ``jedi.training.export --lora separate`` wrote comes the trained `conv_in` too.
+
+        Raises:
+            InputError: that `conv_in` is damaged, or of another width.
         """
+        self._load_conv_in(pretrained_model_name_or_path_or_dict)
         xl = getattr(self, "text_encoder_2", None) is not None
         kind = StableDiffusionXLLoraLoaderMixin if xl else StableDiffusionLoraLoaderMixin
         kind.load_lora_weights(self, pretrained_model_name_or_path_or_dict, **options)
+
+    def unload_lora_weights(self) -> None:
+        """As StableDiffusionPipeline's; a `conv_in` that came with the adapters goes with them."""
+        super().unload_lora_weights()
+        if self._own_conv_in is not None:
+            self.unet.conv_in.load_state_dict(self._own_conv_in)
+            self._own_conv_in = None
+
+    def _load_conv_in(self, source: Any) -> None:
+        file = Path(source) / CONV_IN if isinstance(source, str | Path) else None
+        if file is None or not file.is_file():
+            return
+        layer = getattr(self.unet.conv_in, "base_layer", self.unet.conv_in)
+        own = {name: weight.clone() for name, weight in layer.state_dict().items()}
+        try:
+            weights = load_file(file)
+            if not all(bool(weight.isfinite().all()) for weight in weights.values()):
+                raise ValueError("not finite")
+            layer.load_state_dict(weights)
+        except (SafetensorError, RuntimeError, ValueError) as error:
+            raise InputError(f"{file} is not the conv_in of this model: {first_line(error)}") from None
+        self._own_conv_in = self._own_conv_in or own
 
     @classmethod
     def load_lora_into_unet(cls, state_dict: Mapping[str, Tensor], *, unet: Any, **options: Any) -> None:

@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from jedi.errors import InputError
 from jedi.io.command_line import Parser, exit_code
@@ -42,6 +42,7 @@ def export(
     dtype: str = "float32",
     variant: str | None = None,
     single_file: str | Path | None = None,
+    lora: Literal["merged", "separate"] = "merged",
 ) -> Path:
     """Writes the averaged weights of ``run`` as a diffusers folder with its model card, safetensors only, as one file
     in the original layout, or both; each whole or not at all. Returns the folder, or the file where that is all.
@@ -51,6 +52,8 @@ def export(
         dtype: of the weights.
         variant: a part of the names of the weights' files, `fp16` for instance.
         single_file: a new .safetensors file.
+        lora: adapters are merged into the UNet, or `separate`: the folder holds them alone, with a trained `conv_in`,
+            to be loaded onto the base.
 
     Raises:
         InputError: ``out`` exists and is not an empty folder, or the run cannot be read.
@@ -63,13 +66,16 @@ def export(
     written = out or single
     if written is None:
         raise InputError("nothing to write: give a folder, or --single-file FILE")
+    separate = lora == "separate"
+    if separate and (out is None or single is not None or variant is not None):
+        raise InputError("--lora separate writes a folder, without --single-file and --variant")
     import torch
 
     from jedi.io.quiet import quiet
     from jedi.training.load_run import load_run
 
     with quiet():
-        pipe = load_run(run, checkpoint).to(getattr(torch, dtype))
+        pipe = load_run(run, checkpoint, merge=not separate).to(getattr(torch, dtype))
         for part in (pipe.unet, pipe.vae):
             part.register_to_config(_name_or_path="")  # where the base lay on the machine that trained
         if single is not None:
@@ -77,9 +83,14 @@ def export(
             write_single(pipe, single)
         if out is not None:
             from jedi.training.card import write_card
+            from jedi.training.lora_export import write_lora
 
             out.parent.mkdir(parents=True, exist_ok=True)
             with atomic(out) as temporary:
+                if separate:
+                    temporary.mkdir(exist_ok=True)
+                    write_lora(temporary, Path(run), pipe)
+                    return written
                 pipe.save_pretrained(temporary, safe_serialization=True, variant=variant)
                 write_for_diffusers(temporary)
                 write_card(temporary, Path(run), checkpoint, pipe)
@@ -117,6 +128,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--dtype", default="float32", choices=DTYPES, help="of the weights (float32)")
     add("--variant", metavar="V", help="part of the files' names: fp16 for diffusers' variant=fp16")
     add("--single-file", metavar="FILE", help="write Stable Diffusion's original layout, as ComfyUI reads it")
+    add(
+        "--lora", default="merged", choices=("merged", "separate"), help="of a LoRA run: merged into the UNet, or alone"
+    )
     add("--push-to-hub", metavar="OWNER/NAME", help="upload the folder to the model hub")
     add("--private", action="store_true", help="with --push-to-hub: a repository that is new is private")
 
@@ -126,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             check_name(args.push_to_hub, "--push-to-hub")
             if args.out is None:
                 raise InputError("--push-to-hub needs the folder to write: RUN OUT")
-        export(args.run, args.out, args.checkpoint, args.dtype, args.variant, args.single_file)
+        export(args.run, args.out, args.checkpoint, args.dtype, args.variant, args.single_file, args.lora)
         print(f"wrote {' and '.join(place for place in (args.out, args.single_file) if place)}")
         if args.push_to_hub is not None:
             print(f"uploaded to {push(Path(args.out), args.push_to_hub, 'model', args.private)}")

@@ -34,12 +34,13 @@ def is_run(folder: str | Path) -> bool:
     return (Path(folder) / "config.yaml").is_file() and (Path(folder) / "checkpoints").is_dir()
 
 
-def load_run(run: str | Path, checkpoint: str = "last") -> JediPipeline:
+def load_run(run: str | Path, checkpoint: str = "last", merge: bool = True) -> JediPipeline:
     """The pipeline of a run's averaged weights.
 
     Args:
         run: the run's folder.
         checkpoint: `last`, `best` (by the held-out loss), or one of ``checkpoints/`` by its name (`kept-00001000`).
+        merge: LoRA adapters are added to the UNet's weights; False leaves them beside, and marks what is trained.
 
     Raises:
         InputError: not a run, or one without that checkpoint; it is damaged, or not finite.
@@ -50,7 +51,7 @@ def load_run(run: str | Path, checkpoint: str = "last") -> JediPipeline:
     return JediPipeline(
         **load_parts(base, FROZEN_PARTS, config.base_variant, config.base_config),
         force_zeros_for_empty_prompt=empty_is_zeros(settings_folder(base, config.base_config)),
-        unet=_unet(run, config, state, path),
+        unet=_unet(run, config, state, path, merge),
         trained_modes=config.trained_modes,
         max_trained_references=state["jedi"]["max_references"],
         sampling_defaults=config.sampling_defaults,
@@ -111,8 +112,9 @@ def _read(run: str | Path, checkpoint: str) -> tuple[TrainConfig, dict[str, Any]
     return configs.load(TrainConfig, run / "config.yaml"), checkpoints.load(path), path
 
 
-def _unet(run: str | Path, config: TrainConfig, state: dict[str, Any], path: Path) -> UNet2DConditionModel:
-    """With adapters merged."""
+def _unet(
+    run: str | Path, config: TrainConfig, state: dict[str, Any], path: Path, merge: bool = True
+) -> UNet2DConditionModel:
     weights = {
         name.removeprefix(prefix): value
         for prefix in (_TRAINED, _AVERAGED)  # where there is an average, that
@@ -137,5 +139,7 @@ def _unet(run: str | Path, config: TrainConfig, state: dict[str, Any], path: Pat
         raise checkpoints.CheckpointError(f"{path}: it has other weights than {run}/config.yaml says are trained")
     unet.load_state_dict(weights, strict=False)
     unet.register_to_config(sample_size=state["jedi"]["unet"]["sample_size"])
-    merge_lora(unet)
-    return unet.requires_grad_(True)
+    if merge:
+        merge_lora(unet)
+        unet.requires_grad_(True)
+    return unet

@@ -1,18 +1,28 @@
 """LoRA and the training of a part of the UNet: what is trained, what a checkpoint holds, exact resuming."""
 
 import copy
+import json
+import re
 import shutil
 
 import pytest
 import torch
 import yaml
 from diffusers import UNet2DConditionModel
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 import train
 from jedi.errors import InputError
+from jedi.io.base import load_base
 from jedi.io.config import load
+from jedi.pipeline import JediPipeline
+from jedi.text import EncodedText
 from jedi.training import checkpoints
+from jedi.training import export as exporting
 from jedi.training.config import LoraSettings, NetworkConfig, TrainConfig, TrainDataConfig
+from jedi.training.export import export
 from jedi.training.load_run import load_run
 from jedi.training.optimizer import make_optimizer
 from jedi.training.trained import make_unet, merge_lora, trained
@@ -57,10 +67,10 @@ def randomised(unet: JointUNet) -> JointUNet:
     return unet.eval()
 
 
-def inputs(n: int = 3) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def inputs(n: int = 3) -> tuple[torch.Tensor, torch.Tensor, EncodedText]:
     channels = 2 * tiny.LATENT_CHANNELS + 1
     sample = torch.randn(2, n, channels, tiny.LATENT_SIDE, tiny.LATENT_SIDE)
-    return sample, torch.tensor([300, 700]), torch.randn(2, n, 5, tiny.TEXT_WIDTH)
+    return sample, torch.tensor([300, 700]), EncodedText(torch.randn(2, n, 5, tiny.TEXT_WIDTH))
 
 
 def test_adapters_and_new_input_channels_are_trained_and_nothing_else():
@@ -287,3 +297,59 @@ def test_a_run_starts_from_a_run_of_adapters(recipe, run, tmp_path, capsys):
     (moved / "first").rename(tmp_path / "gone")
     with pytest.raises(InputError, match="was trained on init_from"):
         load_run(moved / "lora")
+
+
+def image(pipe) -> torch.Tensor:
+    pipe.set_progress_bar_config(disable=True)
+    references = [Image.new("RGB", (tiny.PIXELS, tiny.PIXELS), colour) for colour in ("red", "blue")]
+    call = {"prompt": "a cat", "references": references, "num_inference_steps": 2, "output_type": "latent"}
+    return pipe(**call, generator=torch.Generator().manual_seed(0)).images
+
+
+def test_a_run_its_merged_export_and_base_with_lora_give_the_same_image(run, recipe, tmp_path):
+    expected = image(load_run(run))
+    merged = JediPipeline.from_pretrained(export(run, tmp_path / "merged"))
+    assert torch.equal(image(merged), expected) and not [name for name in merged.unet.state_dict() if "lora" in name]
+    assert exporting.main([str(run), str(tmp_path / "lora"), "--lora", "separate"]) == 0
+    names = {"pytorch_lora_weights.safetensors", "conv_in.safetensors", "README.md"}
+    assert {path.name for path in (tmp_path / "lora").iterdir()} == names
+    (code,) = re.findall(r"```python\n(.*?)```", (tmp_path / "lora" / "README.md").read_text(), re.S)
+    found: dict = {}
+    exec(code.replace('"FOLDER"', repr(str(tmp_path / "lora"))), found)  # what the folder says of its use
+    pipe = found["pipe"]
+    torch.testing.assert_close(image(pipe), expected, rtol=1e-4, atol=1e-5)
+    assert pipe.config.trained_modes == merged.config.trained_modes and pipe.config.max_trained_references == 2
+    pipe.fuse_lora()
+    torch.testing.assert_close(image(pipe), expected, rtol=1e-4, atol=1e-5)
+    pipe.unfuse_lora()
+    pipe.unload_lora_weights()  # conv_in too
+    base = JointUNet.from_base(load_base(load(TrainConfig, recipe).base).unet).unet.state_dict()
+    assert base.keys() == pipe.unet.state_dict().keys()
+    assert all(torch.allclose(base[name], value, atol=1e-6) for name, value in pipe.unet.state_dict().items())
+
+
+def test_a_lora_of_diffusers_alone_reads_the_file(run, tmp_path):
+    """Its scale is in the weights: alpha is the rank. conv_in is not known there."""
+    export(run, tmp_path / "lora", lora="separate")
+    with safe_open(tmp_path / "lora" / "pytorch_lora_weights.safetensors", "pt") as file:
+        metadata = json.loads(file.metadata()["lora_adapter_metadata"])
+        assert all(name.startswith("unet.") and ".lora" in name for name in file.keys())  # noqa: SIM118
+    assert metadata["unet.r"] == metadata["unet.lora_alpha"] == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--variant", "fp16"], "--lora separate writes a folder, without --single-file and --variant"),
+        (["--single-file", "x.safetensors"], "without --single-file"),
+    ],
+)
+def test_what_a_lora_has_no_place_for_is_refused(run, tmp_path, capsys, options, message):
+    assert exporting.main([str(run), str(tmp_path / "lora"), "--lora", "separate", *options]) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "lora").exists()
+
+
+def test_a_conv_in_that_does_not_fit_is_refused(tiny_model, tmp_path):
+    save_file({"weight": torch.zeros(2, 9, 3, 3), "bias": torch.zeros(2)}, tmp_path / "conv_in.safetensors")
+    with pytest.raises(InputError, match=r"conv_in\.safetensors is not the conv_in of this model"):
+        JediPipeline.from_pretrained(tiny_model).load_lora_weights(str(tmp_path))
