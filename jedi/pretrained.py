@@ -75,9 +75,10 @@ class Pretrained:
         settings["force_zeros_for_empty_prompt"] = empty_is_zeros(folder)
         parts = load_parts(found, [part for part in KINDS if part not in given], variant, str(folder))
         if not trained:
+            why = f"its {where.name} names no mode that it was trained in"
             logger.warning(
-                f"{name} is {kind.family}, which JeDi has not trained (its {where.name} names no trained_modes): it "
-                f"takes references in mode reference_only, without promise of quality; train.py base={name} trains it"
+                f"{name} is {kind.family}, which JeDi has not trained ({why}): it takes references in mode "
+                f"reference_only, without promise of quality; train.py base={name} trains it"
             )
             settings["knows"] = f"{kind.family}, untrained by JeDi: references in mode reference_only, no promise made"
             parts["unet"] = JointUNet.from_base(given.get("unet", parts.get("unet"))).unet

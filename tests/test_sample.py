@@ -513,9 +513,9 @@ def test_one_clear_line_and_nothing_written(request_in, tmp_path, capsys, case):
 def test_broken_and_plain_models(request_in, tmp_path, tiny_model, tiny_base, capsys):
     assert request_in(model=without_weights(tiny_model)) == 2
     assert "--model broken: cannot be loaded" in capsys.readouterr().err
-    assert request_in(model=tiny_base) == 2
-    assert "which JeDi has not trained (its model_index.json names no trained_modes): train" in capsys.readouterr().err
     assert names(tmp_path) == ["broken", "photos"]
+    assert request_in(model=tiny_base) == 0
+    assert "untrained by JeDi: references in mode reference_only" in capsys.readouterr().err
 
 
 def test_a_hub_name_without_a_network(request_in, tmp_path, capsys):

@@ -90,8 +90,10 @@ def detect(folder: Path) -> ModelKind:
 
 
 def is_trained(index: Mapping[str, Any]) -> bool:
-    """Whether a model_index.json is that of a model that JeDi trained, not of a base."""
-    return "trained_modes" in index
+    """Whether a model_index.json is that of a model that JeDi trained: not of a base, nor of one that was loaded as a
+    pipeline and saved, which has the mode of untrained models and no number of references that it was trained with."""
+    saved = index.get("trained_modes") == ["reference_only"] and index.get("max_trained_references") is None
+    return "trained_modes" in index and not saved
 
 
 def class_name(index: Mapping[str, Any]) -> str:

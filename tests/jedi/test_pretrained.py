@@ -10,6 +10,7 @@ import torch
 
 import sample
 from jedi.errors import InputError
+from jedi.io.kinds import detect
 from jedi.io.original_layout import write_original
 from jedi.pipeline import JediPipeline
 from jedi.training.export import export, write_single
@@ -89,7 +90,10 @@ def test_an_untrained_inpainting_base_is_not_a_trained_model(tmp_path, caplog):
         assert JediPipeline.from_pretrained(folder).config.trained_modes == ["reference_only"]
         assert JediPipeline.from_single_file(single, config=folder).config.trained_modes == ["reference_only"]
     for file in ("model_index.json", "base.safetensors"):
-        assert f"which JeDi has not trained (its {file} names no trained_modes)" in caplog.text
+        assert f"which JeDi has not trained (its {file} names no mode that it was trained in)" in caplog.text
+    JediPipeline.from_pretrained(folder).save_pretrained(tmp_path / "saved")
+    assert not detect(tmp_path / "saved").trained and not detect(folder).trained
+    assert JediPipeline.from_pretrained(tmp_path / "saved").config.trained_modes == ["reference_only"]
     assert JediPipeline.from_pretrained(folder, trained_modes=["mutual"]).config.trained_modes == ["mutual"]
 
 
