@@ -32,7 +32,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="train.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_settings(parser, "configs/train/tiny.yaml", "optimizer.lr=1e-4")
 
-    return exit_code("train.py", lambda: run(parser.parse_args(argv)), memory="a smaller micro_batch_size needs less")
+    less = (
+        "what needs less: a smaller micro_batch_size, network.gradient_checkpointing=true, optimizer.name=adamw_8bit, "
+        "ema.device=cpu, hardware.frozen_dtype=bfloat16, lora.rank=16; during validation and sampling a smaller "
+        "validation.batch_size and samples.prompts"
+    )
+    return exit_code("train.py", lambda: run(parser.parse_args(argv)), memory=less)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -81,7 +81,6 @@ def _original(error: BaseException) -> tuple[type, str]:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out: a GPU's words, or those of PyTorch's allocator on a CPU."""
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and bool(re.search("out of memory|can't allocate memory", str(error)))
-    )
+    """Whether memory ran out: a GPU's words, those of its libraries, or of PyTorch's allocator on a CPU."""
+    words = "out of memory|can't allocate memory|STATUS_ALLOC_FAILED"
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(re.search(words, str(error))))

@@ -507,3 +507,38 @@ def test_gradients_are_clipped_before_a_fused_step_in_mixed_precision(recipe, tm
     )
     moments = [state["exp_avg"] for state in saved(tmp_path)["optimizer_states"][0]["state"].values()]
     assert 0 < torch.cat([x.flatten() for x in moments]).norm() < 2e-10  # 0.1 of the gradient
+
+
+def test_out_of_memory_names_the_settings_that_need_less(recipe, tmp_path, monkeypatch, capsys):
+    def run_out(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(training, "joint_loss", run_out)
+    assert launch(recipe, tmp_path, "max_steps=1") == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("train.py: out of memory; what needs less: a smaller micro_batch_size, network.gradient_ch")
+
+
+@pytest.mark.slow
+def test_what_is_not_trained_is_in_half_precision(recipe, tmp_path, monkeypatch):
+    """Frozen weights of the UNet in mixed precision too; what is trained, and its average, stay in float32."""
+    dtypes, loss = {}, training.joint_loss
+
+    def spied(unet, schedule, latents, text, *args):
+        dtypes.update(
+            {name: p.dtype for name, p in unet.named_parameters()}, latents=latents.dtype, text=text.embeds.dtype
+        )
+        return loss(unet, schedule, latents, text, *args)
+
+    monkeypatch.setattr(training, "joint_loss", spied)
+    options = ["hardware.frozen_dtype=bfloat16", "lora.rank=2", "max_steps=2", *VALIDATION, "validation.sets=2"]
+    options += ["data.cache_latents=false", "network.channels_last=true"]
+    assert launch(recipe, tmp_path, *options, "hardware.precision=bf16-mixed", "checkpoints.every_steps=1") == 0
+    trained = {name for name in dtypes if "lora" in name or "conv_in" in name}
+    assert {dtypes[name] for name in trained} == {torch.float32} and len(trained) > 4
+    assert {dtypes[name] for name in dtypes.keys() - trained - {"latents", "text"}} == {torch.bfloat16}
+    assert dtypes["latents"] == dtypes["text"] == torch.float32
+    state = saved(tmp_path)["state_dict"]
+    assert {value.dtype for value in state.values()} == {torch.float32}
+    assert launch(recipe, tmp_path, *options, "max_steps=3", "hardware.precision=32-true") == 0
+    assert dtypes["unet.conv_out.weight"] == torch.float32  # which no autocast would bring together

@@ -176,6 +176,8 @@ class NetworkConfig:
     """Less memory, about a third more time."""
     compile: bool = False
     """torch.compile; pays off on GPUs and long runs."""
+    channels_last: bool = False
+    """Weights and activations with their channels innermost: faster convolutions on GPUs in half precision."""
     trainable: list[str] = field(default_factory=list)
     """What of the UNet is trained, if not all of it: `attention`, `self_attention`, `cross_attention`, `transformers`
     (attention with the layers around it), or patterns of parameters' names, `up_blocks.*` for instance. A plain base's
@@ -268,6 +270,9 @@ class HardwareConfig:
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
     """`auto`: bf16-mixed on GPUs that have it and on CPUs that compute in it (AVX512-BF16 or AMX; there it takes 70 to
     87 % of the time), else 32-true."""
+    frozen_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of what is not trained: text encoders, VAE and, where a part of the UNet or LoRA is trained in mixed precision,
+    the rest of the UNet. SD-XL's own VAE overflows in float16: it then computes in float32, with a warning."""
 
     def __post_init__(self) -> None:
         if self.strategy != "auto" and not self.strategy.startswith("ddp"):

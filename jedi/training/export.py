@@ -145,7 +145,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.push_to_hub is not None:
             print(f"uploaded to {push(Path(args.out), args.push_to_hub, 'model', args.private)}")
 
-    return exit_code("jedi.training.export", work, ", nothing was written")
+    return exit_code("jedi.training.export", work, ", nothing was written", "--dtype float16 needs less")
 
 
 if __name__ == "__main__":

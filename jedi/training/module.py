@@ -26,6 +26,7 @@ from jedi.diffusion import LOSS_WEIGHTINGS, NoiseSchedule
 from jedi.errors import InputError
 from jedi.io import config as configs
 from jedi.io.base import Base, check_unet
+from jedi.io.quiet import quiet
 from jedi.loss import joint_loss
 from jedi.pipeline import JediPipeline
 from jedi.rng import keyed_seed, seed_global
@@ -70,6 +71,8 @@ class JointTraining(L.LightningModule):
         self.frozen_sha256 = frozen_sha256(self.unet.unet)
         if saved:
             check_frozen(saved, self.frozen_sha256, config)
+        if config.network.channels_last:
+            self.unet.to(memory_format=torch.channels_last)
         self.average = AveragedWeights(self.unet, config.ema)
         if config.network.compile:
             self.unet.compile()
@@ -101,9 +104,14 @@ class JointTraining(L.LightningModule):
         self.unet.unet.register_to_config(sample_size=height if height == width else [height, width])
         device = self.trainer.strategy.root_device
         self.average.to(device)
-        self.base.vae.to(device)
-        for encoder in self.base.text_encoders:
-            encoder.to(device)
+        dtype = getattr(torch, self.config.hardware.frozen_dtype)
+        with quiet():  # diffusers warns of parts to be kept in float32, and names none
+            for part in (self.base.vae, *self.base.text_encoders):
+                part.to(device, dtype)
+        if "mixed" in str(self.trainer.precision):  # which brings the dtypes of weights and activations together
+            for name, parameter in self.named_parameters():
+                if name in self.frozen:
+                    parameter.data = parameter.data.to(dtype)
         self.schedule = replace(self.schedule, alphas_cumprod=self.schedule.alphas_cumprod.to(device))
 
     def on_train_start(self) -> None:
@@ -112,7 +120,7 @@ class JointTraining(L.LightningModule):
 
     @torch.no_grad()
     def encode_images(self, images: Tensor) -> Tensor:
-        """``[b n 3 H W]`` -> scaled latents ``[b n c h w]``, in float32 whatever the training's precision."""
+        """``[b n 3 H W]`` -> scaled latents ``[b n c h w]``, without autocast: in the VAE's own precision."""
         with torch.autocast(self.device.type, enabled=False):
             return encode_pixels(self.base.vae, images.flatten(0, 1)).unflatten(0, images.shape[:2]).float()
 
