@@ -60,6 +60,15 @@ class Plan:
     def tar(self, unit: Unit) -> Path:
         return self.out / "units" / f"{unit.name}.tar"
 
+    def log(self, unit: Unit) -> dict[str, Any] | None:
+        """What the unit cost: `seconds` of each step, `items`, `images`; None without a log, which is no part of the
+        work."""
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+            log = json.loads((self.out / "logs" / f"{unit.name}.json").read_text(encoding="utf-8"))
+            seconds = {name: float(value) for name, value in log["seconds"].items()}
+            return {"items": 0, "images": 0, **log, "seconds": seconds}
+        return None
+
     def manifest(self, unit: Unit) -> dict[str, Any] | None:
         """The unit's manifest if the unit is done, else None."""
         try:

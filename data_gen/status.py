@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import json
 import statistics
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -12,7 +10,7 @@ from dataclasses import dataclass, field
 
 from data_gen.config import DataConfig
 from data_gen.finish import is_packed
-from data_gen.plan import Plan, Unit
+from data_gen.plan import Plan
 
 _PAUSE = 3  # where nothing came for this many times as long as the slowest unit took, nobody was at work
 
@@ -56,21 +54,14 @@ def status(config: DataConfig, plan: Plan) -> Status:
             heldout += manifest["counts"]["sets"] if unit.split == "heldout" else 0
             dropped.update(row["reason"] for row in manifest["dropped"])
             times.append(plan.tar(unit).with_suffix(".json").stat().st_mtime)
-            slowest = max(slowest, _seconds(plan, unit))
+            log = plan.log(unit)
+            slowest = max(slowest, sum(log["seconds"].values()) if log else 0.0)
     tars = (tar for split in {unit.split for unit in plan.units} for tar in (plan.out / split).glob("*.tar"))
     rate = left = None
     if pace := _seconds_a_unit(sorted(times), slowest):
         rate, left = images / len(times) / pace, (len(plan.units) - len(times)) * pace
     shards = sum(is_packed(tar, plan) for tar in tars)
     return Status(len(plan.units), len(times), shards, sets, images, heldout, dropped, plan.left_out, rate, left)
-
-
-def _seconds(plan: Plan, unit: Unit) -> float:
-    """How long its process was at work on a unit, by its log; 0 without one."""
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        log = json.loads((plan.out / "logs" / f"{unit.name}.json").read_text(encoding="utf-8"))
-        return sum(log["seconds"].values())
-    return 0.0
 
 
 def _seconds_a_unit(times: list[float], slowest: float) -> float | None:

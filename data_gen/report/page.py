@@ -407,9 +407,8 @@ def throughput(plan: Plan) -> dict[str, Any]:
     seconds: Counter[str] = Counter()
     units, sets, images, slowest = 0, 0, 0, ("", 0.0)
     for unit in plan.units:
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # a log is no part of the work
-            log = json.loads((plan.out / "logs" / f"{unit.name}.json").read_text(encoding="utf-8"))
-            taken = {name: float(value) for name, value in log["seconds"].items()}
+        if (log := plan.log(unit)) is not None:
+            taken = log["seconds"]
             sets, images, units = sets + log["items"], images + log["images"], units + 1
             seconds.update(taken)
             slowest = max(slowest, (unit.name, sum(taken.values())), key=lambda pair: pair[1])

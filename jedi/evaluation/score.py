@@ -22,6 +22,7 @@ from jedi.errors import InputError
 from jedi.evaluation.statistics import ConfidenceInterval, bootstrap
 from jedi.io.files import file_sha256, write_text
 from jedi.io.images import load_image
+from jedi.io.ranges import batches
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -212,8 +213,8 @@ def _embed_images(network: Any, images: Sequence[Path], batch_size: int) -> Tens
     """``[n d]``; a batch of images is in memory at a time."""
     import torch
 
-    parts = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
-    return torch.cat([network.embed_images([load_image(image) for image in part]) for part in parts])
+    parts = ([load_image(image) for image in batch] for batch in batches(images, batch_size))
+    return torch.cat([network.embed_images(part) for part in parts])
 
 
 def _add_identity(
@@ -259,8 +260,7 @@ def _add_text(
         values = metrics.clip_t(images[cases], texts[[distinct.index(x) for x in prompts.values()]]).tolist()
     else:
         values = []
-        for start in range(0, len(cases), batch_size):
-            part = cases[start : start + batch_size]
+        for part in batches(cases, batch_size):
             loaded = [load_image(group.cases[i].image) for i in part]
             values += metrics.blip_itm(encoder.network, loaded, [prompts[i] for i in part]).tolist()
     for i, value in zip(cases, values, strict=True):

@@ -20,6 +20,7 @@ from jedi.io.config import ConfigError
 from jedi.io.files import atomic
 from jedi.io.images import fit_square, to_rgb, to_tensor
 from jedi.io.parts import load_network
+from jedi.io.ranges import batches
 
 PROBES = "probes.safetensors"
 
@@ -93,10 +94,7 @@ class SubjectEncoder:
         """Reads images of any size."""
         size = self.image_size
         squares = [fit_square(to_rgb(image), size)[0] for image in images]
-        parts = [
-            see(self.model, to_tensor(squares[start : start + batch_size]).to(self.model.device))
-            for start in range(0, len(squares), batch_size)
-        ]
+        parts = [see(self.model, to_tensor(batch).to(self.model.device)) for batch in batches(squares, batch_size)]
         vectors, embedding = (torch.cat([part[i] for part in parts]) for i in (0, 1))
         logits = self.probes(vectors)
         words = {
@@ -137,12 +135,9 @@ def save(model: CLIPModel, tokenizer: CLIPTokenizer, probes: Probes, out: Path, 
     """The folder, by one rename: CLIPModel (weights in half precision), processor, probes, ``training.json``."""
     half = {name: value.half() for name, value in model.state_dict().items()}
     size = model.config.vision_config.image_size
-    processor = CLIPImageProcessor(
-        size={"shortest_edge": size},
-        crop_size={"height": size, "width": size},
-        image_mean=[0.5] * 3,
-        image_std=[0.5] * 3,
-    )
+    half_of_all = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    sides = {"size": {"shortest_edge": size}, "crop_size": {"height": size, "width": size}}
+    processor = CLIPImageProcessor(**sides, **half_of_all)
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic(out) as temporary:
         temporary.mkdir()

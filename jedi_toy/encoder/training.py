@@ -35,12 +35,10 @@ class Sets:
         if not chosen:
             raise ConfigError(f"{data}/{split}: no set of {n} images or more; images_per_set says how many")
         records = [sets.record(i) for i in tqdm(chosen, desc=f"{split} records", unit="set", dynamic_ncols=True)]
-        self.images = torch.stack(
-            [
-                ((sets.images(i, range(n)) + 1) * 127.5).round().byte()
-                for i in tqdm(chosen, desc=f"{split} images", unit="set", dynamic_ncols=True)
-            ]
+        pixels = (
+            sets.images(i, range(n)) for i in tqdm(chosen, desc=f"{split} images", unit="set", dynamic_ncols=True)
         )
+        self.images = torch.stack([((x + 1) * 127.5).round().byte() for x in pixels])
         self.captions = [record["captions"][:n] for record in records]
         self.subjects = [record["subject"]["id"] for record in records]
         self.words = {"background": [[image["background"] for image in record["images"][:n]] for record in records]}
@@ -155,17 +153,19 @@ def train(config: EncoderConfig) -> Path:
         words = {name: sorted({word for row in rows for word in row}) for name, rows in sets.words.items()}
         networks = {"model": model, "probes": Probes(2 * config.vision.width, words)}
 
+        say = lambda found: ", ".join(f"{name} {share:.1%}" for name, share in found.items())
+
         def evaluate() -> str:
             found = watch(model.eval(), networks["probes"], unseen)
             model.train()
-            return ", ".join(f"{name} {share:.1%}" for name, share in found.items())
+            return say(found)
 
         saving = LoopCheckpoints(work, config.checkpoint_every, to_dict(config), evaluate)
         loss = lambda step: step_loss(config, **networks, tokenizer=tokenizer, sets=sets, step=step)
         kept = {"beta2": 0.98, "weight_decay": 0.05, "warmup": 0.1, "saving": saving}
         fit("encoder", networks, loss, config.steps, config.learning_rate, **kept)
         found = watch(model.eval(), networks["probes"], unseen)
-        log.info("on held-out subjects: %s", ", ".join(f"{name} {share:.1%}" for name, share in found.items()))
+        log.info("on held-out subjects: %s", say(found))
         save(model, tokenizer, networks["probes"], out, {"settings": to_dict(config), "on held-out subjects": found})
         shutil.rmtree(work)
     return out

@@ -75,36 +75,21 @@ def make(config: TinyBaseConfig) -> Path:
     images, captions = read_images(config.data, config.images, config.seed)
     parts = _Parts(out, config)
     tokenizer = parts.get("tokenizer", CLIPTokenizer, lambda: train_tokenizer(captions, config.text))
-    text_encoder = parts.get(
-        "text_encoder",
-        CLIPTextModel,
-        lambda: train_text_encoder(tokenizer, captions, images, config.text, config.seed),
-    )
+    train_text = lambda: train_text_encoder(tokenizer, captions, images, config.text, config.seed)
+    text_encoder = parts.get("text_encoder", CLIPTextModel, train_text)
     vae = parts.get("vae", AutoencoderKL, lambda: train_vae(images, config.vae, config.seed))
     factor = 2 ** (len(config.vae.block_out_channels) - 1)
     seed_global(config.seed)
     unet = make_unet(config.unet, config.vae.latent_channels, images.shape[-1] // factor, config.text.width)
     scheduler = DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        prediction_type="v_prediction",
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type="v_prediction",
         rescale_betas_zero_snr=True,  # the last step is pure noise (arXiv 2305.08891): flat images need it
-        timestep_spacing="trailing",
-        clip_sample=False,
-        set_alpha_to_one=True,
-        steps_offset=1,
-    )
+        timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=True, steps_offset=1,
+    )  # fmt: skip
     base = StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        unet=unet,
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+        vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler,
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
     with atomic(out) as temporary:
         base.save_pretrained(temporary)
     parts.remove()
