@@ -130,6 +130,7 @@ def test_parts_that_do_not_fit(base, tmp_path):
         load_base(folder)
 
 
+@pytest.mark.slow
 def test_it_trains_and_resumes(base, shards, tmp_path):
     def run(*overrides):
         recipe = write_recipe(tmp_path, base, shards)
