@@ -18,6 +18,7 @@ from jedi.attention import ATTENTION_BACKENDS, ATTENTION_MODES
 from jedi.conditioning import CONDITIONING_POLICIES
 from jedi.io.base import load_base
 from jedi.io.config import load
+from jedi.io.hub import is_hub_name
 from jedi.training.config import TrainConfig
 from jedi.training.module import JointTraining
 from jedi.training.trainer import choose_precision
@@ -138,4 +139,5 @@ def test_what_a_configuration_starts_from_is_what_another_one_makes():
     for config, one in settings.items():
         starts_from = [getattr(one, name, None) for name in ("data", "base", "init_from")]
         starts_from = [getattr(name, "path", name) for name in starts_from]  # train's `data` is a section
-        assert not [name for name in starts_from if name and name not in made and not (ROOT / name).exists()], config
+        for name in starts_from:
+            assert not name or name in made or (ROOT / name).exists() or is_hub_name(name), config
