@@ -356,7 +356,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         encode_all(cache, base.vae.to(find_device("cpu" if config.hardware.accelerator == "cpu" else None)))
         print(f"{cache.folder}: the latents of {cache.count} images in {len(cache.parts)} parts")
 
-    return exit_code("jedi.training.latents", work, "; finished parts are kept, the same command resumes")
+    kept = "; finished parts are kept, the same command resumes"
+    return exit_code("jedi.training.latents", work, kept, "smaller images need less")
 
 
 if __name__ == "__main__":
