@@ -22,6 +22,8 @@ class DataSourceConfig:
     """Of `sets`: a folder with ``train/`` shards. Of `images`: a folder of tars."""
     weight: Positive = 1.0
     """Its share of the steps, against the other sources' weights."""
+    loss_weight: Positive = 1.0
+    """Of the loss in its steps, against 1: prior preservation has one, for images that the base model made."""
     kind: Literal["sets", "images"] = "sets"
     """`images`: plain single images (n = 1) with captions, in webdataset tars of other people: KEY.jpg, .png or .webp
     with KEY.txt or KEY.json ("caption"). An index is made once and kept."""

@@ -169,7 +169,9 @@ class JointTraining(L.LightningModule):
             config.loss.gamma,
         )
         self.loss_sum, self.loss_count = self.loss_sum + result.loss.detach(), self.loss_count + 1
-        return result.loss
+        sources = config.data.sources
+        source = sources[self.trainer.datamodule.plan.place(batch.step)[0]] if sources else None
+        return result.loss if source is None else result.loss * source.loss_weight
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         config = self.config

@@ -10,11 +10,12 @@ from jedi.conditioning import ConditioningConfig
 from jedi.data import JointBatch
 from jedi.io.base import load_base
 from jedi.io.config import load
-from jedi.training.config import OptimizerConfig, TrainConfig, TrainDataConfig
+from jedi.training.config import DataSourceConfig, OptimizerConfig, TrainConfig, TrainDataConfig
 from jedi.training.module import JointTraining
 from jedi.training.optimizer import lr_factor, make_optimizer
 from jedi.training.run import make_logger, write_run
 from jedi.training.signals import requeue
+from jedi.training.sources import training_index, training_plan
 
 
 def make_module(base, **options) -> JointTraining:
@@ -169,3 +170,24 @@ def test_bf16_is_chosen_on_a_cpu_where_a_trial_is_not_slow(slowdown, expected, m
     monkeypatch.setattr(torch, "mm", mm)
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
     assert choose_precision(HardwareConfig(accelerator="cpu")) == expected
+
+
+def test_the_loss_of_a_source_has_its_weight(tiny_base, shards):
+    """Prior preservation. What is logged stays as it is, to be compared between steps."""
+    sources = [DataSourceConfig(str(shards), loss_weight=weight) for weight in (1.0, 0.25)]
+    config = TrainConfig(str(tiny_base), "unused", TrainDataConfig(sources=sources), batch_size=2)
+    module = JointTraining(config, load_base(tiny_base))
+    plan = training_plan(config, training_index(config.data))
+    module._trainer = SimpleNamespace(datamodule=SimpleNamespace(plan=plan))
+    for step, expected in ((0, 1.0), (1, 0.25)):
+        batch = JointBatch(
+            images=None,
+            latents=torch.randn(2, 3, 4, 8, 8),
+            captions=[["a cat"] * 3] * 2,
+            subject_ids=["x", "y"],
+            positions=torch.tensor([0, 1]),
+            step=step,
+        )
+        module.loss_sum = 0.0
+        assert plan.place(step)[0] == step
+        assert float(module.training_step(batch, 0)) == pytest.approx(expected * float(module.loss_sum))
