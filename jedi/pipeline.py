@@ -249,34 +249,42 @@ class JediPipeline(JediModel):
         settings = self.sampling_settings(num_inference_steps, guidance, guidance_scale, image_guidance_scale)
         steps, rule = settings["num_inference_steps"], GUIDANCE.get(settings["guidance"])
         mode = mode or (self.config.trained_modes[0] if cache is None else cache.mode)
-        checks.check_mode(mode, self.config.trained_modes)
         given = ReferenceImages(references, reference_prompts, reference_masks, reference_resize)
-        self._check_references(given, mode, cache)
-        tokens = (caption_length(self.tokenizer, self.text_encoder), self.unet.config.cross_attention_dim)
-        checks.check_prompts(prompt, prompt_embeds, negative_prompt, negative_prompt_embeds, tokens)
-        if given and prompt_embeds is not None and not ATTENTION_MODES.get(mode).cacheable:
-            checks.check_length("prompt_embeds", prompt_embeds, tokens[0], mode)
-        checks.check_second_prompts(self.text_encoder_2, (prompt, negative_prompt), (prompt_2, negative_prompt_2))
-        pooled = (pooled_prompt_embeds, negative_pooled_prompt_embeds)
-        checks.check_pooled(self.text_encoder_2, (prompt_embeds, negative_prompt_embeds), pooled)
-        checks.check_count("num_images_per_prompt", num_images_per_prompt)
         size = wanted_size(height, width, self.image_size, self.vae_scale_factor)
         shape = self._latent_shape(size)
-        n = num_images_per_prompt * checks.num_prompts(prompt, prompt_embeds)
-        checks.check_cache(
-            cache, num_images_per_prompt if joint else n, None if ATTENTION_MODES.get(mode).any_size else shape[1:]
-        )
-        checks.check_noise(generator, latents, (n, *shape))
-        checks.check_edit(image, mask_image, strength, padding_mask_crop)
-        checks.check_share("eta", eta)
-        checks.check_share("guidance_rescale", guidance_rescale)
-        checks.check_interval("guidance_interval", guidance_interval)
-        checks.check_interval("image_guidance_interval", image_guidance_interval)
         if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
-        checks.check_outputs(output_type, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
+        self.check_inputs(
+            references=given,
+            shape=shape,
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            prompt_2=prompt_2,
+            negative_prompt_2=negative_prompt_2,
+            prompt_embeds=prompt_embeds,
+            negative_prompt_embeds=negative_prompt_embeds,
+            pooled_prompt_embeds=pooled_prompt_embeds,
+            negative_pooled_prompt_embeds=negative_pooled_prompt_embeds,
+            cache=cache,
+            mode=mode,
+            num_images_per_prompt=num_images_per_prompt,
+            joint=joint,
+            generator=generator,
+            latents=latents,
+            image=image,
+            mask_image=mask_image,
+            strength=strength,
+            padding_mask_crop=padding_mask_crop,
+            eta=eta,
+            guidance_rescale=guidance_rescale,
+            guidance_interval=guidance_interval,
+            image_guidance_interval=image_guidance_interval,
+            clip_skip=clip_skip,
+            output_type=output_type,
+            callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
+        )
+        n = num_images_per_prompt * checks.num_prompts(prompt, prompt_embeds)
         own_steps = self._check_scheduler(steps, timesteps, sigmas, image is not None, bool(given), mode)
-        checks.check_clip_skip(clip_skip, self.text_encoder.config.num_hidden_layers)
         self._set_attention_kwargs(cross_attention_kwargs)
         self._clip_skip = clip_skip
         self._guidance_scale, self._image_guidance_scale = settings["guidance_scale"], settings["image_guidance_scale"]
@@ -336,6 +344,60 @@ class JediPipeline(JediModel):
             result = self.image_processor.postprocess(pixels, output_type=output_type)
         self.maybe_free_model_hooks()
         return JediPipelineOutput(images=result) if return_dict else (result,)
+
+    def check_inputs(
+        self,
+        *,
+        references: ReferenceImages,
+        shape: tuple[int, int, int],
+        prompt: Any,
+        negative_prompt: Any,
+        prompt_2: Any,
+        negative_prompt_2: Any,
+        prompt_embeds: Any,
+        negative_prompt_embeds: Any,
+        pooled_prompt_embeds: Any,
+        negative_pooled_prompt_embeds: Any,
+        cache: Any,
+        mode: Any,
+        num_images_per_prompt: Any,
+        joint: Any,
+        generator: Any,
+        latents: Any,
+        image: Any,
+        mask_image: Any,
+        strength: Any,
+        padding_mask_crop: Any,
+        eta: Any,
+        guidance_rescale: Any,
+        guidance_interval: Any,
+        image_guidance_interval: Any,
+        clip_skip: Any,
+        output_type: Any,
+        callback_on_step_end_tensor_inputs: Any,
+    ) -> None:
+        """Raises ``InputError`` as ``__call__`` does; arguments as there, ``shape`` is ``c h w``."""
+        checks.check_mode(mode, self.config.trained_modes)
+        self._check_references(references, mode, cache)
+        tokens = (caption_length(self.tokenizer, self.text_encoder), self.unet.config.cross_attention_dim)
+        checks.check_prompts(prompt, prompt_embeds, negative_prompt, negative_prompt_embeds, tokens)
+        if references and prompt_embeds is not None and not ATTENTION_MODES.get(mode).cacheable:
+            checks.check_length("prompt_embeds", prompt_embeds, tokens[0], mode)
+        checks.check_second_prompts(self.text_encoder_2, (prompt, negative_prompt), (prompt_2, negative_prompt_2))
+        pooled = (pooled_prompt_embeds, negative_pooled_prompt_embeds)
+        checks.check_pooled(self.text_encoder_2, (prompt_embeds, negative_prompt_embeds), pooled)
+        checks.check_count("num_images_per_prompt", num_images_per_prompt)
+        n = num_images_per_prompt * checks.num_prompts(prompt, prompt_embeds)
+        sets = num_images_per_prompt if joint else n
+        checks.check_cache(cache, sets, None if ATTENTION_MODES.get(mode).any_size else shape[1:])
+        checks.check_noise(generator, latents, (n, *shape))
+        checks.check_edit(image, mask_image, strength, padding_mask_crop)
+        checks.check_share("eta", eta)
+        checks.check_share("guidance_rescale", guidance_rescale)
+        checks.check_interval("guidance_interval", guidance_interval)
+        checks.check_interval("image_guidance_interval", image_guidance_interval)
+        checks.check_clip_skip(clip_skip, self.text_encoder.config.num_hidden_layers)
+        checks.check_outputs(output_type, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
 
     def _latent_shape(self, size: Size) -> tuple[int, int, int]:
         return self.unet.config.out_channels, size[0] // self.vae_scale_factor, size[1] // self.vae_scale_factor
