@@ -8,7 +8,7 @@ import shutil
 import pytest
 import torch
 import yaml
-from diffusers import UNet2DConditionModel
+from diffusers import DiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -353,3 +353,13 @@ def test_a_conv_in_that_does_not_fit_is_refused(tiny_model, tmp_path):
     save_file({"weight": torch.zeros(2, 9, 3, 3), "bias": torch.zeros(2)}, tmp_path / "conv_in.safetensors")
     with pytest.raises(InputError, match=r"conv_in\.safetensors is not the conv_in of this model"):
         JediPipeline.from_pretrained(tiny_model).load_lora_weights(str(tmp_path))
+
+
+@pytest.mark.slow
+def test_the_same_of_sd_xl(recipe, tmp_path):
+    base = tiny.save_base(tiny.xl_components(), tmp_path / "base", "StableDiffusionXLPipeline")
+    assert launch(recipe, tmp_path / "run", f"base={base}", "max_steps=1", *QUIET) == 0
+    folder = export(tmp_path / "run", tmp_path / "lora", lora="separate")
+    pipe = JediPipeline.from_pipe(DiffusionPipeline.from_pretrained(base), trained_modes=["one_way", "mutual"])
+    pipe.load_lora_weights(str(folder))
+    torch.testing.assert_close(image(pipe), image(load_run(tmp_path / "run")), rtol=1e-4, atol=1e-5)
