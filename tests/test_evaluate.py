@@ -46,6 +46,7 @@ def close(a: dict, b: dict) -> bool:
 # --- dreambench
 
 
+@pytest.mark.slow
 def test_images_scores_and_a_report(dreambench, tmp_path, capsys):
     assert dreambench() == 0
     made = images(tmp_path / "out")

@@ -307,6 +307,7 @@ def test_a_generated_background_depends_on_its_number_alone(tiny_base):
 # --- inpaint
 
 
+@pytest.mark.slow
 def test_inpainting_keeps_the_subject_and_repaints_the_rest(inpainting_base):
     given = make_unit()
     untouched = [copied(one) for one in given]

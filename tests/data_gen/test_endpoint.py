@@ -327,6 +327,7 @@ def test_an_endpoint_that_is_too_slow(tmp_path):
         written(endpoint_config(url, timeout=0.3), tmp_path)
 
 
+@pytest.mark.slow
 def test_an_endpoint_that_fails_now_and_then_is_asked_again(tmp_path):
     obliging, calls = Obliging(), Counter()
 
@@ -419,6 +420,7 @@ def test_an_endpoint_whose_llm_never_answers_in_json(tmp_path, reply, reason):
     assert len(journal_rows(tmp_path)) == 3
 
 
+@pytest.mark.slow
 def test_after_a_failure_the_same_command_asks_only_for_what_is_missing(tmp_path):
     obliging = Obliging()
 

@@ -80,6 +80,7 @@ def test_images_are_those_of_the_pipeline(pipe, tmp_path):
     assert abs(pixels(tmp_path / "out/images/none.png") - np.asarray(without)).max() <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["one_way", "mutual"])
 def test_an_image_depends_on_neither_batch_nor_part(pipe, tmp_path, mode):
     items, settings = some_items(tmp_path), Sampling(steps=2, mode=mode)

@@ -306,6 +306,7 @@ def image(pipe) -> torch.Tensor:
     return pipe(**call, generator=torch.Generator().manual_seed(0)).images
 
 
+@pytest.mark.slow
 def test_a_run_its_merged_export_and_base_with_lora_give_the_same_image(run, recipe, tmp_path):
     expected = image(load_run(run))
     merged = JediPipeline.from_pretrained(export(run, tmp_path / "merged"))
