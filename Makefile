@@ -1,6 +1,6 @@
 # make demo       images of an unseen subject with the model that ships, in out/demo
-# make test       the test suite, on a fresh clone too: what CI runs; about 15 minutes on two cores, set-up included
-# make test-fast  without the tests marked slow: about 4 minutes, to be run often
+# make test       the test suite, on a fresh clone too: what CI runs; eight minutes on two cores, set-up included
+# make test-fast  without the tests marked slow: two minutes, to be run often
 # make tiny       the whole loop on a CPU: make data, train a small model for minutes, sample (in out/tiny)
 # make lint       ruff, its formatter, and mypy on jedi/
 # make docs       the documentation site, in out/site

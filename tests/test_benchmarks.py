@@ -1,7 +1,9 @@
 """The benchmarks run, compare what they say they compare, and compute ratios the right way round."""
 
 import functools
+import importlib.util
 import io
+import json
 import tarfile
 import time
 
@@ -10,7 +12,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
-from benchmarks import attention_backends, data_gen, dataloader, reference_cache, small_models, timing
+from benchmarks import attention_backends, data_gen, dataloader, gpu, reference_cache, small_models, timing
 from jedi.data import SetIndex
 from tests.benchmarks_made_up import scene
 
@@ -118,3 +120,24 @@ def test_the_benchmark_of_the_data_engine_runs(tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().out
     wanted = ("bare pipeline is ", "overhead, seconds of the processor: ", "shards and report")
     assert all(part in said for part in wanted)
+
+
+@pytest.mark.slow
+def test_the_gpu_script_runs_and_says_what_failed(tmp_path, capsys):
+    file = tmp_path / "gpu.json"
+    options = ["--device", "cpu", "--tiny", "--out", str(file), "--repeats", "1", "--steps", "2"]
+    recipes = ["--recipes", "lora", "full, gradient checkpointing, adamw_8bit"]
+    assert gpu.main([*options, "--models", "sdxl", "--references", "0", "1", *recipes]) == 0
+    rows = {row["name"]: row for row in json.loads(file.read_text())["measurements"]}
+    assert rows["kernels reference_only sdpa float32"]["difference"] < 1e-5
+    assert 0 < rows["kernels one_way sdpa bfloat16"]["difference"] < 0.1
+    trained = rows["train sdxl lora"]
+    assert trained["trained"] < trained["weights"] and trained["tflops"] > 0 and trained["seconds"] > 0
+    if importlib.util.find_spec("bitsandbytes") is None:
+        assert (
+            "bitsandbytes, which is not installed"
+            in rows["train sdxl full, gradient checkpointing, adamw_8bit"]["error"]
+        )
+    assert set(rows["sample sdxl"]["times_stock"]) == {"stock", "k=0", "k=1"}
+    assert gpu.main([*options, "--parts", "sample", "--models", "sd15", "--seconds", "0"]) == 0
+    assert "no time left" in json.loads(file.read_text())["measurements"][0]["skipped"]

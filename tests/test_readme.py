@@ -23,7 +23,7 @@ from tests import forked
 from tests.paths import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-GUIDES = ("sampling", "training", "data", "evaluation")  # docs/extending.md has a test of its own
+GUIDES = ("sampling", "training", "data", "evaluation", "stable_diffusion")  # docs/extending.md has a test of its own
 PAGES = [README, *((ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in GUIDES)]
 
 TINY_DATA = "sets=24 heldout_sets=8 sets_per_shard=12 resolution=32 workers=1"
@@ -61,6 +61,34 @@ SHORTER = {
     "python evaluate.py toy --data data/benchmark --out out/toy --quick": (
         "python evaluate.py toy --data data/benchmark --out out/toy --quick --subjects 6 --steps 4"
     ),
+}
+
+
+# docs/stable_diffusion.md: on the small base that `make tiny` made, its data and its size.
+BASE = "runs/tiny-base"
+RECIPE = f"base={BASE} data.path=data/tiny micro_batch_size=1 hardware.precision=32-true log.loggers=[csv] {TINY_TRAIN}"
+SAMPLE = 'python sample.py --model {} --references assets/references/hamster --prompt "an animal on a beach"'
+LOOK = (
+    "python -m data_gen run --config configs/data_gen/s3_sdxl.yaml sets=20 heldout_sets=4 sets_per_unit=4 "
+    "prompts.subjects=40 out=data/look"
+)
+SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+LORA, WHOLE = (f"--config configs/train/{name}.yaml" for name in ("sd15_lora", "sd15"))
+DREAMBENCH = "python evaluate.py dreambench --data dreambooth/dataset --model"
+SHORTER |= {
+    SAMPLE.format(SD15) + " --out out/first": SAMPLE.format(BASE) + " --out out/first --steps 2",
+    LOOK: f"{LOOK} --print-config",  # its models are large: tests/data_gen runs small ones of each kind
+    f"python -m jedi.training.latents {LORA}": f"python -m jedi.training.latents {LORA} {RECIPE}",
+    f"python train.py {LORA}": f"python train.py {LORA} {RECIPE}",
+    f"python train.py {WHOLE} ema.device=cpu ema.every_steps=10 optimizer.name=adamw_8bit": (
+        f"python train.py {WHOLE} ema.device=cpu ema.every_steps=10 {RECIPE}"  # bitsandbytes is not installed
+    ),
+    f"python train.py {WHOLE} micro_batch_size=16": (
+        f"python train.py {WHOLE} {RECIPE} batch_size=4 micro_batch_size=2 out=runs/sd15-wide"
+    ),
+    # Need the benchmark's photos and encoders of the hub: tests/jedi/evaluation/test_dreambench.py has small ones.
+    f"{DREAMBENCH} {SD15} --out out/db-base": None,
+    f"{DREAMBENCH} runs/sd15_lora --beside out/db-base --out out/db": None,
 }
 
 
