@@ -121,7 +121,7 @@ def test_a_streamed_run_trains_stops_and_goes_on(tmp_path, tiny_base, data, caps
         (["data.stream={urls: [a.tar], sizes: [[8, 8]]}"], "data.set_size is required with data.stream"),
         (
             ["data.stream={urls: [a.tar], sizes: [[8, 8]]}", "data.cache_latents=true"],
-            "data.stream goes with neither data.sources nor data.cache_latents",
+            "data.stream goes with none of data.sources, data.cache_latents and data.cache_text",
         ),
         (
             [

@@ -150,7 +150,8 @@ class HeldOut(Recurring):
         config, modes = self.config.validation, self.config.trained_modes
         if self._sets is None:
             encoders = (module.encode_images, module.encode_text)
-            self._sets = HeldOutSets.encode(self.data, self.members, self.k, *encoders)
+            with module.frozen_parts():
+                self._sets = HeldOutSets.encode(self.data, self.members, self.k, *encoders)
         with module.averaged() as unet:
             losses = reference_losses(
                 unet,
@@ -217,7 +218,7 @@ class SampleGrid(Recurring):
     def work(self, trainer, module) -> bool:
         grid = None
         if trainer.is_global_zero:
-            with module.averaged():
+            with module.averaged(), module.frozen_parts():
                 grid = self.draw(module.pipeline())
         if self.stop.agreed(trainer):
             return False

@@ -80,14 +80,17 @@ class TrainDataConfig:
     cache_latents: bool = False
     """Encode all images once and keep the latents on disk, instead of encoding at every step. All processes encode, in
     parts that stay when the run is interrupted; ``python -m jedi.training.latents`` does it before the training."""
+    cache_text: bool = False
+    """The same of the captions, in float16: 0.12 MB a caption with Stable Diffusion 1.x, 0.32 MB with SD-XL. What is
+    cached needs neither VAE nor text encoders on the GPU, but for validation and samples."""
     latents_folder: str | None = None
-    """Where cached latents lie; ``path/latents`` if not given. All nodes must see it."""
+    """Where cached latents and captions lie; ``path/latents`` if not given. All nodes must see it."""
     verify: bool = False
     """Check the sha256 of each shard of sets at the start."""
 
     def __post_init__(self) -> None:
-        if self.stream.urls and (self.sources or self.cache_latents):
-            raise InputError("data.stream goes with neither data.sources nor data.cache_latents")
+        if self.stream.urls and (self.sources or self.cache_latents or self.cache_text):
+            raise InputError("data.stream goes with none of data.sources, data.cache_latents and data.cache_text")
         if self.stream.urls and self.set_size is None:
             raise InputError("data.set_size is required with data.stream: the most images that a set has")
         if not self.path and not self.sources and not self.stream.urls:

@@ -15,6 +15,7 @@ from jedi.streaming import StreamDataset
 from jedi.training.config import TrainConfig
 from jedi.training.latents import LatentCache, encode_all
 from jedi.training.sources import stream_plan, training_index, training_plan
+from jedi.training.text_cache import TextCache, encode_all_text
 
 
 class JointData(L.LightningDataModule):
@@ -24,7 +25,8 @@ class JointData(L.LightningDataModule):
         super().__init__()
         self.config, self.base = config, base
         self.stream = stream_plan(config)
-        self.latents = None
+        self.latents: LatentCache | None = None
+        self.text: TextCache | None = None
         images: dict[tuple[int, int], float] = {}  # of each size in latents, over many steps
         if self.stream is not None:
             self.fingerprint = self.stream.fingerprint
@@ -42,6 +44,8 @@ class JointData(L.LightningDataModule):
                     images[size] = images.get(size, 0) + share * count / sum(len(plan.buckets[x]) for x in plan.used)
             if config.data.cache_latents:
                 self.latents = LatentCache.of_run(config, self.index, base)
+            if config.data.cache_text:
+                self.text = TextCache.of_run(config, self.index, base)
         self.latent_size = max(images, key=images.__getitem__)
         """Height and width that most images have, in latents: the model's size from now on."""
         self.max_references = max(numbers) - 1
@@ -67,6 +71,10 @@ class JointData(L.LightningDataModule):
         if self.latents is not None:
             vae = self.base.vae.to(self.trainer.strategy.root_device)
             encode_all(self.latents, vae, show=self.trainer.is_global_zero and not self.latents.complete)
+        if self.text is not None:
+            for encoder in self.base.text_encoders:
+                encoder.to(self.trainer.strategy.root_device)
+            encode_all_text(self.text, self.base, show=self.trainer.is_global_zero and not self.text.complete)
 
     def train_dataloader(self) -> DataLoader:
         trainer, config = self.trainer, self.config

@@ -2,33 +2,29 @@
 
     python -m jedi.training.latents --config configs/train/tiny.yaml [key=value ...]
 
-encodes what a training run with ``data.cache_latents=true`` reads. Any number of processes may run it at once, before
-the training or beside it; the training encodes what is still missing, on all its processes.
+encodes what a training run with ``data.cache_latents=true`` reads, with ``data.cache_text=true`` the captions too. Any
+number of processes may run it at once, before the training or beside it; the training encodes what is still missing, on
+all its processes.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import itertools
 import json
 import logging
 import math
-import os
 import sys
-import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.numpy import save
 from torch import Tensor
 
 from jedi.data import DataError, SetDataset, SetIndex, SetRecord
@@ -37,10 +33,11 @@ from jedi.io import config as configs
 from jedi.io.base import Base, load_base
 from jedi.io.command_line import Parser, add_settings, exit_code
 from jedi.io.devices import find_device
-from jedi.io.files import FolderInUse, atomic, locked
 from jedi.io.images import to_tensor
 from jedi.training.config import TrainConfig
+from jedi.training.part_cache import CachePart, PartCache, cut, damaged, read_bytes
 from jedi.training.sources import training_index
+from jedi.training.text_cache import TextCache, encode_all_text
 from jedi.vae import encode_batch_size, encode_pixels
 
 log = logging.getLogger(__name__)
@@ -49,17 +46,7 @@ PART_PIXELS = 2**25
 """Pixels of a part: 128 images of 512 px, 8,192 of 64 px (4 MiB of latents). Seconds on a GPU, minutes on a CPU: what
 an interruption costs at most."""
 _CHECKSUMS = "crc32"
-_POLL_SECONDS = 1.0
 _DECODERS = 8  # threads that read PNGs, which Pillow does beside Python
-
-
-@dataclass(frozen=True)
-class LatentPart:
-    """A piece of one shard and its file: whole or not there."""
-
-    path: Path
-    sets: range
-    """Positions in ``index.sets``."""
 
 
 class _Rows(NamedTuple):
@@ -69,7 +56,7 @@ class _Rows(NamedTuple):
     shape: tuple[int, int, int, int]
 
 
-class LatentCache:
+class LatentCache(PartCache):
     """Latents of all images of a split, in files of part of a shard each.
 
     They lie in a folder named after the data and the VAE: when either changes, another is made. A part is a
@@ -77,80 +64,24 @@ class LatentCache:
     compared whenever the set is read.
     """
 
+    what = "latents"
+
     def __init__(self, index: SetIndex, folder: str | Path, vae_fingerprint: str) -> None:
-        name = hashlib.sha256(f"parts/{index.fingerprint}/{vae_fingerprint}".encode()).hexdigest()[:16]
-        self.index, self.folder = index, Path(folder) / name
-        self.parts = list(_cut(index, self.folder))
+        super().__init__(index, folder, vae_fingerprint)
         self._place: list[tuple[int, int]] = []  # of each set: its part, its first row among those of its size
         for number, part in enumerate(self.parts):
             rows: Counter[str] = Counter()
             for record in self._records(part):
                 self._place.append((number, rows[_size(record)]))
                 rows[_size(record)] += record.n
-        self._layouts: dict[LatentPart, tuple[dict[str, _Rows], np.ndarray]] = {}
+        self._layouts: dict[CachePart, tuple[dict[str, _Rows], np.ndarray]] = {}
         self._batch_size: dict[tuple[int, int], int] = {}
-        self._before: int | None = None  # finished parts when `fill` began
-        self._held_by = ""  # what was said of a part that another process has
 
     @classmethod
     def of_run(cls, config: TrainConfig, index: SetIndex, base: Base) -> LatentCache:
         """The cache that a training run with this configuration reads."""
         folder = config.data.latents_folder or Path(config.data.folder) / "latents"
         return cls(index, folder, base.fingerprint("vae"))
-
-    @property
-    def count(self) -> int:
-        """Images in all."""
-        return sum(record.n for record in self.index.sets)
-
-    @property
-    def complete(self) -> bool:
-        """Whether all parts are there, from whatever process."""
-        return self._finished() == len(self.parts)
-
-    @property
-    def stalled(self) -> bool:
-        """Whether :meth:`fill` is at work and no part, of whatever process, was finished since it began."""
-        return self._before is not None and self._finished() <= self._before
-
-    def fill(self, encode: Callable[[Tensor], Tensor], report: Callable[[int], None] = lambda done: None) -> None:
-        """Makes the parts that are missing; returns when all are there.
-
-        Any number of processes may do so at once, on any number of machines: each part is made by one of them. What
-        is finished stays, whatever happens later.
-
-        Args:
-            encode: ``[b 3 H W]`` in -1 to 1 -> ``[b c h w]``. Where memory runs out, it is called with half as many.
-            report: called with the number of images done, by all processes together.
-
-        Raises:
-            DataError: an image cannot be read or does not fit into memory, or a file of the cache is damaged.
-        """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._before = self._finished()
-        try:
-            done, missing, waiting = 0, self.parts, False
-            while missing:
-                busy = []
-                for part in missing:
-
-                    def progress(images: int, before: int = done) -> None:
-                        report(before + images)
-
-                    if not self._make(part, encode, progress):
-                        busy.append(part)
-                        continue
-                    self._layout(part)
-                    done += sum(record.n for record in self._records(part))
-                    report(done)
-                if busy == missing:  # others are at work on all that is left; should one be killed, its part is ours
-                    if not waiting:
-                        log.warning("waiting for %d parts of the latents: %s", len(busy), self._held_by)
-                    waiting = True
-                    time.sleep(_POLL_SECONDS)
-                missing = busy
-        finally:
-            self._before = None
 
     def read(self, index: int) -> Tensor:
         """Latents of a set, ``[n c h w]`` in float32, in the order of the shard.
@@ -163,35 +94,17 @@ class LatentCache:
         rows, checksums = self._layout(part)
         start, (_, *shape) = rows[_size(record)]
         bytes_per_image = 2 * math.prod(shape)
-        data = _read(part.path, start + row * bytes_per_image, record.n * bytes_per_image)
+        data = read_bytes(part.path, start + row * bytes_per_image, record.n * bytes_per_image)
         if _checksum(record, shape, data) != checksums[index - part.sets.start]:
-            raise _damaged(part, f"the latents of set {record.key} are not those that were written")
+            raise damaged(part, f"the latents of set {record.key} are not those that were written")
         return torch.from_numpy(np.frombuffer(data, "<f2").reshape(record.n, *shape).astype(np.float32))
 
-    def _finished(self) -> int:
-        return sum(part.path.exists() for part in self.parts)
-
-    def _records(self, part: LatentPart) -> tuple[SetRecord, ...]:
-        return self.index.sets[part.sets.start : part.sets.stop]
-
-    def _make(self, part: LatentPart, encode: Callable[[Tensor], Tensor], report: Callable[[int], None]) -> bool:
-        """Makes a part that is missing. False where another process is at work on it."""
-        if part.path.exists():
-            return True
-        lock = f".{part.path.name}.lock"
-        try:
-            with locked(self.folder, lock):
-                if not part.path.exists():
-                    tensors = self._encoded(part, encode, report)
-                    with atomic(part.path) as temporary:
-                        temporary.write_bytes(save(tensors))
-        except FolderInUse as error:
-            self._held_by = str(error)
-            return False
-        return True
+    def _cut(self) -> Iterator[CachePart]:
+        for sets, piece in cut(self.index, lambda x: x.n * x.width * x.height, PART_PIXELS):
+            yield self._part(sets, piece)
 
     def _encoded(
-        self, part: LatentPart, encode: Callable[[Tensor], Tensor], report: Callable[[int], None]
+        self, part: CachePart, encode: Callable[[Tensor], Tensor], report: Callable[[int], None]
     ) -> dict[str, np.ndarray]:
         """The tensors of a part's file. ``report`` is called with the number of its images done."""
         dataset, done = SetDataset(self.index), 0
@@ -242,7 +155,7 @@ class LatentCache:
             yield latents
             waiting = waiting[len(batch) :]
 
-    def _layout(self, part: LatentPart) -> tuple[dict[str, _Rows], np.ndarray]:
+    def _layout(self, part: CachePart) -> tuple[dict[str, _Rows], np.ndarray]:
         """Where the latents of each size lie, and the sets' checksums. `DataError` unless the file is as it ought to
         be, but for the latents themselves."""
         if part not in self._layouts:
@@ -254,29 +167,8 @@ class LatentCache:
             except FileNotFoundError:
                 raise DataError(f"{part.path}: not there any more; the same command makes it again") from None
             except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-                raise _damaged(part, str(error)) from None
+                raise damaged(part, str(error)) from None
         return self._layouts[part]
-
-
-def _cut(index: SetIndex, folder: Path) -> Iterator[LatentPart]:
-    """Each shard in parts of up to PART_PIXELS, one set at least."""
-    start, pixels, piece = 0, 0, 0
-    for i, record in enumerate(index.sets):
-        size = record.n * record.width * record.height
-        new_shard = i > 0 and record.shard != index.sets[i - 1].shard
-        if i > start and (new_shard or pixels + size > PART_PIXELS):
-            yield _part(index, folder, range(start, i), piece)
-            start, pixels, piece = i, 0, 0 if new_shard else piece + 1
-        pixels += size
-    yield _part(index, folder, range(start, len(index.sets)), piece)
-
-
-def _part(index: SetIndex, folder: Path, sets: range, piece: int) -> LatentPart:
-    number = index.sets[sets.start].shard
-    shard = index.shards[number].stem
-    if index.sources:  # whose shards may have the same names
-        shard = f"{number:05d}-{shard}"
-    return LatentPart(folder / f"{shard}-{piece:04d}.safetensors", sets)
 
 
 def _size(record: SetRecord) -> str:
@@ -289,13 +181,13 @@ def _checksum(record: SetRecord, shape: Sequence[int], data: bytes) -> int:
     return zlib.crc32(data, zlib.crc32(f"{record.key} {list(shape)}".encode()))
 
 
-def _read_layout(part: LatentPart, wanted: dict[str, int]) -> tuple[dict[str, _Rows], np.ndarray]:
+def _read_layout(part: CachePart, wanted: dict[str, int]) -> tuple[dict[str, _Rows], np.ndarray]:
     """Reads the head of a file; `ValueError` where it has not ``wanted`` images of each size."""
-    length = int.from_bytes(_read(part.path, 0, 8), "little")
+    length = int.from_bytes(read_bytes(part.path, 0, 8), "little")
     size = part.path.stat().st_size
     if length > size - 8:
         raise ValueError(f"{size} bytes")
-    head = json.loads(_read(part.path, 8, length))
+    head = json.loads(read_bytes(part.path, 8, length))
     if head.keys() != {*wanted, _CHECKSUMS}:
         raise ValueError(f"it holds {sorted(head)}, not {sorted({*wanted, _CHECKSUMS})}")
     rows, end = {}, 0
@@ -311,23 +203,7 @@ def _read_layout(part: LatentPart, wanted: dict[str, int]) -> tuple[dict[str, _R
     if size != 8 + length + end:
         raise ValueError(f"{size} bytes, not {8 + length + end}")
     place = rows.pop(_CHECKSUMS)
-    return rows, np.frombuffer(_read(part.path, place.start, 4 * len(part.sets)), "<u4")
-
-
-def _damaged(part: LatentPart, what: str) -> DataError:
-    return DataError(
-        f"{part.path}: damaged ({what}); delete it, or the whole folder, and the same command makes it again"
-    )
-
-
-def _read(path: Path, start: int, count: int) -> bytes:
-    """By offset, with nothing kept open: no limit of open files, nothing to share with forked or spawned workers, and
-    a file that was cut short is an error, where a memory map would end the process."""
-    file = os.open(path, os.O_RDONLY)
-    try:
-        return os.pread(file, count, start)
-    finally:
-        os.close(file)
+    return rows, np.frombuffer(read_bytes(part.path, place.start, 4 * len(part.sets)), "<u4")
 
 
 def encode_all(cache: LatentCache, vae: torch.nn.Module, show: bool = True) -> None:
@@ -353,8 +229,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         index = training_index(config.data)
         base = load_base(config.base, config.base_revision, config.base_variant, config.base_config)
         cache = LatentCache.of_run(config, index, base)
-        encode_all(cache, base.vae.to(find_device("cpu" if config.hardware.accelerator == "cpu" else None)))
+        device = find_device("cpu" if config.hardware.accelerator == "cpu" else None)
+        encode_all(cache, base.vae.to(device))
         print(f"{cache.folder}: the latents of {cache.count} images in {len(cache.parts)} parts")
+        if config.data.cache_text:
+            text = TextCache.of_run(config, index, base)
+            for encoder in base.text_encoders:
+                encoder.to(device)
+            encode_all_text(text, base)
+            print(f"{text.folder}: their captions in {len(text.parts)} parts")
 
     kept = "; finished parts are kept, the same command resumes"
     return exit_code("jedi.training.latents", work, kept, "smaller images need less")

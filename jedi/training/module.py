@@ -76,6 +76,7 @@ class JointTraining(L.LightningModule):
         self.average = AveragedWeights(self.unet, config.ema)
         if config.network.compile:
             self.unet.compile()
+        self._besides: dict[str, EncodedText] = {}  # captions that the text cache has not
         self._base = (base,)  # in a tuple: a module would become part of this one
         self.loss_sum: Tensor | float = 0.0
         self.loss_count = 0
@@ -107,12 +108,29 @@ class JointTraining(L.LightningModule):
         dtype = getattr(torch, self.config.hardware.frozen_dtype)
         with quiet():  # diffusers warns of parts to be kept in float32, and names none
             for part in (self.base.vae, *self.base.text_encoders):
-                part.to(device, dtype)
+                part.to("cpu" if part in self.resting else device, dtype)
         if "mixed" in str(self.trainer.precision):  # which brings the dtypes of weights and activations together
             for name, parameter in self.named_parameters():
                 if name in self.frozen:
                     parameter.data = parameter.data.to(dtype)
         self.schedule = replace(self.schedule, alphas_cumprod=self.schedule.alphas_cumprod.to(device))
+
+    @property
+    def resting(self) -> list[Any]:
+        """The frozen parts whose results are cached: they lie on the CPU, but for :meth:`frozen_parts`."""
+        data = self.config.data
+        return [self.base.vae] * data.cache_latents + self.base.text_encoders * data.cache_text
+
+    @contextlib.contextmanager
+    def frozen_parts(self) -> Iterator[None]:
+        """All frozen parts are on the device inside, for held-out images and for sampling."""
+        for part in self.resting:
+            part.to(self.trainer.strategy.root_device)
+        try:
+            yield
+        finally:
+            for part in self.resting:
+                part.to("cpu")
 
     def on_train_start(self) -> None:
         self._optimizer_states = None
@@ -134,11 +152,16 @@ class JointTraining(L.LightningModule):
         """
         flat = [caption for captions_of_set in captions for caption in captions_of_set]
         distinct = list(dict.fromkeys(flat))
-        with torch.autocast(self.device.type, enabled=False):
-            text = encode_captions(self.base, distinct).map(torch.Tensor.float)
-        place = {caption: i for i, caption in enumerate(distinct)}
-        text = text[[place[caption] for caption in flat]].map(lambda x: x.unflatten(0, (len(captions), -1)))
-        return text.sized(height, width, origins)
+        cache = self.trainer.datamodule.text if self.config.data.cache_text else None
+        known = {} if cache is None else cache.read(distinct) | self._besides
+        if unknown := [caption for caption in distinct if caption not in known]:
+            with torch.autocast(self.device.type, enabled=False):
+                text = encode_captions(self.base, unknown)
+            known |= {caption: text[i] for i, caption in enumerate(unknown)}
+            if cache is not None:  # the empty caption, and held-out ones
+                self._besides |= {caption: known[caption] for caption in unknown}
+        text = EncodedText.cat([known[caption][None] for caption in flat]).map(lambda x: x.to(self.device).float())
+        return text.map(lambda x: x.unflatten(0, (len(captions), -1))).sized(height, width, origins)
 
     def training_step(self, batch: JointBatch, batch_idx: int) -> Tensor:
         config = self.config

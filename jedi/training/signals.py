@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from jedi.errors import InputError
-from jedi.training.latents import LatentCache
+from jedi.training.part_cache import PartCache
 
 
 class StopOnSignal(L.Callback):
@@ -26,7 +26,8 @@ class StopOnSignal(L.Callback):
     agree on it after the step, and no data worker has it: saving inside a handler hangs, or saves twice.
 
     Before the first step there is nothing to save: ``SystemExit`` ends the start (0 for SIGUSR1, else 128 + signal).
-    While latents are encoded, a job comes back only if a part of them was finished: else it might do so for ever.
+    While latents or captions are encoded, a job comes back only if a part of them was finished: else it might do so for
+    ever.
     Where Lightning forks the ranks, the process that they come from hands the signal on and waits for them.
 
     A context manager: signals are handled like this from ``with stop:`` to the end of the block.
@@ -36,7 +37,7 @@ class StopOnSignal(L.Callback):
 
     def __init__(self) -> None:
         self.received = 0
-        self.latents: LatentCache | None = None
+        self.caches: list[PartCache] = []
         self.launcher: Any = None
         # Seen by the process that forks the ranks too: the signal, whether steps are made, whether they end early.
         self.told, self.stepping, self._early = (multiprocessing.RawValue("i", 0) for _ in range(3))
@@ -74,10 +75,10 @@ class StopOnSignal(L.Callback):
             os.kill(process.pid, signal.SIGTERM if number == signal.SIGINT else number)
         if not self.stepping.value:
             if number == signal.SIGUSR1 and rank_zero_only.rank == 0 and not ranks:
-                if self.latents is not None and self.latents.stalled:
+                if stalled := [cache.what for cache in self.caches if cache.stalled]:
                     raise SystemExit(
-                        "train.py: told to stop before one part of the latents was encoded, so the job is not put back "
-                        "into the queue: give it more time, or let several processes run "
+                        f"train.py: told to stop before one part of the {stalled[0]} was encoded, so the job is not "
+                        "put back into the queue: give it more time, or let several processes run "
                         "python -m jedi.training.latents first"
                     )
                 requeue(os.environ)

@@ -23,7 +23,7 @@ from jedi.training.signals import StopOnSignal
 
 def make_trainer(config: TrainConfig, data: JointData, stop: StopOnSignal) -> L.Trainer:
     """Lightning's Trainer with our callbacks and loggers, as the configuration says."""
-    stop.latents = data.latents
+    stop.caches = [cache for cache in (data.latents, data.text) if cache is not None]
     recurring: list[Recurring] = []
     if config.validation.every_steps:
         recurring.append(HeldOut(config, stop, data.max_references))

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from jedi.data import BatchPlan, DataError, Draw, SetDataset, SetIndex, StepSampler, collate
 from jedi.io.files import locked
-from jedi.training import latents
+from jedi.training import latents, part_cache
 from jedi.training.latents import LatentCache
 from jedi.vae import encode_batch_size, encode_pixels
 from tests import tiny
@@ -98,7 +98,7 @@ def test_a_set_larger_than_a_part_and_images_of_several_sizes(tmp_path, monkeypa
         for index in (both, mixed):
             cache = LatentCache(index, tmp_path / f"{part_pixels}-{index is mixed}", "v1")
             if index is mixed:
-                cache.parts = [latents.LatentPart(cache.folder / "all.safetensors", range(6))]
+                cache.parts = [part_cache.CachePart(cache.folder / "all.safetensors", range(6))]
                 cache._place = [(0, 0), (0, 0), (0, 3), (0, 3), (0, 5), (0, 5)]
             cache.fill(encode)
             dataset = SetDataset(index)
@@ -152,7 +152,7 @@ def test_a_killed_process_leaves_whole_parts(index, tmp_path, small_parts):
 
 
 def test_two_processes_share_the_work(index, tmp_path, small_parts, monkeypatch):
-    monkeypatch.setattr(latents, "_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(part_cache, "_POLL_SECONDS", 0.01)
     context = multiprocessing.get_context("fork")
     meet, counts = context.Barrier(2), context.SimpleQueue()
 
@@ -191,7 +191,7 @@ def test_a_part_that_another_process_has_is_waited_for(index, tmp_path, small_pa
         assert cache._finished() == 9
         lock.__exit__(None, None, None)  # that process was killed
 
-    monkeypatch.setattr(latents.time, "sleep", waited)
+    monkeypatch.setattr(part_cache.time, "sleep", waited)
     cache.fill(lambda images: made.append(len(images)) or encode(images))
     assert sum(made) == IMAGES and cache.complete
     assert "waiting for 1 parts of the latents: another run is at work in" in caplog.text
