@@ -26,7 +26,16 @@ from jedi.errors import InputError, given
 from jedi.io.command_line import Parser, add_sampling, exit_code
 from jedi.io.ranges import DTYPES
 from jedi.io.texts import is_text, read_json, read_lines
-from jedi.loading import load_loras, load_pipeline, loras_of, scheduler_settings, used_settings, versions
+from jedi.loading import (
+    OFFLOADS,
+    load_loras,
+    load_pipeline,
+    loras_of,
+    offload,
+    scheduler_settings,
+    used_settings,
+    versions,
+)
 from jedi.rng import check_seed
 from jedi.schedulers import SCHEDULERS, exchange
 from jedi.sizes import REFERENCE_RESIZES
@@ -76,6 +85,8 @@ class Settings:
     """Each ``FILE`` or ``FILE=SCALE``."""
     device: str | None = None
     dtype: str = "float32"
+    offload: str | None = None
+    vae_tiling: bool = False
     batch_size: int = 8
     extensions: list[str] = field(default_factory=list)
     out: str | None = None
@@ -158,6 +169,8 @@ def parser() -> argparse.ArgumentParser:
         help="LoRAs of the model or of its base, and how much each counts (1)",
     )
     add("--device", metavar="D", help="cpu, cuda, cuda:1, mps, ... (cuda if there is one)")
+    add("--offload", metavar="HOW", help="parts lie on the CPU while they do nothing: model, or sequential (slow)")
+    add("--vae-tiling", action="store_true", help="the vae works on tiles, which saves memory on large images")
     add("--config", metavar="F", help="a YAML file with these options as keys, or a samples.json; options win over it")
     return p
 
@@ -168,7 +181,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "sample.py",
         lambda: run(settings_from(vars(parser().parse_args(argv)))),
         ", nothing was written",
-        "fewer --references or a smaller --batch-size need less",
+        "fewer --references or a smaller --batch-size need less; so do --dtype bfloat16, --vae-tiling, --offload model",
     )
 
 
@@ -253,6 +266,8 @@ def check(settings: Settings) -> None:
     if settings.scheduler is not None:
         checks.check_choice("--scheduler", settings.scheduler, SCHEDULERS)
     checks.check_choice("--dtype", settings.dtype, DTYPES)
+    if settings.offload is not None:
+        checks.check_choice("--offload", settings.offload, OFFLOADS)
     loras_of(settings.lora)
     checks.check_pair("--image", settings.image, "--mask-image", settings.mask_image)
 
@@ -269,15 +284,19 @@ def run(settings: Settings) -> None:
     find_model(settings.model)  # refused now, before anything is loaded
     names = [f"{i:04d}.png" for i in range(len(settings.captions))]
     with ResultFolder(settings.out, [*names, "grid.png", RECORD]) as folder:
-        pipe, digests = load_pipeline(
-            settings.model, settings.device, settings.dtype, settings.revision, settings.variant, settings.model_config
-        )
+        place = settings.device if settings.offload is None else "cpu"
+        files = (settings.revision, settings.variant, settings.model_config)
+        pipe, digests = load_pipeline(settings.model, place, settings.dtype, *files)
+        if settings.vae_tiling:
+            pipe.enable_vae_tiling()
         pipe.set_progress_bar_config(disable=False)
         if pipe.config.knows:
             print(f"sample.py: what {Path(settings.model).name} knows: {pipe.config.knows}", file=sys.stderr)
         if settings.scheduler is not None:
             pipe.scheduler = exchange(pipe.scheduler, settings.scheduler)
         load_loras(pipe, loras_of(settings.lora))
+        if settings.offload is not None:
+            offload(pipe, settings.offload, settings.device)
         results = []
         for name, result in zip(names, sample(pipe, settings, references, image, mask_image), strict=True):
             result.save(folder / name)
@@ -398,8 +417,10 @@ def describe(
             "negative_prompt": settings.negative_prompt,
             "scheduler": scheduler_settings(pipe),
             "extensions": settings.extensions,
-            "device": str(pipe.device),
+            "device": str(pipe.device) if settings.offload is None else settings.device,
             "dtype": settings.dtype,
+            "offload": settings.offload,
+            "vae_tiling": settings.vae_tiling,
             "batch_size": settings.batch_size,
         },
         "model": {"name": settings.model, "sha256": digests},

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 """The parts of a model that have weights; the last one is SD-XL's."""
+OFFLOADS = ("model", "sequential")
+"""Whole parts, or layer by layer."""
 
 
 def load_pipeline(
@@ -99,6 +101,15 @@ def load_loras(pipe: JediPipeline, loras: Sequence[tuple[Path, float]]) -> None:
             raise InputError(f"--lora {path}: none of its weights are of a layer that this model has")
     if loras:
         pipe.set_adapters([f"lora_{i}" for i in range(len(loras))], [scale for _, scale in loras])
+
+
+def offload(pipe: JediPipeline, how: str, device: str | None = None) -> None:
+    """Parts of a pipeline on the CPU go to ``device`` (a GPU, if there is one) only for their work: ``how`` is one of
+    ``OFFLOADS``. Raises ``InputError`` where there is no GPU."""
+    if (found := find_device(device)) == "cpu":
+        raise InputError("--offload: on a CPU there is nothing to offload from; leave it out, or give --device")
+    enable = pipe.enable_model_cpu_offload if how == "model" else pipe.enable_sequential_cpu_offload
+    enable(device=found)
 
 
 def used_settings(pipe: JediPipeline, asked: Any) -> dict[str, Any]:

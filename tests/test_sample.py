@@ -232,6 +232,22 @@ def test_loras_of_the_base(request_in, tmp_path, capsys):
         assert f"sample.py: --lora {lora}: {said}" in capsys.readouterr().err
 
 
+def test_less_memory(request_in, monkeypatch, capsys, tmp_path):
+    assert request_in("--offload", "model") == 2
+    assert "--offload: on a CPU there is nothing to offload from" in capsys.readouterr().err
+    assert request_in("--offload", "parts") == 2
+    assert "--offload 'parts': known are model, sequential" in capsys.readouterr().err
+    seen = []
+    for how in ("model", "sequential"):
+        note = lambda pipe, device, how=how: seen.append((how, device, pipe.device.type, pipe.vae.use_tiling))
+        monkeypatch.setattr(f"jedi.pipeline.JediPipeline.enable_{how}_cpu_offload", note)
+    find = lambda device: "cpu" if device == "cpu" else "cuda"
+    monkeypatch.setattr("jedi.loading.find_device", find)
+    assert request_in("--offload", "sequential", "--vae-tiling") == 0
+    assert seen == [("sequential", "cuda", "cpu", True)]
+    assert json.loads((tmp_path / "out" / "samples.json").read_text())["settings"]["offload"] == "sequential"
+
+
 @pytest.mark.parametrize("fast", [True, False])
 def test_a_dtype_that_the_cpu_is_slow_in_is_said(request_in, monkeypatch, capsys, fast):
     monkeypatch.setattr("jedi.loading.cpu_computes_in", lambda dtype: fast)
