@@ -6,9 +6,12 @@
         --steps 4 --references 1 --out sd15.json                     (true width on a CPU)
 
 Weights are random: what is measured is cost. `kernels` compares every attention mode, back end and dtype with float32
-on the CPU. `train` takes whole steps (noise, forward, backward, optimiser) of sets of 4 images, 2 of them references,
-in bf16-mixed. `sample` times the UNet's calls of a run with two guidance branches, references encoded once, beside a
-stock UNet. Each measurement is written when it is there; one that fails, or for which no time is left, says so.
+on the CPU. `frozen` runs the text encoders and the VAE on one caption and image. `sample` times the UNet's calls of a
+run with two guidance branches, references encoded once, beside a stock UNet. `train` takes whole steps (noise, forward,
+backward, optimiser) of sets of 4 images, 2 of them references, in bf16-mixed; `mfu` counts 3 times the forward pass (2
+with LoRA), not what gradient checkpointing repeats. `memory_gb` is the measurement's own on a GPU; on a CPU it is the
+peak of the process until then, so give it one row. Each measurement is written when it is there; one that fails, or for
+which no time is left, says so.
 """
 
 import argparse
@@ -23,8 +26,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from benchmarks import reference_cache
 from benchmarks.timing import measure
@@ -39,6 +44,7 @@ from jedi.training.config import LoraSettings, NetworkConfig, OptimizerConfig, T
 from jedi.training.optimizer import make_optimizer
 from jedi.training.trained import make_unet
 from jedi.unet import JointUNet
+from jedi.vae import decode_latents, encode_pixels
 
 SD15 = {"sample_size": 64, "cross_attention_dim": 768}
 SDXL = {
@@ -61,6 +67,7 @@ BATCH = {"sd15": 8, "sdxl": 2}
 """Sets of a pass."""
 PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
 """FLOP/s in bf16 by the name of the GPU, dense (NVIDIA's data sheets)."""
+PARTS = ("kernels", "frozen", "sample", "train")
 N, K = 4, 2
 
 
@@ -72,17 +79,18 @@ def main(argv: list[str] | None = None) -> int:
     results |= {"tiny": arguments.tiny, "threads": torch.get_num_threads(), "measurements": []}
     end = time.monotonic() + arguments.seconds
     for label, work in plan(arguments, device):
+        gc.collect()  # of the one before
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(device)
         row: dict[str, Any] = {"name": label}
         if time.monotonic() > end:
             row["skipped"] = f"no time left of {arguments.seconds} s"
         else:
             try:
                 row |= work()
-            except (RuntimeError, ImportError, ValueError) as error:  # out of memory is a RuntimeError
-                row["error"] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
-        gc.collect()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
+            except Exception as error:  # one that fails must not cost the others
+                row["error"] = f"{type(error).__name__}: {str(error).splitlines()[:1]}"
         print(label, {key: value for key, value in row.items() if key != "name"}, flush=True)
         results["measurements"].append(row)
         write_json(Path(arguments.out), results)
@@ -94,9 +102,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", required=True, help="the JSON file to write")
     parser.add_argument("--device", default=None)
     parser.add_argument("--tiny", action="store_true", help="small UNets in place of the true ones")
-    parser.add_argument(
-        "--parts", nargs="+", choices=("kernels", "train", "sample"), default=("kernels", "train", "sample")
-    )
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--references", nargs="+", type=int, default=[0, 1, 3, 8])
@@ -119,14 +125,17 @@ def plan(arguments: argparse.Namespace, device: torch.device) -> list[tuple[str,
             for backend in ATTENTION_BACKENDS
             for dtype in ("float32", "bfloat16", "float16")
         ]
-    for model in arguments.models:
-        if "train" in arguments.parts:
+    for part, work in (("frozen", frozen), ("sample", sample)):
+        if part in arguments.parts:
             found += [
-                (f"train {model} {recipe}", lambda x=(model, recipe): train(*x, arguments, device))
-                for recipe in arguments.recipes
+                (f"{part} {model}", lambda x=(work, model): x[0](x[1], arguments, device)) for model in arguments.models
             ]
-        if "sample" in arguments.parts:
-            found.append((f"sample {model}", lambda model=model: sample(model, arguments, device)))
+    if "train" in arguments.parts:
+        found += [
+            (f"train {model} {recipe}", lambda x=(model, recipe): train(*x, arguments, device))
+            for model in arguments.models
+            for recipe in arguments.recipes
+        ]
     return found
 
 
@@ -153,6 +162,7 @@ def kernels(mode: str, backend: str, dtype: str, device: torch.device) -> dict[s
     """The largest difference from float32 on the CPU, as a share of the largest value."""
     check_backend(backend, device)
     torch.manual_seed(0)
+    torch.backends.cudnn.allow_tf32 = False  # float32 is to mean that
     unet = reference_cache.network(None, "cpu")
     sample, words = torch.randn(2, 3, 9, 16, 16), torch.randn(2, 3, 7, 64)
     call = lambda unet, sample, words, t: unet(sample, t, EncodedText(words), 2, mode)
@@ -162,6 +172,43 @@ def kernels(mode: str, backend: str, dtype: str, device: torch.device) -> dict[s
         unet = JointUNet(unet.unet, backend).to(**there)
         found = call(unet, sample.to(**there), words.to(**there), torch.tensor([500, 20], device=device)).float().cpu()
     return {"difference": float((found - wanted).abs().max() / wanted.abs().max())}
+
+
+@torch.no_grad()
+def frozen(model: str, arguments: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    """Seconds of the text encoders for a caption, and of the VAE to encode and decode an image; weights, memory."""
+    width = (lambda x: x // 16) if arguments.tiny else (lambda x: x)
+    sides = {"sd15": 512, "sdxl": 1024}
+    pixels = arguments.pixels or (64 if arguments.tiny else sides[model])
+    layers = {"num_hidden_layers": 12, "num_attention_heads": 12, "hidden_size": 768, "intermediate_size": 3072}
+    second = {"num_hidden_layers": 32, "num_attention_heads": 20, "hidden_size": 1280, "intermediate_size": 5120}
+    with device:
+        encoders = [CLIPTextModel(_text_config(layers, arguments.tiny))]
+        if model == "sdxl":
+            encoders.append(CLIPTextModelWithProjection(_text_config(second, arguments.tiny)))
+        vae = AutoencoderKL(
+            block_out_channels=tuple(map(width, (128, 256, 512, 512))), layers_per_block=2, latent_channels=4,
+            down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+            norm_num_groups=8 if arguments.tiny else 32,
+        ).eval()  # fmt: skip
+        ids, image = torch.randint(0, 1000, (1, 77)), torch.randn(1, 3, pixels, pixels)
+        latents = encode_pixels(vae, image)
+    ways: dict[str, Callable[[], object]] = {
+        "text": lambda: [encoder.eval()(ids) for encoder in encoders],
+        "encode": lambda: encode_pixels(vae, image),
+        "decode": lambda: decode_latents(vae, latents),
+    }
+    medians = {name: statistics.median(values) for name, values in measure(ways, arguments.repeats, 1).items()}
+    weights = {"vae": vae, **{f"text_encoder_{i}": encoder for i, encoder in enumerate(encoders, 1)}}
+    counts = {name: sum(x.numel() for x in part.parameters()) for name, part in weights.items()}
+    return {"pixels": pixels, "seconds": medians, "weights": counts, "memory_gb": _peak_memory(device)}
+
+
+def _text_config(layers: dict[str, int], tiny: bool) -> CLIPTextConfig:
+    heads = layers["num_attention_heads"]
+    small = {"num_hidden_layers": 2, "hidden_size": 4 * heads, "intermediate_size": 64}
+    config = layers | small if tiny else layers
+    return CLIPTextConfig(vocab_size=49_408, projection_dim=config["hidden_size"], **config)
 
 
 def train(model: str, recipe: str, arguments: argparse.Namespace, device: torch.device) -> dict[str, Any]:
@@ -183,21 +230,23 @@ def train(model: str, recipe: str, arguments: argparse.Namespace, device: torch.
     latents = torch.randn(sets, N, 4, side, side, device=device)
     words = text(unet.unet, sets, N, 8 * side, torch.float32)
     step_plan = StepPlan(K, "one_way")
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+
+    def loss(count: int = sets) -> torch.Tensor:
+        draws = draw_sets(0, range(count), step_plan, latents.shape[1:], schedule.num_timesteps, ConditioningConfig())
+        with torch.autocast(device.type, torch.bfloat16):
+            return joint_loss(unet, schedule, latents[:count], words[:count], draws, step_plan).loss
 
     def step() -> None:
-        draws = draw_sets(0, range(sets), step_plan, latents.shape[1:], schedule.num_timesteps, ConditioningConfig())
-        with torch.autocast(device.type, torch.bfloat16):
-            loss = joint_loss(unet, schedule, latents, words, draws, step_plan).loss
-        loss.backward()
+        loss().backward()
         optimizer.step()
         optimizer.zero_grad()
 
-    with FlopCounterMode(display=False) as counter:
-        step()
-    seconds = measure({"step": step}, arguments.repeats, 1 if device.type == "cuda" else 0)["step"]
-    median, flops = statistics.median(seconds), counter.get_total_flops()
+    # Attention as products of matrices, which are counted on every device; of one set, for these hold the scores.
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        loss(1)
+    flops = counter.get_total_flops() * sets * (2 if config.lora.rank else 3)
+    seconds = measure({"step": step}, arguments.repeats, 1)["step"]
+    median = statistics.median(seconds)
     peak = next((value for name, value in PEAK.items() if name in _name(device)), None)
     return {
         "seconds": median, "range": [min(seconds), max(seconds)], "sets": sets, "pixels": 8 * side,
@@ -231,7 +280,7 @@ def sample(model: str, arguments: argparse.Namespace, device: torch.device) -> d
 
     ways: dict[str, Callable[[], object]] = {"stock": plain}
     ways |= {f"k={k}": lambda k=k: ours(k) for k in arguments.references}
-    seconds = measure(ways, arguments.repeats, 1 if device.type == "cuda" else 0)
+    seconds = measure(ways, arguments.repeats, 1)
     ratios = {
         name: statistics.median(own / peer for own, peer in zip(values, seconds["stock"], strict=True))
         for name, values in seconds.items()

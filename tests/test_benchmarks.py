@@ -138,6 +138,7 @@ def test_the_gpu_script_runs_and_says_what_failed(tmp_path, capsys):
             "bitsandbytes, which is not installed"
             in rows["train sdxl full, gradient checkpointing, adamw_8bit"]["error"]
         )
+    assert set(rows["frozen sdxl"]["seconds"]) == {"text", "encode", "decode"}
     assert set(rows["sample sdxl"]["times_stock"]) == {"stock", "k=0", "k=1"}
     assert gpu.main([*options, "--parts", "sample", "--models", "sd15", "--seconds", "0"]) == 0
     assert "no time left" in json.loads(file.read_text())["measurements"][0]["skipped"]
