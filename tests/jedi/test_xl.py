@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 
 import train
 from jedi import JediPipeline
@@ -66,6 +66,24 @@ def test_one_image_without_references_is_the_stock_pipelines(base, tmp_path, zer
     wanted = stock(folder)("a cat", height=32, width=32, generator=image_generators(0, 1), **options).images
     found = ours(folder)("a cat", generator=image_generators(0, 1), guidance="two_branch", **options).images
     assert close(found, wanted, 1e-5)
+
+
+@pytest.mark.parametrize("fine_tune", [{}, {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}])
+def test_with_the_scheduler_of_its_own_and_of_fine_tunes(base, tmp_path, fine_tune):
+    """SD-XL's is Euler's; fine-tunes predict v with a zero terminal SNR."""
+    folder = shutil.copytree(base, tmp_path / "base")
+    betas = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "timestep_spacing": "leading"}
+    scheduler = EulerDiscreteScheduler(**betas, steps_offset=1, **fine_tune)
+    scheduler.save_pretrained(folder / "scheduler")
+    index = read_own_json(folder / "model_index.json")
+    write_json(folder / "model_index.json", index | {"scheduler": ["diffusers", "EulerDiscreteScheduler"]})
+    options = {"num_inference_steps": STEPS, "guidance_scale": 4.0, "output_type": "latent"}
+    wanted = stock(folder)("a cat", height=32, width=32, generator=image_generators(0, 1), **options).images
+    pipe = ours(folder)
+    found = pipe("a cat", generator=image_generators(0, 1), guidance="two_branch", **options).images
+    assert close(found, wanted, 1e-4 * float(wanted.abs().max()))
+    shown = pipe("a cat", REFERENCES, generator=image_generators(0, 1), guidance="two_branch", **options).images
+    assert torch.isfinite(shown).all() and not close(shown, found, 1e-3)
 
 
 def test_sizes_pooled_text_and_references_count(model):
