@@ -58,6 +58,7 @@ def cell(value: dict[str, Any] | None, kind: str) -> str:
         "percent1": lambda x: f"{100 * x:.1f}",
         "fraction": lambda x: f"{x:.2f}".replace("0.", ".", 1),
         "ratio": lambda x: f"{x:.2f}",
+        "gigabytes": lambda x: f"{x:.1f}",
     }[kind]
     text = number(value["value"]) + " %" * kind.startswith("percent")
     if value.get("low") is not None:
