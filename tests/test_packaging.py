@@ -60,6 +60,7 @@ def probe(room_python: Path, folder: Path) -> list[str]:
     return done.stdout.split()
 
 
+@pytest.mark.slow
 def test_wheel_beside_the_other_library(python, room, checkout, tmp_path):
     room_python, packages = room
     before = (OTHER / "__init__.py").read_bytes()
@@ -72,6 +73,7 @@ def test_wheel_beside_the_other_library(python, room, checkout, tmp_path):
         assert (ours / module.relative_to(checkout / "jedi")).is_file()
 
 
+@pytest.mark.slow
 def test_editable_install_from_another_folder(python, room, checkout, tmp_path):
     room_python, packages = room
     install(python, checkout, packages, "editable")

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ class CachePart:
     """Positions in ``index.sets``."""
 
 
-class PartCache:
+class PartCache(ABC):
     """Files of part of a shard each, in a folder named after the data and what they are computed with."""
 
     what = "parts"
@@ -120,19 +121,19 @@ class PartCache:
             return False
         return True
 
+    @abstractmethod
     def _cut(self) -> Iterator[CachePart]:
         """The parts, each of sets that follow one another in one shard."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _encoded(
         self, part: CachePart, encode: Callable[[Any], Any], report: Callable[[int], None]
     ) -> dict[str, np.ndarray]:
         """The tensors of a part's file. ``report`` is called with the number of its images done."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _layout(self, part: CachePart) -> Any:
         """Looks at a file; `DataError` unless it is as it ought to be."""
-        raise NotImplementedError
 
     def _part(self, sets: range, piece: int) -> CachePart:
         number = self.index.sets[sets.start].shard

@@ -315,6 +315,7 @@ def test_an_unreachable_endpoint(tmp_path):
     assert isinstance(caught.value, OSError) and not journal_rows(tmp_path)
 
 
+@pytest.mark.slow
 def test_an_endpoint_that_is_too_slow(tmp_path):
     def answer(path, body, headers):
         time.sleep(1)

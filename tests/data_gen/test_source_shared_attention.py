@@ -232,6 +232,7 @@ def test_coupling_makes_the_images_of_a_set_alike(root, tmp_path):
     assert found["coupled"] < found["first half"] < found["uncoupled"]
 
 
+@pytest.mark.slow
 def test_uncoupled_is_the_plain_pipeline(book, tiny_base):
     one = source(book, tiny_base, shared_steps=[0.0, 0.0], negative_prompt="cup", width=32, height=64)
     (made,) = one.make([ITEMS[1]])

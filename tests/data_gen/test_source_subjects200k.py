@@ -129,6 +129,7 @@ def test_what_is_no_pair_is_dropped(folder):
     assert made(source(folder))[8].subject["class"] == "Eames Lounge Chair"
 
 
+@pytest.mark.slow
 def test_the_split_is_by_item(tmp_path):
     small = composite(0, (64, 32))
     rows = [row(0, f"thing {i % 30}", image={"bytes": small, "path": None}) for i in range(90)]

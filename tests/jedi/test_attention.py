@@ -134,6 +134,7 @@ def test_back_ends():
         check_backend("sdp", "cpu")
 
 
+@pytest.mark.slow
 def test_a_compiled_unet_takes_the_processors_too(tiny_components):
     compiled = torch.compile(tiny_components["unet"], backend="eager")  # compiles at its first call: never, here
     install_joint_attention(compiled)

@@ -70,6 +70,7 @@ def test_references_do_not_look_at_the_targets(untrained):
     assert close(out[:, :k], moved[:, :k], 1e-5) and not close(out[:, k:], moved[:, k:], 1e-2)
 
 
+@pytest.mark.slow
 def test_it_is_a_mode_to_train_in(tmp_path, tiny_base, shards):
     recipe = write_recipe(tmp_path, tiny_base, shards)
     assert train.main(["--config", str(recipe), "max_steps=2", "conditioning.modes=[reference_only]"]) == 0

@@ -52,6 +52,7 @@ def test_a_variant_in_half_precision(run, tmp_path):
     assert all(torch.equal(value, wanted.half().float()) for value, wanted in pairs)
 
 
+@pytest.mark.slow
 def test_one_file_in_the_original_layout(run, tmp_path, tiny_base, capsys):
     file = tmp_path / "model.safetensors"
     assert exporting.main([str(run), "--single-file", str(file)]) == 0

@@ -77,6 +77,7 @@ def test_a_damaged_file_is_named(change, tmp_path, shards, tiny_base):
         again.read(captions_of(index))
 
 
+@pytest.mark.slow
 def test_training_with_it_is_training_without_it_but_for_rounding(tmp_path, tiny_base, shards, monkeypatch):
     recipe = write_recipe(tmp_path, tiny_base, shards)
     run = lambda *options: train.main(["--config", str(recipe), "max_steps=2", *options])
