@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from jedi import checks
 from jedi.errors import InputError, given
 from jedi.io.command_line import Parser, add_sampling, exit_code
+from jedi.io.devices import find_device
 from jedi.io.ranges import DTYPES
 from jedi.io.texts import is_text, read_json, read_lines
 from jedi.loading import (
@@ -31,7 +32,7 @@ from jedi.loading import (
     load_loras,
     load_pipeline,
     loras_of,
-    offload,
+    offload_to,
     scheduler_settings,
     used_settings,
     versions,
@@ -284,9 +285,9 @@ def run(settings: Settings) -> None:
     find_model(settings.model)  # refused now, before anything is loaded
     names = [f"{i:04d}.png" for i in range(len(settings.captions))]
     with ResultFolder(settings.out, [*names, "grid.png", RECORD]) as folder:
-        place = settings.device if settings.offload is None else "cpu"
         files = (settings.revision, settings.variant, settings.model_config)
-        pipe, digests = load_pipeline(settings.model, place, settings.dtype, *files)
+        offload = settings.offload is not None
+        pipe, digests = load_pipeline(settings.model, settings.device, settings.dtype, *files, offload=offload)
         if settings.vae_tiling:
             pipe.enable_vae_tiling()
         pipe.set_progress_bar_config(disable=False)
@@ -296,7 +297,7 @@ def run(settings: Settings) -> None:
             pipe.scheduler = exchange(pipe.scheduler, settings.scheduler)
         load_loras(pipe, loras_of(settings.lora))
         if settings.offload is not None:
-            offload(pipe, settings.offload, settings.device)
+            offload_to(pipe, settings.offload, settings.device)
         results = []
         for name, result in zip(names, sample(pipe, settings, references, image, mask_image), strict=True):
             result.save(folder / name)
@@ -417,7 +418,7 @@ def describe(
             "negative_prompt": settings.negative_prompt,
             "scheduler": scheduler_settings(pipe),
             "extensions": settings.extensions,
-            "device": str(pipe.device) if settings.offload is None else settings.device,
+            "device": str(pipe.device) if settings.offload is None else find_device(settings.device),
             "dtype": settings.dtype,
             "offload": settings.offload,
             "vae_tiling": settings.vae_tiling,

@@ -40,8 +40,10 @@ def load_pipeline(
     revision: str | None = None,
     variant: str | None = None,
     model_config: str | None = None,
+    offload: bool = False,
 ) -> tuple[JediPipeline, dict[str, str]]:
-    """The pipeline on its device, silent, and the sha256 of its parts' weights in float32.
+    """The pipeline on its device, silent, and the sha256 of its parts' weights in float32. With ``offload`` it stays on
+    the CPU, for :func:`offload_to`, and a device that is none to offload from is refused.
 
     ``revision``, ``variant`` and ``model_config`` (there: ``config``) as in ``JediPipeline.from_pretrained``.
 
@@ -54,7 +56,10 @@ def load_pipeline(
 
     quiet(logging.ERROR)
     device = find_device(device)
-    if device == "cpu" and dtype != "float32" and not cpu_computes_in(getattr(torch, dtype)):
+    on_cpu = torch.device(device).type == "cpu"
+    if offload and on_cpu:
+        raise InputError("--offload: on a CPU there is nothing to offload from; leave it out, or give --device")
+    if on_cpu and dtype != "float32" and not cpu_computes_in(getattr(torch, dtype)):
         slow = "this CPU has no fast arithmetic for it, and may take ten times as long as in float32"
         print(f"--dtype {dtype}: {slow}", file=sys.stderr)
     try:
@@ -70,7 +75,7 @@ def load_pipeline(
     # Now: in another dtype the same weights would have another digest.
     digests = model_sha256(pipe)
     pipe.set_progress_bar_config(disable=True)
-    return pipe.to(device, getattr(torch, dtype)), digests
+    return pipe.to("cpu" if offload else device, getattr(torch, dtype)), digests
 
 
 def loras_of(asked: Sequence[str]) -> list[tuple[Path, float]]:
@@ -103,13 +108,10 @@ def load_loras(pipe: JediPipeline, loras: Sequence[tuple[Path, float]]) -> None:
         pipe.set_adapters([f"lora_{i}" for i in range(len(loras))], [scale for _, scale in loras])
 
 
-def offload(pipe: JediPipeline, how: str, device: str | None = None) -> None:
-    """Parts of a pipeline on the CPU go to ``device`` (a GPU, if there is one) only for their work: ``how`` is one of
-    ``OFFLOADS``. Raises ``InputError`` where there is no GPU."""
-    if (found := find_device(device)) == "cpu":
-        raise InputError("--offload: on a CPU there is nothing to offload from; leave it out, or give --device")
+def offload_to(pipe: JediPipeline, how: str, device: str | None = None) -> None:
+    """Parts of a pipeline on the CPU go to ``device`` (a GPU if not given) for their work only; ``how``: `OFFLOADS`."""
     enable = pipe.enable_model_cpu_offload if how == "model" else pipe.enable_sequential_cpu_offload
-    enable(device=found)
+    enable(device=find_device(device))
 
 
 def used_settings(pipe: JediPipeline, asked: Any) -> dict[str, Any]:

@@ -242,10 +242,12 @@ def test_less_memory(request_in, monkeypatch, capsys, tmp_path):
         note = lambda pipe, device, how=how: seen.append((how, device, pipe.device.type, pipe.vae.use_tiling))
         monkeypatch.setattr(f"jedi.pipeline.JediPipeline.enable_{how}_cpu_offload", note)
     find = lambda device: "cpu" if device == "cpu" else "cuda"
-    monkeypatch.setattr("jedi.loading.find_device", find)
+    for place in ("jedi.loading.find_device", "sample.find_device"):
+        monkeypatch.setattr(place, find)
     assert request_in("--offload", "sequential", "--vae-tiling") == 0
     assert seen == [("sequential", "cuda", "cpu", True)]
-    assert json.loads((tmp_path / "out" / "samples.json").read_text())["settings"]["offload"] == "sequential"
+    recorded = json.loads((tmp_path / "out" / "samples.json").read_text())["settings"]
+    assert (recorded["offload"], recorded["device"]) == ("sequential", "cuda")
 
 
 @pytest.mark.parametrize("fast", [True, False])
