@@ -160,7 +160,9 @@ class JointTraining(L.LightningModule):
             known |= {caption: text[i] for i, caption in enumerate(unknown)}
             if cache is not None:  # the empty caption, and held-out ones
                 self._besides |= {caption: known[caption] for caption in unknown}
-        text = EncodedText.cat([known[caption][None] for caption in flat]).map(lambda x: x.to(self.device).float())
+        # Each for itself: the cache's rows lie on the CPU, what was encoded beside it where the text encoders were.
+        there = {caption: known[caption].map(lambda x: x.to(self.device).float()) for caption in distinct}
+        text = EncodedText.cat([there[caption][None] for caption in flat])
         return text.map(lambda x: x.unflatten(0, (len(captions), -1))).sized(height, width, origins)
 
     def training_step(self, batch: JointBatch, batch_idx: int) -> Tensor:

@@ -1,5 +1,8 @@
 """Captions encoded once: parts that are whole or not there, found by what they say, the same training."""
 
+import contextlib
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -8,6 +11,8 @@ from jedi.captions import encode_captions
 from jedi.data import DataError, SetDataset, SetIndex
 from jedi.io.base import load_base
 from jedi.training import latents, text_cache
+from jedi.training.config import TrainConfig, TrainDataConfig
+from jedi.training.module import JointTraining
 from jedi.training.text_cache import TextCache, encode_all_text
 from tests import tiny
 from tests.test_train import state, write_recipe
@@ -75,6 +80,21 @@ def test_a_damaged_file_is_named(change, tmp_path, shards, tiny_base):
     again = TextCache(index, tmp_path, "x")
     with pytest.raises(DataError, match=r"damaged .*; delete it"):
         again.read(captions_of(index))
+
+
+def test_what_is_cached_and_what_is_not_go_together_on_another_device(tiny_base, monkeypatch):
+    """In validation the text encoders are on the training device, the cache's rows on the CPU; `meta` as a GPU here."""
+    base = load_base(tiny_base)
+    module = JointTraining(TrainConfig(str(tiny_base), "unused", TrainDataConfig("unused", cache_text=True)), base)
+    with torch.no_grad():
+        rows = {"cached": encode_captions(base, ["cached"])[0]}
+    read = lambda captions: {caption: rows[caption] for caption in captions if caption in rows}
+    module.trainer = SimpleNamespace(datamodule=SimpleNamespace(text=SimpleNamespace(read=read)))
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # which knows no `meta`
+    for part in (module, base.text_encoder):
+        part.to("meta")
+    embeds = module.encode_text([["cached", "held out"], ["held out", ""]], 32, 32).embeds
+    assert embeds.device.type == "meta" and embeds.shape[:2] == (2, 2)
 
 
 @pytest.mark.slow
